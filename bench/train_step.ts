@@ -1,7 +1,6 @@
 import { UserError } from "../files/user_error.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
-import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Provider } from "../kernels/provider.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
@@ -119,12 +118,12 @@ async function createTimedStep(
 ): Promise<{ step: TrainStep; planned: TrainStepResult["planned"]; destroy(): void }> {
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
   const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer, recompute };
-  const plan = (dry: DryDevice) => {
+  let planned = { activations: 0, step: 0 };
+  const problem = misfitOf(device, (dry) => {
     const { activations } = createTrainStep(createGpt(dry, config, { precision }), options);
     const logits = activations.at("logits").buffer.size; // a chunk, whatever the batch
-    return { activations: activations.bytes - logits, step: dry.bytes };
-  };
-  const problem = misfitOf(device, plan);
+    planned = { activations: activations.bytes - logits, step: dry.bytes };
+  });
   if (problem) {
     throw new UserError(
       `Cannot time a step of ${batchSize} rows as it must fit ${device.name} ${
@@ -145,7 +144,7 @@ async function createTimedStep(
   }
   return {
     step,
-    planned: plan(dryDevice(device)), // with the kernels that the tuner chose
+    planned,
     destroy() {
       step.destroy();
       gpt.destroy();

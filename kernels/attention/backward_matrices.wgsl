@@ -265,22 +265,27 @@ fn main(
         // an invocation replaces its scores by f · p
         var p: array<vec4f, QUADS>;
         if (hasScores) {
-          let onEdge = firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > min(firstKey + WINDOW, T);
+          // unroll
+          for (var n = 0u; n < QUADS; n++) {
+            let score = bitcast<vec4f>(memory[scoresAt + n]);
+            p[n] = exp2(fma(vec4f(SCALE_LOG2), score, vec4f(-rowLogSumExp)));
+          }
+          if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > min(firstKey + WINDOW, T)) {
+            // unroll
+            for (var n = 0u; n < QUADS; n++) {
+              let keys = vec4u(0, 1, 2, 3) + firstKey + column + n * 4;
+              let masked = (vec4u(query) - keys >= vec4u(WINDOW)) | vec4<bool>(query >= T); // wraps if key > query
+              p[n] = select(p[n], vec4f(), masked);
+            }
+          }
           // unroll
           for (var j = 0u; j < MATRICES; j++) {
             var fp: array<vec4f, 4>;
             // unroll
             for (var i = 0u; i < 4u; i++) {
-              let n = j * 4 + i;
-              let key = firstKey + column + n * 4;
-              let keys = vec4u(0, 1, 2, 3) + key;
-              let masked = vec4<bool>(onEdge) &
-                ((vec4u(query) - keys >= vec4u(WINDOW)) | vec4<bool>(query >= T)); // wraps if key > query
-              let score = bitcast<vec4f>(memory[scoresAt + n]);
-              p[n] = select(exp2(fma(vec4f(SCALE_LOG2), score, vec4f(-rowLogSumExp))), vec4f(), masked);
-              fp[i] = p[n];
+              fp[i] = p[j * 4 + i];
               // only if DROPOUT
-              fp[i] *= factorsOf(firstDraw, key);
+              fp[i] *= factorsOf(firstDraw, firstKey + column + j * 16 + i * 4);
             }
             memory[scoresAt + j * 4] = packed(fp[0], fp[1]);
             memory[scoresAt + j * 4 + 1] = packed(fp[2], fp[3]);

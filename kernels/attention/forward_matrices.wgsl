@@ -25,9 +25,8 @@ const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 64; // a multiple of 16
 const QUERIES: u32 = 128; // per workgroup, which has as many invocations
-const KEYS: u32 = 64; // per tile
-const FETCHES: u32 = 4; // vectors per invocation of a tile of k or v: KEYS · VECTORS / QUERIES, rounded up
-const KEEP_Q: bool = true; // whether q stays in registers; otherwise it stays in workgroup memory
+const KEYS: u32 = 32; // per tile
+const FETCHES: u32 = 2; // vectors per invocation of a tile of k or v: KEYS · VECTORS / QUERIES, rounded up
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
@@ -55,15 +54,15 @@ const C: u32 = NH * VECTORS; // of y
 const ROW: u32 = (NH + 2 * KH) * VECTORS; // of qkv
 
 // Rows in workgroup memory, in vectors of 16 bytes. One that is not used keeps rows on different banks.
-const TILE_ROW: u32 = VECTORS + 1; // of q, k and v in f16
+const TILE_ROW: u32 = VECTORS + 1; // of k and v in f16
 const SCORE_ROW: u32 = SCORE_QUADS + 1; // of scores in f32, and of p in f16: a matrix of p begins where its scores began
-const OUT_ROW: u32 = HS / 4 + 1; // of out in f32; the last vector has the row's factor
+const Q_BLOCKS: u32 = SCORE_QUADS / 2; // matrices of q in such a row
+const Y_VECTORS: u32 = SCORE_QUADS / 2; // vectors of y whose sums in f32 are in such a row
 
-// Workgroup memory holds scores, then k or v, then q if it stays there; before the loop q, and after the loop out.
+// Workgroup memory holds scores, then k or v. The rows of the scores also hold parts of q before the loop, and parts of
+// out after it, so that there is room for several workgroups per core: an H200 has some 52 KB for them.
 const TILE: u32 = QUERIES * SCORE_ROW;
-const Q: u32 = select(TILE + KEYS * TILE_ROW, 0u, KEEP_Q);
-const MEMORY: u32 = max(max(TILE + KEYS * TILE_ROW, Q + QUERIES * TILE_ROW), QUERIES * OUT_ROW);
-var<workgroup> memory: array<vec4u, MEMORY>;
+var<workgroup> memory: array<vec4u, TILE + KEYS * TILE_ROW>;
 var<workgroup> exceeds: atomic<u32>; // whether a row has a p above 2^MOST_GROWTH
 var<workgroup> startsAgain: u32;
 
@@ -115,7 +114,8 @@ fn main(
   let T = sizes.T;
   let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the queries with the most keys start first
   let query = firstQuery + index;
-  let subgroupRow = index / 32 * 32; // of the subgroup's first query
+  let subgroupRow = index / 32 * 32; // of the subgroup's first query, in the tile
+  let firstSubgroupQuery = firstQuery + subgroupRow;
   let row = group.y * T + query; // of [B·NH,T]
   let h = group.y % NH;
   let head = group.y / NH * T * ROW + h * VECTORS; // q of this head at t = 0
@@ -124,23 +124,24 @@ fn main(
   let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
   let end = min(firstQuery + QUERIES, T);
 
-  // unroll
-  for (var f = 0u; f < VECTORS; f++) {
-    let vector = index + f * QUERIES;
-    let token = min(firstQuery + vector / VECTORS, T - 1);
-    memory[Q + vector / VECTORS * TILE_ROW + vector % VECTORS] = qkv[head + token * ROW + vector % VECTORS];
-  }
-  workgroupBarrier();
-  // only if KEEP_Q
   var q: array<Left, QS>;
-  // only if KEEP_Q
-  {
+  // unroll
+  for (var first = 0u; first < BLOCKS; first += Q_BLOCKS) {
+    // unroll
+    for (var f = 0u; f < SCORE_QUADS; f++) {
+      let vector = index + f * QUERIES;
+      let token = min(firstQuery + vector / SCORE_QUADS, T - 1);
+      let column = min(first * 2 + vector % SCORE_QUADS, VECTORS - 1);
+      memory[vector / SCORE_QUADS * SCORE_ROW + vector % SCORE_QUADS] = qkv[head + token * ROW + column];
+    }
+    workgroupBarrier();
     // unroll
     for (var i = 0u; i < 2u; i++) {
       // unroll
-      for (var c = 0u; c < BLOCKS; c++) {
-        let place = Q + (subgroupRow + i * 16) * TILE_ROW + c * 2;
-        q[i * BLOCKS + c] = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
+      for (var j = 0u; j < Q_BLOCKS; j++) {
+        let c = min(first + j, BLOCKS - 1); // more than once the last one, if the parts are not equal
+        let place = (subgroupRow + i * 16) * SCORE_ROW + (c - first) * 2;
+        q[i * BLOCKS + c] = subgroupMatrixLoad<Left, row_major>(&memory, place, SCORE_ROW);
       }
     }
     workgroupBarrier();
@@ -159,8 +160,7 @@ fn main(
     var fetched = fetch(k, firstKey, index);
     for (; firstKey < end; firstKey += KEYS) {
       // whether any query of the subgroup sees a key of the tile
-      let isSeen = firstKey <= firstQuery + subgroupRow + 31 &&
-        firstQuery + subgroupRow < firstKey + (KEYS - 1) + WINDOW;
+      let isSeen = firstKey <= firstSubgroupQuery + 31 && firstSubgroupQuery < firstKey + (KEYS - 1) + WINDOW;
       stage(fetched, index);
       workgroupBarrier();
 
@@ -170,21 +170,13 @@ fn main(
         var scores = array<Result, SCORES>();
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
-          var a: array<Left, 2>;
-          // unroll
-          for (var i = 0u; i < 2u; i++) {
-            // only if KEEP_Q
-            a[i] = q[i * BLOCKS + c];
-            // unless KEEP_Q
-            a[i] = subgroupMatrixLoad<Left, row_major>(&memory, Q + (subgroupRow + i * 16) * TILE_ROW + c * 2, TILE_ROW);
-          }
           // unroll
           for (var j = 0u; j < KEY_BLOCKS; j++) {
             let b = subgroupMatrixLoad<Right, col_major>(&memory, TILE + j * 16 * TILE_ROW + c * 2, TILE_ROW);
             // unroll
             for (var i = 0u; i < 2u; i++) {
               let s = i * KEY_BLOCKS + j;
-              scores[s] = subgroupMatrixMultiplyAccumulate(a[i], b, scores[s]);
+              scores[s] = subgroupMatrixMultiplyAccumulate(q[i * BLOCKS + c], b, scores[s]);
             }
           }
         }
@@ -202,13 +194,22 @@ fn main(
       // an invocation replaces the scores of its query by f · p
       if (isSeen) {
         var scores: array<vec4f, SCORE_QUADS>;
-        var highest4 = vec4f(LOWEST);
-        let isMasked = firstKey + KEYS > query + 1 || query >= firstKey + WINDOW;
         // unroll
         for (var i = 0u; i < SCORE_QUADS; i++) {
-          let keys = vec4u(0, 1, 2, 3) + firstKey + i * 4;
-          let masked = vec4<bool>(isMasked) & (vec4u(query) - keys >= vec4u(WINDOW)); // wraps if key > query
-          scores[i] = select(bitcast<vec4f>(memory[index * SCORE_ROW + i]), vec4f(LOWEST), masked);
+          scores[i] = bitcast<vec4f>(memory[index * SCORE_ROW + i]);
+        }
+        // one branch for the subgroup, since most tiles have no masked scores
+        if (firstKey + KEYS > firstSubgroupQuery + 1 || firstSubgroupQuery + 32 > firstKey + WINDOW) {
+          // unroll
+          for (var i = 0u; i < SCORE_QUADS; i++) {
+            let keys = vec4u(0, 1, 2, 3) + firstKey + i * 4;
+            let masked = vec4u(query) - keys >= vec4u(WINDOW); // wraps if key > query
+            scores[i] = select(scores[i], vec4f(LOWEST), masked);
+          }
+        }
+        var highest4 = scores[0];
+        // unroll
+        for (var i = 1u; i < SCORE_QUADS; i++) {
           highest4 = max(highest4, scores[i]);
         }
         highest = max(highest, max(max(highest4.x, highest4.y), max(highest4.z, highest4.w)));
@@ -268,29 +269,34 @@ fn main(
     if (workgroupUniformLoad(&startsAgain) == 0) { break; }
   }
 
-  // y = out / total
-  // unroll
-  for (var i = 0u; i < 2u; i++) {
-    // unroll
-    for (var c = 0u; c < BLOCKS; c++) {
-      let place = (subgroupRow + i * 16) * OUT_ROW + c * 4;
-      subgroupMatrixStore<row_major>(&memory, place, out[i * BLOCKS + c], OUT_ROW);
-    }
-  }
-  memory[index * OUT_ROW + HS / 4] = vec4u(bitcast<u32>(1.0 / total));
+  // y = out / total, in parts of KEYS components
   if (query < T) { logSumExp[row] = (reference + log2(total)) / LOG2E; }
-  workgroupBarrier();
+  memory[index * SCORE_ROW + SCORE_QUADS] = vec4u(bitcast<u32>(1.0 / total));
   // unroll
-  for (var f = 0u; f < VECTORS; f++) {
-    let vector = index + f * QUERIES;
-    let t = firstQuery + vector / VECTORS;
-    let place = vector / VECTORS * OUT_ROW;
-    let column = vector % VECTORS;
-    if (t < T) {
-      let factor = bitcast<f32>(memory[place + HS / 4].x);
-      let low = factor * bitcast<vec4f>(memory[place + column * 2]);
-      let high = factor * bitcast<vec4f>(memory[place + column * 2 + 1]);
-      y[(group.y / NH * T + t) * C + h * VECTORS + column] = packed(low, high);
+  for (var first = 0u; first < BLOCKS; first += KEY_BLOCKS) {
+    // unroll
+    for (var i = 0u; i < 2u; i++) {
+      // unroll
+      for (var j = 0u; j < KEY_BLOCKS; j++) {
+        let c = min(first + j, BLOCKS - 1);
+        let place = (subgroupRow + i * 16) * SCORE_ROW + (c - first) * 4;
+        subgroupMatrixStore<row_major>(&memory, place, out[i * BLOCKS + c], SCORE_ROW);
+      }
     }
+    workgroupBarrier();
+    // unroll
+    for (var f = 0u; f < Y_VECTORS; f++) {
+      let vector = index + f * QUERIES;
+      let t = firstQuery + vector / Y_VECTORS;
+      let at = vector / Y_VECTORS * SCORE_ROW;
+      let column = vector % Y_VECTORS;
+      if (t < T && first * 2 + column < VECTORS) {
+        let factor = bitcast<f32>(memory[at + SCORE_QUADS].x);
+        let low = factor * bitcast<vec4f>(memory[at + column * 2]);
+        let high = factor * bitcast<vec4f>(memory[at + column * 2 + 1]);
+        y[(group.y / NH * T + t) * C + h * VECTORS + first * 2 + column] = packed(low, high);
+      }
+    }
+    workgroupBarrier();
   }
 }

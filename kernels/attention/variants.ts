@@ -14,7 +14,7 @@ const MOST_BYTES = 48 * 2 ** 10;
 const VECTOR_BYTES = 16;
 
 /** Most registers of an invocation that a variant may need for matrices and for vectors that it fetches ahead. */
-const MOST_REGISTERS = 208;
+const MOST_REGISTERS = 216;
 
 /** A variant of forward_matrices.wgsl or of backward_matrices.wgsl. */
 export interface MatrixVariant {
@@ -49,37 +49,33 @@ const MOST_FEW_TOKENS = 128;
 /** Queries, and keys, of the smallest tiles of matrices. */
 const SMALLEST = 32;
 
-/** Queries and keys per tile of the forward pass, of which the first is preferred. */
+/**
+ * Queries and keys per tile of the forward pass, of which the first is preferred. With these, and heads of 64, two to
+ * seven workgroups share the memory of a core.
+ */
 const FORWARD: readonly (readonly [QUERIES: number, KEYS: number])[] = [
-  [128, 64],
   [128, 32],
-  [64, 64],
+  [128, 16],
   [64, 32],
-  [SMALLEST, SMALLEST],
+  [64, 16],
+  [SMALLEST, 16],
 ];
 
-/** Largest head size whose q stays in registers. */
-const MOST_KEPT_Q = 96;
-
 /**
- * The variants of forward_matrices.wgsl; none if the head size is not a multiple of 16 or too large for workgroup
- * memory and registers.
+ * The variants of forward_matrices.wgsl; none if the head size is not a multiple of 16 or too large for the registers.
  */
 export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
   if (HS % MATRIX_SIDE !== 0) return [];
   return FORWARD.filter(([QUERIES]) => isOffered(QUERIES, T)).flatMap(([QUERIES, KEYS]) => {
-    const KEEP_Q = HS <= MOST_KEPT_Q;
     const FETCHES = ceilDiv(KEYS * HS / 8, QUERIES);
-    const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1), tile = KEYS * row;
-    const loop = scores + tile + (KEEP_Q ? 0 : QUERIES * row);
     return fitting({
-      name: `matrices ${QUERIES}x${KEYS} by 32x${KEYS}`,
+      name: `matrices ${QUERIES}x${KEYS} by ${MATRIX_SUBGROUP}x${KEYS}`,
       QUERIES,
       KEYS,
       invocations: QUERIES,
-      constants: { QUERIES, KEYS, FETCHES, KEEP_Q },
-      bytes: VECTOR_BYTES * Math.max(loop, QUERIES * row, QUERIES * (HS / 4 + 1)),
-    }, HS + KEYS + (KEEP_Q ? HS / 2 : 0) + 4 * FETCHES);
+      constants: { QUERIES, KEYS, FETCHES },
+      bytes: VECTOR_BYTES * (QUERIES * (KEYS / 4 + 1) + KEYS * (HS / 8 + 1)),
+    }, HS + HS / 2 + KEYS + 4 * FETCHES);
   });
 }
 
@@ -90,13 +86,14 @@ export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVar
 const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPAN: number, SPLIT: number])[] =
   [
     [32, 128, 1, 1],
-    [32, 128, 2, 2],
     [64, 64, 2, 2],
-    [64, 64, 1, 1],
     [32, 64, 1, 1],
-    [32, 64, 1, 2],
+    [32, 64, 1, 2], // for large heads
     [SMALLEST, SMALLEST, 1, 1],
   ];
+
+/** Head size above which subgroups of 16 keys share them, because the registers of one do not hold their dk and dv. */
+const MOST_UNSHARED = 96;
 
 /** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrices()`. */
 export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
@@ -104,6 +101,7 @@ export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVa
     [QUERIES, KEYS, SPAN, SPLIT],
   ) => {
     if (HS % (MATRIX_SIDE * SPLIT) !== 0) return [];
+    if (SPLIT > SPAN && HS <= MOST_UNSHARED) return [];
     const subgroups = KEYS / MATRIX_SIDE / SPAN * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
     const COLUMNS = Math.max(MATRIX_SIDE, QUERIES * KEYS / invocations);
     const FETCHES = ceilDiv(QUERIES * HS / 8, invocations);
