@@ -2,7 +2,7 @@ import copy from "./copy.wgsl" with { type: "text" };
 import { Random } from "../data/random.ts";
 import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { Program, splitWorkgroups, type Tunable } from "../kernels/program.ts";
+import { Program, splitWorkgroups } from "../kernels/program.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -113,7 +113,9 @@ export class Harness {
   /** Times one benchmark, with the kernels that the tuner finds to be the fastest. */
   async measure(bench: KernelBench): Promise<Result> {
     return await this.#withTensors(bench, async (record) => {
-      const tunables = this.#tunables(record);
+      using untuned = new Program(this.device); // work to tune may use its scratch memory
+      record(untuned);
+      const tunables = [...untuned.tunables.values()];
       await tune(this.device, tunables);
       using program = new Program(this.device);
       record(program);
@@ -141,7 +143,9 @@ export class Harness {
   async measureVariants(bench: KernelBench): Promise<Result[]> {
     return await this.#withTensors(bench, async (record) => {
       const results: Result[] = [];
-      for (const tunable of this.#tunables(record)) {
+      using untuned = new Program(this.device);
+      record(untuned);
+      for (const tunable of untuned.tunables.values()) {
         for (const variant of tunable.variants) {
           using program = new Program(this.device);
           tunable.record(program, variant);
@@ -152,12 +156,6 @@ export class Harness {
       }
       return results;
     });
-  }
-
-  #tunables(record: (program: Program) => void): Tunable[] {
-    using program = new Program(this.device);
-    record(program);
-    return [...program.tunables.values()];
   }
 
   /** Frees what all benchmarks share. */

@@ -1,6 +1,7 @@
 import { UserError } from "../files/user_error.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
+import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Provider } from "../kernels/provider.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
@@ -118,12 +119,12 @@ async function createTimedStep(
 ): Promise<{ step: TrainStep; planned: TrainStepResult["planned"]; destroy(): void }> {
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
   const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer, recompute };
-  let planned = { activations: 0, step: 0 };
-  const problem = misfitOf(device, (dry) => {
+  const plan = (dry: DryDevice) => {
     const { activations } = createTrainStep(createGpt(dry, config, { precision }), options);
     const logits = activations.at("logits").buffer.size; // a chunk, whatever the batch
-    planned = { activations: activations.bytes - logits, step: dry.bytes };
-  });
+    return { activations: activations.bytes - logits, step: dry.bytes };
+  };
+  const problem = misfitOf(device, plan);
   if (problem) {
     throw new UserError(
       `Cannot time a step of ${batchSize} rows as it must fit ${device.name} ${
@@ -144,7 +145,7 @@ async function createTimedStep(
   }
   return {
     step,
-    planned,
+    planned: plan(dryDevice(device)), // with the kernels that the tuner chose
     destroy() {
       step.destroy();
       gpt.destroy();

@@ -17,14 +17,23 @@ export type Architecture = { readonly [Name in Part]: NonNullable<TrainOptions[N
 type ArchitectureName = NonNullable<TrainOptions["arch"]>;
 
 /**
- * Architectures by name. `llama` is that of Llama 2 (Touvron et al. 2023, https://arxiv.org/abs/2307.09288), except
- * that its head shares the token embedding. `modern` has what https://github.com/karpathy/nanochat and
- * https://github.com/KellerJordan/modded-nanogpt found to train faster.
+ * Architectures by name. `neox` is GPT-2's with the rotary positions of GPT-NeoX (Black et al. 2022,
+ * https://arxiv.org/abs/2204.06745), which rotate all components of a head here. `llama` is that of Llama 2 (Touvron et al.
+ * 2023, https://arxiv.org/abs/2307.09288), except that its head shares the token embedding. `modern` has what
+ * https://github.com/karpathy/nanochat and https://github.com/KellerJordan/modded-nanogpt found to train faster.
  */
 export const ARCHITECTURES: Readonly<Record<ArchitectureName, Architecture>> = {
   gpt2: {
     norm: "layernorm",
     positions: "learned",
+    mlp: "gelu",
+    biases: "on",
+    qkNorm: "off",
+    zeroInit: "off",
+  },
+  neox: {
+    norm: "layernorm",
+    positions: "rotary",
     mlp: "gelu",
     biases: "on",
     qkNorm: "off",
@@ -62,8 +71,8 @@ const MLPS = {
 } as const;
 
 /**
- * The default of an option that is part of an architecture, for `--help`: `gpt2: layernorm; llama, modern: rmsnorm`;
- * undefined for all other options.
+ * The default of an option that is part of an architecture, for `--help`:
+ * `gpt2, neox: layernorm; llama, modern: rmsnorm`; undefined for all other options.
  */
 export function defaultByArchitecture(name: OptionName): string | undefined {
   if (!Object.hasOwn(ARCHITECTURES.gpt2, name)) return undefined;

@@ -257,7 +257,7 @@ export const TRAIN_OPTIONS = {
   /** The architecture of a new model: the defaults of the options after it. GPT-2's if not given. */
   arch: {
     ...PART,
-    choices: ["gpt2", "llama", "modern"],
+    choices: ["gpt2", "neox", "llama", "modern"],
     help: "architecture: the defaults of the options below (default: gpt2)",
     placeholder: "<name>",
   },

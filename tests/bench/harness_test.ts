@@ -4,7 +4,7 @@ import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor, download, type HostArray, type Tensor } from "../../kernels/tensor.ts";
-import { median, timePasses } from "../../kernels/timing.ts";
+import { clockOf, median, timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 
 const sumOf = (N: number): KernelBench => ({
@@ -62,6 +62,21 @@ Deno.test("Harness.measure() times only the launches that `only` names", async (
   const all = await harness.measure(both()),
     sum = await harness.measure(both("kernels/sum/forward.wgsl"));
   assert.ok(sum.ms < all.ms / 4, `${sum.ms} and ${all.ms} ms`);
+  harness.destroy();
+});
+
+Deno.test("Harness.measure() tunes a product that writes scratch memory", async () => {
+  const harness = new Harness({ ...device, choices: new Map() }), shape = [8, 8];
+  const { ms, choices } = await harness.measure({
+    name: "product",
+    work: { flops: 2 * 8 ** 3 },
+    record(program, make) {
+      const square = () => make.noise(shape, "f32");
+      matmul(program, { a: square(), b: square() }, { y: program.scratch(shape) });
+    },
+  });
+  assert.ok(ms > 0);
+  assert.equal(choices !== undefined, clockOf(device) === "timestamps"); // the wall clock is too coarse
   harness.destroy();
 });
 

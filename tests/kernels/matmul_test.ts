@@ -226,10 +226,15 @@ for (
 ) {
   for (const dtype of REAL_TYPES) {
     for (const { layout, ...transposed } of LAYOUTS) {
-      Deno.test(
-        `matmul() ${layout} in tiles ${variant} along ${K} matches the reference in ${dtype}`,
-        withRandom((random) => check(random, { M: 76, K, N: 132, dtype, variant, ...transposed })),
-      );
+      Deno.test({
+        name: `matmul() ${layout} in tiles ${variant} along ${K} matches the reference in ${dtype}`,
+        // the largest tile has 512 invocations; SwiftShader allows 256
+        ignore: variant === "128x256/2" &&
+          device.gpu.limits.maxComputeInvocationsPerWorkgroup < 512,
+        fn: withRandom((random) =>
+          check(random, { M: 76, K, N: 132, dtype, variant, ...transposed })
+        ),
+      });
     }
   }
 }

@@ -265,6 +265,9 @@ Deno.test("resolveOptions() takes the parts of an architecture from arch unless 
     return { arch, norm, positions, mlp, biases, qkNorm, zeroInit };
   };
   assert.deepEqual(partsOf({}), { arch: "gpt2", ...ARCHITECTURES.gpt2 });
+  assert.deepEqual(partsOf({ arch: "neox" }), {
+    ...{ arch: "neox", ...ARCHITECTURES.gpt2, positions: "rotary" },
+  });
   assert.deepEqual(partsOf({ arch: "modern" }), { arch: "modern", ...ARCHITECTURES.modern });
   assert.deepEqual(partsOf({ arch: "llama", biases: "on", qkNorm: "on" }), {
     ...{ arch: "llama", ...ARCHITECTURES.llama, biases: "on", qkNorm: "on" },
