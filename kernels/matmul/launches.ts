@@ -264,15 +264,15 @@ export function matrixProduct(
   { tile, splits: most }: TileVariant<MatrixTile>,
 ): void {
   const { a, b, M, N, K, transposeA, transposeB, batch } = product;
-  const step = tile.PAIRS * tile.TILE_K;
-  inParts(program, product, { most, step }, ({ stored, split, splits }) => {
+  const { X, Y, ROWS, COLUMNS, TILE_K } = tile;
+  inParts(program, product, { most, step: TILE_K }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
     program.dispatch({
       shader: { "kernels/matmul/matrices.wgsl": matrices, ...EPILOGUE },
       constants: {
-        ...tile,
+        ...{ X, Y, ROWS, COLUMNS, TILE_K },
         ...constants,
-        WHOLE_K: K % step === 0,
+        WHOLE_K: K % TILE_K === 0,
         BATCH: batch !== undefined,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
@@ -284,7 +284,7 @@ export function matrixProduct(
         ceilDiv(M, tileRows(tile)),
         batch ?? splits,
       ],
-      iterations: ceilDiv(split, step),
+      iterations: ceilDiv(split, TILE_K) + 2 * ROWS,
       workgroupBytes: matrixTileBytes(tile, { transposeA, transposeB }),
     });
   });

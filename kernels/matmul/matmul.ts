@@ -12,7 +12,7 @@
  *
  * Sizes and layout of a product determine the kernels that can compute it (`kernelsFor()`). A GPU uses subgroup
  * matrices if it can, or else tiles: the variant that the tuner found to be the fastest, or if nothing was measured
- * that of `preferredMatrices()` or `preferredTiles()`. A CPU uses lanes if it can.
+ * the first of `matrixVariantsToMeasure()`, or `preferredTiles()`. A CPU uses lanes if it can.
  *
  * Each kernel has its own order of summation over K, so another kernel may give other last bits on a GPU.
  * Therefore a checkpoint records the kernels that trained it. On Mesa's lavapipe all kernels give the same bits
@@ -42,7 +42,6 @@ import {
 import {
   matrixVariants,
   matrixVariantsToMeasure,
-  preferredMatrices,
   preferredTiles,
   tileVariants,
   variantsToMeasure,
@@ -137,7 +136,8 @@ export function matmul(
     // tiles are many times slower than the others on a CPU, and many times faster on a GPU
     if (device.isCpu || tiled.size === 0) return from(untiled, names, names.at(-1)!);
     if (matrix.size > 0) {
-      return from(matrix, matrixVariantsToMeasure(product), preferredMatrices(product));
+      const names = matrixVariantsToMeasure(product);
+      return from(matrix, names, names[0]!);
     }
     return from(tiled, variantsToMeasure(product, device.gpu.limits), preferredTiles(product));
   }

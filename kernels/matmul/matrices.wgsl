@@ -8,24 +8,24 @@
 // ROWS + COLUMNS matrices from there for ROWS · COLUMNS products; a transposed operand is loaded in columns. Before
 // these products each invocation fetches its vectors of the next step into registers.
 //
-//       b: 16·X·COLUMNS columns       One pair of tiles needs two barriers per step: the next step is staged after
-//        ┌────────┬────────┐          all subgroups have multiplied the last one. With PAIRS = 2 one barrier is
-//     k  │        │▓▓▓▓▓▓▓▓│          enough: while the subgroups multiply a step, the next one is staged into the
-//        └────────┴────────┘          other pair. Two steps are written out, so that the places of all matrices in
-//   k                                 workgroup memory are constants but for the number of the subgroup. Dawn checks
-//  ┌─┐   ┌────────┬────────┐          that each matrix lies in its array. A driver's compiler removes the check only
-//  │ │   │  0  1  │  0  1  │          if it can prove the result, and a branch per matrix takes longer than its
-//  │ │   │  2  3  │  2  3  │          product.
-//  ├─┤   ├────────┼────────┤
-//  │▓│   │  0  1  │▓▓0▓▓1▓▓│          Rows of a tile are padded by a vector, so that the eight rows that tensor cores
-//  │▓│   │  2  3  │▓▓2▓▓3▓▓│          read together are in different banks of workgroup memory.
+//       b: 16·X·COLUMNS columns       Rows of a tile are padded by a vector, so that the eight rows that tensor cores
+//        ┌────────┬────────┐          read together are in different banks of workgroup memory.
+//     k  │        │▓▓▓▓▓▓▓▓│
+//        └────────┴────────┘          Dawn checks that each matrix lies in its array. A driver's compiler can prove
+//   k                                 it, and remove the check, since the places of all matrices are constants but
+//  ┌─┐   ┌────────┬────────┐          for the number of the subgroup; a branch per matrix would take longer than
+//  │ │   │  0  1  │  0  1  │          its products.
+//  │ │   │  2  3  │  2  3  │
+//  ├─┤   ├────────┼────────┤          WGSL has no access to the elements of a matrix. So y is stored 16 rows at a
+//  │▓│   │  0  1  │▓▓0▓▓1▓▓│          time through workgroup memory, where the tiles were.
+//  │▓│   │  2  3  │▓▓2▓▓3▓▓│
 //  └─┘   └────────┴────────┘
-//  a     X = Y = ROWS = COLUMNS = 2   WGSL has no access to the elements of a matrix. So y is stored 16 rows at a
-//                                     time through workgroup memory, where the tiles were.
+//  a     X = Y = ROWS = COLUMNS = 2
 //
 // If K is split, each group.z has another part of K, and y is a scratch tensor [splits,M,N], which reduce.wgsl adds
-// up. In a batch each group.z has other matrices, and K is not split. Rows and columns past the edges are clamped, and
-// their sums are not stored. Past the end of K, a and b count as zero.
+// up. In a batch each group.z has other matrices, and K is not split. Past the end of K, a and b count as zero. Rows
+// and columns past the edges have the values of other elements, or any others if they lie outside of a or b; their sums
+// are not stored.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -34,13 +34,12 @@ diagnostic(off, chromium.subgroup_matrix_uniformity); // it does not know that i
 const TRANSPOSE_A: bool = false;
 const TRANSPOSE_B: bool = false;
 const TILE_K: u32 = 32;
-const PAIRS: u32 = 1; // pairs of tiles: 1 or 2
 const ROWS: u32 = 4; // matrices of 16 rows per subgroup
 const COLUMNS: u32 = 4; // matrices of 16 columns per subgroup
 const X: u32 = 2; // subgroups along the columns
 const Y: u32 = 2; // subgroups along the rows
-const BAND: u32 = 8; // rows of tiles that workgroups compute together, column by column
-const WHOLE_K: bool = false; // whether K is a multiple of PAIRS · TILE_K
+const BAND: u32 = 16; // rows of tiles that workgroups compute together, column by column
+const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
@@ -51,31 +50,31 @@ const SUMS: u32 = ROWS * COLUMNS;
 const TILE_M: u32 = 16 * Y * ROWS;
 const TILE_N: u32 = 16 * X * COLUMNS;
 
-// Vectors of eight per stored row of a tile, from one of its rows to the next, and in the tile.
+// Vectors of eight per stored row of a tile, and from one of its rows to the next in workgroup memory.
 const A_WIDTH: u32 = select(TILE_K, TILE_M, TRANSPOSE_A) / 8;
 const B_WIDTH: u32 = select(TILE_N, TILE_K, TRANSPOSE_B) / 8;
 const A_STRIDE: u32 = A_WIDTH + 1;
 const B_STRIDE: u32 = B_WIDTH + 1;
 const A_SIZE: u32 = select(TILE_M, TILE_K, TRANSPOSE_A) * A_STRIDE;
 const B_SIZE: u32 = select(TILE_K, TILE_N, TRANSPOSE_B) * B_STRIDE;
-const PAIR_SIZE: u32 = A_SIZE + B_SIZE;
 
-// Vectors of a tile that an invocation fetches per step.
+// Vectors of a tile that an invocation fetches per step, and stored rows from one of them to the next.
 const A_FETCHES: u32 = TILE_M * TILE_K / 8 / WORKGROUP_SIZE;
 const B_FETCHES: u32 = TILE_N * TILE_K / 8 / WORKGROUP_SIZE;
+const A_ROWS: u32 = WORKGROUP_SIZE / A_WIDTH;
+const B_ROWS: u32 = WORKGROUP_SIZE / B_WIDTH;
 
 // A subgroup stores 16 rows of sums at a time, with four columns per vector.
 const STRIP_WIDTH: u32 = 4 * COLUMNS;
 const STRIP_STRIDE: u32 = STRIP_WIDTH + 1;
 const STRIP_SIZE: u32 = 16 * STRIP_STRIDE;
-const STRIP_VECTORS: u32 = STRIP_WIDTH / 2; // per invocation
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
 
-// Pairs of tiles, each of a and then of b; in the end strips, one per subgroup.
-var<workgroup> tiles: array<vec4u, max(PAIRS * PAIR_SIZE, X * Y * STRIP_SIZE)>;
+// The tile of a and then that of b; in the end strips, one per subgroup.
+var<workgroup> tiles: array<vec4u, max(A_SIZE + B_SIZE, X * Y * STRIP_SIZE)>;
 
 // The tile that a workgroup computes, as its column and row among the tiles. Workgroups run in the order of their
 // numbers: those that run together have tiles of few rows and few columns, whose operands fit into the cache.
@@ -87,37 +86,13 @@ fn tileOf(group: vec2u, groups: vec2u) -> vec2u {
   return vec2u(inBand / height, band * BAND + inBand % height);
 }
 
-// Stored row of a tile, and vector in this row, of the v-th vector of a tile whose rows have `width` vectors. Eight
-// neighbours store together, in rows that are not in the same banks: with four vectors per row and a padding of one
-// these are rows i and i + 4, with two vectors rows i, i + 2, i + 4 and i + 6.
-fn placeOf(v: u32, width: u32) -> vec2u {
+// Stored row of a tile, and vector in this row, of the first vector that an invocation fetches, if rows have `width`
+// vectors. Eight neighbours stage theirs together, in rows that are not in the same banks: with four vectors per row
+// and a padding of one these are rows i and i + 4.
+fn placeOf(index: u32, width: u32) -> vec2u {
   let together = max(8 / width, 1u);
-  let row = v / width;
-  return vec2u(row / 8 * 8 + row % together * width + row % 8 / together, v % width);
-}
-
-// The v-th vector of the tile of a that begins at this row and this k. Past the end of K it may have any value.
-fn fetchA(v: u32, matrix: u32, firstRow: u32, first: u32) -> vec4u {
-  let place = placeOf(v, A_WIDTH);
-  let start = sizes.aStart + matrix * sizes.aMatrix;
-  if (TRANSPOSE_A) {
-    let column = min(firstRow / 8 + place.y, (sizes.M - 1) / 8);
-    return a[start + (first + place.x) * sizes.aStride + column];
-  }
-  let row = min(firstRow + place.x, sizes.M - 1);
-  return a[start + row * sizes.aStride + first / 8 + place.y];
-}
-
-// The v-th vector of the tile of b, likewise.
-fn fetchB(v: u32, matrix: u32, firstColumn: u32, first: u32) -> vec4u {
-  let place = placeOf(v, B_WIDTH);
-  let start = matrix * sizes.bMatrix;
-  if (TRANSPOSE_B) {
-    let row = min(firstColumn + place.x, sizes.N - 1);
-    return b[start + row * sizes.bStride + first / 8 + place.y];
-  }
-  let column = min(firstColumn / 8 + place.y, (sizes.N - 1) / 8);
-  return b[start + (first + place.x) * sizes.bStride + column];
+  let row = index / width;
+  return vec2u(row / 8 * 8 + row % together * width + row % 8 / together, index % width);
 }
 
 // A vector of which only the elements before the `count`-th are kept; the others become zero.
@@ -128,27 +103,9 @@ fn keep(eight: vec4u, count: u32) -> vec4u {
   return eight & (low | high);
 }
 
-// Terms of K from k on before the end.
-fn termsFrom(k: u32, end: u32) -> u32 {
-  return max(k, end) - k;
-}
-
-// Stages the v-th vector of the tile of a that begins at `first` in K.
-fn stageA(v: u32, pair: u32, eight: vec4u, first: u32, end: u32) {
-  let place = placeOf(v, A_WIDTH);
-  var kept = eight;
-  // unless WHOLE_K
-  kept = keep(eight, select(termsFrom(first + 8 * place.y, end), 8 * termsFrom(first + place.x, end), TRANSPOSE_A));
-  tiles[pair * PAIR_SIZE + place.x * A_STRIDE + place.y] = kept;
-}
-
-// Stages a vector of the tile of b, likewise.
-fn stageB(v: u32, pair: u32, eight: vec4u, first: u32, end: u32) {
-  let place = placeOf(v, B_WIDTH);
-  var kept = eight;
-  // unless WHOLE_K
-  kept = keep(eight, select(8 * termsFrom(first + place.x, end), termsFrom(first + 8 * place.y, end), TRANSPOSE_B));
-  tiles[pair * PAIR_SIZE + A_SIZE + place.x * B_STRIDE + place.y] = kept;
+// Elements of a vector that lie before the end of K: those of a row of k, or of the vector that begins at k.
+fn countOf(k: u32, end: u32, isRow: bool) -> u32 {
+  return select(max(k, end) - k, select(0u, 8u, k < end), isRow);
 }
 
 // Stores four columns of row m if they lie in y.
@@ -172,84 +129,85 @@ fn main(
   let start = select(group.z, 0u, BATCH) * sizes.split;
   let end = min(start + sizes.split, sizes.K);
 
+  // where the invocation's first vector of each operand lies, the step to its next one, and that to the next tile
+  let aPlace = placeOf(index, A_WIDTH);
+  let bPlace = placeOf(index, B_WIDTH);
+  let aCorner = select(firstRow * sizes.aStride + start / 8, start * sizes.aStride + firstRow / 8, TRANSPOSE_A);
+  let bCorner = select(start * sizes.bStride + firstColumn / 8, firstColumn * sizes.bStride + start / 8, TRANSPOSE_B);
+  var aFirst = sizes.aStart + matrix * sizes.aMatrix + aCorner + aPlace.x * sizes.aStride + aPlace.y;
+  var bFirst = matrix * sizes.bMatrix + bCorner + bPlace.x * sizes.bStride + bPlace.y;
+  let aNext = A_ROWS * sizes.aStride;
+  let bNext = B_ROWS * sizes.bStride;
+  let aStep = select(TILE_K / 8, TILE_K * sizes.aStride, TRANSPOSE_A);
+  let bStep = select(TILE_K * sizes.bStride, TILE_K / 8, TRANSPOSE_B);
+
   var as8: array<vec4u, A_FETCHES>;
   var bs8: array<vec4u, B_FETCHES>;
   // unroll
   for (var i = 0u; i < A_FETCHES; i++) {
-    as8[i] = fetchA(index + i * WORKGROUP_SIZE, matrix, firstRow, start);
+    as8[i] = a[aFirst + i * aNext];
   }
   // unroll
   for (var i = 0u; i < B_FETCHES; i++) {
-    bs8[i] = fetchB(index + i * WORKGROUP_SIZE, matrix, firstColumn, start);
+    bs8[i] = b[bFirst + i * bNext];
   }
-  if (PAIRS == 2) {
-    // unroll
-    for (var i = 0u; i < A_FETCHES; i++) {
-      stageA(index + i * WORKGROUP_SIZE, 0, as8[i], start, end);
-      as8[i] = fetchA(index + i * WORKGROUP_SIZE, matrix, firstRow, start + TILE_K);
-    }
-    // unroll
-    for (var i = 0u; i < B_FETCHES; i++) {
-      stageB(index + i * WORKGROUP_SIZE, 0, bs8[i], start, end);
-      bs8[i] = fetchB(index + i * WORKGROUP_SIZE, matrix, firstColumn, start + TILE_K);
-    }
-    workgroupBarrier();
-  }
-
   var sums: array<Sum, SUMS>;
   var first = start;
   loop {
     // unroll
-    for (var pair = 0u; pair < PAIRS; pair++) {
+    for (var i = 0u; i < A_FETCHES; i++) {
+      let row = aPlace.x + i * A_ROWS;
+      // unless WHOLE_K
+      as8[i] = keep(as8[i], countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
+      tiles[row * A_STRIDE + aPlace.y] = as8[i];
+    }
+    // unroll
+    for (var i = 0u; i < B_FETCHES; i++) {
+      let row = bPlace.x + i * B_ROWS;
+      // unless WHOLE_K
+      bs8[i] = keep(bs8[i], countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
+      tiles[A_SIZE + row * B_STRIDE + bPlace.y] = bs8[i];
+    }
+    workgroupBarrier();
+    // the last step fetches past the end, which is not used
+    aFirst += aStep;
+    bFirst += bStep;
+    // unroll
+    for (var i = 0u; i < A_FETCHES; i++) {
+      as8[i] = a[aFirst + i * aNext];
+    }
+    // unroll
+    for (var i = 0u; i < B_FETCHES; i++) {
+      bs8[i] = b[bFirst + i * bNext];
+    }
+    // unroll
+    for (var k = 0u; k < TILE_K; k += 16u) {
+      var lefts: array<Left, ROWS>;
       // unroll
-      for (var i = 0u; i < A_FETCHES; i++) {
-        stageA(index + i * WORKGROUP_SIZE, PAIRS - 1 - pair, as8[i], first + (PAIRS - 1) * TILE_K, end);
+      for (var r = 0u; r < ROWS; r++) {
+        let row = subgroupRow + 16 * r;
+        // only if TRANSPOSE_A
+        lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, k * A_STRIDE + row / 8, A_STRIDE);
+        // unless TRANSPOSE_A
+        lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, row * A_STRIDE + k / 8, A_STRIDE);
       }
       // unroll
-      for (var i = 0u; i < B_FETCHES; i++) {
-        stageB(index + i * WORKGROUP_SIZE, PAIRS - 1 - pair, bs8[i], first + (PAIRS - 1) * TILE_K, end);
-      }
-      if (PAIRS == 1) { workgroupBarrier(); }
-      // the last steps fetch past the end, which is not used
-      // unroll
-      for (var i = 0u; i < A_FETCHES; i++) {
-        as8[i] = fetchA(index + i * WORKGROUP_SIZE, matrix, firstRow, first + PAIRS * TILE_K);
-      }
-      // unroll
-      for (var i = 0u; i < B_FETCHES; i++) {
-        bs8[i] = fetchB(index + i * WORKGROUP_SIZE, matrix, firstColumn, first + PAIRS * TILE_K);
-      }
-      // unroll
-      for (var k = 0u; k < TILE_K; k += 16u) {
-        let aTile = pair * PAIR_SIZE;
-        let bTile = pair * PAIR_SIZE + A_SIZE;
-        var lefts: array<Left, ROWS>;
+      for (var c = 0u; c < COLUMNS; c++) {
+        let column = subgroupColumn + 16 * c;
+        // only if TRANSPOSE_B
+        let right = subgroupMatrixLoad<Right, col_major>(&tiles, A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
+        // unless TRANSPOSE_B
+        let right = subgroupMatrixLoad<Right, row_major>(&tiles, A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-          let row = subgroupRow + 16 * r;
-          // only if TRANSPOSE_A
-          lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, aTile + k * A_STRIDE + row / 8, A_STRIDE);
-          // unless TRANSPOSE_A
-          lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, aTile + row * A_STRIDE + k / 8, A_STRIDE);
-        }
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          let column = subgroupColumn + 16 * c;
-          // only if TRANSPOSE_B
-          let right = subgroupMatrixLoad<Right, col_major>(&tiles, bTile + column * B_STRIDE + k / 8, B_STRIDE);
-          // unless TRANSPOSE_B
-          let right = subgroupMatrixLoad<Right, row_major>(&tiles, bTile + k * B_STRIDE + column / 8, B_STRIDE);
-          // unroll
-          for (var r = 0u; r < ROWS; r++) {
-            sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
-          }
+          sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
         }
       }
-      workgroupBarrier();
-      first += TILE_K;
     }
+    workgroupBarrier();
 
     continuing {
+      first += TILE_K;
       break if first >= end;
     }
   }
@@ -262,12 +220,15 @@ fn main(
       subgroupMatrixStore<row_major>(&tiles, strip + 4 * c, sums[r * COLUMNS + c], STRIP_STRIDE);
     }
     workgroupBarrier();
-    // unroll
-    for (var i = 0u; i < STRIP_VECTORS; i++) {
-      let v = index % 32 + 32 * i;
-      let m = firstRow + subgroupRow + 16 * r + v / STRIP_WIDTH;
-      let n = firstColumn + subgroupColumn + 4 * (v % STRIP_WIDTH);
-      storeInside(m, n, group.z, bitcast<vec4f>(tiles[strip + v / STRIP_WIDTH * STRIP_STRIDE + v % STRIP_WIDTH]));
+    // half of the vectors at a time: to write out all takes a driver's compiler twice as long
+    for (var half = 0u; half < 2u; half++) {
+      // unroll
+      for (var i = 0u; i < COLUMNS; i++) {
+        let v = index % 32 + 32 * (half * COLUMNS + i);
+        let m = firstRow + subgroupRow + 16 * r + v / STRIP_WIDTH;
+        let n = firstColumn + subgroupColumn + 4 * (v % STRIP_WIDTH);
+        storeInside(m, n, group.z, bitcast<vec4f>(tiles[strip + v / STRIP_WIDTH * STRIP_STRIDE + v % STRIP_WIDTH]));
+      }
     }
     workgroupBarrier();
   }

@@ -29,7 +29,7 @@ export const TILES: Readonly<Record<string, OutputTile>> = {
   [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true },
 };
 
-/** A tile of y, which the subgroups of a workgroup compute: the constants of matrices.wgsl that describe it. */
+/** A tile of y, which the subgroups of a workgroup compute: constants of matrices.wgsl, and its speed. */
 export interface MatrixTile {
   /** Subgroups along the columns. */
   readonly X: number;
@@ -41,28 +41,22 @@ export interface MatrixTile {
   readonly COLUMNS: number;
   /** Columns of a, and rows of b, per step. */
   readonly TILE_K: number;
-  /** Pairs of tiles in workgroup memory. */
-  readonly PAIRS: 1 | 2;
+  /** Workgroups that a core runs at the same time, as far as its registers suffice. */
+  readonly perCore: number;
+  /** Nanoseconds of a workgroup per term of K, if every core runs so many. */
+  readonly nsPerTerm: number;
 }
 
 /**
- * The tiles of subgroup matrices among which the tuner chooses, named by their rows × columns of y × steps of k, and by
- * their pairs if there are two.
+ * The tiles of matrices among which the tuner chooses, named by their rows × columns of y × steps of K; bench/NOTES.md
+ * has those that did not pay. The speeds are those of products of 4096 × 4096 on an H200 (November 2026), for the
+ * smaller tiles with a guess of `perCore`.
  */
 export const MATRIX_TILES: Readonly<Record<string, MatrixTile>> = {
-  "matrix 32x32x32": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, PAIRS: 1 },
-  "matrix 32x32x32 twice": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, PAIRS: 2 },
-  "matrix 64x64x32": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, PAIRS: 1 },
-  "matrix 64x64x32 twice": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, PAIRS: 2 },
-  "matrix 128x64x32": { X: 1, Y: 4, ROWS: 2, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
-  "matrix 128x64x32 twice": { X: 1, Y: 4, ROWS: 2, COLUMNS: 4, TILE_K: 32, PAIRS: 2 },
-  "matrix 128x128x16 twice": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
-  "matrix 128x128x32": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
-  "matrix 128x128x32 twice": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 2 },
-  "matrix 256x128x16 twice": { X: 2, Y: 4, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
-  "matrix 256x128x32": { X: 2, Y: 4, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
-  "matrix 128x256x16 twice": { X: 4, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
-  "matrix 128x256x32": { X: 4, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
+  "matrix 32x32x32": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, perCore: 8, nsPerTerm: 30 },
+  "matrix 64x64x32": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, perCore: 4, nsPerTerm: 26 },
+  "matrix 128x128x32": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, perCore: 2, nsPerTerm: 35 },
+  "matrix 128x128x64": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 64, perCore: 2, nsPerTerm: 37 },
 };
 
 /** Columns of a, and rows of b, per step of tiles.wgsl. */
@@ -92,21 +86,21 @@ export function tileBytes(tile: OutputTile): number {
 }
 
 /**
- * Bytes of workgroup memory of matrices.wgsl: the pairs of tiles, or for each subgroup 16 rows of sums, if these
+ * Bytes of workgroup memory of matrices.wgsl for a tile: both operands, or for each subgroup 16 rows of sums, if these
  * need more. Every row is padded by 16 bytes.
  */
 export function matrixTileBytes(
   tile: MatrixTile,
   { transposeA, transposeB }: { transposeA: boolean; transposeB: boolean },
 ): number {
-  const { X, Y, COLUMNS, TILE_K, PAIRS } = tile;
+  const { X, Y, COLUMNS, TILE_K } = tile;
   /** Of rows of f16. */
   const bytes = (rows: number, columns: number) => rows * (columns * 2 + 16);
   const rows = tileRows(tile), columns = tileColumns(tile);
   const a = transposeA ? bytes(TILE_K, rows) : bytes(rows, TILE_K);
   const b = transposeB ? bytes(columns, TILE_K) : bytes(TILE_K, columns);
   const strip = MATRIX_SIDE * (COLUMNS * MATRIX_SIDE * 4 + 16);
-  return Math.max(PAIRS * (a + b), X * Y * strip);
+  return Math.max(a + b, X * Y * strip);
 }
 
 /**
@@ -140,26 +134,25 @@ interface ProductSizes {
 
 /** The variants of tiles.wgsl that can compute a product. */
 export function tileVariants(sizes: ProductSizes): TileVariant[] {
-  return variantsOf(TILES, sizes, MOST_WORKGROUPS);
+  return variantsOf(TILES, sizes);
 }
 
 /** The variants of matrices.wgsl that can compute a product. */
 export function matrixVariants(sizes: ProductSizes): TileVariant<MatrixTile>[] {
-  return variantsOf(MATRIX_TILES, sizes, MOST_MATRIX_WORKGROUPS);
+  return variantsOf(MATRIX_TILES, sizes);
 }
 
-/** Tiles with all numbers of parts that a product may have, with at most so many workgroups if K is split. */
+/** Tiles with all numbers of parts that a product may have. */
 function variantsOf<T extends Tile>(
   tiles: Readonly<Record<string, T>>,
   { M, N, K, batch }: ProductSizes,
-  mostWorkgroups: number,
 ): TileVariant<T>[] {
   return Object.entries(tiles).flatMap(([name, tile]) =>
     SPLITS
       .filter((splits) =>
         splits === 1 || batch === undefined && K / splits >= LEAST_SPLIT &&
           splits * M * N * 4 <= MOST_PARTIALS_BYTES &&
-          workgroupsOf(tile, { M, N }) * splits <= mostWorkgroups
+          workgroupsOf(tile, { M, N }) * splits <= MOST_WORKGROUPS
       )
       .map((splits) => ({ name: `${name}/${splits}`, tile, splits }))
   );
@@ -190,8 +183,8 @@ export function variantsToMeasure(
     .map(({ name }) => name);
 }
 
-/** Most workgroups into which K is split: they fill a large GPU several times, whose tensor cores need fewer. */
-const MOST_WORKGROUPS = 4096, MOST_MATRIX_WORKGROUPS = 1024;
+/** Most workgroups into which K is split: they fill a large GPU several times. */
+const MOST_WORKGROUPS = 4096;
 
 /** The tile to use if nothing was measured: the same for all products, because each tile takes time to compile. */
 const PREFERRED = "64x64 of 128";
@@ -223,39 +216,34 @@ function workgroupsOf(tile: Tile, { M, N }: { M: number; N: number }): number {
   return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
 }
 
+/** Cores of a large GPU, bytes per microsecond of its memory, and microseconds of a dependent launch. */
+const CORES = 132, BYTES_PER_US = 4e6, LAUNCH_US = 5;
+
+/** Terms of K for which a workgroup could compute while it fetches its first step and stores its sums. */
+const TERMS_BESIDE = 150;
+
 /**
- * Names of the variants of subgroup matrices that the tuner measures for a product: those of whose tiles it fills more
- * than a half in both directions, and the smallest.
+ * Microseconds that a product takes on a large GPU: rounds of as many workgroups as its cores run at the same time,
+ * then the partial sums, if there are any, which are written and read once more. bench/NOTES.md says how near that is.
  */
-export function matrixVariantsToMeasure(sizes: ProductSizes): string[] {
-  const isFilled = (count: number, tile: number) => count > tile / 2 || tile === 2 * MATRIX_SIDE;
-  return matrixVariants(sizes)
-    .filter(({ tile }) => isFilled(sizes.M, tileRows(tile)) && isFilled(sizes.N, tileColumns(tile)))
-    .map(({ name }) => name);
+function estimateUs(
+  { tile, splits }: TileVariant<MatrixTile>,
+  { M, N, K, batch = 1 }: ProductSizes,
+): number {
+  const workgroups = workgroupsOf(tile, { M, N }) * batch * splits;
+  const rounds = Math.ceil(workgroups / (CORES * tile.perCore));
+  const sumUs = splits === 1 ? 0 : LAUNCH_US + 2 * 4 * splits * M * N / BYTES_PER_US;
+  return rounds * (K / splits + TERMS_BESIDE) * tile.nsPerTerm / 1e3 + sumUs;
 }
 
-/** The tiles of subgroup matrices to use if nothing was measured: for products that fill a GPU with them, and others. */
-const PREFERRED_MATRIX = { large: "matrix 128x128x32", small: "matrix 64x64x32" };
+/** Largest estimate of a variant that the tuner measures, as a multiple of the least. */
+const MOST_ESTIMATE = 1.3;
 
-/** Workgroups that give each core of a large GPU two. */
-const ENOUGH_MATRIX_WORKGROUPS = 256;
-
-/** Fewest terms of K per part of subgroup matrices if nothing was measured. */
-const LEAST_PREFERRED_MATRIX_SPLIT = 256;
-
-/** Name of the variant of subgroup matrices to use if nothing was measured: K is split until a GPU is full. */
-export function preferredMatrices(sizes: ProductSizes): string {
-  const isFull = (name: string, splits: number) =>
-    workgroupsOf(MATRIX_TILES[name]!, sizes) * (sizes.batch ?? 1) * splits >=
-      ENOUGH_MATRIX_WORKGROUPS;
-  const { large, small } = PREFERRED_MATRIX;
-  const isLong = sizes.batch === undefined && sizes.K >= 2 * LEAST_PREFERRED_MATRIX_SPLIT;
-  const name = isFull(large, isLong ? sizes.K / LEAST_PREFERRED_MATRIX_SPLIT : 1) ? large : small;
-  const splits = matrixVariants(sizes)
-    .filter(({ tile, splits }) =>
-      tile === MATRIX_TILES[name] &&
-      (splits === 1 || sizes.K / splits >= LEAST_PREFERRED_MATRIX_SPLIT)
-    )
-    .map(({ splits }) => splits);
-  return `${name}/${splits.find((splits) => isFull(name, splits)) ?? splits.at(-1)!}`;
+/** Names of the variants of matrices that the tuner measures for a product, those that should be the fastest first. */
+export function matrixVariantsToMeasure(sizes: ProductSizes): string[] {
+  const variants = matrixVariants(sizes)
+    .map((variant) => ({ name: variant.name, us: estimateUs(variant, sizes) }))
+    .sort((a, b) => a.us - b.us);
+  return variants.filter(({ us }) => us <= MOST_ESTIMATE * variants[0]!.us)
+    .map(({ name }) => name);
 }
