@@ -35,6 +35,7 @@ const gpt = createGpt(device, config, { precision });
 initializeParameters(gpt, { seed: 0 });
 part("parameters");
 const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer });
+await step.program.compiling();
 part("compilation");
 const batch = sampleBatch({ batchSize, sequenceLength, vocabularySize: config.vocabularySize });
 part("batch");
@@ -58,11 +59,14 @@ function meterCompilation({ gpu }: Device): Map<string, number> {
     const start = performance.now();
     const created = create.call(gpu, descriptor);
     const { label = "" } = descriptor;
-    spent.set(label, (spent.get(label) ?? 0) + performance.now() - start);
+    const add = () => spent.set(label, (spent.get(label) ?? 0) + performance.now() - start);
+    if (created instanceof Promise) created.finally(add);
+    else add();
     return created;
   };
   gpu.createShaderModule = metered(gpu.createShaderModule);
   gpu.createComputePipeline = metered(gpu.createComputePipeline);
+  gpu.createComputePipelineAsync = metered(gpu.createComputePipelineAsync); // several at once
   return spent;
 }
 

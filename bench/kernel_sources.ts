@@ -77,6 +77,7 @@ function machine(
     subgroupSize,
     matrices: hasMatrices ? [MATRIX_SHAPE] : [],
     provider: "native",
+    compilesInBackground: false,
     maxBindingBytes: 2 ** 31 - 4,
     choices: new Map(),
     pipelines,

@@ -211,6 +211,7 @@ export function createDecoder(
             `current lengths are ${sequences.map(({ length }) => length)}`,
         );
       }
+      await Promise.all([drawing.compiling(), reading?.compiling()]);
       for (let left = count; left > 0;) {
         moveWindows();
         readKnown();

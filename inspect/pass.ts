@@ -91,6 +91,7 @@ export function preparePass(
     async run(record, ...read) {
       using program = new Program(device);
       record(program);
+      await program.compiling();
       program.run();
       return await download(device, ...read) as Float32Array[];
     },

@@ -60,6 +60,7 @@ export function dryDevice(device: Device): DryDevice {
   return {
     ...device,
     gpu: gpu as unknown as GPUDevice,
+    compilesInBackground: false,
     pipelines,
     get bytes() {
       return bytes;

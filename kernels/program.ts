@@ -3,6 +3,7 @@ import {
   type Binding,
   bindingsOf,
   compilable,
+  compile,
   type Constants,
   labelOf,
   type Pipeline,
@@ -91,8 +92,10 @@ export interface BoundTensor {
 
 /** A launch with its pipeline and bindings. */
 interface Step extends Launch {
-  readonly pipeline: GPUComputePipeline;
-  readonly group: GPUBindGroup;
+  readonly pipeline: Pipeline;
+  readonly entries: GPUBindGroupEntry[];
+  /** The bindings, which exist from the first run on: they need the compiled shader. */
+  group?: GPUBindGroup;
   readonly workgroups: readonly [number, number?, number?];
 }
 
@@ -184,7 +187,7 @@ export class Program implements Disposable {
   }
 
   /**
-   * Appends a launch and creates its pipeline and its bind group.
+   * Appends a launch, and compiles its shader if the device has not done so before.
    *
    * @throws {TypeError} if a tensor or uniform is missing, the shader declares none of that name, or a buffer is
    * bound both to be read and to be written; {LimitError} if the launch would exceed a limit of the device, or on a CPU adapter the number of loop
@@ -193,7 +196,7 @@ export class Program implements Disposable {
   dispatch(dispatch: Dispatch): void {
     const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;
     const label = labelOf(shader);
-    const { pipeline, bindings, declared } = this.#compile(shader, constants);
+    const compiled = this.#compile(shader, constants), { bindings, declared } = compiled;
     checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
     checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(declared));
     checkWrites(label, bindings, tensors);
@@ -207,12 +210,12 @@ export class Program implements Disposable {
         ? { buffer: this.#uniformBuffer(label, bytesOf(label, fields, uniforms)) }
         : resourceOf(tensors[name]!),
     }));
-    this.#append({ label, tensors: bound }, pipeline, entries, workgroups);
+    this.#steps.push({ label, tensors: bound, pipeline: compiled, entries, workgroups });
   }
 
   /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
-    const { gpu, pipelines, features } = this.device;
+    const { gpu, pipelines, features, compilesInBackground: inBackground } = this.device;
     const key = JSON.stringify([constants, shader]);
     let pipeline = pipelines.get(key);
     if (!pipeline) {
@@ -225,11 +228,11 @@ export class Program implements Disposable {
           return compilable(unroll(source), features);
         },
       });
-      pipeline = {
-        pipeline: gpu.createComputePipeline({ label, layout: "auto", compute: { module } }),
+      const descriptor = { label, layout: "auto", compute: { module } } as const;
+      pipeline = Object.assign(compile(gpu, descriptor, { inBackground }), {
         bindings: bindingsOf(source),
         declared: bindingsOf(Object.values(shader).join("\n")),
-      };
+      });
       pipelines.set(key, pipeline);
     }
     return pipeline;
@@ -247,20 +250,18 @@ export class Program implements Disposable {
     return buffer;
   }
 
-  #append(
-    launch: Launch,
-    pipeline: GPUComputePipeline,
-    entries: GPUBindGroupEntry[],
-    workgroups: Step["workgroups"],
-  ): void {
-    const layout = pipeline.getBindGroupLayout(0);
-    const group = this.device.gpu.createBindGroup({ label: launch.label, layout, entries });
-    this.#steps.push({ ...launch, pipeline, group, workgroups });
+  /**
+   * Resolves once all shaders of the program are compiled; undefined if they are. A program runs before that, too, but
+   * then compiles one shader after another.
+   */
+  compiling(): Promise<unknown> | undefined {
+    const waits = new Set(this.#steps.flatMap(({ pipeline: { compiling } }) => compiling ?? []));
+    return waits.size > 0 ? Promise.all(waits) : undefined;
   }
 
   /** Encodes all launches, or those with these indices, into an open compute pass. */
   encode(pass: GPUComputePassEncoder, launches?: readonly number[]): void {
-    encodeSteps(pass, launches?.map((i) => this.#steps[i]!) ?? this.#steps);
+    encodeSteps(this.device, pass, launches?.map((i) => this.#steps[i]!) ?? this.#steps);
   }
 
   /**
@@ -274,7 +275,7 @@ export class Program implements Disposable {
     const encoder = this.device.gpu.createCommandEncoder();
     const pass = encoder.beginComputePass();
     const steps = this.#steps.slice(from, to);
-    for (let i = 0; i < repeats; i++) encodeSteps(pass, steps);
+    for (let i = 0; i < repeats; i++) encodeSteps(this.device, pass, steps);
     pass.end();
     this.device.gpu.queue.submit([encoder.finish()]);
   }
@@ -351,10 +352,16 @@ export class Program implements Disposable {
   }
 }
 
-function encodeSteps(pass: GPUComputePassEncoder, steps: readonly Step[]): void {
-  for (const { pipeline, group, workgroups } of steps) {
+function encodeSteps(
+  { gpu }: Device,
+  pass: GPUComputePassEncoder,
+  steps: readonly Step[],
+): void {
+  for (const step of steps) {
+    const { label, pipeline: { pipeline }, entries, workgroups } = step;
+    step.group ??= gpu.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries });
     pass.setPipeline(pipeline);
-    pass.setBindGroup(0, group);
+    pass.setBindGroup(0, step.group);
     pass.dispatchWorkgroups(...workgroups as [number]);
   }
 }

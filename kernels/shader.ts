@@ -150,12 +150,46 @@ export interface Binding {
 
 /** A compiled shader and the bindings of its launches. */
 export interface Pipeline {
-  /** The compiled shader. */
+  /** The compiled shader. While it is `compiling`, asking for it compiles it once more, and blocks. */
   readonly pipeline: GPUComputePipeline;
+  /** Resolves once the shader is compiled, or cannot be; undefined if it is compiled. */
+  readonly compiling: Promise<void> | undefined;
   /** Bindings of the shader with its constants. */
   readonly bindings: readonly Binding[];
   /** Bindings that its files declare: these and those that the constants exclude. */
   readonly declared: readonly Binding[];
+}
+
+/**
+ * Compiles a shader.
+ *
+ * @param options.inBackground whether to compile in other threads, several shaders at once.
+ */
+export function compile(
+  gpu: GPUDevice,
+  descriptor: GPUComputePipelineDescriptor,
+  { inBackground }: { inBackground: boolean },
+): Pick<Pipeline, "pipeline" | "compiling"> {
+  let pipeline = inBackground ? undefined : gpu.createComputePipeline(descriptor);
+  let compiling = inBackground
+    ? gpu.createComputePipelineAsync(descriptor).then(
+      (made) => {
+        pipeline ??= made;
+        compiling = undefined;
+      },
+      () => {
+        compiling = undefined; // the device reports the reason when the shader is asked for
+      },
+    )
+    : undefined;
+  return {
+    get pipeline() {
+      return pipeline ??= gpu.createComputePipeline(descriptor);
+    },
+    get compiling() {
+      return compiling;
+    },
+  };
 }
 
 /**

@@ -50,6 +50,7 @@ export async function timePasses(
   { rounds = 1, warmUpMs = 0 }: { rounds?: number; warmUpMs?: number } = {},
 ): Promise<number[][]> {
   const time = clockOf(device) === "timestamps" ? timeByQueries : timeByWallClock;
+  await Promise.all(new Set(runs.map(({ program }) => program)).values().map((p) => p.compiling()));
   let warmUps = 0;
   if (warmUpMs > 0) {
     const once = await time(device, runs, 1);

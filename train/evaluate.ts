@@ -67,6 +67,7 @@ export class RunningSum {
   /** Submits the program once; waits for the device only if it cannot store another sum. */
   async run(): Promise<void> {
     if (this.#waiting === MOST_SUMS) await this.total();
+    await this.#program.compiling();
     upload(this.#program.device, this.#place, [this.#waiting]);
     this.#program.run();
     this.#waiting++;

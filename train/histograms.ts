@@ -50,6 +50,7 @@ export function createHistograms(
   const zeros = new Uint32Array(size(counts.flat.shape));
   return {
     async run(lossScale) {
+      await program.compiling();
       upload(device, counts.flat, zeros);
       program.run();
       const [all] = await download(device, counts.flat);

@@ -332,6 +332,8 @@ export function createTrainStep(
             `current number is ${batches.length}`,
         );
       }
+      const compiling = program.compiling();
+      if (compiling) await compiling;
       upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, muonLearningRate]);
       let dataMs = 0;
       for (let i = 0; i < batches.length; i++) {

@@ -315,6 +315,38 @@ Deno.test("Program.dispatch() throws if a launch exceeds a limit, and records no
   throws({ iterations: NaN }, /current bound is NaN/, gpu);
 });
 
+Deno.test("Program.compiling() resolves once the shaders that compile in the background are compiled", async () => {
+  const made: string[] = [], { gpu } = dryDevice(device);
+  const pending = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
+  const own = {
+    ...dryDevice(device),
+    gpu: {
+      ...gpu,
+      createComputePipeline: () => made.push("now"),
+      createComputePipelineAsync: () => pending[made.push("background") - 1]!.promise,
+    } as unknown as GPUDevice,
+    pipelines: new Map<string, Pipeline>(),
+    compilesInBackground: true,
+  };
+  const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
+  const program = new Program(own);
+  for (const name of ["a", "b", "b"]) {
+    program.dispatch({ ...launchOn(y), shader: { [`${name}.wgsl`]: SOURCE } });
+  }
+  assert.deepEqual(made, ["background", "background"]);
+  const pipelines = [...own.pipelines.values()], compiling = program.compiling();
+  pending[0]!.resolve({ label: "compiled" });
+  await pipelines[0]!.compiling;
+  assert.deepEqual(pipelines[0]!.pipeline, { label: "compiled" });
+  assert.ok(program.compiling());
+  pending[1]!.reject(new Error("invalid")); // the device reports it when the shader is compiled at once
+  await compiling;
+  assert.equal(program.compiling(), undefined);
+  assert.equal(made.length, 2);
+  assert.equal(pipelines[1]!.pipeline as unknown, 3);
+  assert.deepEqual(made, ["background", "background", "now"]);
+});
+
 Deno.test("Program.dispatch() compiles a shader once per set of constants", () => {
   const own = { ...device, pipelines: new Map<string, Pipeline>() };
   using program = new Program(own);

@@ -89,11 +89,11 @@ for (const [name, config] of Object.entries(CONFIGS)) {
       });
       const batches = batchesOf(random, micro);
       const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
-      trainStep.submit(0, batches, { learningRate: 0 }); // the next step must not depend on it
+      await trainStep.submit(0, batches, { learningRate: 0 }); // the next step must not depend on it
       // gradients of some models overflow f16 at the first loss scales; the device skips those steps and halves it
       let report: StepReport | undefined;
       for (let tries = 0; tries < 17 && report?.skipped !== false; tries++) {
-        trainStep.submit(step, batches, { learningRate: 0 });
+        await trainStep.submit(step, batches, { learningRate: 0 });
         [report] = await trainStep.reports(1);
       }
       assert.ok(!report!.skipped, `gradients are not finite, seed ${seed}`);

@@ -120,7 +120,7 @@ async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   const step = stepOf(gpt, { gradientAccumulation: count });
   // twice, because the gradients of a step must not depend on those of the previous one
   for (const i of [0, 1]) {
-    step.submit(i, new Array(count).fill(batchOf(example)), { learningRate: 0 });
+    await step.submit(i, new Array(count).fill(batchOf(example)), { learningRate: 0 });
   }
   const [report] = await step.reports(1);
   const trained = gpt.table.filter((parameter) => parameter.trained);
@@ -228,7 +228,7 @@ for (const example of CASES.filter(({ name }) => tensors.has(`${name}: step loss
   Deno.test(`ten training steps of a model "${example.name}" reproduce PyTorch's AdamW`, async () => {
     using gpt = load(example, device, "f32");
     const step = stepOf(gpt);
-    for (let i = 0; i < 10; i++) step.submit(i, [batchOf(example)], { learningRate: 1e-2 });
+    for (let i = 0; i < 10; i++) await step.submit(i, [batchOf(example)], { learningRate: 1e-2 });
     const losses = (await step.reports(10)).map(({ loss }) => loss);
     assertClose(losses, example.golden("step losses"), 1e-4, "losses");
     step.destroy();

@@ -93,7 +93,7 @@ for (
 
   Deno.test(`backward() computes PyTorch's loss and gradients in ${precision}${how}`, async () => {
     const step = goldenStep(goldenModel(on, precision));
-    step.submit(0, goldenBatches(), { learningRate: 0 });
+    await step.submit(0, goldenBatches(), { learningRate: 0 });
     const [report] = await step.reports(1);
     const { loss, gradient } = TOLERANCE[precision];
     assertClose([report!.loss], golden("loss"), loss, "loss");
@@ -125,7 +125,7 @@ Deno.test("forward() computes PyTorch's logits if the embedding needs two bindin
 Deno.test("backward() computes the same gradients if the embedding needs two bindings", async () => {
   const gradients = await Promise.all([device, small].map(async (on) => {
     const step = goldenStep(goldenModel(on, "f32"), { gradientAccumulation: 3 });
-    step.submit(0, goldenBatches(3), { learningRate: 0 });
+    await step.submit(0, goldenBatches(3), { learningRate: 0 });
     return (await download(on, step.gradients.flat))[0]!;
   }));
   assertClose(gradients[1]!, gradients[0]!, 1e-6, "gradients");
@@ -169,7 +169,7 @@ Deno.test("ten training steps with clipping reproduce PyTorch's AdamW", async ()
   const gpt = goldenModel(device, "f32");
   const step = goldenStep(gpt);
   for (let i = 0; i < 10; i++) {
-    step.submit(i, goldenBatches(), { learningRate: config.learningRate });
+    await step.submit(i, goldenBatches(), { learningRate: config.learningRate });
   }
   const reports = await step.reports(10);
   // each step starts from the parameters of the previous one, so errors of 1e-6 grow
@@ -192,7 +192,7 @@ Deno.test("ten training steps with clipping reproduce PyTorch's AdamW", async ()
 
 Deno.test("label smoothing computes PyTorch's loss", async () => {
   const step = goldenStep(goldenModel(device, "f32"), { labelSmoothing: config.labelSmoothing });
-  step.submit(0, goldenBatches(), { learningRate: 0 });
+  await step.submit(0, goldenBatches(), { learningRate: 0 });
   const [report] = await step.reports(1);
   assertClose([report!.loss], golden("loss smoothed"), TOLERANCE.f32.loss, "loss");
 });
@@ -200,7 +200,7 @@ Deno.test("label smoothing computes PyTorch's loss", async () => {
 Deno.test("gradient accumulation computes the gradients of the larger batch", async () => {
   // three micro-batches with different numbers of targets, for which a mean of means would differ
   const step = goldenStep(goldenModel(device, "f32"), { gradientAccumulation: 3 });
-  step.submit(0, goldenBatches(3), { learningRate: 0 });
+  await step.submit(0, goldenBatches(3), { learningRate: 0 });
   const [report] = await step.reports(1);
   assertClose([report!.loss], golden("loss"), TOLERANCE.f32.loss, "loss");
   for (const { name } of parameterTable(config)) {
@@ -276,7 +276,7 @@ Deno.test("a training step waits for the device once per quarter of a gigabyte t
 for (const precision of PRECISIONS) {
   Deno.test(`a model memorises one batch to a loss below 0.01 in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
-    for (let i = 0; i < 150; i++) step.submit(i, goldenBatches(), { learningRate: 1e-2 });
+    for (let i = 0; i < 150; i++) await step.submit(i, goldenBatches(), { learningRate: 1e-2 });
     const reports = await step.reports(150);
     assert.ok(reports.at(-1)!.loss < 0.01, `loss is ${reports.at(-1)!.loss}`);
     const { optimizerSteps, skippedSteps } = await step.state();
@@ -288,13 +288,13 @@ Deno.test("a training step with a non-finite gradient halves the loss scale and 
   const precision = REAL_TYPES.at(-1) as Precision;
   const gpt = goldenModel(device, precision);
   const step = goldenStep(gpt);
-  step.submit(0, goldenBatches(), { learningRate: 1e-2 });
+  await step.submit(0, goldenBatches(), { learningRate: 1e-2 });
   const states = step.optimizer.state.values().map(({ flat }) => flat).toArray();
   assert.equal(states.length, 2);
   const before = await download(device, gpt.parameters.flat, ...states);
   const lossScale = Math.fround(3e38);
   step.restore({ ...await step.state(), lossScale });
-  step.submit(1, goldenBatches(), { learningRate: 1e-2 });
+  await step.submit(1, goldenBatches(), { learningRate: 1e-2 });
   const after = await download(device, gpt.parameters.flat, ...states);
   assert.deepEqual(after, before);
   const [report] = await step.reports(1);
@@ -315,7 +315,7 @@ for (const precision of PRECISIONS) {
     step.restore({ ...state, growthTracker: 1998 });
     const scales: number[][] = [];
     for (let i = 0; i < 3; i++) {
-      step.submit(i, goldenBatches(), { learningRate: 0 });
+      await step.submit(i, goldenBatches(), { learningRate: 0 });
       const { lossScale, growthTracker, consecutiveSkips } = await step.state();
       scales.push([lossScale, growthTracker, consecutiveSkips]);
     }
