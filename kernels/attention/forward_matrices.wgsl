@@ -13,9 +13,9 @@
 //
 // `reference` keeps p in the range of f16. In an online softmax it is the highest score so far, and out is multiplied
 // by a factor per row whenever it grows. Here out lies in matrices, for which this is a detour through memory that
-// takes as long as a product. So `reference` is the highest score of the first tile in which a query sees a key,
-// and p may grow to 2^MOST_GROWTH. If a score is even higher, which is rare, the workgroup starts again: then it knows
-// the highest of all scores.
+// takes as long as a product. So `reference` is the highest score of the first tile in which a query sees a key, plus
+// HEADROOM, and p may grow to 2^MOST_GROWTH. If a score is even higher, which is rare, the workgroup starts again: then
+// it knows the highest of all scores.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -69,8 +69,8 @@ var<workgroup> startsAgain: u32;
 const LOG2E: f32 = 1.4426950408889634;
 const SCALE_LOG2: f32 = SCALE * LOG2E; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
-const HEADROOM: f32 = 5.0; // the highest score of the first tile has p = 2^-HEADROOM
-const MOST_GROWTH: f32 = 10.0; // below the 16 of f16's range, which leaves room for dropout's factors
+const HEADROOM: f32 = 8.0; // the highest score of the first tile has p = 2^-HEADROOM; f16 rounds at 2^-25
+const MOST_GROWTH: f32 = select(15.0, 11.0, DROPOUT); // f16 holds less than 2^16, dropout's factors are at most 20
 
 // A tile of k or v: an invocation's vectors with numbers index, index + QUERIES, … The last token replaces those past
 // the end; their scores are masked.
