@@ -1,4 +1,5 @@
 import type { Device } from "../../kernels/device.ts";
+import { MATRIX_SIDE as SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
 
 /**
  * Subgroup matrices for adapters that have none. The text of a kernel stays as it is, but for the types and functions
@@ -28,9 +29,6 @@ import type { Device } from "../../kernels/device.ts";
  *
  * @module
  */
-
-/** The shape that is emulated. */
-const SIDE = 16;
 
 /** A matrix type, such as `subgroup_matrix_left<f16, 16, 16>`. */
 const MATRIX = String.raw`subgroup_matrix_(left|right|result)<\s*(\w+),\s*(\d+),\s*(\d+)\s*>`;
@@ -149,7 +147,7 @@ function resultOf(code: string): string {
 function withLane(code: string): string {
   const [main, index] = /^fn main\([^{]*@builtin\(local_invocation_index\) (\w+)[^{]*\{/m
     .exec(code) ?? refuse("no local_invocation_index in main");
-  return code.replace(main, () => `${main}\n  matrixLane = ${index} % 32u;\n`);
+  return code.replace(main, () => `${main}\n  matrixLane = ${index} % ${MATRIX_SUBGROUP}u;\n`);
 }
 
 /** An array that a module declares. */
