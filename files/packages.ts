@@ -97,10 +97,9 @@ export async function load<Name extends PackageName>(name: Name): Promise<Packag
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     const reason = (error as Error).message.split("\n")[0];
-    throw new UserError(
-      name === "webgpu"
-        ? `Cannot load Dawn: ${reason}`
-        : `Cannot load ${specifier} (${reason}): check the network`,
-    );
+    if (name === "webgpu") {
+      throw new UserError(`Cannot load Dawn: ${reason}`, { hint: "--gpu native needs no Dawn" });
+    }
+    throw new UserError(`Cannot load ${specifier} (${reason}): check the network`);
   }
 }

@@ -187,7 +187,7 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   device.addEventListener("uncapturederror", (event) => {
     event.preventDefault(); // check() reports it; by default the runtime prints it too
     const { error } = event as GPUUncapturedErrorEvent;
-    const message = error.message.trim();
+    const message = error.message.replaceAll(/\n +at .*/g, "").trim(); // lines of Dawn's sources
     failure ??= error.constructor.name === "GPUOutOfMemoryError"
       ? new DeviceError(`${name} ran out of memory: ${message}`, "memory")
       : new DeviceError(`${name} reported an error: ${message}`, "invalid");

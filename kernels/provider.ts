@@ -1,4 +1,5 @@
 import { isDawnInstalled, load } from "../files/packages.ts";
+import { UserError } from "../files/user_error.ts";
 
 /**
  * The implementations of WebGPU: that of the runtime, and Dawn, that of Chrome, as a native add-on from the npm package
@@ -53,10 +54,14 @@ export async function requestAdapter(
 ): Promise<{ provider: Provider; adapter: GPUAdapter | null | undefined }> {
   const options: GPURequestAdapterOptions = { powerPreference: "high-performance" };
   if (choice === "dawn" || choice === "auto" && isDawnInstalled()) {
-    dawn ??= (await load("webgpu")).create(DAWN_TOGGLES);
-    const adapter = await dawn.requestAdapter(options);
-    const hasMatrices = adapter !== null && matrixShapesOf(adapter).length > 0;
-    if (choice === "dawn" || hasMatrices) return { provider: "dawn", adapter };
+    try {
+      dawn ??= (await load("webgpu")).create(DAWN_TOGGLES);
+      const adapter = await dawn.requestAdapter(options);
+      const hasMatrices = adapter !== null && matrixShapesOf(adapter).length > 0;
+      if (choice === "dawn" || hasMatrices) return { provider: "dawn", adapter };
+    } catch (error) {
+      if (choice === "dawn" || !(error instanceof UserError)) throw error; // a permission is missing
+    }
   }
   return { provider: "native", adapter: await navigator.gpu?.requestAdapter(options) };
 }

@@ -70,7 +70,7 @@ export class Tuner {
   }
 
   /** Compiles all variants except those that would exceed a limit of the device. */
-  add({ key, variants, record }: Tunable): void {
+  async add({ key, variants, record }: Tunable): Promise<void> {
     const program = this.#program;
     for (const variant of variants) {
       const first = program.length;
@@ -83,6 +83,7 @@ export class Tuner {
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
       this.#candidates.push({ key, variant, program, launches, repeats: 1 });
     }
+    await program.compiling();
   }
 
   /**
@@ -137,7 +138,7 @@ export async function tune(
   using tuner = new Tuner(device);
   for (const [done, tunable] of open.entries()) {
     onProgress(done, open.length);
-    tuner.add(tunable);
+    await tuner.add(tunable);
   }
   await tuner.choose();
   onProgress(open.length, open.length);

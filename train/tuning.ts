@@ -183,7 +183,7 @@ export async function* recordTuned(
     for (const [done, tunable] of open.entries()) {
       if (await hasAborted(signal)) throw signal!.reason;
       yield { kind: "tuning", done, of: open.length };
-      tuner.add(tunable);
+      await tuner.add(tunable);
     }
     await tuner.choose();
   } finally {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { matrixShapesOf } from "../../kernels/provider.ts";
+import { isDawnInstalled } from "../../files/packages.ts";
+import { matrixShapesOf, requestAdapter } from "../../kernels/provider.ts";
 import { TEST_GPU } from "../gpu.ts";
 import { device } from "./harness.ts";
 
@@ -7,6 +8,15 @@ Deno.test("openDevice() opens a device of the provider that is asked for", () =>
   if (TEST_GPU !== "auto") assert.equal(device.provider, TEST_GPU);
   if (device.provider === "native") assert.deepEqual(device.matrices, []);
   if (device.matrices.length > 0) assert.equal(device.subgroupSize, 32);
+});
+
+Deno.test('requestAdapter("auto") takes Dawn only if it is installed and offers matrices', async () => {
+  const { state } = Deno.permissions.querySync({ name: "ffi" });
+  if (isDawnInstalled() && state !== "granted") {
+    return await assert.rejects(requestAdapter("auto"), { name: "NotCapable" });
+  }
+  const { provider, adapter } = await requestAdapter("auto");
+  assert.equal(provider, adapter && matrixShapesOf(adapter).length > 0 ? "dawn" : "native");
 });
 
 Deno.test("matrixShapesOf() returns the shapes of f16 factors that an adapter reports", () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openTestDevice } from "../gpu.ts";
+import { openTestDevice, TEST_GPU } from "../gpu.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { loadModel } from "../../generate/load.ts";
 import { newestCheckpoint, verifyCheckpoint } from "../../model/files/checkpoint.ts";
@@ -340,6 +340,45 @@ Deno.test("padded training runs and ignores its padding", async () => {
   const events = await run("padded", { sequence: "padded", steps: 2, evalEvery: 2 });
   const losses = events.filter((event) => event.kind === "step").map((event) => event.loss);
   assert.ok(losses.every((loss) => loss > 1 && loss < 20), `${losses}`);
+});
+
+Deno.test({
+  name: "train() resumes with the provider of the checkpoint, or with the one that is given",
+  ignore: TEST_GPU !== "native", // a checkpoint of Dawn is pretended
+  async fn() {
+    const out = join(directory, "provider"), checkpoint = join(out, "checkpoints", "000001");
+    const short = { ...OPTIONS, out, steps: 1, evalEvery: 0, precision: "f32" } as const;
+    await run("provider", short);
+    const { options, tuning } = readFields(checkpoint) as Record<string, JsonObject>;
+    assert.equal(options!.gpu, "native");
+    changeFields(checkpoint, {
+      options: { ...options, gpu: "dawn" },
+      tuning: { ...tuning, adapter: "a GPU, Dawn on Vulkan" },
+    });
+    const notices: string[] = [];
+    const resume = async (options: Partial<TrainOptions>) => {
+      notices.length = 0;
+      for await (const event of train({ ...short, steps: 2, ...options })) {
+        if (event.kind === "notice") notices.push(event.message);
+      }
+    };
+    // this process may not load native code, or Dawn is not installed
+    await assert.rejects(
+      resume({}),
+      ({ name, hint }: Error & { hint?: string }) =>
+        name === "NotCapable" || name === "UserError" && hint!.includes("resume with --gpu native"),
+    );
+    assert.deepEqual(notices, ["--gpu dawn, as in the checkpoint"]);
+    await resume({ gpu: "native" });
+    assert.match(
+      notices.join("\n"),
+      /resuming on .* trained on a GPU, Dawn on Vulkan: the last bits/,
+    );
+    assert.equal(
+      (readFields(newestCheckpoint(out, assert.fail)!).options as JsonObject).gpu,
+      "native",
+    );
+  },
 });
 
 Deno.test("train() throws one sentence and leaves the last checkpoint whole when the device is lost", async () => {
