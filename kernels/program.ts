@@ -170,8 +170,14 @@ export class Program implements Disposable {
   /**
    * A tensor for intermediate results, which belongs to the program. The next call for the same slot may return
    * the same memory: launches that are recorded after it overwrite the content. Slots share no memory.
+   *
+   * @param options.slot 0 by default.
+   * @param options.dtype f32 by default.
    */
-  scratch(shape: readonly number[], slot = 0, dtype: DType = "f32"): Tensor {
+  scratch(
+    shape: readonly number[],
+    { slot = 0, dtype = "f32" }: { slot?: number; dtype?: DType } = {},
+  ): Tensor {
     const length = tensorBytes({ shape, dtype }) / 4, tensors = this.#scratch[slot] ??= [];
     let tensor = tensors.at(-1);
     if (!tensor || size(tensor.shape) < length) {

@@ -101,7 +101,7 @@ export function muon(
     const { inputs, outputs } = batch.matrices[0]!;
     const dtype = copy && canUseMatrices(program.device, batch.matrices[0]!) ? "f16" : "f32";
     const shape = [batch.L * batch.matrices.length, inputs, outputs];
-    const x = program.scratch(shape, X, dtype);
+    const x = program.scratch(shape, { slot: X, dtype });
     lookAhead(program, batch, { gradient, update }, { momentum, x }, options);
     const direction = orthogonalize(program, x);
     move(program, batch, { x: direction, update }, { parameter, copy }, options);
@@ -170,9 +170,9 @@ function lookAhead(
 ): void {
   const { matrices, L, width } = batch, [G, inputs, outputs] = x.shape as [number, number, number];
   const elements = inputs * outputs / width, parts = ceilDiv(elements, PART);
-  const squares = program.scratch([G, parts], SQUARES);
+  const squares = program.scratch([G, parts], { slot: SQUARES });
   const value = VALUE[width], levels = Math.log2(WORKGROUP_SIZE);
-  const ahead = program.scratch(x.shape, AHEAD);
+  const ahead = program.scratch(x.shape, { slot: AHEAD });
   matrices.forEach((matrix, i) => {
     const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
@@ -200,9 +200,9 @@ function lookAhead(
 function orthogonalize(program: Program, x: Tensor): Tensor {
   const { dtype } = x, [G, inputs, outputs] = x.shape as [number, number, number];
   const isTall = inputs > outputs, m = Math.min(inputs, outputs);
-  const A = program.scratch([G, m, m], GRAM, dtype);
-  const B = program.scratch([G, m, m], POLYNOMIAL, dtype);
-  let next = program.scratch(x.shape, AHEAD, dtype); // which nothing reads any more
+  const A = program.scratch([G, m, m], { slot: GRAM, dtype });
+  const B = program.scratch([G, m, m], { slot: POLYNOMIAL, dtype });
+  let next = program.scratch(x.shape, { slot: AHEAD, dtype }); // which nothing reads any more
   for (let round = 0; round < ROUNDS; round++) {
     matmul(program, { a: x, b: x }, { y: A }, isTall ? { transposeA: true } : { transposeB: true });
     matmul(program, { a: A, b: A }, { y: B }, {
