@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { modelledMs, type StepCost, stepCost } from "../../bench/cost.ts";
 import { STEP_OPTIONS } from "../../bench/models.ts";
+import { parseReport, recomputations } from "../../bench/report.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf } from "../../kernels/shader.ts";
@@ -99,11 +100,18 @@ Deno.test("stepCost() counts once more what the backward pass computes again", (
   );
 });
 
-Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of recomputing, as the model has it", () => {
+Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of recomputing, about as the model has it", () => {
   const config = { vocabularySize: 50257, ...PRESETS.gpt2 };
   const sizes = { batchSize: 8, sequenceLength: 1024 }, precision = "f16" as const;
   const on = dryDevice({ ...device, isCpu: false, subgroupSize: undefined });
-  const page = Deno.readTextFileSync(new URL("../../docs/inspect.md", import.meta.url));
+  const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url));
+  const { results } = parseReport(read("bench/results/h200.json"), "h200.json");
+  const measured = recomputations(results).map(({ ratios: [ms] }) => ms),
+    page = read("docs/inspect.md");
+  for (const [i, mode] of RECOMPUTE_MODES.entries()) {
+    const share = i === 0 ? "1" : measured[i - 1]!.toFixed(2);
+    assert.match(page, new RegExp(`^\\| \`${mode}\` .* ${share} \\|$`, "m"));
+  }
   // an H200 by its own interface, and with tensor cores
   for (const flopsPerSecond of [3.8e13, 2.8e14]) {
     const machine = { flopsPerSecond, bytesPerSecond: 4.3e12, launchMs: 0.008 };
@@ -113,12 +121,9 @@ Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of re
       const cost = stepCost({ config, ...sizes, precision, recompute });
       return modelledMs({ ...cost, launches: program.length }, machine);
     });
-    const shares = times.map((ms) => Math.round(100 * ms / times[0]!) / 100);
-    const [mlp, block] = shares.slice(1);
-    assert.ok(mlp! <= 1.15 && block! <= 1.3, `${shares}`);
-    for (const [i, mode] of RECOMPUTE_MODES.entries()) {
-      assert.match(page, new RegExp(`^\\| \`${mode}\` .* ${shares[i]} \\|$`, "m"));
-    }
+    const [mlp, block] = times.slice(1).map((ms) => ms / times[0]!);
+    assert.ok(Math.abs(mlp! - measured[0]!) < 0.02, `${mlp} and ${measured[0]}`);
+    assert.ok(Math.abs(block! - measured[1]!) < 0.02, `${block} and ${measured[1]}`);
   }
 });
 
@@ -142,14 +147,17 @@ Deno.test("stepCost() counts the rounds of Muon for every matrix of a block that
 
 /** Bytes of the tensors that the launches of a recorded step bind, each tensor once a launch. */
 function boundBytes(
-  { B, T, C, layers, V, ...how }: Record<"B" | "T" | "C" | "layers" | "V", number> & {
-    precision: Precision;
-    recompute?: RecomputeMode;
-  },
+  { B, T, C, layers, V, precision, recompute = "none" }:
+    & Record<"B" | "T" | "C" | "layers" | "V", number>
+    & {
+      precision: Precision;
+      recompute?: RecomputeMode;
+    },
 ): { bound: number; counted: number } {
   const config = { vocabularySize: V, contextLength: T, width: C, layers, heads: C / 32 };
+  const sizes = { batchSize: B, sequenceLength: T };
   // a CPU's kernels: what a GPU's leave to be added up stays in its cache
-  const gpt = createGpt({ ...device, isCpu: true }, config, how);
+  const gpt = createGpt({ ...device, isCpu: true }, config, { precision });
   const dispatch = Program.prototype.dispatch;
   let bound = 0;
   Program.prototype.dispatch = function (launch: Dispatch) {
@@ -160,12 +168,12 @@ function boundBytes(
     dispatch.call(this, launch);
   };
   try {
-    createTrainStep(gpt, { ...STEP_OPTIONS, ...how, batchSize: B, sequenceLength: T }).destroy();
+    createTrainStep(gpt, { ...STEP_OPTIONS, ...sizes, recompute }).destroy();
   } finally {
     Program.prototype.dispatch = dispatch;
     gpt.destroy();
   }
-  const counted = stepCost({ config, batchSize: B, sequenceLength: T, ...how }).bytes;
+  const counted = stepCost({ config, ...sizes, precision, recompute }).bytes;
   return { bound, counted };
 }
 
