@@ -2,6 +2,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
+import { hasMatrices } from "../kernels/matrices.ts";
 import { command, output, run, status } from "./command.ts";
 import { probeDawn } from "./probe.ts";
 
@@ -25,10 +26,9 @@ async function main(): Promise<void> {
     status(`--gpu native works without it; to see what is missing: ${taskCommand("doctor")}`);
     return;
   }
-  const { length } = dawn.matrices;
   output(
     `Dawn works on ${printable(dawn.adapter)}, ` +
-      (length > 0 ? "with tensor cores; to use it: --gpu dawn\n" : "without tensor cores\n"),
+      (hasMatrices(dawn) ? "with tensor cores; to use it: --gpu dawn\n" : "without tensor cores\n"),
   );
 }
 

@@ -2,6 +2,7 @@ import wrapAnsi from "wrap-ansi";
 import { taskCommand } from "../files/command_line.ts";
 import { isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
+import { hasMatrices } from "../kernels/matrices.ts";
 import type { MatrixShape } from "../kernels/provider.ts";
 import { command, output, outputColumns, run } from "./command.ts";
 import { type Probe, probe, probeDawn } from "./probe.ts";
@@ -21,7 +22,7 @@ const DRIVERS: Partial<Record<typeof Deno.build.os, string>> = {
 async function main({ json }: { json?: true }): Promise<number> {
   const native = await probe("native");
   const dawn = isDawnInstalled() ? await probeDawn() : undefined;
-  const auto = dawn && "matrices" in dawn && dawn.matrices.length > 0 ? "dawn" : "native";
+  const auto = dawn && "matrices" in dawn && hasMatrices(dawn) ? "dawn" : "native";
   const fixes = [...fixesOfNative(native), ...fixesOfDawn(dawn)];
   const system = `${Deno.version.deno} on ${Deno.build.target}`;
   if (json) {
@@ -63,8 +64,8 @@ function fixesOfDawn(dawn: Probe | undefined): string[] {
       "Dawn does not work here; a newer graphics driver may help, and --gpu native works without it",
     ];
   }
-  if (dawn.isCpu || dawn.matrices.length > 0) return [];
-  return ["the driver offers Dawn no tensor cores; a newer one may"];
+  if (dawn.isCpu || hasMatrices(dawn)) return [];
+  return ["the driver offers Dawn no tensor cores that the kernels can use; a newer one may"];
 }
 
 /** The cells of a provider, by row. */

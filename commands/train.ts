@@ -1,6 +1,7 @@
 import { Option } from "commander";
 import { taskCommand } from "../files/command_line.ts";
 import { estimateTable, timeTable } from "../train/estimate.ts";
+import type { GpuChoice } from "../kernels/provider.ts";
 import { DEFAULT_OPTIONS, OPTION_NAMES, optionNamed, type TrainOptions } from "../train/options.ts";
 import { train, type TrainEvent } from "../train/train.ts";
 import {
@@ -56,7 +57,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
-        status(`stopped after step ${event.step}; to resume: ${commandGiven()}`);
+        status(`stopped after step ${event.step}; to resume: ${commandGiven(start!.options.gpu)}`);
         return interrupts.exitCode;
       }
       const { out } = options, { step, best } = event;
@@ -81,7 +82,9 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
     const { aborted, reason } = interrupts.signal;
     if (!aborted || !display.isPreparing && error !== reason) throw error;
     display.close();
-    status(`stopped before the first step; to train: ${taskCommand("train", ...Deno.args)}`);
+    status(
+      `stopped before the first step; to train: ${taskCommand(taskFor(options.gpu), ...Deno.args)}`,
+    );
     return interrupts.exitCode;
   } finally {
     display.close();
@@ -148,12 +151,17 @@ function argument(text: string): string[] {
   return text === "" ? [] : text.startsWith("-") ? ["--", text] : [text];
 }
 
+/** The task that may load the code of a provider. */
+function taskFor(gpu: GpuChoice = "native"): string {
+  return gpu === "native" ? "train" : "train:ffi";
+}
+
 /** The command that was typed, without the flags that would start over or go back once more. */
-function commandGiven(): string {
+function commandGiven(gpu: GpuChoice): string {
   const words = Deno.args.filter((word, i, all) =>
     !/^--(fresh$|resume-from(=|$))/.test(word) && all[i - 1] !== "--resume-from"
   );
-  return taskCommand("train", ...words);
+  return taskCommand(taskFor(gpu), ...words);
 }
 
 program.action(() =>

@@ -1,6 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
-import { MATRIX_SUBGROUP } from "./matrices.ts";
+import { hasMatrices, MATRIX_SUBGROUP } from "./matrices.ts";
 import {
   type GpuChoice,
   type MatrixShape,
@@ -181,6 +181,10 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     features.has("chromium-experimental-subgroup-matrix") && subgroupSize === MATRIX_SUBGROUP
       ? matrixShapesOf(adapter)
       : [];
+  if (gpu === "auto" && provider === "dawn" && !hasMatrices({ matrices })) {
+    device.destroy();
+    return await openDevice();
+  }
 
   let failure: DeviceError | undefined;
   let destroyed = false;

@@ -11,7 +11,7 @@ import { UserError } from "../files/user_error.ts";
 /** An implementation of WebGPU: Deno's own, or Dawn. */
 export type Provider = "native" | "dawn";
 
-/** What a user may choose: a provider, or `auto`, Dawn if it is installed and the adapter offers matrices. */
+/** What a user may choose: a provider, or `auto`, Dawn if it is installed and has the matrices that kernels use. */
 export type GpuChoice = Provider | "auto";
 
 /** All choices. */
@@ -45,7 +45,7 @@ const DAWN_TOGGLES = [
 let dawn: GPU | undefined;
 
 /**
- * Requests the most powerful adapter of a provider.
+ * Requests the most powerful adapter of a provider; with `auto` that of Dawn, if Dawn is installed and finds one.
  *
  * @returns the provider and the adapter: null if there is none, undefined if the runtime has no WebGPU.
  */
@@ -57,8 +57,7 @@ export async function requestAdapter(
     try {
       dawn ??= (await load("webgpu")).create(DAWN_TOGGLES);
       const adapter = await dawn.requestAdapter(options);
-      const hasMatrices = adapter !== null && matrixShapesOf(adapter).length > 0;
-      if (choice === "dawn" || hasMatrices) return { provider: "dawn", adapter };
+      if (choice === "dawn" || adapter) return { provider: "dawn", adapter };
     } catch (error) {
       if (choice === "dawn" || !(error instanceof UserError)) throw error; // a permission is missing
     }

@@ -18,7 +18,7 @@ const FACTS: ProviderFacts = {
   driver: "Dawn on Vulkan",
   features: ["shader-f16", "subgroups"],
   subgroupSize: 32,
-  matrices: [{ rows: 16, columns: 8, depth: 4, input: "f16", result: "f32" }],
+  matrices: [{ rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" }],
   largestBuffer: 2 ** 30,
   largestBinding: 2 ** 30,
   workgroup: { invocations: 256, bytes: 2 ** 15 },
@@ -74,9 +74,10 @@ Deno.test("doctor says what Dawn offers, also if native WebGPU or Dawn does not 
   assert.deepEqual(crash.dawn, { error: "Dawn ended its process with SIGSEGV" });
   assert.deepEqual([crash.code, crash.auto], [0, "native"]);
   assert.match(crash.fixes.at(-1), /^Dawn does not work here; .*--gpu native/);
-  const { matrices: _, ...others } = FACTS;
-  const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...others, matrices: [] }) });
-  assert.match(without.fixes.at(-1), /no tensor cores/);
+  const matrices = [{ ...FACTS.matrices[0]!, rows: 8 }]; // which no kernel uses
+  const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...FACTS, matrices }) });
+  assert.match(without.fixes.at(-1), /no tensor cores that the kernels can use/);
+  assert.equal(without.auto, "native");
 });
 
 Deno.test("doctor prints both providers beside each other, and what to type for Dawn", async () => {
@@ -84,7 +85,7 @@ Deno.test("doctor prints both providers beside each other, and what to type for 
   assert.match(stdout, /^Deno \d+\.\d+\.\d+ on \S+\n\n {3,}native {3,}dawn\n/);
   assert.match(stdout, /^adapter +Some adapter +some gpu$/m);
   assert.match(stdout, /^subgroups +not used +of 32, tested$/m);
-  assert.match(stdout, /^tensor cores +none +16x8x4 f16 to f32$/m);
+  assert.match(stdout, /^tensor cores +none +16x16x16 f16 to f32$/m);
   assert.match(stdout, /^auto +preset (nano|mini).*preset mini$/m);
   assert.match(stdout, /^--gpu auto takes dawn$/m);
   assert.match(stdout, /^to fix: f16 is missing/m);

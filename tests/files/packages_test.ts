@@ -95,4 +95,6 @@ Deno.test("mod.ts makes Deno fetch no unused package", async () => {
     .filter(({ code }) => code).map(({ specifier }) => specifier);
   assert.ok(imports.length > 100);
   assert.deepEqual(imports.filter((specifier) => !/^(\.|node:)/.test(specifier)), []);
+  // what the lock file lists is downloaded with the project
+  assert.doesNotMatch(Deno.readTextFileSync(`${root}deno.lock`), /"webgpu@/);
 });

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { isDawnInstalled } from "../../files/packages.ts";
-import { matrixShapesOf, requestAdapter } from "../../kernels/provider.ts";
+import { openDevice } from "../../kernels/device.ts";
+import { hasMatrices } from "../../kernels/matrices.ts";
+import { matrixShapesOf } from "../../kernels/provider.ts";
 import { TEST_GPU } from "../gpu.ts";
 import { device } from "./harness.ts";
 
@@ -10,13 +12,13 @@ Deno.test("openDevice() opens a device of the provider that is asked for", () =>
   if (device.matrices.length > 0) assert.equal(device.subgroupSize, 32);
 });
 
-Deno.test('requestAdapter("auto") takes Dawn only if it is installed and offers matrices', async () => {
+Deno.test('openDevice({ gpu: "auto" }) opens Dawn only if it is installed and has matrices for the kernels', async () => {
   const { state } = Deno.permissions.querySync({ name: "ffi" });
   if (isDawnInstalled() && state !== "granted") {
-    return await assert.rejects(requestAdapter("auto"), { name: "NotCapable" });
+    return await assert.rejects(openDevice({ gpu: "auto" }), { name: "NotCapable" });
   }
-  const { provider, adapter } = await requestAdapter("auto");
-  assert.equal(provider, adapter && matrixShapesOf(adapter).length > 0 ? "dawn" : "native");
+  using opened = await openDevice({ gpu: "auto" });
+  assert.equal(opened.provider, hasMatrices(opened) ? "dawn" : "native");
 });
 
 Deno.test("matrixShapesOf() returns the shapes of f16 factors that an adapter reports", () => {
