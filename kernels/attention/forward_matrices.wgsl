@@ -60,7 +60,7 @@ const Q_BLOCKS: u32 = SCORE_QUADS / 2; // matrices of q in such a row
 const Y_VECTORS: u32 = SCORE_QUADS / 2; // vectors of y whose sums in f32 are in such a row
 
 // Workgroup memory holds scores, then k or v. The rows of the scores also hold parts of q before the loop, and parts of
-// out after it, so that there is room for several workgroups per core: an H200 has some 52 KB for them.
+// out after it, so that there is room for several workgroups per core: an H100 has some 52 KB for them.
 const TILE: u32 = QUERIES * SCORE_ROW;
 var<workgroup> memory: array<vec4u, TILE + KEYS * TILE_ROW>;
 var<workgroup> exceeds: atomic<u32>; // whether a row has a p above 2^MOST_GROWTH
