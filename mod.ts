@@ -108,6 +108,7 @@ export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";
 export {
   type ConfigOptions,
+  familyOf,
   parseHuggingFaceConfig,
   toHuggingFaceConfig,
 } from "./model/files/hugging_face.ts";

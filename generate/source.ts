@@ -25,7 +25,7 @@ import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face
 import { ggufIn, isGguf, openGguf } from "../model/files/llama_cpp_reader.ts";
 import {
   ADAPTER_CONFIG,
-  adapterTensors,
+  adapterValues,
   chooseAdapterFile,
   mergeLora,
   parseAdapterConfig,
@@ -426,13 +426,10 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
       const file = openTensorFiles([path]);
       open.push(file);
       const stored = storedAdapters(config, adapters.lora);
-      const tensors = adapterTensors(config, stored, file.tensors, path);
+      const parts = adapterValues(config, stored, file.tensors, path);
       for (const adapter of stored) {
         const name = weightBeside(adapter), before = changes.get(name);
-        const [A, B] = [adapter.A, adapter.B].map((part) => {
-          const tensor = tensors.get(part)!;
-          return tensor.floats(0, tensor.shape.reduce((product, dim) => product * dim, 1));
-        });
+        const [A, B] = [adapter.A, adapter.B].map((name) => parts.get(name)!);
         changes.set(name, (values) => {
           before?.(values); // GPT-Neo's q, k and v are one parameter
           mergeLora(adapter, { A: A!, B: B! }, values);

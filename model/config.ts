@@ -9,7 +9,7 @@ import type { RotaryScaling } from "../kernels/rope/rotation.ts";
  * Families of architectures, named as in Hugging Face's `model_type`. A family decides the defaults of the other fields
  * and the names of tensors and linear layers in files. Mistral and Qwen3 are configurations of `llama`.
  */
-export type Family = "gpt2" | "gpt_neo" | "llama";
+export type Family = "gpt2" | "gpt_neo" | "gpt_neox" | "llama";
 
 /** Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) beside frozen matrices. */
 export interface LoraConfig {
@@ -50,15 +50,15 @@ export interface GptConfig {
   /** What norms add to the variance or to the mean square; 1e-5 by default. */
   readonly normEpsilon?: number;
   /**
-   * How the model knows the positions of tokens: by default from a learned embedding, in a llama by the rotation of
-   * queries and keys (Su et al. 2021, https://arxiv.org/abs/2104.09864), component i paired with i + HS/2.
+   * How the model knows the positions of tokens: by default from a learned embedding, in a gpt_neox and a llama by the
+   * rotation of queries and keys (Su et al. 2021, https://arxiv.org/abs/2104.09864), component i paired with i + HS/2.
    */
   readonly positions?: "learned" | "rotary";
   /** Base of the wavelengths of rotary positions; 10000 by default. */
   readonly rotaryBase?: number;
   /** How the frequencies of rotary positions are scaled; by default they are not. */
   readonly rotaryScaling?: RotaryScaling;
-  /** Whether q, k and v have biases; in a gpt2 by default. */
+  /** Whether q, k and v have biases; in a gpt2 and a gpt_neox by default. */
   readonly qkvBias?: boolean;
   /** Whether the projection of attention's output has a bias; by default, but not in a llama. */
   readonly projectionBias?: boolean;
@@ -116,6 +116,15 @@ const FAMILY_DEFAULTS: Readonly<Record<Family, FamilyDefaults>> = {
     activation: "gelu_new",
     gatedMlp: false,
     qkvBias: false,
+    projectionBias: true,
+    mlpBias: true,
+  },
+  gpt_neox: {
+    norm: "layernorm",
+    positions: "rotary",
+    activation: "gelu_new",
+    gatedMlp: false,
+    qkvBias: true,
     projectionBias: true,
     mlpBias: true,
   },

@@ -154,8 +154,8 @@ export function linearShapes(config: GptConfig): Map<string, readonly [number, n
 }
 
 /**
- * A linear layer of Hugging Face's model. There all families but GPT-2 have separate layers for queries, keys and
- * values, which are columns of one matrix in GPT-2 and in this model.
+ * A linear layer of Hugging Face's model. There GPT-Neo and Llama have separate layers for queries, keys and values,
+ * which are columns of one matrix in the other families and in this model.
  */
 export interface LinearModule {
   /** Its name within a block. */
@@ -166,6 +166,11 @@ export interface LinearModule {
   readonly firstColumn: number;
   readonly inputs: number;
   readonly outputs: number;
+  /**
+   * Number of heads, if its outputs in files are q, k and v of the first head, then those of the next; in the parameter,
+   * and in adapters here, all q precede all k, and these all v.
+   */
+  readonly interleavedHeads?: number;
 }
 
 /** Names of the linear layers within a block, by the names of their parameters; several have the columns of one. */
@@ -174,6 +179,12 @@ const MODULES: Readonly<Record<Family, Readonly<Record<string, readonly string[]
   gpt_neo: {
     "attn.c_attn": ["q_proj", "k_proj", "v_proj"].map((name) => `attn.attention.${name}`),
     "attn.c_proj": ["attn.attention.out_proj"],
+  },
+  gpt_neox: {
+    "attn.c_attn": ["attention.query_key_value"],
+    "attn.c_proj": ["attention.dense"],
+    "mlp.c_fc": ["mlp.dense_h_to_4h"],
+    "mlp.c_proj": ["mlp.dense_4h_to_h"],
   },
   llama: {
     "attn.c_attn": ["q_proj", "k_proj", "v_proj"].map((name) => `self_attn.${name}`),
@@ -199,12 +210,18 @@ export function qkvColumns(
 /** The linear layers of a block. */
 export function linearModules(config: GptConfig): LinearModule[] {
   const { family = "gpt2" } = config, parts = Object.values(qkvColumns(config));
+  const { heads, keyHeads } = headsOf(config);
+  // heads of queries that share keys and values have no place among them
+  const isInterleaved = family === "gpt_neox" && keyHeads === heads;
   return Array.from(linearShapes(config), ([parameter, [inputs, outputs]]): LinearModule[] => {
     const names = MODULES[family][parameter] ?? [parameter];
     const columns = names.length === 1 ? [{ first: 0, count: outputs }] : parts;
     return names.map((name, i) => {
       const { first: firstColumn, count } = columns[i]!;
-      return { name, parameter, firstColumn, inputs, outputs: count };
+      return {
+        ...{ name, parameter, firstColumn, inputs, outputs: count },
+        ...(isInterleaved && parameter === "attn.c_attn" ? { interleavedHeads: heads } : {}),
+      };
     });
   }).flat();
 }

@@ -4,23 +4,18 @@ import { type Arena, tensorNamed } from "../kernels/arena.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, upload, viewTensor } from "../kernels/tensor.ts";
-import type { Family, GptConfig } from "./config.ts";
+import { type Family, type GptConfig, withDefaults } from "./config.ts";
 import {
   HEAD,
   isBuffer,
   nameFromFile,
   nameInFile,
+  reorderHeads,
   storedName,
   type StoredTensor,
   storedTensors,
 } from "./files/tensor_names.ts";
-import {
-  adapterTensors,
-  isAdapter,
-  loraScale,
-  mergeLora,
-  nameInAdapterFile,
-} from "./files/lora.ts";
+import { adapterValues, isAdapter, loraScale, mergeLora, nameInAdapterFile } from "./files/lora.ts";
 import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
 import { haveSameValues, PART, readerOf, type TensorReader } from "./files/tensor_files.ts";
 import { type Gpt, masterOf } from "./gpt.ts";
@@ -112,7 +107,7 @@ export function loadParameters(
   for (const { spec: { name, shape }, parts } of wanted) {
     const [whole] = parts;
     const change = changes.get(name);
-    if (parts.length === 1 && !whole!.transposed && !change) {
+    if (parts.length === 1 && !whole!.transposed && !whole!.interleavedHeads && !change) {
       const reader = readers.get(whole!.name)!, count = size(shape);
       for (let first = 0; first < count; first += PART) {
         set(name, first, reader.floats(first, Math.min(PART, count - first)));
@@ -120,8 +115,9 @@ export function loadParameters(
       continue;
     }
     const values = new Float32Array(size(shape)), columns = shape.at(-1)!;
-    for (const { name, firstColumn, shape, transposed } of parts) {
-      const stored = readers.get(name)!.floats(0, size(shape));
+    for (const { name, firstColumn, shape, transposed, interleavedHeads } of parts) {
+      const inFile = readers.get(name)!.floats(0, size(shape));
+      const stored = reorderHeads(inFile, { interleavedHeads, to: "parameter" });
       copyColumns(stored, values, { shape, transposed, firstColumn, columns });
     }
     change?.(values);
@@ -241,7 +237,8 @@ function checkTiedHead(head: TensorReader, embedding: TensorReader, where: strin
  * `toHuggingFaceConfig()`. Adapters are merged into the weights that they adapt.
  *
  * @param options.dtype element type to which they are rounded; f32 by default.
- * @param options.family architecture whose names and shapes they get; by default the model's.
+ * @param options.family family whose names and shapes they get; by default the model's. That of a file is `familyOf()` of its
+ * `config.json`.
  */
 export async function saveParameters(
   model: Gpt,
@@ -259,7 +256,7 @@ export async function saveParameters(
     mergeLora({ rank, scale, module: adapter.module }, { A: A!, B: B! }, weight!);
   }
   const parameters = table.filter(({ name }) => !isAdapter(name));
-  return storedEntries({ ...config, family }, parameters, values, { dtype });
+  return storedEntries({ ...withDefaults(config), family }, parameters, values, { dtype });
 }
 
 /** Values of parameters as the tensors of a model's file. */
@@ -273,11 +270,12 @@ export function storedEntries(
   for (const spec of parameters.toSorted((a, b) => a.stream - b.stream)) {
     const whole = values.get(spec.name)!, columns = spec.shape.at(-1)!;
     const parts = storedTensors(config, spec);
-    for (const { name, shape, transposed, firstColumn } of parts) {
+    for (const { name, shape, transposed, firstColumn, interleavedHeads } of parts) {
       const part = parts.length === 1 && !transposed
         ? whole
         : takeColumns(whole, { shape, transposed, firstColumn, columns });
-      entries.set(nameInFile(name, config.family), fromFloat32(part, shape, dtype));
+      const values = reorderHeads(part, { interleavedHeads, to: "file" });
+      entries.set(nameInFile(name, config.family), fromFloat32(values, shape, dtype));
     }
   }
   return entries;
@@ -297,8 +295,8 @@ export function loadAdapters(
   const readers = new Map(Array.from(tensors, ([name, tensor]) => [name, asReader(tensor)]));
   const { rank } = model.config.lora!;
   const adapters = adaptersOf(model.config).map((adapter) => ({ ...adapter, rank }));
-  for (const [name, reader] of adapterTensors(model.config, adapters, readers, where)) {
-    setElements(model, name, 0, reader.floats(0, size(reader.shape)));
+  for (const [name, values] of adapterValues(model.config, adapters, readers, where)) {
+    setElements(model, name, 0, values);
   }
 }
 
@@ -306,6 +304,9 @@ export function loadAdapters(
 export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
   const adapters = model.table.filter(({ name }) => isAdapter(name));
   const values = await downloadParameters(model, adapters, model.parameters);
+  for (const { B, module: { interleavedHeads } } of adaptersOf(model.config)) {
+    values.set(B, reorderHeads(values.get(B)!, { interleavedHeads, to: "file" }));
+  }
   return new Map(adapters.map(({ name, shape }) => [
     nameInAdapterFile(name, model.config),
     fromFloat32(values.get(name)!, shape, "F32"),

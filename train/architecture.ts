@@ -112,7 +112,7 @@ export function newModel(
     ...{ layers, width, heads, keyHeads: kvHeads, headSize, innerWidth: hidden },
     ...{ contextLength, vocabularySize },
     // the family whose names and defaults fit best
-    family: norm === "rmsnorm" && positions === "rotary" ? "llama" : "gpt2",
+    family: positions === "learned" ? "gpt2" : norm === "rmsnorm" ? "llama" : "gpt_neox",
     norm,
     positions,
     ...MLPS[mlp],

@@ -13,7 +13,7 @@ import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import { type GgufTensor, type GgufValue, serializeGguf } from "../model/files/gguf.ts";
-import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
+import { familyOf, oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
 import { scalesOf } from "../model/files/q8_0.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
@@ -127,7 +127,10 @@ export async function modelFiles(
 ): Promise<[string, FileContent][]> {
   const { endOfText, endIds } = tokenizer, bosId = bosIdOf(tokenizer);
   const config = toConfig(gpt.config, { endOfText, endIds, bosId, dropout });
-  const tensors = await saveParameters(gpt, { dtype: dtype === "f32" ? "F32" : "F16" });
+  const tensors = await saveParameters(gpt, {
+    dtype: dtype === "f32" ? "F32" : "F16",
+    family: familyOf(config),
+  });
   checkFinite(tensors);
   return [
     [MODEL_FILE, serializeSafetensors(tensors, { format: "pt" })],

@@ -348,7 +348,8 @@ export const TRAIN_OPTIONS = {
   loraTargets: {
     group: FINE_TUNING,
     type: "text",
-    help: "layers with adapters (default: c_attn of GPT-2, q_proj,v_proj of others)",
+    help:
+      "layers with adapters (default: c_attn of GPT-2, query_key_value of GPT-NeoX, q_proj,v_proj of others)",
     placeholder: "<names>",
     onResume: "fixed",
     needs: "loraRank",

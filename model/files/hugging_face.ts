@@ -238,7 +238,8 @@ export function toHuggingFaceConfig(
   options: ConfigOptions,
 ): Record<string, unknown> {
   const { family = "gpt2" } = config;
-  const types = Object.keys(MODEL_TYPES).filter((type) => MODEL_TYPES[type]!.family === family);
+  const isOther = (type: string) => Number(MODEL_TYPES[type]!.family !== family);
+  const types = Object.keys(MODEL_TYPES).toSorted((a, b) => isOther(a) - isOther(b));
   const attempts = types.map((type) => expressed(config, type, options));
   const [best] = attempts.toSorted((a, b) => a.lost.length - b.lost.length),
     wanted = wholeConfig(config);
@@ -249,6 +250,11 @@ export function toHuggingFaceConfig(
         best!.lost.map((name) => `${name} is ${quoted(wanted[name])}`).join(", ")
       }`,
   );
+}
+
+/** The family whose names and shapes the tensors beside a `config.json` have; a model may have been of another. */
+export function familyOf({ model_type, family }: Record<string, unknown>): Family {
+  return MODEL_TYPES[model_type as string]?.family ?? (family ?? "gpt2") as Family;
 }
 
 /** Makes the `config.json` of a checkpoint, which describes every model. */
@@ -279,7 +285,9 @@ function expressed(
     if (!(error instanceof UserError)) throw error;
   }
   const lost = Object.keys(wanted)
-    .filter((name) => JSON.stringify(wanted[name]) !== JSON.stringify(read[name]));
+    .filter((name) =>
+      name !== "family" && JSON.stringify(wanted[name]) !== JSON.stringify(read[name])
+    );
   // LlamaConfig refuses such a width even if it has a head size
   const isOdd = type === "llama" && config.width % config.heads !== 0;
   return { type, fields, lost: isOdd ? [...new Set([...lost, "width", "heads"])] : lost };

@@ -14,11 +14,11 @@ import { saveParameters } from "../weights.ts";
 import type { GgufTensor, GgufValue } from "./gguf.ts";
 import { Q8_BLOCK, toQ8 } from "./q8_0.ts";
 import { fromFloat32, toFloat32 } from "./safetensors.ts";
-import { nameFromFile, nameInFile } from "./tensor_names.ts";
+import { HEAD, nameFromFile, nameInFile } from "./tensor_names.ts";
 
 /**
- * Models in llama.cpp's architectures `gpt2`, `llama` and `qwen3` (gguf-py/gguf/constants.py and src/models there): their
- * table, and the tensors and metadata that are written. `llama_cpp_reader.ts` reads them.
+ * Models in llama.cpp's architectures `gpt2`, `gptneox`, `llama` and `qwen3` (gguf-py/gguf/constants.py and src/models
+ * there): their table, and the tensors and metadata that are written. `llama_cpp_reader.ts` reads them.
  *
  * @module
  */
@@ -40,6 +40,27 @@ export interface Architecture {
   /** Name of the value that norms add. */
   readonly epsilon: string;
 }
+
+/** Names that `gpt2` and `gptneox` share. */
+const GPT2_NAMES = {
+  "wte": "token_embd",
+  "ln_1": "attn_norm",
+  "attn.c_attn": "attn_qkv",
+  "attn.c_proj": "attn_output",
+  "ln_2": "ffn_norm",
+  "mlp.c_fc": "ffn_up",
+  "mlp.c_proj": "ffn_down",
+  "ln_f": "output_norm",
+  "lm_head": "output",
+} as const;
+
+/** What `gpt2` and `gptneox` share. */
+const GPT2_REQUIRED = {
+  norm: "layernorm",
+  gatedMlp: false,
+  activation: "gelu_new",
+  qkNorm: false,
+} as const;
 
 /** Names that `llama` and `qwen3` share. */
 const LLAMA_NAMES = {
@@ -69,25 +90,14 @@ const LLAMA_REQUIRED = {
 export const ARCHITECTURES = {
   gpt2: {
     family: "gpt2",
-    names: {
-      "wte": "token_embd",
-      "wpe": "position_embd",
-      "ln_1": "attn_norm",
-      "attn.c_attn": "attn_qkv",
-      "attn.c_proj": "attn_output",
-      "ln_2": "ffn_norm",
-      "mlp.c_fc": "ffn_up",
-      "mlp.c_proj": "ffn_down",
-      "ln_f": "output_norm",
-      "lm_head": "output",
-    },
-    required: {
-      positions: "learned",
-      norm: "layernorm",
-      gatedMlp: false,
-      activation: "gelu_new",
-      qkNorm: false,
-    },
+    names: { ...GPT2_NAMES, "wpe": "position_embd" },
+    required: { ...GPT2_REQUIRED, positions: "learned" },
+    epsilon: "attention.layer_norm_epsilon",
+  },
+  gptneox: {
+    family: "gpt2", // q, k and v are not interleaved as in transformers' files of a GPT-NeoX
+    names: GPT2_NAMES,
+    required: { ...GPT2_REQUIRED, positions: "rotary" },
     epsilon: "attention.layer_norm_epsilon",
   },
   llama: {
@@ -136,8 +146,9 @@ export function llamaCppContext({ contextLength, attentionWindows = [] }: GptCon
 
 /** The architecture of llama.cpp that is nearest to a model. */
 function architectureOf(config: GptConfig): ArchitectureName {
-  const { positions, qkNorm } = withDefaults(config);
-  return positions === "learned" ? "gpt2" : qkNorm ? "qwen3" : "llama";
+  const { positions, norm, qkNorm } = withDefaults(config);
+  if (positions === "learned") return "gpt2";
+  return norm === "layernorm" ? "gptneox" : qkNorm ? "qwen3" : "llama";
 }
 
 /**
@@ -156,12 +167,12 @@ function checkArchitecture(name: ArchitectureName, config: GptConfig): void {
   };
   const required: Partial<CompleteConfig> = {
     ...ARCHITECTURES[name].required,
-    ...(name === "gpt2" ? { keyHeads: heads, headSize: width / heads } : {}),
+    ...(ARCHITECTURES[name].family === "gpt2" ? { keyHeads: heads, headSize: width / heads } : {}),
   };
   for (const [field, value] of Object.entries(required)) {
     check(field, value, complete[field as keyof CompleteConfig]);
   }
-  if (name !== "qwen3" || rotaryScaling?.type !== "llama3") return;
+  if (name === "llama" || rotaryScaling?.type !== "llama3") return;
   check("rotaryScaling", "none or linear", rotaryScaling.type);
 }
 
@@ -194,6 +205,7 @@ export function llamaCppValues(config: GptConfig, dtype: GgufDType): Value[] {
         ["rope.scaling.factor", ["float32", rotaryScaling.factor]],
       ] as const
       : []),
+    ...(name === "gptneox" ? [["use_parallel_residual", ["bool", false]]] as const : []),
     [ARCHITECTURES[name].epsilon, ["float32", complete.normEpsilon]],
   ];
   return [
@@ -211,8 +223,9 @@ export function llamaCppValues(config: GptConfig, dtype: GgufDType): Value[] {
  * are no whole number of blocks of Q8_0 in f16.
  *
  * llama.cpp always multiplies attention scores by 1 / √HS, so another scale becomes a factor of the queries, or of the
- * weights that norm them. In a `gpt2` absent biases are zero. A `llama` pairs neighbouring components in its rotation, so
- * the components of queries and keys are in another order.
+ * weights that norm them. In a `gpt2` and a `gptneox` absent biases are zero. A `gptneox` always has a separate matrix of
+ * the head. A `llama` pairs neighbouring components in its rotation, so the components of queries and keys are in another
+ * order.
  */
 export async function llamaCppTensors(
   gpt: Gpt,
@@ -262,6 +275,9 @@ export async function llamaCppTensors(
       });
     }
     add(name, values, shape);
+    if (architecture === "gptneox" && name === "wte.weight" && !config.ownHead) {
+      add(HEAD, values, shape);
+    }
   }
   if (family === "gpt2") {
     for (const [module, [, outputs]] of linearShapes(config)) {

@@ -134,7 +134,7 @@ function asStored(
   { heads, keyHeads, headSize }: ReturnType<typeof headsOf>,
 ): TensorReader {
   const { shape } = reader;
-  if (architecture === "gpt2" && /\.c_\w+\.weight$/.test(name)) {
+  if (ARCHITECTURES[architecture].family === "gpt2" && /\.c_\w+\.weight$/.test(name)) {
     return shape.length !== 2
       ? reader
       : changedReader(reader, shape.toReversed(), (values) => transposed(values, shape));
@@ -191,7 +191,7 @@ function configOf(
     if (typeof value === "number") return shortest(value);
     throw refuse(`${architecture}.${name} must be a number`, value);
   };
-  const must = (name: string, wanted: number, meaning: string) => {
+  const must = (name: string, wanted: number | boolean, meaning: string) => {
     const value = get(name) ?? wanted;
     if (value !== wanted) throw refuse(`${architecture}.${name} must be ${meaning}`, value);
   };
@@ -206,7 +206,8 @@ function configOf(
     throw refuse(`${architecture}.block_count must be from 1 to ${LARGEST.layers}`, layers);
   }
   must("expert_count", 0, "0");
-  if (architecture === "gpt2") {
+  must("use_parallel_residual", false, "false");
+  if (family === "gpt2") {
     must("attention.head_count_kv", heads, `that of all heads, ${heads}`);
   }
   const config: GptConfig = {
@@ -220,11 +221,12 @@ function configOf(
     normEpsilon,
     // a file may repeat the token embedding as the head
     ownHead: head !== undefined && !haveSameValues(head, embedding),
-    ...(architecture === "gpt2" ? {} : {
+    positions: required.positions,
+    ...(required.positions === "rotary" ? { rotaryBase: number("rope.freq_base", 10_000) } : {}),
+    ...(family === "gpt2" ? {} : {
       qkNorm: required.qkNorm,
       keyHeads: whole("attention.head_count_kv", heads),
       headSize: whole("attention.key_length", width / heads),
-      rotaryBase: number("rope.freq_base", 10_000),
       qkvBias: tensor("layers.0.self_attn.q_proj.bias") !== undefined,
       projectionBias: tensor("layers.0.self_attn.o_proj.bias") !== undefined,
       mlpBias: tensor("layers.0.mlp.up_proj.bias") !== undefined,

@@ -3,7 +3,7 @@ import { printable, quoted } from "../../files/printable.ts";
 import { createTimeLimit, TimeLimitError } from "../../files/time_limit.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { GptConfig, LoraConfig } from "../config.ts";
-import { nameInFile } from "./tensor_names.ts";
+import { nameInFile, reorderHeads } from "./tensor_names.ts";
 import {
   type Adapter,
   allAdapters,
@@ -38,6 +38,7 @@ export function isAdapter(name: string): boolean {
 
 /** Layers that have adapters by default in a family, the same as in PEFT. */
 export function defaultTargets({ family }: Pick<GptConfig, "family">): string[] {
+  if (family === "gpt_neox") return ["query_key_value"];
   return family === undefined || family === "gpt2" ? ["c_attn"] : ["q_proj", "v_proj"];
 }
 
@@ -355,19 +356,19 @@ function isAllLinear(targets: PeftLora["targets"]): boolean {
 }
 
 /**
- * Finds the tensors of adapters, by the names of the model's parameters.
+ * Reads the values of adapters, by the names of the model's parameters and in their order.
  *
  * @param where path of the file, for error messages.
  * @throws {UserError} if a tensor is missing, unknown, or of another shape.
  */
-export function adapterTensors(
+export function adapterValues(
   config: Pick<GptConfig, "family">,
   adapters: readonly Pick<StoredAdapter, "A" | "B" | "module" | "rank">[],
   tensors: ReadonlyMap<string, TensorReader>,
   where: string,
-): Map<string, TensorReader> {
-  const found = new Map<string, TensorReader>();
-  for (const { A, B, rank, module: { inputs, outputs } } of adapters) {
+): Map<string, Float32Array<ArrayBuffer>> {
+  const known = new Set<string>(), values = new Map<string, Float32Array<ArrayBuffer>>();
+  for (const { A, B, rank, module: { inputs, outputs, interleavedHeads } } of adapters) {
     for (const [name, shape] of [[A, [rank, inputs]], [B, [outputs, rank]]] as const) {
       const stored = nameInAdapterFile(name, config), tensor = tensors.get(stored);
       if (tensor?.shape.join() !== shape.join()) {
@@ -376,12 +377,14 @@ export function adapterTensors(
             `current shape is ${tensor ? `[${tensor.shape}]` : "none"}`,
         );
       }
-      found.set(name, tensor);
+      known.add(stored);
+      const inFile = tensor.floats(0, shape[0] * shape[1]);
+      const heads = name === B ? interleavedHeads : undefined;
+      values.set(name, reorderHeads(inFile, { interleavedHeads: heads, to: "parameter" }));
     }
   }
-  const known = new Set([...found.keys()].map((name) => nameInAdapterFile(name, config)));
   const unknown = [...tensors.keys()].filter((name) => !known.has(name));
-  if (unknown.length === 0) return found;
+  if (unknown.length === 0) return values;
   throw new UserError(
     `Cannot load ${where} as it must hold only the adapters of its configuration: ` +
       `current unknown names are ${

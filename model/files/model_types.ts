@@ -153,6 +153,38 @@ export const MODEL_TYPES: Readonly<Record<string, ModelType>> = {
       };
     },
   },
+  gpt_neox: {
+    family: "gpt_neox",
+    architecture: "GPTNeoXForCausalLM",
+    names: { ...LLAMA_NAMES, normEpsilon: "layer_norm_eps" },
+    normEpsilon: 1e-5,
+    tied: false,
+    allowed: {
+      tie_word_embeddings: YES_OR_NO,
+      attention_bias: YES_OR_NO,
+      use_parallel_residual: [false], // true if absent
+      partial_rotary_factor: [1, undefined, null],
+      quantization_config: NONE,
+    },
+    read: ({ rotary_emb_base: rope_theta = 10_000, rotary_pct = 0.25, ...fields }, where) => ({
+      ...readRotary({ rope_theta, ...fields }, where, { rotary_pct }),
+      ...(fields.attention_bias === false ? { qkvBias: false, projectionBias: false } : {}),
+      ...(fields.hidden_act === undefined ? { activation: "gelu" } : {}),
+    }),
+    write: (config, { dropout }) => {
+      const { rope_parameters, rope_scaling, rope_theta } = writeRotary(config);
+      return {
+        attention_bias: withDefaults(config).qkvBias,
+        attention_dropout: dropout,
+        hidden_dropout: dropout,
+        rope_parameters: { partial_rotary_factor: 1, ...rope_parameters },
+        rope_scaling,
+        rotary_emb_base: rope_theta,
+        rotary_pct: 1,
+        use_parallel_residual: false,
+      };
+    },
+  },
   llama: {
     ...LLAMA_LIKE,
     architecture: "LlamaForCausalLM",
@@ -253,8 +285,14 @@ export const SCALING_NAMES = {
 /**
  * Rotary positions, from `rope_parameters` of transformers 5, or from `rope_theta` and `rope_scaling` of older
  * versions.
+ *
+ * @param options.rotary_pct the rotated part of a head if `rope_parameters` does not say it.
  */
-function readRotary(fields: JsonObject, where: string): Partial<GptConfig> {
+function readRotary(
+  fields: JsonObject,
+  where: string,
+  { rotary_pct }: { rotary_pct: unknown } = { rotary_pct: 1 },
+): Partial<GptConfig> {
   const field = isEmpty(fields.rope_scaling) ? "rope_parameters" : "rope_scaling";
   const given = fields[field] ?? {};
   if (!isObject(given)) throw refusal(where, `${field} must be an object`, given);
@@ -265,6 +303,9 @@ function readRotary(fields: JsonObject, where: string): Partial<GptConfig> {
     throw refusal(where, `${field} must be the same for all layers, without ${byLayer}`, given);
   }
   const { rope_theta: base = fields.rope_theta ?? 10_000, partial_rotary_factor: part = 1 } = given;
+  if (given.partial_rotary_factor === undefined && rotary_pct !== 1) {
+    throw refusal(where, "rotary_pct must be 1, all components of heads", rotary_pct);
+  }
   if (typeof base !== "number") throw refusal(where, "rope_theta must be a number", base);
   if (part !== 1 && part !== null) {
     throw refusal(where, `partial_rotary_factor of ${field} must be 1`, part);
@@ -307,14 +348,22 @@ function isEmpty(value: unknown): boolean {
 
 /** The fields that Llama, Mistral and Qwen3 share. */
 function writeLlama(config: GptConfig, { dropout }: { dropout: number }): JsonObject {
-  const { keyHeads, headSize, rotaryBase, rotaryScaling } = withDefaults(config);
-  const { type = "default", ...numbers } = rotaryScaling ?? {};
-  const scaling = Object.entries(numbers)
-    .map(([name, value]) => [SCALING_NAMES[name as keyof typeof SCALING_NAMES], value]);
+  const { keyHeads, headSize } = withDefaults(config);
   return {
     attention_dropout: dropout,
     head_dim: headSize,
     num_key_value_heads: keyHeads,
+    ...writeRotary(config),
+  };
+}
+
+/** The fields of rotary positions. */
+function writeRotary(config: GptConfig) {
+  const { rotaryBase, rotaryScaling } = withDefaults(config);
+  const { type = "default", ...numbers } = rotaryScaling ?? {};
+  const scaling = Object.entries(numbers)
+    .map(([name, value]) => [SCALING_NAMES[name as keyof typeof SCALING_NAMES], value]);
+  return {
     rope_parameters: { ...Object.fromEntries(scaling), rope_theta: rotaryBase, rope_type: type },
     // before version 5 transformers reads these
     rope_scaling: rotaryScaling ? { ...Object.fromEntries(scaling), rope_type: type } : null,

@@ -14,13 +14,17 @@ import warnings
 import peft
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, GPTNeoXConfig, Qwen3Config
 
 MODELS = {
     "gpt2": GPT2Config(vocab_size=13, n_positions=8, n_embd=8, n_layer=3, n_head=2, bos_token_id=0, eos_token_id=0),
     "gpt_neo": GPTNeoConfig(
         vocab_size=13, max_position_embeddings=8, hidden_size=8, num_layers=2, num_heads=2, bos_token_id=0,
         eos_token_id=0, attention_types=[[["global", "local"], 1]],
+    ),
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=13, max_position_embeddings=8, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=0, eos_token_id=0, use_parallel_residual=False, rotary_pct=1.0,
     ),
     "llama": Qwen3Config(
         vocab_size=13, max_position_embeddings=8, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
@@ -55,6 +59,8 @@ CASES = [
     ("gpt_neo", dict(target_modules=["q_proj", "v_proj"])),
     ("gpt_neo", dict(target_modules="all-linear", rank_pattern={"out_proj": 2})),
     ("gpt_neo", dict(target_modules=r".*attention\.[qk]_proj", alpha_pattern={"k_proj": 2.5})),
+    ("gpt_neox", dict(target_modules="all-linear", rank_pattern={"attention.dense": 2})),
+    ("gpt_neox", dict(target_modules=["query_key_value"], layers_to_transform=[1])),
     ("llama", dict(target_modules="all-linear", rank_pattern={"layers.1.self_attn.o_proj": 2, "mlp.*": 3})),
     ("llama", dict(target_modules=["q_proj", "model.layers.1.mlp.gate_proj"], layers_to_transform=[0])),
     ("llama", dict(target_modules=["k_proj", "down_proj"], layers_to_transform=1, layers_pattern="layers")),

@@ -90,6 +90,29 @@ def llama(**fields):
     return config, parameters
 
 
+def neox(**fields):
+    """A GPT-NeoX without parallel branches, whose heads are rotated as a whole."""
+    config = dict(
+        model_type="gpt_neox", vocab_size=V, max_position_embeddings=L, hidden_size=C, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, intermediate_size=INNER, hidden_act="gelu_new", layer_norm_eps=1e-3,
+        use_parallel_residual=False, attention_bias=True, tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=1.0),
+    ) | fields
+    parameters = {"gpt_neox.embed_in.weight": random((V, C), 0.3), "embed_out.weight": random((V, C), 0.3)}
+    norms = [f"layers.{i}.{n}_layernorm" for i in range(LAYERS) for n in ("input", "post_attention")]
+    for name in [*norms, "final_layer_norm"]:
+        parameters[f"gpt_neox.{name}.weight"] = random((C,), 0.1, 1.0)
+        parameters[f"gpt_neox.{name}.bias"] = random((C,))
+    for i in range(LAYERS):
+        for name, outputs, inputs in [
+            ("attention.query_key_value", 3 * C, C), ("attention.dense", C, C),
+            ("mlp.dense_h_to_4h", INNER, C), ("mlp.dense_4h_to_h", C, INNER),
+        ]:
+            parameters[f"gpt_neox.layers.{i}.{name}.weight"] = random((outputs, inputs), 0.3)
+            parameters[f"gpt_neox.layers.{i}.{name}.bias"] = random((outputs,))
+    return config, parameters
+
+
 def other_functions(model, **fields):
     config, parameters = model
     return config | fields, parameters
@@ -103,6 +126,7 @@ def adapters(config, parameters, targets):
     for i in range(LAYERS):
         for target in targets:
             block = "model.layers" if "head_dim" in config else "transformer.h"
+            block = "gpt_neox.layers" if config["model_type"] == "gpt_neox" else block
             weight = parameters[f"{block}.{i}.{target}.weight"]
             outputs, inputs = weight.shape[::-1] if config["model_type"] == "gpt2" else weight.shape
             name = f"base_model.model.{block}.{i}.{target}"
@@ -114,7 +138,7 @@ def adapters(config, parameters, targets):
 
 def rotated(config, x):
     """Rotates the components of heads [B,NH,T,HS] by angles that grow with the position."""
-    rope, half, length = config["rope_parameters"], config["head_dim"] // 2, x.shape[2]
+    rope, half, length = config["rope_parameters"], x.shape[3] // 2, x.shape[2]
     frequencies = rope["rope_theta"] ** -(torch.arange(half).double() / half)
     if rope["rope_type"] == "llama3":
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
@@ -161,7 +185,36 @@ def forward_llama(config, p, tokens):
     return norm(x, "norm") @ p.get("lm_head.weight", p["model.embed_tokens.weight"]).T
 
 
+def forward_neox(config, p, tokens):
+    def norm(x, name):
+        weight, bias = p[f"gpt_neox.{name}.weight"], p[f"gpt_neox.{name}.bias"]
+        return F.layer_norm(x, (C,), weight, bias, config["layer_norm_eps"])
+
+    def linear(x, name):
+        y = x @ p[f"gpt_neox.{name}.weight"].T + p[f"gpt_neox.{name}.bias"]
+        adapter = f"base_model.model.gpt_neox.{name}"
+        if f"{adapter}.lora_A.weight" in p:
+            y = y + ALPHA / RANK * (x @ p[f"{adapter}.lora_A.weight"].T) @ p[f"{adapter}.lora_B.weight"].T
+        return y
+
+    x, length = p["gpt_neox.embed_in.weight"][tokens], tokens.shape[1]
+    for i in range(LAYERS):
+        block = f"layers.{i}."
+        qkv = linear(norm(x, f"{block}input_layernorm"), f"{block}attention.query_key_value")
+        q, k, v = qkv.view(*tokens.shape, HEADS, 3, C // HEADS).permute(3, 0, 2, 1, 4)  # [3,B,NH,T,HS]
+        q, k = rotated(config, q), rotated(config, k)
+        seen = torch.ones(length, length).tril().bool()
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(C // HEADS)).masked_fill(~seen, -math.inf)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + linear(y, f"{block}attention.dense")
+        m = linear(norm(x, f"{block}post_attention_layernorm"), f"{block}mlp.dense_h_to_4h")
+        x = x + linear(ACTIVATIONS[config["hidden_act"]](m), f"{block}mlp.dense_4h_to_h")
+    return norm(x, "final_layer_norm") @ p["embed_out.weight"].T
+
+
 def forward(config, p, tokens):
+    if config["model_type"] == "gpt_neox":
+        return forward_neox(config, p, tokens)
     if "head_dim" in config:
         return forward_llama(config, p, tokens)
     is_neo = config["model_type"] == "gpt_neo"
@@ -286,6 +339,9 @@ def main():
             ["self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"],
         ),
     })
+    torch.manual_seed(20261201)
+    targets = ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h"]
+    compute(golden, configs, {"neox lora": adapters(*neox(), targets)})
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "families.safetensors")
     save(path, golden, {"torch": torch.__version__, "configs": json.dumps(configs)})
 

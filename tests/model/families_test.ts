@@ -12,6 +12,8 @@ import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { isAdapter, nameInAdapterFile } from "../../model/files/lora.ts";
+import { reorderHeads } from "../../model/files/tensor_names.ts";
+import { adaptersOf } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
 import {
   parseSafetensors,
@@ -137,6 +139,9 @@ async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   step.destroy();
   const stored = storedEntries(gpt.config, trained.filter(({ name }) => !isAdapter(name)), scaled);
   const gradients = new Map(Array.from(stored, ([name, entry]) => [name, toFloat32(entry)]));
+  for (const { B, module: { interleavedHeads } } of adaptersOf(gpt.config)) {
+    scaled.set(B, reorderHeads(scaled.get(B)!, { interleavedHeads, to: "file" }));
+  }
   for (const [name, gradient] of scaled) {
     if (isAdapter(name)) gradients.set(nameInAdapterFile(name, gpt.config), gradient);
   }

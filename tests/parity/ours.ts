@@ -11,7 +11,7 @@ import type { GptConfig } from "../../model/config.ts";
 import { forward } from "../../model/forward_backward.ts";
 import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
-import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
+import { familyOf, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { serializeSafetensors } from "../../model/files/safetensors.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { type ExportDType, exportModel } from "../../train/export.ts";
@@ -82,7 +82,8 @@ async function save(gpt: Gpt, out: string, dtype: "F32" | "F16" = "F32"): Promis
   await Deno.mkdir(out, { recursive: true });
   const config = toHuggingFaceConfig(gpt.config, { endOfText: 0 });
   await Deno.writeTextFile(join(out, "config.json"), JSON.stringify(config));
-  const chunks = serializeSafetensors(await saveParameters(gpt, { dtype }), { format: "pt" });
+  const tensors = await saveParameters(gpt, { dtype, family: familyOf(config) });
+  const chunks = serializeSafetensors(tensors, { format: "pt" });
   await Deno.writeFile(join(out, "model.safetensors"), ReadableStream.from(chunks));
 }
 

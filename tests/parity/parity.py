@@ -4,7 +4,7 @@
     pip install torch transformers peft safetensors
     python3 tests/parity/parity.py
 
-Makes random models of several shapes (GPT-2, GPT-Neo, Llama, Mistral, Qwen3), stores them in every way that is
+Makes random models of several shapes (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen3), stores them in every way that is
 found on the hub, and lets Deno load, run, continue, save and fine-tune them (ours.ts). Prints a line for each check;
 exits with status 1 if one fails. Needs no network and a few minutes; Deno must be on the PATH or in $DENO.
 
@@ -27,7 +27,9 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM, GPT2Config, GPTNeoConfig, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config,
+)
 
 TOLERANCE = 1e-4  # of logits, which are a few units large, in f32
 GREEDY = 100  # tokens
@@ -65,6 +67,25 @@ CONFIGS = {
     "neo local": GPTNeoConfig(
         vocab_size=V, max_position_embeddings=160, hidden_size=64, num_layers=3, num_heads=2,
         attention_types=[[["local"], 2], [["global"], 1]], window_size=70,
+    ),
+    # that of --arch neox
+    "neox": GPTNeoXConfig(
+        vocab_size=V, max_position_embeddings=144, hidden_size=48, intermediate_size=192, num_hidden_layers=2,
+        num_attention_heads=4, hidden_act="gelu_new", tie_word_embeddings=True, use_parallel_residual=False,
+        rotary_pct=1.0,
+    ),
+    # heads wider than a tile of GPUs, and a sequence of several tiles
+    "neox linear": GPTNeoXConfig(
+        vocab_size=V, max_position_embeddings=320, hidden_size=136, intermediate_size=76, num_hidden_layers=3,
+        num_attention_heads=2, hidden_act="gelu_new", use_parallel_residual=False, layer_norm_eps=1e-3,
+        rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0, "partial_rotary_factor": 1.0},
+    ),
+    "neox gelu": GPTNeoXConfig(
+        vocab_size=V, max_position_embeddings=144, hidden_size=40, intermediate_size=100, num_hidden_layers=2,
+        num_attention_heads=5, hidden_act="gelu", use_parallel_residual=False, attention_bias=False, rope_parameters={
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
+        },
     ),
     "llama": LlamaConfig(
         vocab_size=V, max_position_embeddings=144, hidden_size=48, intermediate_size=128, num_hidden_layers=2,
@@ -122,8 +143,8 @@ CONFIGS = {
 
 # llama.cpp has one activation function per architecture, and no windows in these
 COMPUTED_BY_LLAMA_CPP = [
-    "gpt2", "gpt2 wide", "gpt2 own head", "neo", "llama", "llama head size", "llama attention biases", "llama linear",
-    "llama llama3", "mistral", "mistral window", "qwen3",
+    "gpt2", "gpt2 wide", "gpt2 own head", "neo", "neox", "neox linear", "llama", "llama head size",
+    "llama attention biases", "llama linear", "llama llama3", "mistral", "mistral window", "qwen3",
 ]
 
 failures = 0
@@ -148,7 +169,7 @@ def random_model(config):
                 is_norm = re.search(r"\.ln_|norm", name) and name.endswith("weight")
                 p.normal_(1.0 if is_norm else 0.0, 0.1)
             else:
-                deviations = {"wpe": 0.1, "wte": 0.2, "lm_head": 0.2, "embed_tokens": 0.2}
+                deviations = {"wpe": 0.1, "wte": 0.2, "lm_head": 0.2, "embed_tokens": 0.2, "embed_in": 0.2}
                 # without large branches a tied head repeats the token that it sees
                 others = (1.5 if "layers." in name else 0.7) / p.shape[1] ** 0.5
                 p.normal_(0.0, next((d for part, d in deviations.items() if part in name), others))
@@ -261,7 +282,8 @@ def lens(name, path, model, config):
 
     def compare_all(result):
         states = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
-        norm = model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
+        base = model.base_model
+        norm = next(getattr(base, name) for name in ("ln_f", "final_layer_norm", "norm") if hasattr(base, name))
         normed = [*map(norm, states[:-1]), states[-1]]
         logits = torch.stack([model.lm_head(x)[0, :-1] for x in normed])
         wanted = -logits.log_softmax(-1)[:, torch.arange(len(tokens) - 1), tokens[1:]]
@@ -447,6 +469,7 @@ def main():
         ("neo 48", "pytorch_model.bin"), ("neo local", "shards"), ("gpt2 own head", "pytorch_model.bin"),
         ("gpt2 relu", "torch.compile() in DataParallel"), ("llama head size", "shards"), ("llama biases", "bfloat16"),
         ("qwen3 windows", "pytorch_model.bin"), ("mistral", "shards"), ("llama", "without prefix"),
+        ("neox linear", "pytorch_model.bin"), ("neox gelu", "shards"), ("neox", "without prefix"),
     ]:
         if name in wanted:
             model = random_model(CONFIGS[name])
@@ -465,6 +488,8 @@ def main():
         "neo": size | dict(
             family="gpt_neo", attentionScale=1, attentionWindows=[0, 40, 40], innerWidth=100, ownHead=True,
         ),
+        "neox": size | dict(family="gpt_neox", ownHead=True, rotaryScaling=scaling, activation="gelu"),
+        "neox linear": size | dict(positions="rotary", heads=4, rotaryBase=500),  # a GPT-2 of ours
         "llama": llama | dict(keyHeads=2, ownHead=True, rotaryScaling=scaling),
         "mistral": llama | dict(headSize=20, keyHeads=1, attentionWindows=[40, 40, 40]),
         "qwen3": llama | dict(qkNorm=True, keyHeads=2, attentionWindows=[0, 40, 0], qkvBias=True, projectionBias=True),
@@ -482,6 +507,8 @@ def main():
         ("neo", "all-linear", "adapters of peft of every layer", dict(rank_pattern={"out_proj": 2})),
         ("gpt2 wide", ["c_attn", "c_fc"], "adapters of peft in two blocks", dict(layers_to_transform=[0, 2])),
         ("llama biases", "all-linear", "adapters of peft of every layer", dict(rank_pattern={"o_proj": 2})),
+        ("neox", ["query_key_value", "dense"], "adapters of peft", {}),
+        ("neox linear", "all-linear", "adapters of peft of every layer", dict(rank_pattern={"query_key_value": 2})),
         ("qwen3", ["q_proj", "k_proj", "down_proj"], "adapters of peft", {}),
         ("qwen3 windows", ["v_proj", "gate_proj"], "adapters of peft in two blocks", dict(layers_to_transform=[0, 2])),
     ]:
@@ -489,6 +516,7 @@ def main():
             adapters_of_theirs(name, paths[name], targets, how, **more)
     for name, targets in [
         ("gpt2 wide", ["c_attn", "mlp.c_proj"]), ("neo", ["q_proj", "v_proj", "c_fc"]),
+        ("neox", ["query_key_value", "dense_4h_to_h"]),
         ("llama head size", ["q_proj", "v_proj", "gate_proj"]), ("qwen3", ["k_proj", "o_proj", "up_proj", "down_proj"]),
     ]:
         if name in wanted:

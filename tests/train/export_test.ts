@@ -312,9 +312,9 @@ Deno.test("exportModel() in q8_0 keeps in f16 what is no whole number of blocks,
 Deno.test("exportModel() refuses a model that the other program does not compute, by the field", async () => {
   const cases: [change: Partial<GptConfig>, hf: string | undefined, gguf: string | undefined][] = [
     [
-      { positions: "rotary" },
-      "unlike the nearest, gpt2, its positions is",
-      "llama must have norm rmsnorm",
+      { positions: "rotary", qkNorm: true },
+      "unlike the nearest, gpt_neox, its qkNorm is",
+      "gptneox must have qkNorm false",
     ],
     [
       { family: "llama", gatedMlp: false },
@@ -330,6 +330,11 @@ Deno.test("exportModel() refuses a model that the other program does not compute
       { family: "llama", qkNorm: true, mlpBias: true },
       "unlike the nearest, llama, its",
       "qwen3 must have mlpBias false",
+    ],
+    [
+      { family: "gpt_neox", rotaryScaling: LLAMAS.llama!.rotaryScaling! },
+      undefined,
+      "gptneox must have rotaryScaling none or linear: current value is llama3",
     ],
     [
       { ...LLAMAS.qwen3!, rotaryScaling: LLAMAS.llama!.rotaryScaling! },

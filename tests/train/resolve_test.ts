@@ -284,6 +284,7 @@ Deno.test("newModel() makes the configuration that the options describe, however
   };
   const { nano } = PRESETS;
   assert.deepEqual(made({}), nano);
+  assert.deepEqual(made({ arch: "neox" }), { ...nano, family: "gpt_neox" });
   assert.deepEqual(made({ arch: "llama", kvHeads: 1, rotaryBase: 500, windows: "0,8" }), {
     ...{ ...nano, family: "llama", keyHeads: 1, rotaryBase: 500, attentionWindows: [0, 8] },
   });

@@ -298,7 +298,7 @@ for (
     [
       "another architecture",
       llamaFile({ "general.architecture": ["string", "mamba"] }),
-      'general.architecture must be gpt2, llama, qwen3: current value is "mamba"',
+      'general.architecture must be gpt2, gptneox, llama, qwen3: current value is "mamba"',
     ],
     [
       "experts",
@@ -324,6 +324,11 @@ for (
       "components that are not rotated",
       llamaFile({ "llama.rope.dimension_count": ["uint32", 4] }),
       "llama.rope.dimension_count must be the size of heads, 8: current value is 4",
+    ],
+    [
+      "parallel branches",
+      llamaFile({ "llama.use_parallel_residual": ["bool", true] }),
+      "llama.use_parallel_residual must be false: current value is true",
     ],
     [
       "another scaling",

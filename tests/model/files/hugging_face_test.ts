@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { Random } from "../../../data/random.ts";
 import type { GptConfig } from "../../../model/config.ts";
 import {
+  familyOf,
   parseEndIds,
   parseHuggingFaceConfig,
   toCheckpointConfig,
@@ -24,6 +25,7 @@ const LLAMA = {
   ...{ model_type: "llama", vocab_size: 300, max_position_embeddings: 64, hidden_size: 32 },
   ...{ intermediate_size: 40, num_hidden_layers: 3, num_attention_heads: 4 },
 };
+const NEOX = { ...LLAMA, model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 1 };
 const MISTRAL = { ...LLAMA, model_type: "mistral", num_key_value_heads: 2 };
 const QWEN3 = { ...MISTRAL, model_type: "qwen3", head_dim: 12 };
 
@@ -129,6 +131,73 @@ Deno.test("parseHuggingFaceConfig() fills in what the config.json of a Llama, Mi
   }
 });
 
+Deno.test("parseHuggingFaceConfig() reads the GPT-NeoX of transformers 4 and 5, and refuses what Pythia has by its fields", () => {
+  const neox = {
+    ...{ vocabularySize: 300, contextLength: 64, width: 32, layers: 3, heads: 4 },
+    ...{ family: "gpt_neox", innerWidth: 40, ownHead: true, activation: "gelu" },
+  };
+  const { rotary_pct: _, ...withoutPart } = NEOX;
+  const linear = { type: "linear", factor: 2 };
+  const whole = { rope_theta: 500, rope_type: "default", partial_rotary_factor: 1 };
+  const { activation: __, ...withDefault } = neox;
+  const cases: [fields: Record<string, unknown>, config: Record<string, unknown>][] = [
+    [NEOX, neox],
+    [{ ...NEOX, hidden_act: "gelu_new" }, withDefault],
+    [{ ...NEOX, rotary_emb_base: 500, layer_norm_eps: 1e-3 }, {
+      ...{ ...neox, rotaryBase: 500, normEpsilon: 1e-3 },
+    }],
+    [{ ...NEOX, rope_scaling: linear }, { ...neox, rotaryScaling: linear }],
+    [{ ...withoutPart, rope_parameters: whole }, { ...neox, rotaryBase: 500 }],
+    [{ ...NEOX, attention_bias: false }, { ...neox, qkvBias: false, projectionBias: false }],
+  ];
+  for (const [fields, config] of cases) assert.deepEqual(parse(fields), config);
+  const refused: [fields: Record<string, unknown>, message: string][] = [
+    [
+      { ...NEOX, use_parallel_residual: true },
+      "use_parallel_residual must be false: current value is true",
+    ],
+    [
+      { ...NEOX, use_parallel_residual: undefined }, // which means true
+      "use_parallel_residual must be false: current value is undefined",
+    ],
+    [
+      { ...NEOX, rotary_pct: 0.5 },
+      "rotary_pct must be 1, all components of heads: current value is 0.5",
+    ],
+    [withoutPart, "rotary_pct must be 1, all components of heads: current value is 0.25"],
+    [
+      { ...NEOX, rope_parameters: { ...whole, partial_rotary_factor: 0.25 } },
+      "partial_rotary_factor of rope_parameters must be 1: current value is 0.25",
+    ],
+  ];
+  for (const [fields, message] of refused) {
+    assert.throws(() => parse(fields), {
+      name: "UserError",
+      message: `Cannot load config.json as ${message}`,
+    });
+  }
+});
+
+Deno.test("toHuggingFaceConfig() expresses a model as a class of another family if that of its family does not", () => {
+  const sizes = { vocabularySize: 300, contextLength: 64, width: 48, layers: 2, heads: 4 };
+  const linear = { type: "linear", factor: 3 } as const;
+  const neox = { ...sizes, family: "gpt_neox" as const };
+  const cases: [config: GptConfig, read: GptConfig][] = [
+    [neox, neox],
+    [{ ...neox, rotaryScaling: linear, ownHead: true }, {
+      ...{ ...neox, rotaryScaling: linear, ownHead: true },
+    }],
+    [{ ...sizes, positions: "rotary", rotaryBase: 500 }, { ...neox, rotaryBase: 500 }],
+    [{ ...neox, positions: "learned" }, sizes],
+  ];
+  for (const [config, read] of cases) {
+    const fields = toHuggingFaceConfig(config, { endOfText: 5 });
+    assert.deepEqual(parse(fields), read);
+    assert.equal(familyOf(fields), read.family ?? "gpt2");
+  }
+  assert.equal(familyOf({ model_type: "toy_transformer", family: "llama" }), "llama");
+});
+
 Deno.test("toHuggingFaceConfig() chooses the first of Llama, Mistral and Qwen3 that expresses a model", () => {
   const base: GptConfig = {
     ...{ vocabularySize: 300, contextLength: 64, width: 48, layers: 2, heads: 4 },
@@ -165,8 +234,8 @@ Deno.test("toCheckpointConfig() describes what no class of transformers computes
   const sizes = { vocabularySize: 300, contextLength: 64, width: 48, layers: 2, heads: 4 };
   const cases: [config: GptConfig, message: string][] = [
     [
-      { ...sizes, positions: "rotary" },
-      'unlike the nearest, gpt2, its positions is "rotary"',
+      { ...sizes, positions: "rotary", qkNorm: true },
+      "unlike the nearest, gpt_neox, its qkNorm is true",
     ],
     [
       { ...sizes, norm: "rmsnorm", keyHeads: 2 },
@@ -197,8 +266,7 @@ Deno.test("toCheckpointConfig() describes what no class of transformers computes
         ...{ ...sizes, positions: "rotary", rotaryBase: 5e5, qkvBias: false, ownHead: true },
         rotaryScaling: { type: "linear", factor: 2 },
       },
-      "unlike the nearest, gpt2, its rotaryScaling is " +
-      '{"type":"linear","factor":2}, positions is "rotary", qkvBias is false, rotaryBase is 500000',
+      "unlike the nearest, gpt_neox, its projectionBias is true",
     ],
   ];
   for (const [config, message] of cases) {
@@ -288,8 +356,7 @@ const LOCAL: GptConfig = {
 const LORA: GptConfig = { ...CONFIG, lora: { rank: 2, alpha: 4, targets: ["c_attn"] } };
 
 const ROTARY: GptConfig = {
-  ...CONFIG,
-  positions: "rotary",
+  ...{ ...CONFIG, positions: "rotary", qkNorm: true },
   rotaryScaling: { type: "linear", factor: 2 },
 };
 const SMALL_LLAMA: GptConfig = {
@@ -373,7 +440,7 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
       'current value is [[["global"],1000000000]]',
     ],
     ...ofLlama({ model_type: "mixtral" }, [
-      'model_type must be "gpt2" or "gpt_neo" or "llama" or "mistral" or "qwen3" or ',
+      'model_type must be "gpt2" or "gpt_neo" or "gpt_neox" or "llama" or "mistral" or "qwen3" or ',
       '"toy_transformer": current value is "mixtral"',
     ]),
     ...ofLlama({ num_local_experts: 8 }, [

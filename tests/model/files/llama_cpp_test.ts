@@ -50,7 +50,8 @@ function logitsOf(
       return sum;
     });
   };
-  const architecture = values.get("general.architecture"), isGpt2 = architecture === "gpt2";
+  const architecture = values.get("general.architecture");
+  const isGpt2 = architecture === "gpt2" || architecture === "gptneox";
   const epsilon = value(`attention.layer_norm_${isGpt2 ? "" : "rms_"}epsilon`);
   const norm = (x: number[], name: string) => {
     const weight = get(`${name}.weight`), bias = isGpt2 ? get(`${name}.bias`) : undefined;
@@ -69,7 +70,7 @@ function logitsOf(
   const C = value("embedding_length"), NH = value("attention.head_count");
   const KH = isGpt2 ? NH : value("attention.head_count_kv");
   const HS = isGpt2 ? C / NH : value("attention.key_length");
-  /** Rotates a head: neighbouring components of a llama, halves of a qwen3. */
+  /** Rotates a head: neighbouring components of a llama, halves of others; a gpt2 has learned positions. */
   const rotate = (x: number[], t: number) => {
     const factors = floats.get("rope_freqs.weight"), y = x.slice();
     for (let i = 0; i < HS / 2; i++) {
@@ -87,7 +88,10 @@ function logitsOf(
       const normed = norm(row, `${block}.attn_norm`);
       if (isGpt2) {
         const all = linear(normed, `${block}.attn_qkv`);
-        return [0, 1, 2].map((part) => heads(all, NH, part * C));
+        const isRotated = architecture === "gptneox";
+        return [0, 1, 2].map((part) =>
+          heads(all, NH, part * C).map((head) => isRotated && part < 2 ? rotate(head, t) : head)
+        );
       }
       return ["q", "k", "v"].map((part) => {
         const own = heads(linear(normed, `${block}.attn_${part}`), part === "q" ? NH : KH);
@@ -128,7 +132,8 @@ function logitsOf(
       return add(row, linear(inner, `${block}.ffn_down`));
     });
   }
-  const head = floats.has("output.weight") ? "output" : "token_embd";
+  const hasHead = floats.has("output.weight") || architecture === "gptneox";
+  const head = hasHead ? "output" : "token_embd";
   return x.map((row) => linear(norm(row, "output_norm"), head));
 }
 
@@ -153,7 +158,9 @@ for (const [name, { lora, ...fields }] of Object.entries(configs)) {
     assert.ok(seen >= 3, `only ${seen} positions can be compared`);
     assert.deepEqual(
       model.get("position_embd.weight")?.shape,
-      config.family === "llama" ? undefined : [llamaCppContext(config), config.width],
+      withDefaults(config).positions === "rotary"
+        ? undefined
+        : [llamaCppContext(config), config.width],
     );
     assert.deepEqual(model.get("blk.0.ffn_up.weight")!.shape, [
       innerWidthOf(config),

@@ -24,6 +24,7 @@ const GPT2: GptConfig = { vocabularySize: 13, contextLength: 8, width: 8, layers
 const CONFIGS: Record<Family, GptConfig> = {
   gpt2: GPT2,
   gpt_neo: { ...GPT2, layers: 2, family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 256] },
+  gpt_neox: { ...GPT2, layers: 2, family: "gpt_neox", innerWidth: 12 },
   llama: { ...GPT2, layers: 2, family: "llama", keyHeads: 1, qkNorm: true, innerWidth: 12 },
 };
 
