@@ -215,6 +215,18 @@ for (const [field, config] of CASES) {
   });
 }
 
+Deno.test("the files of a checkpoint express a gpt_neox whose heads share keys, which transformers does not compute", async () => {
+  const config: GptConfig = { ...BASE, heads: 4, family: "gpt_neox", keyHeads: 2 };
+  using gpt = modelOf(config);
+  const fields = toCheckpointConfig(config, { endOfText: 0 });
+  assert.deepEqual([fields.model_type, familyOf(fields)], ["toy_transformer", "gpt_neox"]);
+  using loaded = createGpt(device, parseHuggingFaceConfig(JSON.stringify(fields), "config.json"), {
+    precision: "f32",
+  });
+  loadParameters(loaded, await saveParameters(gpt), "saved");
+  assert.deepEqual(await logitsOf(loaded), await logitsOf(gpt));
+});
+
 for (const qkNorm of [false, true]) {
   Deno.test(`files for llama.cpp express the scale of attention in queries${qkNorm ? " with norms" : ""}`, async () => {
     const config: GptConfig = {

@@ -87,6 +87,20 @@ Deno.test("train() of a Llama resumes to the bit, and so do its adapters and its
   }
 });
 
+Deno.test("train() of a GPT-NeoX writes what transformers opens, and adapters of its q, k and v resume to the bit", async () => {
+  await run("neox", { ...OPTIONS, arch: "neox", steps: 2 });
+  const initFrom = checkpoint("neox", "000002");
+  const { model_type, use_parallel_residual } = JSON.parse(
+    `${readFileSync(join(initFrom, "config.json"))}`,
+  );
+  assert.deepEqual([model_type, use_parallel_residual], ["gpt_neox", false]);
+  const lora = { ...TUNING, initFrom, loraRank: 2 };
+  await assertResumes("neox lora", lora, "adapter_model.safetensors", "optimizer.safetensors");
+  const { tensors } = parseSafetensors(read("neox lora", "adapter_model.safetensors"), "adapters");
+  const block = "base_model.model.gpt_neox.layers.0.attention.query_key_value";
+  assert.deepEqual(tensors.get(`${block}.lora_B.weight`)!.shape, [48, 2]);
+});
+
 Deno.test("train() with parts of several architectures and Muon resumes to the bit, and keeps them", async () => {
   const options = { ...OPTIONS, ...MODERN };
   await assertResumes("modern", options, "model.safetensors", "optimizer.safetensors");

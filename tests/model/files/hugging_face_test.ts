@@ -196,6 +196,9 @@ Deno.test("toHuggingFaceConfig() expresses a model as a class of another family 
     assert.equal(familyOf(fields), read.family ?? "gpt2");
   }
   assert.equal(familyOf({ model_type: "toy_transformer", family: "llama" }), "llama");
+  // as checkpoints had it before there was a family for it
+  const older = { ...sizes, positions: "rotary" };
+  assert.deepEqual(parse({ model_type: "toy_transformer", ...older }), older);
 });
 
 Deno.test("toHuggingFaceConfig() chooses the first of Llama, Mistral and Qwen3 that expresses a model", () => {
