@@ -416,10 +416,16 @@ export function table(head: readonly string[], rows: readonly string[][]): strin
 }
 
 /** Lines around the generated part of a file. */
-export const MARKERS = {
+export interface Markers {
+  readonly begin: string;
+  readonly end: string;
+}
+
+/** Lines around what `bench:readme` makes. */
+export const MARKERS: Markers = {
   begin: "<!-- begin: made by `deno task bench:readme` from bench/results/ -->",
   end: "<!-- end: made by `deno task bench:readme` -->",
-} as const;
+};
 
 /**
  * Returns a text with the part between its markers replaced.
@@ -427,15 +433,20 @@ export const MARKERS = {
  * @param where the file's path, for error messages.
  * @throws {UserError} if a marker is missing or repeated, or the markers are in the wrong order.
  */
-export function replaceSection(text: string, section: string, where: string): string {
-  const [before, ...afterBegin] = text.split(`${MARKERS.begin}\n`);
-  const [, ...afterEnd] = afterBegin.join("").split(`${MARKERS.end}\n`);
+export function replaceSection(
+  text: string,
+  section: string,
+  where: string,
+  { begin, end } = MARKERS,
+): string {
+  const [before, ...afterBegin] = text.split(`${begin}\n`);
+  const [, ...afterEnd] = afterBegin.join("").split(`${end}\n`);
   if (afterBegin.length !== 1 || afterEnd.length !== 1) {
     throw new UserError(
-      `Cannot write the results into ${where} as it must have the lines "${MARKERS.begin}" and, ` +
-        `below it, "${MARKERS.end}" once each`,
+      `Cannot write the results into ${where} as it must have the lines "${begin}" and, ` +
+        `below it, "${end}" once each`,
     );
   }
   const body = section === "" ? "" : `${section}\n\n`;
-  return `${before}${MARKERS.begin}\n\n${body}${MARKERS.end}\n${afterEnd[0]}`;
+  return `${before}${begin}\n\n${body}${end}\n${afterEnd[0]}`;
 }
