@@ -75,7 +75,7 @@ export interface BudgetCandidate {
   readonly blockParameters: number;
   /** Its speed in training. */
   readonly tokensPerSecond: number;
-  /** Tokens that it would read in the time, or in 5 passes over the text if these take less. */
+  /** Tokens that it would read in the time, or in 8 passes over the text if these take less. */
   readonly tokens: number;
   /** Passes over the training text that these make. */
   readonly epochs: number;
@@ -116,9 +116,9 @@ const TOKENS_PER_PARAMETER = 20;
 
 /**
  * Passes over a text after which another one adds little. Muennighoff et al. 2023 (https://arxiv.org/abs/2305.16264)
- * find four as good as new text; docs/size.md has what was measured here.
+ * find four as good as new text, and later ones worth less and less; docs/size.md has what was measured here.
  */
-const MOST_EPOCHS = 5;
+const MOST_EPOCHS = 8;
 
 /** Tokens for which a model is trained: those of the passes that are given, or as many as it needs. */
 function tokensFor(
@@ -130,12 +130,14 @@ function tokensFor(
 }
 
 /**
- * How far a model stays above the entropy of its text, by the law of Muennighoff et al. 2023
- * (https://arxiv.org/abs/2305.16264) for little text: A / N'^α + B / D'^α in nats per token. Tokens that are read again
- * are worth less and less, and so are parameters beyond those that suit the text, one for 20 of its tokens.
+ * How far a model stays above the entropy of its text, by the law of Hoffmann et al. 2022
+ * (https://arxiv.org/abs/2203.15556, equation 10): 406.4 / N^0.34 + 410.7 / D^0.28 in nats per token. As Muennighoff et
+ * al. 2023 found (https://arxiv.org/abs/2305.16264), tokens that are read again are worth less and less, and so are
+ * parameters that the text is too small for: here, those beyond one per two tokens of it, as the small models of
+ * docs/size.md gain from more than the one per 20 that they found for large ones.
  *
- * The law was fitted to models of up to 9 billion parameters and text of the web: for small models the value itself
- * means little, it only orders them.
+ * The law was fitted to models of up to 16 billion parameters and text of the web: for small models the value itself
+ * means little, but it orders them as they were measured (docs/size.md).
  *
  * @param options.blockParameters N: parameters of the model's blocks.
  * @param options.tokens D: tokens that it is trained on, repeated ones included.
@@ -146,13 +148,11 @@ export function excessLoss(
     & { blockParameters: number; tokens: number }
     & PlanText,
 ): number {
-  const unique = Math.min(tokens, trainingTokens);
-  const suitable = Math.min(blockParameters, unique / TOKENS_PER_PARAMETER);
   /** A number of which the part beyond `full` is worth less and less, up to `full` · `most`. */
   const worth = (count: number, full: number, most: number) =>
-    full + full * most * (1 - Math.exp(-(count / full - 1) / most));
-  return 521 / worth(blockParameters, suitable, 5.31) ** 0.353 +
-    1488 / worth(tokens, unique, 15.39) ** 0.353;
+    count <= full ? count : full * (1 + most * (1 - Math.exp(-(count / full - 1) / most)));
+  return 406.4 / worth(blockParameters, trainingTokens / 2, 5.31) ** 0.34 +
+    410.7 / worth(tokens, trainingTokens, 15.39) ** 0.28;
 }
 
 /** Tokens per step of the smallest trainings, and tokens of a training up to which they suit: those of `nano`. */
@@ -191,10 +191,9 @@ function weightDecayFor(learningRate: number, steps: number): number {
  */
 export function optionsAtDepth(
   depth: number,
-  { given = {}, tokens, blockParameters, trainingTokens }: {
+  { given = {}, tokens, trainingTokens }: {
     given?: Partial<TrainOptions>;
     tokens: number;
-    blockParameters: number;
   } & PlanText,
 ): Required<PlannedOptions> {
   const sizes = sizesAtDepth(depth, given);
@@ -209,20 +208,13 @@ export function optionsAtDepth(
     schedule: given.schedule ?? "cosine",
     learningRate,
     weightDecay: given.weightDecay ?? weightDecayFor(learningRate, steps),
-    dropout: given.dropout ?? dropoutFor({ tokens, blockParameters, trainingTokens }),
+    dropout: given.dropout ?? dropoutFor(tokens / trainingTokens),
   };
 }
 
-/**
- * Dropout of a model that is large for its text and reads it so often that it would learn it by heart. Smaller models
- * were worse with dropout: docs/size.md has the runs.
- */
-function dropoutFor(
-  { blockParameters, tokens, trainingTokens }:
-    & { blockParameters: number; tokens: number }
-    & PlanText,
-): number {
-  return tokens > 4 * trainingTokens && blockParameters > 10 * trainingTokens ? 0.1 : 0;
+/** Dropout by the passes over the text, of which a model learns more by heart in each: docs/size.md has the runs. */
+function dropoutFor(epochs: number): number {
+  return epochs > 6 ? 0.1 : epochs > 4 ? 0.05 : 0;
 }
 
 /** What a planner asks about a model: its size, and its speed in training. */
@@ -234,7 +226,7 @@ export interface Measurement {
 }
 
 /**
- * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 5 times.
+ * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 8 times.
  *
  * @param depth the dial, see `sizesAtDepth()`.
  * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
@@ -258,7 +250,7 @@ export function planForDepth(
 ): BudgetPlan {
   const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
   const tokens = tokensFor(blockParameters, { given, trainingTokens });
-  const options = optionsAtDepth(depth, { given, tokens, blockParameters, trainingTokens });
+  const options = optionsAtDepth(depth, { given, tokens, trainingTokens });
   return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }) };
 }
 
@@ -267,7 +259,7 @@ const LEAST_GAIN = 0.99;
 
 /**
  * Plans a training that ends in time: measures models of growing depth as long as each lowers the expected loss by at
- * least 1 %, see `excessLoss()`, and chooses the last that did. It ends earlier if the text was read 5 times.
+ * least 1 %, see `excessLoss()`, and chooses the last that did. It ends earlier if the text was read 8 times.
  *
  * @param seconds time of the steps alone.
  * @param options.measure the speed of a model in training; undefined if it does not fit the device.
@@ -330,7 +322,7 @@ export async function planForSeconds(
   const { depth, blockParameters, tokens } = best;
   const options = optionsAtDepth(depth, {
     given: { schedule: "wsd", ...given },
-    ...{ tokens, blockParameters, trainingTokens },
+    ...{ tokens, trainingTokens },
   });
   return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }), candidates };
 }

@@ -146,12 +146,12 @@ async function planInTime(
       return found;
     },
   });
-  const { depth, blockParameters, options } = budget;
+  const { depth, options } = budget;
   const { tokens, tokensPerSecond } = budget.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
   noteLate(batchSize * contextLength * given.gradientAccumulation / tokensPerSecond);
   const untyped = optionsAtDepth(depth!, {
-    ...{ given: { schedule: "wsd" }, tokens, blockParameters, ...text },
+    ...{ given: { schedule: "wsd" }, tokens, ...text },
   });
   return { budget, untyped };
 }
