@@ -57,8 +57,14 @@ export const ARCHITECTURES: Readonly<Record<ArchitectureName, Architecture>> = {
   },
 };
 
-/** The architecture of a new model for which none is given. */
+/** The architecture of a new model for which none is given: the one that learned best at small sizes, see docs/recipes.md. */
 export const DEFAULT_ARCHITECTURE: Architecture & { readonly arch: ArchitectureName } = {
+  arch: "neox",
+  ...ARCHITECTURES.neox,
+};
+
+/** The architecture of models whose checkpoints name none, as those of earlier versions. */
+export const EARLIER_ARCHITECTURE: typeof DEFAULT_ARCHITECTURE = {
   arch: "gpt2",
   ...ARCHITECTURES.gpt2,
 };

@@ -32,7 +32,7 @@ import {
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { optionsWhere } from "./options.ts";
-import { DEFAULT_ARCHITECTURE } from "./architecture.ts";
+import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
 import { TrainingTime } from "./training_time.ts";
@@ -194,7 +194,7 @@ export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof 
 /** Options with dimensions and architecture of the preset, which earlier versions did not save. */
 function withDimensions(options: Record<string, unknown>): Record<string, unknown> {
   const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
-  return preset ? { ...DEFAULT_ARCHITECTURE, ...dimensionsOf(preset), ...options } : options;
+  return preset ? { ...EARLIER_ARCHITECTURE, ...dimensionsOf(preset), ...options } : options;
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */

@@ -258,7 +258,7 @@ export const TRAIN_OPTIONS = {
   arch: {
     ...PART,
     choices: ["gpt2", "neox", "llama", "modern"],
-    help: "architecture: the defaults of the options below (default: gpt2)",
+    help: "architecture: the defaults of the options below (default: neox)",
     placeholder: "<name>",
   },
   /** How the residual stream is normalised before each branch. */
@@ -540,11 +540,11 @@ export const TRAIN_OPTIONS = {
     range: [0, 10],
     help: "learning rate at the end",
     rule: {
-      help: "a tenth of the highest; wsd: 0",
+      help: "a hundredth of the highest; wsd: 0",
       from: ["learningRate", "schedule"],
       value: ({ learningRate, schedule }: RuleInputs): number =>
-        schedule === "cosine"
-          ? Number((learningRate / 10).toPrecision(12)) // no 0.000029999999999999997
+        schedule === "cosine" // a rate of 0 would waste its last step
+          ? Number((learningRate / 100).toPrecision(12)) // no 0.000029999999999999997
           : schedule === "wsd"
           ? 0
           : learningRate,
@@ -598,7 +598,7 @@ export const TRAIN_OPTIONS = {
     help:
       "what updates the parameters; muon updates the matrices of the blocks, and AdamW all others",
     placeholder: "<name>",
-    default: "adamw",
+    rule: { help: "muon; with --init-from adamw" },
     onResume: "fixed",
   },
   /** Muon's highest learning rate; `learningRate` is AdamW's, and both have the same schedule. */
@@ -814,6 +814,9 @@ export function optionsWhere(condition: (option: Option) => boolean | undefined)
 export const DEFAULT_OPTIONS = Object.fromEntries(
   OPTION_NAMES.map((name) => [name, optionNamed(name).default]),
 ) as TrainOptions;
+
+/** Values of the options that checkpoints of earlier versions do not name. */
+export const EARLIER_OPTIONS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
 
 /** Whether an option is given: `auto` leaves the choice open. */
 export function isGiven(value: unknown): boolean {

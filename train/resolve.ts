@@ -13,7 +13,7 @@ import {
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Precision } from "../model/precision.ts";
 import {
-  DEFAULT_OPTIONS,
+  EARLIER_OPTIONS,
   isGiven,
   OPTION_NAMES,
   type OptionName,
@@ -84,7 +84,7 @@ export function dimensionsOf(
 const PRESET_DEFAULTS: Readonly<
   Record<PresetName, Pick<TrainingDefaults, "batchSize" | "steps" | "learningRate">>
 > = {
-  nano: { batchSize: 16, steps: 2000, learningRate: 5e-3 },
+  nano: { batchSize: 16, steps: 1700, learningRate: 5e-3 },
   mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
   small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
   distilgpt2: { batchSize: 8, steps: 20000, learningRate: 4e-4 },
@@ -357,7 +357,7 @@ function checkCooldown(
  */
 export function checkOptimizer(
   given: Partial<TrainOptions>,
-  { optimizer }: Pick<TrainOptions, "optimizer">,
+  { optimizer }: Pick<ResolvedOptions, "optimizer">,
 ): void {
   const name = OPTION_NAMES.find((name) =>
     given[name] !== undefined && (optionNamed(name).optimizer ?? optimizer) !== optimizer
@@ -415,8 +415,7 @@ export function resumeOptions(
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
-  // options that an earlier version did not have had their defaults
-  const before = { ...DEFAULT_OPTIONS, ...saved } as ResolvedOptions;
+  const before = { ...EARLIER_OPTIONS, ...saved } as ResolvedOptions;
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
     if (value === undefined || onResume === "renamed") continue;

@@ -32,7 +32,12 @@ import { type BudgetPlan, DEPTHS, describePlan, planOptions, withFigures } from 
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
-import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import {
+  DEFAULT_OPTIONS,
+  EARLIER_OPTIONS,
+  type ResolvedOptions,
+  type TrainOptions,
+} from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
   checkInitial,
@@ -108,7 +113,7 @@ export async function* openDeviceFor(
 /** The choices of a training that do not depend on its data. */
 export interface Setup {
   /** The options that are given; the others have the values of the checkpoint, if there is one, or their defaults. */
-  readonly given: TrainOptions;
+  readonly given: TrainOptions & Pick<ResolvedOptions, "optimizer">;
   /** Names of the options that the user typed, now or at an earlier start. */
   readonly typed: readonly string[];
   /** The checkpoint of this run from which it is resumed. */
@@ -160,9 +165,11 @@ export async function* makeSetup(
   checkPlanned(wanted);
   if (resumed && options.plan !== undefined) checkSamePlan(options.plan, resumed);
   const sized = resumed ? options : withSizes(options, typed);
-  checkOptimizer(wanted, sized);
+  // AdamW made most models that there are, and Muon suits its own
+  const { optimizer = sized.initFrom === undefined ? "muon" : "adamw" } = sized;
+  checkOptimizer(wanted, { optimizer });
   const initial = resumed ? undefined : yield* findInitial(sized, { ...hub, signal });
-  const given = withAdapters(sized, resumed?.config ?? initial?.config);
+  const given = { ...withAdapters(sized, resumed?.config ?? initial?.config), optimizer };
   const lora = loraOf(given);
   const config = resumed?.config ?? (initial && { ...initial.config, ...(lora ? { lora } : {}) });
   if (config) parameterTable(config, given.freeze); // throws if adapters, freezing and model contradict
@@ -312,8 +319,7 @@ export function* finishSetup(
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
-  // options that an earlier version did not have had their defaults
-  const began = resumed && { ...DEFAULT_OPTIONS, ...resumed.state.options } as ResolvedOptions;
+  const began = resumed && { ...EARLIER_OPTIONS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
     gpu: place.device.provider,
     preset,

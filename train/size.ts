@@ -56,11 +56,11 @@ export function typedAmong(options: TrainOptions, typed: readonly string[]): Par
 }
 
 /** Options with those of a plan in place of what is not typed. */
-export function withPlanned(
-  options: TrainOptions,
+export function withPlanned<Given extends TrainOptions>(
+  options: Given,
   planned: Partial<TrainOptions>,
   typed: readonly string[],
-): TrainOptions {
+): Given {
   const untyped = Object.entries(planned).filter(([name]) => !typed.includes(name));
   return { ...options, ...Object.fromEntries(untyped) };
 }

@@ -44,7 +44,7 @@ import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../mo
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { DEFAULT_ARCHITECTURE } from "./architecture.ts";
+import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
@@ -180,7 +180,7 @@ export async function readCheckpoint(
 
 /** A state with dimensions and architecture of its model among the options, which earlier versions did not save. */
 function withDimensions(state: TrainerState, config: GptConfig): TrainerState {
-  const architecture = state.options.initFrom === undefined ? DEFAULT_ARCHITECTURE : {};
+  const architecture = state.options.initFrom === undefined ? EARLIER_ARCHITECTURE : {};
   return { ...state, options: { ...architecture, ...dimensionsOf(config), ...state.options } };
 }
 

@@ -66,6 +66,9 @@ const STEP_OPTIONS = [
   "muonWeightDecay",
 ] as const;
 
+/** Their defaults. */
+const STEP_DEFAULTS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
+
 /** Scalars on the device that one step passes to the next. */
 export interface StepState {
   /** Loss scale. */
@@ -194,7 +197,7 @@ export interface TrainStep extends Disposable {
  * The loss scale enters in the backward pass of the cross-entropy and leaves in the optimizer. The device
  * decides whether a step is skipped, so that the host never waits for it.
  *
- * @param given sizes, and what differs from `DEFAULT_OPTIONS`.
+ * @param given sizes, and what differs from the defaults.
  * @throws {UserError} if an option is out of its range or no parameter is trained; {LimitError} if the step leaves the
  * device's limits.
  *
@@ -220,7 +223,7 @@ export function createTrainStep(
   model: Gpt,
   given: Partial<StepOptions> & Pick<StepOptions, "batchSize" | "sequenceLength">,
 ): TrainStep {
-  const { device, config, precision } = model, options = { ...DEFAULT_OPTIONS, ...given };
+  const { device, config, precision } = model, options = { ...STEP_DEFAULTS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   for (const name of STEP_OPTIONS) checkValue(name, options[name]);

@@ -107,9 +107,15 @@ Deno.test("train() with dryRun changes no file, of a new run, one that is resume
 Deno.test("train() with dryRun counts the memory of the training to the byte, its tokens and its checkpoints", async () => {
   for (
     const options of [
-      {},
-      { gradientAccumulation: 2, dropout: 0.1, freeze: "embeddings", histogramEvery: 1 },
-    ]
+      { optimizer: "adamw" },
+      {
+        optimizer: "adamw",
+        gradientAccumulation: 2,
+        dropout: 0.1,
+        freeze: "embeddings",
+        histogramEvery: 1,
+      },
+    ] as const
   ) {
     const out = join(directory, `counted ${Object.keys(options)}`);
     const { start, estimate } = await dryRun({ out, ...options });
@@ -181,6 +187,7 @@ Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times 
   const out = join(directory, "timed");
   const { start, estimate: { flops }, time, kinds } = await dryRun({
     out,
+    arch: "gpt2",
     steps: 100,
     isTimed: true,
   });
@@ -197,7 +204,7 @@ Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times 
     /^time +\S+ for 100 steps of \S+ ms\n +measured now over \d+ steps; /,
   );
 
-  const interrupted = await dryRun({ out, steps: 100 });
+  const interrupted = await dryRun({ out, arch: "gpt2", steps: 100 });
   assert.deepEqual([interrupted.time, interrupted.estimate.flops], [undefined, flops]);
 });
 

@@ -142,7 +142,9 @@ async function tensorsOf(
 
 /** The model that the others start from. */
 const initFrom = checkpoint("base");
-const base = once(() => run("base", { preset: "nano", contextLength: 24, vocabulary: "compact" }));
+const base = once(() =>
+  run("base", { preset: "nano", arch: "gpt2", contextLength: 24, vocabulary: "compact" })
+);
 
 /** Eight steps with adapters, at once and in two halves. */
 const LORA = { initFrom, loraRank: 3, loraTargets: "c_attn,mlp.c_proj" };

@@ -112,10 +112,10 @@ Deno.test("train() with Muon gives the same bits in 6 steps as in 3 and 3 more, 
   const state = names.filter((name) => name.endsWith(".h.1.attn.c_attn.weight"));
   assert.deepEqual(state, ["momentum.h.1.attn.c_attn.weight"]);
   assert.ok(names.includes("m.h.1.attn.c_attn.bias") && names.includes("v.wte.weight"));
+  await run("adamw", { optimizer: "adamw", steps: 1 });
   for (
-    const [out, now, before] of [["muon", "adamw", "muon"], ["whole", "muon", "adamw"]] as const
+    const [out, now, before] of [["muon", "adamw", "muon"], ["adamw", "muon", "adamw"]] as const
   ) {
-    await whole();
     await assert.rejects(run(out, { steps: 30, optimizer: now }), {
       name: "UserError",
       message: new RegExp(
@@ -225,12 +225,12 @@ Deno.test("train() gives both learning rates when a longer schedule changes it",
   };
   assert.deepEqual(await notices({ steps: 2 }), []);
   assert.deepEqual(await notices({ steps: 40 }), [
-    "the learning rate jumps: step 3 has 0.00499 instead of 0.0005; " +
+    "the learning rate jumps: step 3 has 0.00499 instead of 0.00005; " +
     "the schedule now has 40 steps instead of 2",
   ]);
   // the minimum was not typed: it follows, and the rate never rises above what was asked for
   assert.deepEqual(await notices({ steps: 3, learningRate: 1e-3 }), [
-    "the learning rate jumps: step 3 has 0.0001 instead of 0.0005; " +
+    "the learning rate jumps: step 3 has 0.00001 instead of 0.00005; " +
     "the schedule now has 3 steps instead of 2",
   ]);
 });
