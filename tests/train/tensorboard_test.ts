@@ -124,6 +124,7 @@ function assertSameAsRecord(run: string): void {
       step: {
         "loss/training": metric.loss,
         "optimizer/learning_rate": metric.learningRate,
+        "optimizer/muon_learning_rate": metric.muonLearningRate,
         "optimizer/gradient_norm": metric.gradientNorm,
         "optimizer/loss_scale": metric.lossScale,
         "optimizer/skipped_steps": metric.skipped,
