@@ -1,0 +1,28 @@
+import assert from "node:assert/strict";
+import { createTensor, download, upload } from "../../kernels/tensor.ts";
+import { openTestDevice } from "../gpu.ts";
+
+Deno.test("Device.check() throws an error of a call once, and the device stays usable", async () => {
+  using own = await openTestDevice();
+  const x = createTensor(own, "x", { shape: [4], dtype: "f32" });
+  upload(own, x, [1, 2, 3, 4]);
+  const encoder = own.gpu.createCommandEncoder();
+  encoder.copyBufferToBuffer(x.buffer, 0, x.buffer, 0, 2 ** 20);
+  own.gpu.queue.submit([encoder.finish()]);
+  await assert.rejects(download(own, x), {
+    name: "DeviceError",
+    kind: "invalid",
+    message: /^.+ reported an error: ./,
+  });
+  assert.deepEqual([...(await download(own, x))[0]!], [1, 2, 3, 4]);
+});
+
+Deno.test("Device.check() throws at every call that the device was lost", async () => {
+  const own = await openTestDevice();
+  const x = createTensor(own, "x", { shape: [4], dtype: "f32" });
+  own.gpu.destroy();
+  for (let i = 0; i < 2; i++) {
+    await assert.rejects(download(own, x), { name: "DeviceError", kind: "lost", message: /^.+$/ });
+  }
+  assert.throws(() => own.check(), { kind: "lost", message: /^.+ was lost \(destroyed\)/ });
+});
