@@ -33,7 +33,7 @@ export interface Device {
   readonly subgroupSize: number | undefined;
   /**
    * Shapes of the f16 matrices that a subgroup multiplies, on tensor cores for example. Empty if there are none, or
-   * if subgroups have not 32 invocations.
+   * if subgroups do not have 32 invocations.
    */
   readonly matrices: readonly MatrixShape[];
   /** Whether shaders are compiled in other threads, several at once; Deno's own WebGPU cannot. */
@@ -135,8 +135,8 @@ const WANTED_LIMITS = [
  *
  * @param options.gpu the provider of WebGPU; by default `native`, that of the runtime.
  * @returns the device, which the caller destroys.
- * @throws {DeviceError} if there is no WebGPU or no adapter; {UserError} if Dawn cannot be loaded;
- * {Deno.errors.NotCapable} if the permission to load it is missing.
+ * @throws {DeviceError} if there is no WebGPU or no adapter; {TypeError} if there is no such provider; {UserError} if Dawn
+ * cannot be loaded; {Deno.errors.NotCapable} if the permission to load it is missing.
  */
 export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): Promise<Device> {
   const { provider, adapter } = await requestAdapter(gpu);

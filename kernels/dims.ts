@@ -28,8 +28,8 @@ type Names<S extends string> = S extends `${infer A},${infer B}` ? Names<A> | Na
  * @param tensors the tensors by their roles in the op, in the order in which they are checked; undefined ones are
  * skipped.
  * @param known values of dimensions that the caller knows.
- * @throws {RangeError} if a tensor has another shape or a known dimension is no positive integer; {TypeError} if it has another element type, or if a
- * product has two new names.
+ * @throws {RangeError} if a tensor has another shape, or if a known dimension is no positive integer; {TypeError} if a
+ * tensor has another element type, or if a product has two new names.
  */
 export function dims<
   const T extends Readonly<Record<string, Dimensioned>>,

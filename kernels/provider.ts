@@ -1,9 +1,10 @@
 import { isDawnInstalled, load } from "../files/packages.ts";
+import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
  * The implementations of WebGPU: that of the runtime, and Dawn, that of Chrome, as a native add-on from the npm package
- * `webgpu`. Both have the same API. Dawn offers more features, such as matrices of subgroups (tensor cores).
+ * `webgpu`. Both have the same API. Dawn offers more features, such as subgroup matrices (tensor cores).
  *
  * @module
  */
@@ -48,10 +49,19 @@ let dawn: GPU | undefined;
  * Requests the most powerful adapter of a provider; with `auto` that of Dawn, if Dawn is installed and finds one.
  *
  * @returns the provider and the adapter: null if there is none, undefined if the runtime has no WebGPU.
+ * @throws {TypeError} if there is no such choice; {UserError} if Dawn is chosen and cannot be loaded;
+ * {Deno.errors.NotCapable} if the permission to load it is missing.
  */
 export async function requestAdapter(
   choice: GpuChoice,
 ): Promise<{ provider: Provider; adapter: GPUAdapter | null | undefined }> {
+  if (!GPU_CHOICES.includes(choice)) {
+    throw new TypeError(
+      `Cannot open a device as gpu must be ${GPU_CHOICES.join(" or ")}: current value is ${
+        quoted(choice)
+      }`,
+    );
+  }
   const options: GPURequestAdapterOptions = { powerPreference: "high-performance" };
   if (choice === "dawn" || choice === "auto" && isDawnInstalled()) {
     try {

@@ -75,7 +75,7 @@ export interface BudgetCandidate {
   readonly blockParameters: number;
   /** Its speed in training. */
   readonly tokensPerSecond: number;
-  /** Tokens that it would read in the time, or in 8 passes over the text if these take less. */
+  /** Tokens that it would read in the time, or in the most passes over the text if these take less. */
   readonly tokens: number;
   /** Passes over the training text that these make. */
   readonly epochs: number;
@@ -226,7 +226,8 @@ export interface Measurement {
 }
 
 /**
- * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 8 times.
+ * Plans the training of a model of a depth: it reads 20 tokens per parameter of the blocks, but the text at most 8
+ * times, or as often as `given.epochs` says.
  *
  * @param depth the dial, see `sizesAtDepth()`.
  * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
@@ -259,7 +260,8 @@ const LEAST_GAIN = 0.99;
 
 /**
  * Plans a training that ends in time: measures models of growing depth as long as each lowers the expected loss by at
- * least 1 %, see `excessLoss()`, and chooses the last that did. It ends earlier if the text was read 8 times.
+ * least 1 %, see `excessLoss()`, and chooses the last that did. It ends earlier if the text was read 8 times, or
+ * `given.epochs` times.
  *
  * @param seconds time of the steps alone.
  * @param options.measure the speed of a model in training; undefined if it does not fit the device.
@@ -322,7 +324,8 @@ export async function planForSeconds(
   const { depth, blockParameters, tokens } = best;
   const options = optionsAtDepth(depth, {
     given: { schedule: "wsd", ...given },
-    ...{ tokens, trainingTokens },
+    tokens,
+    trainingTokens,
   });
   return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }), candidates };
 }

@@ -150,9 +150,7 @@ async function planInTime(
   const { tokens, tokensPerSecond } = budget.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
   noteLate(batchSize * contextLength * given.gradientAccumulation / tokensPerSecond);
-  const untyped = optionsAtDepth(depth!, {
-    ...{ given: { schedule: "wsd" }, tokens, ...text },
-  });
+  const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...text });
   return { budget, untyped };
 }
 

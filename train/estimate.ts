@@ -75,7 +75,7 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
   };
 }
 
-/** Estimates what a training needs, but for its time. */
+/** Estimates what a training needs, except its time. */
 export function estimate(run: Run): Estimate {
   const { options, config, corpus, first } = run;
   const { batchSize, contextLength, gradientAccumulation } = options;

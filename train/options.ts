@@ -254,7 +254,7 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
   },
 
-  /** The architecture of a new model: the defaults of the options after it. GPT-2's if not given. */
+  /** The architecture of a new model: the defaults of the options after it; `DEFAULT_ARCHITECTURE` if not given. */
   arch: {
     ...PART,
     choices: ["gpt2", "neox", "llama", "modern"],

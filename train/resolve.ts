@@ -78,8 +78,7 @@ export function dimensionsOf(
  * Defaults by preset.
  *
  * Learning rates fall with width, as usual (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361,
- * appendix D.6). `nano` is sized for two minutes on two CPU cores; after 1,400 steps, whether a model copied
- * names still depended on the seed.
+ * appendix D.6). `nano` is sized for two minutes on two CPU cores.
  */
 const PRESET_DEFAULTS: Readonly<
   Record<PresetName, Pick<TrainingDefaults, "batchSize" | "steps" | "learningRate">>

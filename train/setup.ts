@@ -165,7 +165,7 @@ export async function* makeSetup(
   checkPlanned(wanted);
   if (resumed && options.plan !== undefined) checkSamePlan(options.plan, resumed);
   const sized = resumed ? options : withSizes(options, typed);
-  // AdamW made most models that there are, and Muon suits its own
+  // most published models were trained with AdamW, and fine-tuning them with Muon gains nothing (docs/checkpoints.md)
   const { optimizer = sized.initFrom === undefined ? "muon" : "adamw" } = sized;
   checkOptimizer(wanted, { optimizer });
   const initial = resumed ? undefined : yield* findInitial(sized, { ...hub, signal });

@@ -26,7 +26,7 @@
  * key in registers and loops over the others. A GPU computes sixteen multiply-adds in the time of one load, so in
  * the kernels by tiles a workgroup computes a tile of scores and shares the queries and keys that it loads;
  * tiles.wgsl has a picture. The kernels by matrices compute such tiles by tensor cores, if qkv is f16 and the device
- * has matrices of subgroups; variants.ts has the tiles of both.
+ * has subgroup matrices; variants.ts has the tiles of both.
  *
  * @module
  */

@@ -225,7 +225,7 @@ function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Pr
 /** Records the launches of a product. */
 type Kernel = (program: Program) => void;
 
-/** The kernels that can compute a product, by name. A CPU uses the last of those without tiles. */
+/** The kernels that can compute a product, by kind and name. A CPU uses the last of the untiled ones. */
 function kernelsFor(
   product: Product,
   device: Pick<Device, "subgroupSize" | "matrices">,
@@ -235,11 +235,8 @@ function kernelsFor(
   const areMultiplesOf = (divisor: number, ...counts: number[]) =>
     counts.every((count) => count % divisor === 0);
   const areMultiplesOf4 = (...counts: number[]) => areMultiplesOf(4, ...counts);
-  const [matrix, tiled, untiled] = [0, 1, 2].map(() => new Map<string, Kernel>()) as [
-    Map<string, Kernel>,
-    Map<string, Kernel>,
-    Map<string, Kernel>,
-  ];
+  const matrix = new Map<string, Kernel>(), tiled = new Map<string, Kernel>();
+  const untiled = new Map<string, Kernel>();
   if (
     M === 1 && batch === undefined && !transposeA && areMultiplesOf4(K, aStart) &&
     (transposeB || areMultiplesOf4(N, bStride))

@@ -5,6 +5,7 @@ import { attentionWeights } from "../../kernels/attention/weights.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
+import { hasMatrices } from "../../kernels/matrices.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { ropeForward } from "../../kernels/rope/rope.ts";
@@ -210,8 +211,8 @@ for (const dtype of REAL_TYPES) {
 
 // A device without matrices emulates them. It takes a minute to compile the tiles that are fast on a GPU, and three
 // seconds for the smallest, so these are tested with the same constants.
-const hasMatrices = device.matrices.length > 0;
-const MATRIX_DEVICE = hasMatrices ? device : withEmulatedMatrices(device);
+const HAS_MATRICES = hasMatrices(device);
+const MATRIX_DEVICE = HAS_MATRICES ? device : withEmulatedMatrices(device);
 const MATRIX_SHAPE = { NH: 2, KH: 1, HS: 16, scale: 0.4, window: 37, rate: 0.3 };
 const MATRIX_TOLERANCE = 2 * TOLERANCE.f16!; // p and ds are rounded, too
 const MATRIX_CASES:
@@ -221,7 +222,7 @@ const MATRIX_CASES:
     [{ B: 1, T: 99 }, 128 * 2 * 16 * 4], // one partial sum of dq, to which several blocks of keys are added
   ];
 const isTested = (variant: string) =>
-  /^matrices/.test(variant) && (hasMatrices || / 32x(16|32) by/.test(variant));
+  /^matrices/.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
 
 for (const [sizes, maxBindingBytes] of MATRIX_CASES) {
   Deno.test({
@@ -242,7 +243,7 @@ for (const [sizes, maxBindingBytes] of MATRIX_CASES) {
 }
 
 // further sizes where matrices need not be emulated
-for (const HS of hasMatrices ? [64, 112, 128] : []) {
+for (const HS of HAS_MATRICES ? [64, 112, 128] : []) {
   Deno.test(
     `attention in every variant that the tuner may choose matches the reference with heads of ${HS}`,
     withRandom((random, seed) =>

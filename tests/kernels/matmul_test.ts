@@ -405,8 +405,7 @@ const HEADS: { variant: string; dtype: DType; on: Device; how: string }[] = [
 ];
 for (const { variant, dtype, on, how } of HEADS) {
   Deno.test({
-    name:
-      `matmul() in tiles ${variant} computes with a vocabulary that is no multiple of four${how}`,
+    name: `matmul() as ${variant} computes with a vocabulary that is no multiple of four${how}`,
     ignore: !REAL_TYPES.includes(dtype),
     fn: withRandom(async (random) => {
       const M = 132, V = 131, PADDED = 136, C = 136;

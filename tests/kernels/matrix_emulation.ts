@@ -1,5 +1,5 @@
 import type { Device } from "../../kernels/device.ts";
-import { MATRIX_SIDE as SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
+import { hasMatrices, MATRIX_SIDE as SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
 
 /**
  * Subgroup matrices for adapters that have none. The text of a kernel stays as it is, but for the types and functions
@@ -54,11 +54,11 @@ export function withEmulatedMatrices(on: Device): Device {
   };
 }
 
-/** The devices on which kernels with matrices are tested: the emulation, and the device itself if it has them. */
+/** The devices on which kernels with matrices are tested: the emulation, and the device itself if it has their shape. */
 export function devicesWithMatrices(device: Device): { on: Device; how: string }[] {
   return [
     { on: withEmulatedMatrices(device), how: "emulated matrices" },
-    ...(device.matrices.length > 0 ? [{ on: device, how: "matrices" }] : []),
+    ...(hasMatrices(device) ? [{ on: device, how: "matrices" }] : []),
   ];
 }
 

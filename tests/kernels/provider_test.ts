@@ -21,6 +21,14 @@ Deno.test('openDevice({ gpu: "auto" }) opens Dawn only if it is installed and ha
   assert.equal(opened.provider, hasMatrices(opened) ? "dawn" : "native");
 });
 
+Deno.test("openDevice() throws if there is no such provider", async () => {
+  const message =
+    'Cannot open a device as gpu must be native or dawn or auto: current value is "down"';
+  await assert.rejects(openDevice({ gpu: "down" as "dawn" }), { name: "TypeError", message });
+  // in version 0.2.0 gpu was an object of WebGPU
+  await assert.rejects(openDevice({ gpu: navigator.gpu as never }), { name: "TypeError" });
+});
+
 Deno.test("matrixShapesOf() returns the shapes of f16 factors that an adapter reports", () => {
   const config = { componentType: "f16", resultComponentType: "f32", M: 16, N: 8, K: 4 };
   const adapterWith = (...subgroupMatrixConfigs: object[]) =>
