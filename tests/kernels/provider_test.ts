@@ -13,7 +13,8 @@ Deno.test("openDevice() opens a device of the provider that is asked for", () =>
 });
 
 Deno.test('openDevice({ gpu: "auto" }) opens Dawn only if it is installed and has matrices for the kernels', async () => {
-  const { state } = Deno.permissions.querySync({ name: "ffi" });
+  const path = new URL("../../dawn", import.meta.url);
+  const { state } = Deno.permissions.querySync({ name: "ffi", path });
   if (isDawnInstalled() && state !== "granted") {
     return await assert.rejects(openDevice({ gpu: "auto" }), { name: "NotCapable" });
   }
