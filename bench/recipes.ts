@@ -6,7 +6,7 @@
  *     deno task bench:recipes train [TRAINING VALIDATION]   trains all recipes
  *     deno task bench:recipes write                         writes the tables into docs/recipes.md
  *
- * Without files the text is the built-in stories.
+ * Without files the text is the built-in stories; the files are those of the sample of TinyStories, see docs/recipes.md.
  *
  * Results are added to bench/recipes.json. So `train` resumes after an interruption, and may run on another machine
  * than `time`: the steps that take equal time are those of the machine that was timed.
@@ -182,7 +182,7 @@ function createSteps(
   };
 }
 
-/** Names of the texts: the built-in stories, and the files that are given. */
+/** Names of the texts: the built-in stories, and that of the files that are given. */
 const STORIES = "built-in stories", GIVEN = "sample of TinyStories";
 
 /**
@@ -236,6 +236,7 @@ async function trainAll(results: Results, files: readonly string[]): Promise<voi
       }
     }
   }
+  console.error(`bench/recipes.json has all trainings on the ${text}`);
 }
 
 /** Stories that are judged: 24 begin with a hero, 24 with an animal, 24 with a thing. */
