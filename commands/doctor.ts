@@ -30,7 +30,7 @@ async function main({ json }: { json?: true }): Promise<number> {
   } else {
     output(`Deno ${system}\n\n`);
     output(table(cellsOf(native), cellsOf(dawn), outputColumns()));
-    output(`\n--gpu auto takes ${auto}\n`);
+    output(`\n--gpu auto chooses ${auto}\n`);
     for (const sentence of fixes) output(`\nto fix: ${sentence}\n`);
   }
   return [native, dawn].some((one) => one && "adapter" in one) ? 0 : 1;

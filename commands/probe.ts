@@ -54,7 +54,7 @@ function factsOf(device: Device): ProviderFacts {
   };
 }
 
-/** The facts of Dawn, from a process of its own: a fault in native code would end this one. */
+/** The facts of Dawn, from a separate process: a fault in native code would end this one. */
 export async function probeDawn(): Promise<Probe> {
   const { code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [

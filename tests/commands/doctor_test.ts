@@ -87,7 +87,7 @@ Deno.test("doctor prints both providers beside each other, and what to type for 
   assert.match(stdout, /^subgroups +not used +of 32, tested$/m);
   assert.match(stdout, /^tensor cores +none +16x16x16 f16 to f32$/m);
   assert.match(stdout, /^auto +preset (nano|mini).*preset mini$/m);
-  assert.match(stdout, /^--gpu auto takes dawn$/m);
+  assert.match(stdout, /^--gpu auto chooses dawn$/m);
   assert.match(stdout, /^to fix: f16 is missing/m);
   const absent = await doctor("gpu", { args: [] });
   assert.match(absent.stdout, /^adapter +Some adapter +not installed: deno task dawn:install$/m);
