@@ -39,8 +39,8 @@ import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
-import forwardMatrix from "./forward_matrices.wgsl" with { type: "text" };
-import backwardMatrix from "./backward_matrices.wgsl" with { type: "text" };
+import forwardMatrices from "./forward_matrices.wgsl" with { type: "text" };
+import backwardMatrices from "./backward_matrices.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
@@ -51,8 +51,8 @@ import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
-  backwardMatrices,
-  forwardMatrices,
+  backwardMatrixVariants,
+  forwardMatrixVariants,
   isWithin,
   type MatrixVariant,
   MOST_SHORT_TOKENS,
@@ -135,11 +135,11 @@ export function attentionForward(
         iterations: blocks * (HS + tokens) / TERMS,
       });
     },
-    matrices: forwardMatrices({ T, HS }),
-    byMatrices(program, { QUERIES, KEYS, constants, bytes }) {
+    matrixVariants: forwardMatrixVariants({ T, HS }),
+    matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const workgroups = ceilDiv(T, QUERIES);
       program.dispatch({
-        shader: { "kernels/attention/forward_matrices.wgsl": forwardMatrix, ...RANDOM },
+        shader: { "kernels/attention/forward_matrices.wgsl": forwardMatrices, ...RANDOM },
         constants: { ...layer.constants, ...constants },
         tensors,
         uniforms: layer.uniforms,
@@ -179,8 +179,8 @@ export function attentionBackward(
   const { T, NH, KH, real4 } = layer, SINGLE = NH === KH;
   const C = NH * HS, tensors = { qkv, dy, logSumExp, delta, random, dqkv };
   /**
-   * Records a kernel that adds dq up in P partial sums of `sumRows` tokens per sequence, between those of delta and of
-   * the sum of these.
+   * Records backward_delta.wgsl, then a kernel that sums dq over blocks of KEYS keys in P partial sums of `sumRows` tokens
+   * per sequence, then backward_sum.wgsl.
    */
   const recordByBlocks = (
     program: Program,
@@ -244,15 +244,15 @@ export function attentionBackward(
           }),
       );
     },
-    matrices: backwardMatrices({ T, HS }),
-    byMatrices(program, { QUERIES, KEYS, constants, bytes }) {
+    matrixVariants: backwardMatrixVariants({ T, HS }),
+    matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const tiles = ceilDiv(T, QUERIES), sumRows = tiles * QUERIES;
       recordByBlocks(
         program,
         { QUERIES, KEYS, sumRows },
         (partials, P, blocks) =>
           program.dispatch({
-            shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrix, ...RANDOM },
+            shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrices, ...RANDOM },
             constants: { ...layer.constants, SINGLE, ...constants },
             tensors: { ...tensors, partials },
             uniforms: { ...layer.uniforms, rows: sumRows },
@@ -379,8 +379,8 @@ interface Variants {
   rows(program: Program): void;
   tiles(program: Program, tokens: number): void;
   /** Variants of the kernel by matrices for the head size, of which the first is preferred. */
-  matrices: readonly MatrixVariant[];
-  byMatrices(program: Program, variant: MatrixVariant): void;
+  matrixVariants: readonly MatrixVariant[];
+  matrices(program: Program, variant: MatrixVariant): void;
 }
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
@@ -398,9 +398,9 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
   const variants = new Map<string, (program: Program) => void>();
   // on a GPU the kernels by rows are many times slower, on a CPU those by tiles
   if ((variant ?? (device.isCpu ? "rows" : "tiles")) === "tiles") {
-    for (const tile of variant || !canUseMatrices(device, layer) ? [] : op.matrices) {
+    for (const tile of variant || !canUseMatrices(device, layer) ? [] : op.matrixVariants) {
       if (isWithin(device.gpu.limits, tile)) {
-        variants.set(tile.name, (program) => op.byMatrices(program, tile));
+        variants.set(tile.name, (program) => op.matrices(program, tile));
       }
     }
     const sizes = T > MOST_SHORT_TOKENS ? TILES : TILES.toReversed();
@@ -422,6 +422,7 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
   });
 }
 
+/** Whether the kernels by matrices compute a layer on a device. */
 function canUseMatrices(device: Device, { real, dropoutRate }: Layer): boolean {
   return real === "f16" && hasMatrices(device) && dropoutRate <= MOST_DROPOUT;
 }

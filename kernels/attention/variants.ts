@@ -64,7 +64,7 @@ const FORWARD: readonly (readonly [QUERIES: number, KEYS: number])[] = [
 /**
  * The variants of forward_matrices.wgsl; none if the head size is not a multiple of 16 or too large for the registers.
  */
-export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
+export function forwardMatrixVariants({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
   if (HS % MATRIX_SIDE !== 0) return [];
   return FORWARD.filter(([QUERIES]) => isOffered(QUERIES, T)).flatMap(([QUERIES, KEYS]) => {
     const FETCHES = ceilDiv(KEYS * HS / 8, QUERIES);
@@ -95,8 +95,8 @@ const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPAN: number,
 /** Head size above which subgroups of 16 keys share them, because the registers of one do not hold their dk and dv. */
 const MOST_UNSHARED = 96;
 
-/** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrices()`. */
-export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
+/** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrixVariants()`. */
+export function backwardMatrixVariants({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
   return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap((
     [QUERIES, KEYS, SPAN, SPLIT],
   ) => {
