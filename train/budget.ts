@@ -266,7 +266,7 @@ const LEAST_GAIN = 0.99;
  * @param seconds time of the steps alone.
  * @param options.measure the speed of a model in training; undefined if it does not fit the device.
  * @param options.depths depths to choose from, ascending.
- * @throws {UserError} if not even the first one fits.
+ * @throws {UserError} if the first one does not fit.
  *
  * @example Plan for a machine whose speed is known
  * ```ts
@@ -320,7 +320,13 @@ export async function planForSeconds(
     best = candidates.at(-1);
     if (inTime <= 1) break; // the time is over
   }
-  if (!best) throw new UserError("Cannot plan a training as not even the smallest model fits");
+  if (!best) {
+    throw new UserError(
+      `Cannot plan a training as the model of the least depth must fit: current depth is ${
+        depths[0]
+      }`,
+    );
+  }
   const { depth, blockParameters, tokens } = best;
   const options = optionsAtDepth(depth, {
     given: { schedule: "wsd", ...given },
@@ -351,7 +357,10 @@ export const PLAN_OPTIONS = optionsWhere(({ names, onResume, reportsOnly, unplan
   names !== "data" && onResume !== "unsaved" && !reportsOnly && !unplanned
 );
 
-/** The options of these that do not have a default of their own, and do not follow from others either. */
+/**
+ * Options of these that a plan holds even if they are not given: those that planners decide, and those whose defaults
+ * depend on the model from which a run starts or on the version of this program.
+ */
 const BASIC_OPTIONS: readonly string[] = [...PLANNED_OPTIONS, "arch", "muonLearningRate"];
 
 /**

@@ -169,7 +169,11 @@ Deno.test("planForSeconds() keeps to the depths that fit and to the one that is 
   assert.equal(plan.options.schedule, "cosine");
   await assert.rejects(
     planForSeconds(300, { ...text, measure: machine({ largest: 0 }).measure }),
-    { name: "UserError", message: "Cannot plan a training as not even the smallest model fits" },
+    {
+      name: "UserError",
+      message:
+        "Cannot plan a training as the model of the least depth must fit: current depth is 1",
+    },
   );
 });
 
