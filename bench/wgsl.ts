@@ -1,11 +1,12 @@
 import { output, run, status } from "../commands/command.ts";
 import { load } from "../files/packages.ts";
+import { MATRIX_FEATURE } from "../kernels/matrices.ts";
 import { specialize, unroll } from "../kernels/shader.ts";
 import { kernelSources } from "./kernel_sources.ts";
 import { wgslFiles } from "./wgsl_files.ts";
 
 /** The features that kernels use, each of which some kernel needs. */
-const FEATURES = ["shader-f16", "subgroups", "chromium-experimental-subgroup-matrix"];
+const FEATURES = ["shader-f16", "subgroups", MATRIX_FEATURE];
 
 /**
  * `wgsl`: compiles every file of kernels/ and every variant of every op as Chrome does, with Dawn's null

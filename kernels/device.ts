@@ -1,6 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
-import { hasMatrices, MATRIX_SUBGROUP } from "./matrices.ts";
+import { hasMatrices, MATRIX_FEATURE, MATRIX_SUBGROUP } from "./matrices.ts";
 import {
   type GpuChoice,
   type MatrixShape,
@@ -116,7 +116,7 @@ const WANTED_FEATURES: readonly string[] = [
   "shader-f16",
   "timestamp-query",
   "subgroups",
-  "chromium-experimental-subgroup-matrix",
+  MATRIX_FEATURE,
 ];
 
 /** Limits to raise from the defaults of WebGPU to those of the adapter. */
@@ -177,10 +177,9 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   const subgroupSize = withUnlisted || features.has("subgroups")
     ? await testSubgroups(device, features)
     : undefined;
-  const matrices =
-    features.has("chromium-experimental-subgroup-matrix") && subgroupSize === MATRIX_SUBGROUP
-      ? matrixShapesOf(adapter)
-      : [];
+  const matrices = features.has(MATRIX_FEATURE) && subgroupSize === MATRIX_SUBGROUP
+    ? matrixShapesOf(adapter)
+    : [];
   if (gpu === "auto" && provider === "dawn" && !hasMatrices({ matrices })) {
     device.destroy();
     return await openDevice();

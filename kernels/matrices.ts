@@ -1,5 +1,8 @@
 import type { MatrixShape } from "./provider.ts";
 
+/** The feature of a device that multiplies matrices. */
+export const MATRIX_FEATURE = "chromium-experimental-subgroup-matrix";
+
 /** Rows, and columns, of the matrices that the kernels with tensor cores multiply. */
 export const MATRIX_SIDE = 16;
 
