@@ -112,7 +112,7 @@ export function newModel(
     ModelOptions,
 ): GptConfig {
   const { windows, rotaryBase } = options;
-  const { norm, positions, mlp, biases, qkNorm } = partsOf(options, ARCHITECTURES.gpt2);
+  const { norm, positions, mlp, biases, qkNorm } = partsOf(options, DEFAULT_ARCHITECTURE);
   const hasBiases = biases === "on";
   return withoutDefaults({
     ...{ layers, width, heads, keyHeads: kvHeads, headSize, innerWidth: hidden },
