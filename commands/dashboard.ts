@@ -50,7 +50,8 @@ async function main(folders: readonly string[], options: Options): Promise<void>
   for (const folder of absent) {
     status(`no runs in ${folder} yet; to make one: ${taskCommand("train")}`);
   }
-  if (gpu !== "native") await requestAdapter(gpu); // a request loads no native code
+  // loads Dawn, if it is chosen, while that is permitted: a device is opened when a page asks for a model
+  if (gpu !== "native") await requestAdapter(gpu);
   giveBack("ffi");
   const server = serve(createHandler({ folders, open: () => openDevice({ gpu }) }), port);
   output(`http://${HOSTNAME}:${server.addr.port}/\n`);

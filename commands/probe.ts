@@ -11,12 +11,17 @@ export interface ProviderFacts {
   readonly isCpu: boolean;
   /** The graphics interface and the vendor. */
   readonly driver: string;
+  /** Features that are requested and that the adapter lists. */
   readonly features: readonly string[];
+  /** Invocations per subgroup, if kernels use subgroups. */
   readonly subgroupSize?: number;
   /** Shapes that the tensor cores multiply. */
   readonly matrices: readonly MatrixShape[];
+  /** Bytes. */
   readonly largestBuffer: number;
+  /** Bytes. */
   readonly largestBinding: number;
+  /** Most invocations, and bytes of memory, of a workgroup. */
   readonly workgroup: { readonly invocations: number; readonly bytes: number };
   /** What a training chooses there. */
   readonly auto: string;
