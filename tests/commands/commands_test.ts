@@ -38,8 +38,8 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
   assert.deepEqual(named.filter((flag) => !flags.includes(flag)), []);
   // on a GPU that has f16 also the loss scale, and steps that were skipped to find it
   const scaling = "( scale \\d+)?( skipped \\d+)?";
-  const step =
-    `step 6/6 epoch 0\\.\\d+ loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0\\.0s left`;
+  const step = `step 6/6 epoch 0\\.\\d+ loss \\d\\.\\d{3} lr \\S+ muon \\S+ norm \\S+${scaling} ` +
+    "\\d+ tok/s 0\\.0s left";
   assert.match(stderr, new RegExp(step));
   assert.match(
     stderr,
@@ -227,7 +227,8 @@ Deno.test("train --patience names the best checkpoint when the validation loss h
   const path = join(directory, "patience");
   const shape = "--preset nano --steps 9 --batch-size 1 --context-length 8 --eval-tokens 50";
   const { code, stdout, stderr } = await task("train", [
-    ...`${shape} --eval-every 1 --sample-every 0 --learning-rate 0 --patience 2 --out`.split(" "),
+    ...`${shape} --eval-every 1 --sample-every 0 --learning-rate 0 --muon-learning-rate 0 --patience 2 --out`
+      .split(" "),
     path,
   ]);
   assert.equal(code, 0, stderr);
@@ -636,17 +637,17 @@ Deno.test("train --init-from accepts a model of the hub, eval and generate --mod
     text,
     Array.from({ length: 40 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
   );
-  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 2 --batch-size 1".split(" ");
+  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 4 --batch-size 1".split(" ");
   const training = await task("train", [...args, "--data", text, "--out", tuned], { env });
   assert.equal(training.code, 0, training.stderr);
   const told = [
     /^looking for hf:tiny\/model\n/,
     /download tiny\/model\/model\.safetensors: /,
     new RegExp(`starting from hf:tiny/model@${hub.main}; precision`),
-    /training \d+ of \d+ parameters for 2 steps/,
+    /training \d+ of \d+ parameters for 4 steps/,
   ];
   for (const pattern of told) assert.match(training.stderr, pattern);
-  const path = join(tuned, "checkpoints", "000002");
+  const path = join(tuned, "checkpoints", "000004");
   const adapters = JSON.parse(Deno.readTextFileSync(join(path, "adapter_config.json")));
   assert.equal(adapters.base_model_name_or_path, "tiny/model");
   assert.equal(adapters.revision, hub.main);

@@ -91,7 +91,7 @@ for (
     ],
     [
       { family: "bert" },
-      'family must be gpt2 or gpt_neo or llama: current value is "bert"',
+      'family must be gpt2 or gpt_neo or gpt_neox or llama: current value is "bert"',
     ],
     [{ norm: "batch" }, 'norm must be layernorm or rmsnorm: current value is "batch"'],
     [

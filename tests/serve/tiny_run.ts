@@ -22,7 +22,11 @@ export const tinyRun: () => Promise<string> = once(async () => {
     warmupSteps: 1,
     saveEvery: 2,
     sampleEvery: 0,
+    // its texts do not end at once, and change from checkpoint to checkpoint
+    arch: "gpt2",
+    optimizer: "adamw",
     learningRate: 0.01,
+    minLearningRate: 0.001,
     vocabulary: "compact",
     tune: "off",
     precision: "f32",

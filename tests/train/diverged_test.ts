@@ -29,7 +29,9 @@ async function run(out: string, options: Partial<TrainOptions>): Promise<void> {
   for await (const _ of train({ ...OPTIONS, device, out: join(directory, out), ...options }));
 }
 
-const whole = once(() => run("whole", { preset: "nano", steps: 1 }));
+const whole = once(() =>
+  run("whole", { preset: "nano", arch: "gpt2", optimizer: "adamw", steps: 1 })
+);
 
 /** Makes one weight of a file of tensors no number. */
 function poison(file: string): Uint8Array<ArrayBuffer> {

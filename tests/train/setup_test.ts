@@ -14,7 +14,7 @@ Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unles
   };
   assert.deepEqual(of(cpu, "auto"), [
     ...["nano", "preset nano, as no GPU was found and the CPU computes"],
-    ...[16, 2000, 5e-3],
+    ...[16, 1700, 5e-3],
   ]);
   assert.deepEqual(of(gpu, "auto"), ["mini", "preset mini, as there is a GPU", 32, 2000, 1e-3]);
   for (const on of [cpu, gpu]) {
