@@ -15,7 +15,8 @@ const program = command(
 const DIRECTORY = new URL("../dawn/", import.meta.url);
 
 async function main(): Promise<void> {
-  if (isDawnInstalled()) status("Dawn is installed already");
+  const wasInstalled = isDawnInstalled();
+  if (wasInstalled) status("Dawn is installed already");
   else {
     status("downloading Dawn into dawn/node_modules: 51 MB, and 132 MB on the disk");
     await install();
@@ -24,6 +25,9 @@ async function main(): Promise<void> {
   if ("error" in dawn) {
     output(`Dawn is installed, but does not work here: ${printable(dawn.error)}\n`);
     status(`--gpu native works without it; to see what is missing: ${taskCommand("doctor")}`);
+    if (wasInstalled) {
+      status(`to install it anew, delete dawn/node_modules, then ${taskCommand("dawn:install")}`);
+    }
     return;
   }
   output(
@@ -38,6 +42,8 @@ async function main(): Promise<void> {
  * @throws {UserError} if that fails.
  */
 async function install(): Promise<void> {
+  // Deno takes what it finds for whole, though a file may be missing
+  await Deno.remove(new URL("node_modules", DIRECTORY), { recursive: true }).catch(() => {});
   const isTerminal = Deno.stderr.isTerminal();
   const { code, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["install", "--frozen"],

@@ -93,12 +93,21 @@ export async function load<Name extends PackageName>(name: Name): Promise<Packag
     specifier = dawnModule()?.href ?? specifier;
   }
   try {
-    return await import(specifier);
+    const loaded = await import(specifier);
+    if (name === "webgpu" && typeof loaded.create !== "function") {
+      throw new TypeError("index.js is damaged");
+    }
+    return loaded;
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     const reason = (error as Error).message.split("\n")[0];
     if (name === "webgpu") {
-      throw new UserError(`Cannot load Dawn: ${reason}`, { hint: "--gpu native needs no Dawn" });
+      throw new UserError(`Cannot load Dawn: ${reason}`, {
+        hint: "--gpu native needs no Dawn" +
+          (dawnModule()
+            ? `; to install it anew, delete dawn/node_modules, then ${taskCommand("dawn:install")}`
+            : ""),
+      });
     }
     throw new UserError(`Cannot load ${specifier} (${reason}): check the network`);
   }

@@ -1,2 +1,2 @@
 export { dirname } from "node:path";
-export { fileURLToPath as fromFileUrl } from "node:url";
+export { fileURLToPath as fromFileUrl, pathToFileURL as toFileUrl } from "node:url";

@@ -167,7 +167,7 @@ export const MODEL_TYPES: Readonly<Record<string, ModelType>> = {
       quantization_config: NONE,
     },
     read: ({ rotary_emb_base: rope_theta = 10_000, rotary_pct = 0.25, ...fields }, where) => ({
-      ...readRotary({ rope_theta, ...fields }, where, { rotary_pct }),
+      ...readRotary({ ...fields, rope_theta }, where, { rotary_pct }),
       ...(fields.attention_bias === false ? { qkvBias: false, projectionBias: false } : {}),
       ...(fields.hidden_act === undefined ? { activation: "gelu" } : {}),
     }),

@@ -146,6 +146,7 @@ Deno.test("parseHuggingFaceConfig() reads the GPT-NeoX of transformers 4 and 5, 
     [{ ...NEOX, rotary_emb_base: 500, layer_norm_eps: 1e-3 }, {
       ...{ ...neox, rotaryBase: 500, normEpsilon: 1e-3 },
     }],
+    [{ ...NEOX, rope_theta: 500 }, neox], // transformers does not read it
     [{ ...NEOX, rope_scaling: linear }, { ...neox, rotaryScaling: linear }],
     [{ ...withoutPart, rope_parameters: whole }, { ...neox, rotaryBase: 500 }],
     [{ ...NEOX, attention_bias: false }, { ...neox, qkvBias: false, projectionBias: false }],
