@@ -77,10 +77,11 @@ const MLPS = {
 } as const;
 
 /**
- * The default of an option that is part of an architecture, for `--help`:
+ * The default of `arch`, and of an option that is part of an architecture, for `--help`:
  * `gpt2, neox: layernorm; llama, modern: rmsnorm`; undefined for all other options.
  */
 export function defaultByArchitecture(name: OptionName): string | undefined {
+  if (name === "arch") return DEFAULT_ARCHITECTURE.arch;
   if (!Object.hasOwn(ARCHITECTURES.gpt2, name)) return undefined;
   const byWord = Map.groupBy(Object.entries(ARCHITECTURES), ([, parts]) => parts[name as Part]);
   const named = (list: [name: string, parts: Architecture][]) => list.map(([name]) => name);

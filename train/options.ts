@@ -258,7 +258,7 @@ export const TRAIN_OPTIONS = {
   arch: {
     ...PART,
     choices: ["gpt2", "neox", "llama", "modern"],
-    help: "architecture: the defaults of the options below (default: neox)",
+    help: "architecture: the defaults of the options below",
     placeholder: "<name>",
   },
   /** How the residual stream is normalised before each branch. */
