@@ -75,7 +75,7 @@ function machine(
     gpu: { limits } as GPUDevice,
     isCpu,
     subgroupSize,
-    matrices: hasMatrices ? [MATRIX_SHAPE] : [],
+    matrixShapes: hasMatrices ? [MATRIX_SHAPE] : [],
     provider: "native",
     compilesInBackground: false,
     maxBindingBytes: 2 ** 31 - 4,

@@ -22,7 +22,7 @@ const DRIVERS: Partial<Record<typeof Deno.build.os, string>> = {
 async function main({ json }: { json?: true }): Promise<number> {
   const native = await probe("native");
   const dawn = isDawnInstalled() ? await probeDawn() : undefined;
-  const auto = dawn && "matrices" in dawn && hasMatrices(dawn) ? "dawn" : "native";
+  const auto = dawn && "adapter" in dawn && hasMatrices(dawn) ? "dawn" : "native";
   const fixes = [...fixesOfNative(native), ...fixesOfDawn(dawn)];
   const system = `${Deno.version.deno} on ${Deno.build.target}`;
   if (json) {
@@ -72,14 +72,14 @@ function fixesOfDawn(dawn: Probe | undefined): string[] {
 function cellsOf(probed: Probe | undefined): Record<string, string> {
   if (!probed) return { adapter: `not installed: ${taskCommand("dawn:install")}` };
   if ("error" in probed) return { adapter: `none: ${printable(probed.error)}` };
-  const { adapter, isCpu, driver, features, subgroupSize, matrices, workgroup } = probed;
+  const { adapter, isCpu, backend, features, subgroupSize, matrixShapes, workgroup } = probed;
   const others = features.filter((name) => !name.includes("subgroup"));
   return {
     adapter: `${printable(adapter)}${isCpu ? " (computes on the CPU)" : ""}`,
-    driver: printable(driver),
+    backend: printable(backend),
     features: others.join(", ") || "none",
     subgroups: subgroupSize ? `of ${subgroupSize}, tested` : "not used",
-    "tensor cores": matrices.map(shapeText).join(", ") || "none",
+    "tensor cores": matrixShapes.map(shapeText).join(", ") || "none",
     "largest buffer": mebibytes(probed.largestBuffer),
     "largest binding": mebibytes(probed.largestBinding),
     workgroup: `${workgroup.invocations} invocations, ${workgroup.bytes / 1024} KiB`,

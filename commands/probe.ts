@@ -10,13 +10,13 @@ export interface ProviderFacts {
   /** Whether the adapter computes on the CPU. */
   readonly isCpu: boolean;
   /** The graphics interface and the vendor. */
-  readonly driver: string;
+  readonly backend: string;
   /** Features that are requested and that the adapter lists. */
   readonly features: readonly string[];
   /** Invocations per subgroup, if kernels use subgroups. */
   readonly subgroupSize?: number;
   /** Shapes that the tensor cores multiply. */
-  readonly matrices: readonly MatrixShape[];
+  readonly matrixShapes: readonly MatrixShape[];
   /** Bytes. */
   readonly largestBuffer: number;
   /** Bytes. */
@@ -45,10 +45,10 @@ function factsOf(device: Device): ProviderFacts {
   return {
     adapter: device.name,
     isCpu: device.isCpu,
-    driver: device.backend,
+    backend: device.backend,
     features: [...device.features],
     ...subgroupSize === undefined ? {} : { subgroupSize },
-    matrices: device.matrices,
+    matrixShapes: device.matrixShapes,
     largestBuffer: limits.maxBufferSize,
     largestBinding: device.maxBindingBytes,
     workgroup: {

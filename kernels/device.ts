@@ -35,7 +35,7 @@ export interface Device {
    * Shapes of the f16 matrices that a subgroup multiplies, on tensor cores for example. Empty if there are none, or
    * if subgroups do not have 32 invocations.
    */
-  readonly matrices: readonly MatrixShape[];
+  readonly matrixShapes: readonly MatrixShape[];
   /** Whether shaders are compiled in other threads, several at once; Deno's own WebGPU cannot. */
   readonly compilesInBackground: boolean;
   /** Most bytes of a buffer in one binding. */
@@ -177,10 +177,10 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   const subgroupSize = withUnlisted || features.has("subgroups")
     ? await testSubgroups(device, features)
     : undefined;
-  const matrices = features.has(MATRIX_FEATURE) && subgroupSize === MATRIX_SUBGROUP
+  const matrixShapes = features.has(MATRIX_FEATURE) && subgroupSize === MATRIX_SUBGROUP
     ? matrixShapesOf(adapter)
     : [];
-  if (gpu === "auto" && provider === "dawn" && !hasMatrices({ matrices })) {
+  if (gpu === "auto" && provider === "dawn" && !hasMatrices({ matrixShapes })) {
     device.destroy();
     return await openDevice();
   }
@@ -214,7 +214,7 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     backend: describeBackend(adapter, provider),
     features,
     subgroupSize,
-    matrices,
+    matrixShapes,
     // on SwiftShader compiling 27 shaders took 83 s of CPU time in the background, and 56 s without
     compilesInBackground: provider === "dawn" && !isCpu,
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,

@@ -10,8 +10,10 @@ export const MATRIX_SIDE = 16;
 export const MATRIX_SUBGROUP = 32;
 
 /** Whether a device has the matrices that the kernels with tensor cores need, of f16 with sums in f32. */
-export function hasMatrices({ matrices }: { readonly matrices: readonly MatrixShape[] }): boolean {
-  return matrices.some(({ rows, columns, depth, input, result }) =>
+export function hasMatrices(
+  { matrixShapes }: { readonly matrixShapes: readonly MatrixShape[] },
+): boolean {
+  return matrixShapes.some(({ rows, columns, depth, input, result }) =>
     [rows, columns, depth].every((side) => side === MATRIX_SIDE) && input === "f16" &&
     result === "f32"
   );

@@ -151,8 +151,8 @@ dawnTest("doctor describes Dawn beside Deno's WebGPU", async () => {
   assert.equal(code, 0);
   const { native, dawn, auto } = JSON.parse(stdout);
   assert.match(`${native.adapter}, ${dawn.adapter}`, /^swiftshader.*, swiftshader/i);
-  assert.match(dawn.driver, /^Dawn on Vulkan/);
-  assert.deepEqual([dawn.isCpu, dawn.matrices, auto], [true, [], "native"]);
+  assert.match(dawn.backend, /^Dawn on Vulkan/);
+  assert.deepEqual([dawn.isCpu, dawn.matrixShapes, auto], [true, [], "native"]);
 });
 
 /**

@@ -69,7 +69,7 @@ export function forwardMatrixVariants({ T, HS }: { T: number; HS: number }): Mat
   return FORWARD.filter(([QUERIES]) => isOffered(QUERIES, T)).flatMap(([QUERIES, KEYS]) => {
     const FETCHES = ceilDiv(KEYS * HS / 8, QUERIES);
     return fitting({
-      name: `matrices ${QUERIES}x${KEYS} by ${MATRIX_SUBGROUP}x${KEYS}`,
+      name: `matrix ${QUERIES}x${KEYS} by ${MATRIX_SUBGROUP}x${KEYS}`,
       QUERIES,
       KEYS,
       invocations: QUERIES,
@@ -108,7 +108,7 @@ export function backwardMatrixVariants({ T, HS }: { T: number; HS: number }): Ma
     const DQS = ceilDiv(QUERIES / MATRIX_SIDE * HS / MATRIX_SIDE, subgroups);
     const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1);
     return fitting({
-      name: `matrices ${QUERIES}x${KEYS} by ${QUERIES / SPLIT}x${MATRIX_SIDE * SPAN}`,
+      name: `matrix ${QUERIES}x${KEYS} by ${QUERIES / SPLIT}x${MATRIX_SIDE * SPAN}`,
       QUERIES,
       KEYS,
       invocations,

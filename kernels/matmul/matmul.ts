@@ -228,7 +228,7 @@ type Kernel = (program: Program) => void;
 /** The kernels that can compute a product, by kind and name. A CPU uses the last of the untiled ones. */
 function kernelsFor(
   product: Product,
-  device: Pick<Device, "subgroupSize" | "matrices">,
+  device: Pick<Device, "subgroupSize" | "matrixShapes">,
 ): Record<"matrix" | "tiled" | "untiled", Map<string, Kernel>> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const { a, b, batch } = product, { subgroupSize } = device;

@@ -141,15 +141,15 @@ fn main(
   let aStep = select(TILE_K / 8, TILE_K * sizes.aStride, TRANSPOSE_A);
   let bStep = select(TILE_K * sizes.bStride, TILE_K / 8, TRANSPOSE_B);
 
-  var as8: array<vec4u, A_FETCHES>;
-  var bs8: array<vec4u, B_FETCHES>;
+  var aFetched: array<vec4u, A_FETCHES>;
+  var bFetched: array<vec4u, B_FETCHES>;
   // unroll
   for (var i = 0u; i < A_FETCHES; i++) {
-    as8[i] = a[aFirst + i * aNext];
+    aFetched[i] = a[aFirst + i * aNext];
   }
   // unroll
   for (var i = 0u; i < B_FETCHES; i++) {
-    bs8[i] = b[bFirst + i * bNext];
+    bFetched[i] = b[bFirst + i * bNext];
   }
   var sums: array<Sum, SUMS>;
   var first = start;
@@ -158,15 +158,15 @@ fn main(
     for (var i = 0u; i < A_FETCHES; i++) {
       let row = aPlace.x + i * A_ROWS;
       // unless WHOLE_K
-      as8[i] = keep(as8[i], countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
-      tiles[row * A_STRIDE + aPlace.y] = as8[i];
+      aFetched[i] = keep(aFetched[i], countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
+      tiles[row * A_STRIDE + aPlace.y] = aFetched[i];
     }
     // unroll
     for (var i = 0u; i < B_FETCHES; i++) {
       let row = bPlace.x + i * B_ROWS;
       // unless WHOLE_K
-      bs8[i] = keep(bs8[i], countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
-      tiles[A_SIZE + row * B_STRIDE + bPlace.y] = bs8[i];
+      bFetched[i] = keep(bFetched[i], countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
+      tiles[A_SIZE + row * B_STRIDE + bPlace.y] = bFetched[i];
     }
     workgroupBarrier();
     // the last step fetches past the end, which is not used
@@ -174,11 +174,11 @@ fn main(
     bFirst += bStep;
     // unroll
     for (var i = 0u; i < A_FETCHES; i++) {
-      as8[i] = a[aFirst + i * aNext];
+      aFetched[i] = a[aFirst + i * aNext];
     }
     // unroll
     for (var i = 0u; i < B_FETCHES; i++) {
-      bs8[i] = b[bFirst + i * bNext];
+      bFetched[i] = b[bFirst + i * bNext];
     }
     // unroll
     for (var k = 0u; k < TILE_K; k += 16u) {

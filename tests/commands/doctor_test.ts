@@ -15,10 +15,10 @@ async function doctor(adapter: string, { dawn = "absent", args = ["--json"] } = 
 const FACTS: ProviderFacts = {
   adapter: "some gpu",
   isCpu: false,
-  driver: "Dawn on Vulkan",
+  backend: "Dawn on Vulkan",
   features: ["shader-f16", "subgroups"],
   subgroupSize: 32,
-  matrices: [{ rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" }],
+  matrixShapes: [{ rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" }],
   largestBuffer: 2 ** 30,
   largestBinding: 2 ** 30,
   workgroup: { invocations: 256, bytes: 2 ** 15 },
@@ -74,8 +74,8 @@ Deno.test("doctor says what Dawn offers, also if native WebGPU or Dawn does not 
   assert.deepEqual(crash.dawn, { error: "Dawn ended its process with SIGSEGV" });
   assert.deepEqual([crash.code, crash.auto], [0, "native"]);
   assert.match(crash.fixes.at(-1), /^Dawn does not work here; .*--gpu native/);
-  const matrices = [{ ...FACTS.matrices[0]!, rows: 8 }]; // which no kernel uses
-  const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...FACTS, matrices }) });
+  const matrixShapes = [{ ...FACTS.matrixShapes[0]!, rows: 8 }]; // which no kernel uses
+  const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...FACTS, matrixShapes }) });
   assert.match(without.fixes.at(-1), /no tensor cores that the kernels can use/);
   assert.equal(without.auto, "native");
 });

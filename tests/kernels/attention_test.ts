@@ -222,7 +222,7 @@ const MATRIX_CASES:
     [{ B: 1, T: 99 }, 128 * 2 * 16 * 4], // one partial sum of dq, to which several blocks of keys are added
   ];
 const isTested = (variant: string) =>
-  /^matrices/.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
+  /^matrix /.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
 
 for (const [sizes, maxBindingBytes] of MATRIX_CASES) {
   Deno.test({

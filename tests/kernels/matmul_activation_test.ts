@@ -62,7 +62,7 @@ const PRODUCTS = [
   { variant: "matrix 32x32x32/1", types: ["f16"], M: 37, K: 24, N: 44, transposeB: true },
 ];
 
-const withMatrices = device.matrices.length > 0 ? device : withEmulatedMatrices(device);
+const withMatrices = device.matrixShapes.length > 0 ? device : withEmulatedMatrices(device);
 
 for (const dtype of REAL_TYPES) {
   // every kernel stores with the same functions, of numbers or of vectors of four

@@ -392,7 +392,7 @@ Deno.test("matmul() offers subgroup matrices of f16 if rows are multiples of eig
   assert.equal(offered([64, 40], [40, 72]), true);
   assert.equal(offered([64, 40], [40, 72], { dtype: "f32" }), false);
   assert.equal(offered([64, 44], [44, 72]), false);
-  assert.equal(offered([64, 40], [40, 72], { on: { ...dry, matrices: [] } }), false);
+  assert.equal(offered([64, 40], [40, 72], { on: { ...dry, matrixShapes: [] } }), false);
 });
 
 // as in the head: rows of logits are longer than the vocabulary, and the rest of a row is padding

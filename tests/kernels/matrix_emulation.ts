@@ -48,7 +48,7 @@ export function withEmulatedMatrices(on: Device): Device {
     ...on,
     gpu,
     isCpu: false,
-    matrices: [{ rows: SIDE, columns: SIDE, depth: SIDE, input: "f16", result: "f32" }],
+    matrixShapes: [{ rows: SIDE, columns: SIDE, depth: SIDE, input: "f16", result: "f32" }],
     pipelines: new Map(),
     choices: new Map(),
   };

@@ -8,8 +8,8 @@ import { device } from "./harness.ts";
 
 Deno.test("openDevice() opens a device of the provider that is asked for", () => {
   if (TEST_GPU !== "auto") assert.equal(device.provider, TEST_GPU);
-  if (device.provider === "native") assert.deepEqual(device.matrices, []);
-  if (device.matrices.length > 0) assert.equal(device.subgroupSize, 32);
+  if (device.provider === "native") assert.deepEqual(device.matrixShapes, []);
+  if (device.matrixShapes.length > 0) assert.equal(device.subgroupSize, 32);
 });
 
 Deno.test('openDevice({ gpu: "auto" }) opens Dawn only if it is installed and has matrices for the kernels', async () => {

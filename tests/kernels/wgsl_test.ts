@@ -15,7 +15,7 @@ const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, im
 /** The compiler's error, if any; on an adapter without f16 the code is compiled in f32, without subgroups not at all. */
 async function errorOf(path: string, code: string): Promise<string | undefined> {
   if (/\bsubgroup\w+\(/.test(code) && device.subgroupSize === undefined) return undefined;
-  const emulated = device.matrices.length > 0 ? code : emulateMatrices(code);
+  const emulated = device.matrixShapes.length > 0 ? code : emulateMatrices(code);
   const text = device.features.has("shader-f16")
     ? emulated
     : emulated.replace("enable f16;", "").replaceAll(/\bf16\b/g, "f32");
