@@ -240,18 +240,17 @@ export {
 export { OptionError } from "./train/validate.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
 export {
-  type BudgetCandidate,
-  type BudgetPlan,
   type DepthSizes,
   excessLoss,
   type Measurement,
+  type Plan,
+  type PlanCandidate,
   planForDepth,
   planForSeconds,
   PLANNED_OPTIONS,
   type PlannedOptions,
-  type PlanText,
   sizesAtDepth,
-} from "./train/budget.ts";
+} from "./train/plan.ts";
 export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,

@@ -8,17 +8,16 @@ import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import { countBlockParameters } from "../model/parameters.ts";
 import {
-  type BudgetPlan,
   type DepthSizes,
   type Measurement,
   optionsAtDepth,
+  type Plan,
   planForDepth,
   planForSeconds,
   type PlannedOptions,
-  type PlanText,
-  readPlan,
   withFigures,
-} from "./budget.ts";
+} from "./plan.ts";
+import { readPlan } from "./plan_file.ts";
 import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
@@ -46,7 +45,7 @@ interface Unsized extends Pick<Workplace, "device"> {
 
 /** A plan, and the options that it would have without those that are typed. */
 interface Planned {
-  readonly budget: BudgetPlan;
+  readonly plan: Plan;
   readonly untyped: Partial<TrainOptions>;
 }
 
@@ -63,7 +62,7 @@ export async function* chooseSize(
 ): AsyncGenerator<TrainEvent, Setup> {
   const { given, typed, resumed } = setup, known = { device: place.device, setup, corpus };
   if (resumed || !isPlanned(given)) return setup;
-  const { budget, untyped } = given.plan !== undefined
+  const { plan, untyped } = given.plan !== undefined
     ? repeatPlan(given.plan, known)
     : secondsLeft === undefined
     ? planAtDepth(given.depth!, known)
@@ -77,19 +76,19 @@ export async function* chooseSize(
   if (replaced.length > 0) {
     yield { kind: "notice", message: `as given: ${replaced.join(", ")}` };
   }
-  const planned = { ...withPlanned(given, budget.options, typed), depth: budget.depth };
+  const planned = { ...withPlanned(given, plan.options, typed), depth: plan.depth };
   // without a clock, --epochs alone decides the steps, to the last row of the text
   if (given.epochs !== undefined && secondsLeft === undefined) planned.steps = given.steps;
-  return { ...setup, given: planned, budget };
+  return { ...setup, given: planned, plan };
 }
 
 /** The plan of another run, whose options are given already. */
 function repeatPlan(path: string, known: Unsized): Planned {
-  const plan = readPlan(path), { given, defaults } = known.setup, { options } = plan;
+  const saved = readPlan(path), { given, defaults } = known.setup, { options } = saved;
   const sizes = { ...sizesOf(given, defaults), steps: given.steps ?? options.steps! };
   const blockParameters = countBlockParameters(configAt({}, known));
   const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
-  return { budget: { ...figures, ...plan }, untyped: options };
+  return { plan: { ...figures, ...saved }, untyped: options };
 }
 
 /** The plan of a training at a depth, however long it takes. */
@@ -100,7 +99,7 @@ function planAtDepth(depth: number, known: Unsized): Planned {
   };
   const given = typedAmong(known.setup.given, known.setup.typed);
   return {
-    budget: planForDepth(depth, { ...options, given }),
+    plan: planForDepth(depth, { ...options, given }),
     untyped: planForDepth(depth, options).options,
   };
 }
@@ -131,11 +130,11 @@ async function planInTime(
     const blockParameters = countBlockParameters(configAt({}, known));
     const untyped = { steps, schedule: fixed.schedule ?? "wsd" };
     const sizes = { batchSize, contextLength, steps };
-    const budget = { ...withFigures(sizes, { given, blockParameters, ...text }), options: untyped };
-    return { budget, untyped };
+    const plan = { ...withFigures(sizes, { given, blockParameters, ...text }), options: untyped };
+    return { plan, untyped };
   }
   let mustFit = true; // the smallest model, as nothing else can be planned
-  const budget = await planForSeconds(seconds(), {
+  const plan = await planForSeconds(seconds(), {
     given: fixed,
     ...text,
     depths: given.depth === undefined ? allowedDepths(given, typed, defaults) : [given.depth],
@@ -146,16 +145,16 @@ async function planInTime(
       return found;
     },
   });
-  const { depth, options } = budget;
-  const { tokens, tokensPerSecond } = budget.candidates!.find((tried) => tried.depth === depth)!;
+  const { depth, options } = plan;
+  const { tokens, tokensPerSecond } = plan.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
   noteLate(batchSize * contextLength * given.gradientAccumulation / tokensPerSecond);
   const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...text });
-  return { budget, untyped };
+  return { plan, untyped };
 }
 
 /** What a plan knows of the text. */
-function textOf({ corpus: { training } }: Unsized): PlanText {
+function textOf({ corpus: { training } }: Unsized): { trainingTokens: number } {
   return { trainingTokens: training.length };
 }
 

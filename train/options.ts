@@ -71,8 +71,8 @@ export interface Option {
   readonly needs?: string;
   /** The optimizer that reads it, if others do not. */
   readonly optimizer?: OptimizerName;
-  /** Another option that must not be given if this one is, and the reason. */
-  readonly excludes?: readonly [name: string, reason: string];
+  /** Other options that must not be given if this one is, with the reasons. */
+  readonly excludes?: Readonly<Record<string, string>>;
 }
 
 /** How the value of an option is chosen if it is not given. */
@@ -98,6 +98,9 @@ const REPORTS = "Reports (0: never; default: by the length of the run)";
 /** The rule of an option that the preset or the model decides. */
 const BY_PRESET: Rule = { help: "the preset's" };
 
+/** Why two options that decide the size of the model exclude each other. */
+export const SIZE_TWICE = "as both say how large the model is";
+
 /** A dimension of the model, which the preset has if it is not given. */
 const DIMENSION = { group: MODEL, type: "integer", rule: BY_PRESET, onResume: "fixed" } as const;
 
@@ -107,7 +110,7 @@ const PART = {
   type: "choice",
   placeholder: "<kind>",
   onResume: "fixed",
-  excludes: ["initFrom", "whose model has its own architecture"],
+  excludes: { initFrom: "whose model has its own architecture" },
 } as const;
 
 /** Every option of a training, in the order of `--help`. */
@@ -121,7 +124,7 @@ export const TRAIN_OPTIONS = {
     default: "auto",
     onResume: "fixed",
     unplanned: true,
-    excludes: ["initFrom", "whose model has its own size"],
+    excludes: { initFrom: "whose model has its own size" },
   },
   /** One dial from which the sizes of model and batch, the steps and the rates follow, see `sizesAtDepth()`. */
   depth: {
@@ -131,6 +134,7 @@ export const TRAIN_OPTIONS = {
     help: "one dial in place of a preset: layers, width, heads, context, batch, steps, rates",
     onResume: "fixed",
     unplanned: true,
+    excludes: { preset: SIZE_TWICE, initFrom: SIZE_TWICE, plan: SIZE_TWICE },
   },
   /** Number of transformer blocks. */
   layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
@@ -213,7 +217,7 @@ export const TRAIN_OPTIONS = {
     placeholder: "<what>",
     onResume: "renamed",
     names: "tokenizer",
-    excludes: ["initFrom", "whose model has its own tokens"],
+    excludes: { initFrom: "whose model has its own tokens" },
   },
   /** Workers that tokenize; one per core if not given. */
   workers: {
@@ -232,7 +236,7 @@ export const TRAIN_OPTIONS = {
     placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
-    excludes: ["initFrom", "whose model has its own tokens"],
+    excludes: { initFrom: "whose model has its own tokens" },
   },
   /** `packed`: contexts cut from the stream of documents; `padded`: one document per row. */
   sequence: {
@@ -325,7 +329,7 @@ export const TRAIN_OPTIONS = {
     help: "parts that are not trained: embeddings,0-3,final-norm,head",
     placeholder: "<parts>",
     onResume: "fixed",
-    excludes: ["loraRank", "which freezes all but the adapters"],
+    excludes: { loraRank: "which freezes all but the adapters" },
   },
   /** Rank of low-rank adapters; if it is given, only adapters are trained. */
   loraRank: {
@@ -395,7 +399,7 @@ export const TRAIN_OPTIONS = {
     help: "move an old run aside and start over",
     default: false,
     onResume: "unsaved",
-    excludes: ["resumeFrom", "whose checkpoint it may move aside"],
+    excludes: { resumeFrom: "whose checkpoint it may move aside" },
   },
   /** Whether to report what the training would need, to train nothing, and to change nothing on the disk. */
   dryRun: {
@@ -429,6 +433,7 @@ export const TRAIN_OPTIONS = {
     help: "train again by the plan of a run: its directory, or a plan.json",
     placeholder: "<path>",
     onResume: "unsaved",
+    excludes: { preset: SIZE_TWICE },
   },
   /** Passes over the data; if `steps` is given too, the run ends at whichever comes first. */
   epochs: {

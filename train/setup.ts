@@ -28,7 +28,6 @@ import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { newModel } from "./architecture.ts";
 import { noteAdapters } from "./base.ts";
-import { type BudgetPlan, DEPTHS, describePlan, planOptions, withFigures } from "./budget.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
@@ -38,6 +37,8 @@ import {
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
+import { DEPTHS, describePlan, type Plan, withFigures } from "./plan.ts";
+import { checkSamePlan, planOptions } from "./plan_file.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
   checkInitial,
@@ -53,16 +54,7 @@ import {
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import { jumpOf } from "./schedule.ts";
-import {
-  allowedDepths,
-  checkPlanned,
-  checkSamePlan,
-  checkSizes,
-  isPlanned,
-  isSizeOpen,
-  sizeReason,
-  withSizes,
-} from "./size.ts";
+import { allowedDepths, checkSizes, isPlanned, isSizeOpen, sizeReason, withSizes } from "./size.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -128,7 +120,7 @@ export interface Setup {
   readonly precision: Precision;
   readonly defaults: TrainingDefaults;
   /** The plan that decides sizes and steps, if one does. */
-  readonly budget?: BudgetPlan;
+  readonly plan?: Plan;
 }
 
 /** A training with every choice made. */
@@ -162,7 +154,6 @@ export async function* makeSetup(
   const { options, typed } = resumed
     ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
-  checkPlanned(wanted);
   if (resumed && options.plan !== undefined) checkSamePlan(options.plan, resumed);
   const sized = resumed ? options : withSizes(options, typed);
   // most published models were trained with AdamW, and fine-tuning them with Muon gains nothing (docs/checkpoints.md)
@@ -329,16 +320,16 @@ export function* finishSetup(
     typed,
     began,
   });
-  const budget = setup.budget && {
-    ...setup.budget,
+  const plan = setup.plan && {
+    ...setup.plan,
     ...withFigures(options, {
       given,
-      blockParameters: setup.budget.blockParameters,
+      blockParameters: setup.plan.blockParameters,
       trainingTokens: corpus.training.length,
     }),
     options: planOptions(given, options),
   };
-  if (budget) yield { kind: "notice", message: describePlan(budget) };
+  if (plan) yield { kind: "notice", message: describePlan(plan) };
   const first = resumed?.state.step ?? 0;
   const message = began && first < options.steps
     ? jumpOf(first, { before: began, now: options })
@@ -371,7 +362,7 @@ export function* finishSetup(
   return {
     ...place,
     ...setup,
-    ...(budget ? { budget } : {}),
+    ...(plan ? { plan } : {}),
     corpus,
     batches,
     options,

@@ -1,16 +1,9 @@
-import { flagOf } from "../files/command_line.ts";
 import type { PresetName } from "../model/config.ts";
-import { DEPTHS, readPlan, sizesAtDepth } from "./budget.ts";
-import { isGiven, type OptionName, type TrainOptions } from "./options.ts";
-import {
-  checkArchitecture,
-  checkDimensions,
-  mustStay,
-  sizesOf,
-  type TrainingDefaults,
-} from "./resolve.ts";
-import type { Resumed } from "./state.ts";
-import { OptionError, validateOptions } from "./validate.ts";
+import { DEPTHS, sizesAtDepth } from "./plan.ts";
+import { readPlan } from "./plan_file.ts";
+import { SIZE_TWICE, type TrainOptions } from "./options.ts";
+import { checkArchitecture, checkDimensions, sizesOf, type TrainingDefaults } from "./resolve.ts";
+import { checkExcluded, OptionError, validateOptions } from "./validate.ts";
 
 /**
  * What `--depth`, `--minutes` and `--plan` mean before the data is known.
@@ -21,33 +14,6 @@ import { OptionError, validateOptions } from "./validate.ts";
 /** Whether a plan decides the size of a training. */
 export function isPlanned({ depth, minutes, plan }: TrainOptions): boolean {
   return (depth ?? minutes ?? plan) !== undefined;
-}
-
-/**
- * Makes sure that one option alone says how large a model is.
- *
- * @throws {OptionError} naming both flags.
- */
-export function checkPlanned(options: Partial<TrainOptions>): void {
-  const rivals: readonly [OptionName, OptionName][] = [
-    ["depth", "preset"],
-    ["depth", "initFrom"],
-    ["depth", "plan"],
-    ["plan", "preset"],
-  ];
-  for (const [name, other] of rivals) checkRivals(name, other, options);
-}
-
-function checkRivals(
-  name: OptionName,
-  other: OptionName,
-  { [name]: value, [other]: otherValue }: Partial<TrainOptions>,
-): void {
-  if (!isGiven(value) || !isGiven(otherValue)) return;
-  throw new OptionError(
-    `${flagOf(name)} must be given without ${flagOf(other)}, as both say how large the model is: ` +
-      `current values are ${value} and ${otherValue}`,
-  );
 }
 
 /** The values among some options that the user typed. */
@@ -74,7 +40,7 @@ export function withSizes(options: TrainOptions, typed: readonly string[]): Trai
   const { depth, plan } = options;
   if (plan !== undefined) {
     const { options: planned } = readPlan(plan);
-    if (planned.initFrom === undefined) checkRivals("plan", "initFrom", options);
+    if (planned.initFrom === undefined) checkExcluded("plan", "initFrom", SIZE_TWICE, options);
     const sized = withPlanned(options, planned, typed);
     // passes over this text replace the steps that were planned for another
     if (typed.includes("epochs") && !typed.includes("steps")) sized.steps = undefined;
@@ -131,18 +97,4 @@ export function sizeReason(options: TrainOptions): string | undefined {
   return isSizeOpen(options)
     ? `the depth for ${minutes} min is chosen when the text is known`
     : undefined;
-}
-
-/**
- * Makes sure that a resumed run is given no other plan than its own.
- *
- * @throws {UserError} naming the first option that differs.
- */
-export function checkSamePlan(path: string, { state, path: checkpoint }: Resumed): void {
-  const { options } = readPlan(path), { options: saved, typed } = state;
-  for (const [name, value] of Object.entries(options)) {
-    // a run in time may have become shorter
-    if (name === "steps" || typed.includes(name) || saved[name] === value) continue;
-    throw mustStay(name, value, saved[name], checkpoint);
-  }
 }

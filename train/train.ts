@@ -14,7 +14,6 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { PLAN_FILE } from "./budget.ts";
 import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
@@ -36,6 +35,7 @@ import {
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
 import { openRecord, type RunRecord } from "./record.ts";
+import { PLAN_FILE } from "./plan_file.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./retention.ts";
 import { checkRunDirectory, moveAside, moveBack, openRunDirectory } from "./run_directory.ts";
@@ -175,7 +175,7 @@ export async function* train(
       memoryBytes: run.memory.total,
       options: run.options,
     }]);
-    if (run.budget) directory.write(PLAN_FILE, `${JSON.stringify(run.budget, null, 2)}\n`);
+    if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
     setParameters(run, gpt, trainStep);
     yield* steps({

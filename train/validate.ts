@@ -112,20 +112,32 @@ export function validateOptions(options: Partial<TrainOptions>): void {
     if (options[name] !== undefined) checkValue(name, options[name]);
   }
   for (const name of OPTION_NAMES) {
-    const { needs, excludes: [other, reason] = [] } = optionNamed(name);
-    const [value, needed, excluded] = [name, needs, other].map((name) =>
-      options[name as OptionName]
-    );
-    if (isGiven(value) && value !== false && excluded !== undefined) {
-      throw new OptionError(
-        `${flagOf(name)} must be given without ${flagOf(other!)}, ${reason}: ` +
-          `current values are ${value} and ${excluded}`,
-      );
+    const { needs, excludes = {} } = optionNamed(name), value = options[name];
+    for (const [other, reason] of Object.entries(excludes)) {
+      checkExcluded(name, other as OptionName, reason, options);
     }
-    if (needs && value !== undefined && needed === undefined) {
+    if (needs && value !== undefined && options[needs as OptionName] === undefined) {
       throw new OptionError(
         `${flagOf(name)} needs ${flagOf(needs)}: current value is ${value}`,
       );
     }
   }
+}
+
+/**
+ * Makes sure that of two options at most one is given.
+ *
+ * @throws {OptionError} naming both flags, with the reason.
+ */
+export function checkExcluded(
+  name: OptionName,
+  other: OptionName,
+  reason: string,
+  { [name]: value, [other]: excluded }: Partial<TrainOptions>,
+): void {
+  if (!isGiven(value) || value === false || !isGiven(excluded)) return;
+  throw new OptionError(
+    `${flagOf(name)} must be given without ${flagOf(other)}, ${reason}: ` +
+      `current values are ${value} and ${excluded}`,
+  );
 }

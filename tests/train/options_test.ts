@@ -14,7 +14,7 @@ Deno.test("TRAIN_OPTIONS has an allowed default for every option, and names only
     const { type, range, choices, needs, excludes } = optionNamed(name);
     assert.equal(range !== undefined, ["integer", "autoInteger", "real"].includes(type), name);
     assert.equal(choices !== undefined, type === "choice", name);
-    for (const other of [needs, excludes?.[0]]) {
+    for (const other of [needs, ...Object.keys(excludes ?? {})]) {
       assert.ok(other === undefined || OPTION_NAMES.includes(other as OptionName), name);
     }
     assert.throws(() => validateOptions({ [name]: [] }), {

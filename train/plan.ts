@@ -1,21 +1,12 @@
-import { existsSync, statSync } from "node:fs";
-import { join } from "node:path";
-import { parseJsonObject, readText } from "../files/json.ts";
-import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { inShort } from "../files/units.ts";
 import { LARGEST } from "../model/config.ts";
-import {
-  isGiven,
-  optionNamed,
-  optionsWhere,
-  type ResolvedOptions,
-  type TrainOptions,
-} from "./options.ts";
-import { OptionError, validateOptions } from "./validate.ts";
+import type { TrainOptions } from "./options.ts";
 
 /**
- * The choice of size by budget: a dial, the depth, from which all other sizes follow, and the depth that suits a time.
+ * Plans of trainings: a dial, the depth, from which all other sizes follow, and the depth that suits a time. This file
+ * computes with numbers alone. A training calls it in two steps: `size.ts` has what the options decide before the data is
+ * known, `choose_size.ts` what the data and measurements decide then; `plan_file.ts` reads the plan that a run has saved.
  * docs/size.md has the reasons.
  *
  * @module
@@ -45,14 +36,8 @@ export type DepthSizes = Required<
   Pick<PlannedOptions, "layers" | "width" | "heads" | "contextLength">
 >;
 
-/** What a plan is made for. */
-export interface PlanText {
-  /** U: tokens of the training text, each counted once. */
-  readonly trainingTokens: number;
-}
-
 /** A training of a certain size, and what that was chosen by. */
-export interface BudgetPlan {
+export interface Plan {
   /** What planners decide; the plan that a run saves has all options of `PLAN_OPTIONS` that do not follow from others. */
   readonly options: Partial<TrainOptions>;
   /** The dial; absent if the size of the model was given in another way. */
@@ -64,17 +49,21 @@ export interface BudgetPlan {
   /** Passes over the training text. */
   readonly epochs: number;
   /** The depths that were measured, if the time decided. */
-  readonly candidates?: readonly BudgetCandidate[];
+  readonly candidates?: readonly PlanCandidate[];
+}
+
+/** What a planner asks about a model: its size, and its speed in training. */
+export interface Measurement {
+  /** Parameters of the blocks. */
+  readonly blockParameters: number;
+  /** Tokens that a step trains on, per second of its time. */
+  readonly tokensPerSecond: number;
 }
 
 /** A depth that was measured. */
-export interface BudgetCandidate {
+export interface PlanCandidate extends Measurement {
   /** The dial. */
   readonly depth: number;
-  /** Parameters of the blocks. */
-  readonly blockParameters: number;
-  /** Its speed in training. */
-  readonly tokensPerSecond: number;
   /** Tokens that it would read in the time, or in the most passes over the text if these take less. */
   readonly tokens: number;
   /** Passes over the training text that these make. */
@@ -123,7 +112,7 @@ const MOST_EPOCHS = 8;
 /** Tokens for which a model is trained: those of the passes that are given, or as many as it needs. */
 function tokensFor(
   blockParameters: number,
-  { given: { epochs }, trainingTokens }: { given: Partial<TrainOptions> } & PlanText,
+  { given: { epochs }, trainingTokens }: { given: Partial<TrainOptions>; trainingTokens: number },
 ): number {
   if (epochs !== undefined) return epochs * trainingTokens;
   return Math.min(TOKENS_PER_PARAMETER * blockParameters, MOST_EPOCHS * trainingTokens);
@@ -144,9 +133,11 @@ function tokensFor(
  * @param options.trainingTokens U: tokens of the training text.
  */
 export function excessLoss(
-  { blockParameters, tokens, trainingTokens }:
-    & { blockParameters: number; tokens: number }
-    & PlanText,
+  { blockParameters, tokens, trainingTokens }: {
+    blockParameters: number;
+    tokens: number;
+    trainingTokens: number;
+  },
 ): number {
   /** A number of which the part beyond `full` is worth less and less, up to `full` · `most`. */
   const worth = (count: number, full: number, most: number) =>
@@ -188,13 +179,15 @@ function weightDecayFor(learningRate: number, steps: number): number {
  *
  * @param options.given options that are given: they replace those of the plan, and others follow from them.
  * @param options.tokens tokens to train on, repeated ones included.
+ * @param options.trainingTokens tokens of the training text, each counted once.
  */
 export function optionsAtDepth(
   depth: number,
   { given = {}, tokens, trainingTokens }: {
     given?: Partial<TrainOptions>;
     tokens: number;
-  } & PlanText,
+    trainingTokens: number;
+  },
 ): Required<PlannedOptions> {
   const sizes = sizesAtDepth(depth, given);
   const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
@@ -217,19 +210,12 @@ function dropoutFor(epochs: number): number {
   return epochs > 6 ? 0.1 : epochs > 4 ? 0.05 : 0;
 }
 
-/** What a planner asks about a model: its size, and its speed in training. */
-export interface Measurement {
-  /** Parameters of the blocks. */
-  readonly blockParameters: number;
-  /** Tokens that a step trains on, per second of its time. */
-  readonly tokensPerSecond: number;
-}
-
 /**
  * Plans the training of a model of a depth: it reads 20 tokens per parameter of the blocks, but the text at most 8
  * times, or as often as `given.epochs` says.
  *
  * @param depth the dial, see `sizesAtDepth()`.
+ * @param options.trainingTokens tokens of the training text, each counted once.
  * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
  * @param options.given options that replace those of the plan.
  *
@@ -247,8 +233,9 @@ export function planForDepth(
   { given = {}, trainingTokens, blockParametersOf }: {
     given?: Partial<TrainOptions>;
     blockParametersOf: (sizes: DepthSizes) => number;
-  } & PlanText,
-): BudgetPlan {
+    trainingTokens: number;
+  },
+): Plan {
   const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
   const tokens = tokensFor(blockParameters, { given, trainingTokens });
   const options = optionsAtDepth(depth, { given, tokens, trainingTokens });
@@ -264,6 +251,7 @@ const LEAST_GAIN = 0.99;
  * `given.epochs` times.
  *
  * @param seconds time of the steps alone.
+ * @param options.trainingTokens tokens of the training text, each counted once.
  * @param options.measure the speed of a model in training; undefined if it does not fit the device.
  * @param options.depths depths to choose from, ascending.
  * @throws {UserError} if the first one does not fit.
@@ -292,10 +280,11 @@ export async function planForSeconds(
       depth: number,
     ) => Promise<Measurement | undefined>;
     depths?: readonly number[];
-  } & PlanText,
-): Promise<BudgetPlan> {
-  const candidates: BudgetCandidate[] = [];
-  let best: BudgetCandidate | undefined;
+    trainingTokens: number;
+  },
+): Promise<Plan> {
+  const candidates: PlanCandidate[] = [];
+  let best: PlanCandidate | undefined;
   for (const depth of depths) {
     const sizes = sizesAtDepth(depth, given);
     const { tokens: before = SMALL_TRAINING } = candidates.at(-1) ?? {};
@@ -342,80 +331,17 @@ export function withFigures(
   { given, blockParameters, trainingTokens }: {
     given: Partial<TrainOptions>;
     blockParameters: number;
-  } & PlanText,
-): BudgetPlan {
+    trainingTokens: number;
+  },
+): Plan {
   const { contextLength, batchSize, steps } = options;
   const tokens = steps * batchSize * contextLength * (given.gradientAccumulation ?? 1);
   return { options, blockParameters, tokens, epochs: tokens / trainingTokens };
 }
 
-/** Name of the file of a run's plan. */
-export const PLAN_FILE = "plan.json";
-
-/** Names of the options that a plan may hold: all that say what is trained and how, but not on which text and machine. */
-export const PLAN_OPTIONS = optionsWhere(({ names, onResume, reportsOnly, unplanned }) =>
-  names !== "data" && onResume !== "unsaved" && !reportsOnly && !unplanned
-);
-
-/**
- * Options of these that a plan holds even if they are not given: those that planners decide, and those whose defaults
- * depend on the model from which a run starts or on the version of this program.
- */
-const BASIC_OPTIONS: readonly string[] = [...PLANNED_OPTIONS, "arch", "muonLearningRate"];
-
-/**
- * The options that the plan of a run holds: those that are given or have a default, and those on which others depend. An
- * option that follows from others is not held, so that it also follows from what is given beside the plan.
- */
-export function planOptions(given: TrainOptions, resolved: ResolvedOptions): Partial<TrainOptions> {
-  const held = PLAN_OPTIONS.filter((name) => {
-    const { optimizer = resolved.optimizer } = optionNamed(name);
-    return optimizer === resolved.optimizer &&
-      (isGiven(given[name]) || BASIC_OPTIONS.includes(name) && resolved[name] !== undefined);
-  });
-  return Object.fromEntries(held.map((name) => [name, resolved[name]]));
-}
-
-/**
- * Reads the plan of a run.
- *
- * @param at the run's directory, or the path of a plan.
- * @throws {UserError} if the file cannot be read or is no plan.
- */
-export function readPlan(at: string): Pick<BudgetPlan, "options" | "depth"> {
-  const isDirectory = existsSync(at) && statSync(at).isDirectory();
-  const path = isDirectory ? join(at, PLAN_FILE) : at;
-  if (isDirectory && !existsSync(path)) {
-    throw new UserError(
-      `Cannot read the plan of ${at} as it must be a run that was planned: it has no ${PLAN_FILE}`,
-      { hint: "Trainings with --depth, --minutes or --plan are planned" },
-    );
-  }
-  const { options, depth } = parseJsonObject(readText(path, "plan"), path) as Partial<BudgetPlan>;
-  const refuse = (reason: string) => new UserError(`Cannot read plan ${path} as ${reason}`);
-  const isObject = typeof options === "object" && options !== null && !Array.isArray(options);
-  if (!isObject) throw refuse(`options must be an object: current value is ${quoted(options)}`);
-  const names: readonly string[] = PLAN_OPTIONS;
-  const other = Object.keys(options).find((name) => !names.includes(name));
-  if (other !== undefined) {
-    throw refuse(`every option must be one that a plan may hold: ${quoted(other)} is none`);
-  }
-  const values = { ...options, ...(depth === undefined ? {} : { depth }) };
-  try {
-    validateOptions(values);
-  } catch (error) {
-    if (!(error instanceof OptionError)) throw error;
-    throw refuse(`its options must be valid: ${error.reason}`);
-  }
-  if (values.steps === undefined) {
-    throw refuse(`its options must have steps: current value is ${quoted(options)}`);
-  }
-  return values.depth === undefined ? { options } : { options, depth: values.depth };
-}
-
 /** A plan as lines for people. */
 export function describePlan(
-  { options, depth, blockParameters, tokens, epochs, candidates }: BudgetPlan,
+  { options, depth, blockParameters, tokens, epochs, candidates }: Plan,
 ): string {
   const figure = (value: number) => `${Number(value.toPrecision(2))}`;
   const lines = (candidates ?? []).map((tried) =>
