@@ -1,4 +1,6 @@
-import { bytesPerElement, size } from "../kernels/tensor.ts";
+import type { Device } from "../kernels/device.ts";
+import { muonDtype } from "../kernels/muon/muon.ts";
+import { bytesPerElement, type DType, size } from "../kernels/tensor.ts";
 import { attentionOf, type GptConfig, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { blockMatrices, blockOf, parameterTable } from "../model/parameters.ts";
@@ -55,6 +57,8 @@ export function modelledMs(
  * blocks but the last.
  * - Optimizer, per trained parameter: gradient norm 4 bytes; AdamW reads four f32, writes three and the f16 copy. Muon's
  * matrices: see `muonCost()`.
+ *
+ * @param options.matrixShapes those of the device; none by default.
  */
 export function stepCost(
   { config, batchSize, sequenceLength: T, precision, optimizer = "adamw", recompute = "none" }:
@@ -62,6 +66,7 @@ export function stepCost(
       TrainStepBench,
       "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer" | "recompute"
     >,
+  { matrixShapes = [] }: Partial<Pick<Device, "matrixShapes">> = {},
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
   const { innerWidth: F, heads: NH, keyHeads: KH, headSize: HS } = complete;
@@ -145,7 +150,10 @@ export function stepCost(
     if (!isAdamws) blocks.add(blockOf(parameter.name)!);
   }
   for (const matrix of blockMatrices(config)) {
-    const cost = muonCost(matrix);
+    const cost = muonCost(
+      matrix,
+      precision === "f16" ? muonDtype({ matrixShapes }, matrix) : "f32",
+    );
     flops += blocks.size * cost.flops;
     bytes += blocks.size * cost.bytes;
   }
@@ -160,15 +168,21 @@ export function muonFlops(config: GptConfig): number {
 
 /**
  * Operations and bytes of a step of Muon for a matrix of m × n, m ≤ n, without its f16 copy: in each of five rounds
- * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³. Bytes are those of rounds in f32, as without tensor cores.
+ * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³.
+ *
+ * @param dtype element type of the rounds, see `muonDtype()`.
  */
-export function muonCost({ inputs, outputs }: { inputs: number; outputs: number }): StepCost {
-  const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs), F32 = 4;
-  const ahead = 4 * m * n + 2 * m * n; // gradient and momentum, momentum and x; x, x
+export function muonCost(
+  { inputs, outputs }: { inputs: number; outputs: number },
+  dtype: DType = "f32",
+): StepCost {
+  const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs);
+  const ahead = 5 * m * n; // gradient and momentum, momentum and the look-ahead; the look-ahead
   const round = m * n + m * m + 2 * m * m + m * m + 2 * m * n; // x, A; A, B; B, x, the next x
-  const update = 3 * m * n; // x and the parameter, the parameter
+  const update = 2 * m * n; // the parameter, the parameter
   return {
     flops: 5 * (4 * m * m * n + 2 * m ** 3),
-    bytes: F32 * (ahead + 5 * round + update),
+    // x is written before the rounds and read after them
+    bytes: 4 * (ahead + update) + bytesPerElement(dtype) * (2 * m * n + 5 * round),
   };
 }

@@ -1,9 +1,4 @@
-import {
-  type GptConfig,
-  type PresetDimensions,
-  type PresetName,
-  PRESETS,
-} from "../model/config.ts";
+import { type GptConfig, type PresetDimensions, PRESETS } from "../model/config.ts";
 
 /** Options of every training step in the benchmarks, without its sizes. */
 export const STEP_OPTIONS = {
@@ -28,8 +23,8 @@ export const STORIES_VOCABULARY = 1048;
  */
 export const OWN_VOCABULARY = 4096;
 
-/** A model of the benchmarks: a preset, or one that others trained. */
-export type BenchModel = PresetName | "smollm2-135m";
+/** A model of the benchmarks: a preset, with GPT-2's architecture or that of a new model, or one that others trained. */
+export type BenchModel = keyof typeof MODELS;
 
 /**
  * SmolLM2-135M (Allal et al. 2025, https://arxiv.org/abs/2502.02737) with a context of 512 tokens; all else is a llama's
@@ -46,9 +41,18 @@ const SMOLLM2: PresetDimensions & Partial<GptConfig> = {
   contextLength: 512,
 };
 
+/** The configuration of each model without its vocabulary. */
+const MODELS = {
+  ...PRESETS,
+  "nano-neox": { ...PRESETS.nano, family: "gpt_neox" },
+  "mini-neox": { ...PRESETS.mini, family: "gpt_neox" },
+  "smollm2-135m": SMOLLM2,
+} as const;
+
 /** Number of tokens of each model's tokenizer. */
 const VOCABULARIES: Partial<Record<BenchModel, number>> = {
   nano: STORIES_VOCABULARY,
+  "nano-neox": STORIES_VOCABULARY,
   "smollm2-135m": 49152,
 };
 
@@ -57,5 +61,5 @@ export function benchConfig(
   model: BenchModel,
   vocabularySize: number = VOCABULARIES[model] ?? GPT2_VOCABULARY,
 ): GptConfig {
-  return { vocabularySize, ...model === "smollm2-135m" ? SMOLLM2 : PRESETS[model] };
+  return { vocabularySize, ...MODELS[model] };
 }

@@ -175,7 +175,7 @@ export async function measureScaling(
       const result = measured.get(key) ??
         await measureTrainStep(device, bench, { wallMs: WALL_MS, tuned: false });
       measured.set(key, result);
-      const cost = stepCost(bench), modelMs = modelledMs({ ...cost, ...result }, machine);
+      const cost = stepCost(bench, device), modelMs = modelledMs({ ...cost, ...result }, machine);
       points.push({ ...bench, ...result, ...cost, ...place, name, modelMs });
       onPoint(points.at(-1)!);
     });

@@ -63,11 +63,12 @@ export function trainStepBenches(device: Device, precision: Precision): TrainSte
     return { model, config, batchSize, sequenceLength, precision, ...options };
   };
   const muon = { optimizer: "muon" } as const, own = { vocabularySize: OWN_VOCABULARY };
-  return device.isCpu ? [step("nano", 16), step("nano", 16, muon)] : [
+  return device.isCpu ? [step("nano", 16), step("nano", 16, muon), step("nano-neox", 16, muon)] : [
     step("mini", 32),
     step("mini", 128),
     step("mini", 32, own),
     step("mini", 32, { ...own, ...muon }),
+    step("mini-neox", 32, { ...own, ...muon }), // as `train` does by default
     step("gpt2", 8),
     step("gpt2", 8, { recompute: "mlp" }),
     step("gpt2", 8, { recompute: "block" }),

@@ -54,7 +54,9 @@ export interface EstimatedTime {
   readonly secondsPerStep: number;
   /** Steps that were timed. */
   readonly timedSteps: number;
-  /** Of all steps that remain. */
+  /** Steps that remain. */
+  readonly steps: number;
+  /** Time of these. */
   readonly seconds: number;
 }
 
@@ -109,7 +111,7 @@ export async function timeSteps(
     options: Pick<TrainOptions, "gradientAccumulation" | "seed">;
   },
   { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
-): Promise<Omit<EstimatedTime, "seconds"> | undefined> {
+): Promise<Pick<EstimatedTime, "secondsPerStep" | "timedSteps"> | undefined> {
   const { gradientAccumulation: length, seed } = options;
   initializeParameters(gpt, { seed, parameters: gpt.table });
   let step = 0;
@@ -185,8 +187,7 @@ export function estimateTable(
 /** The time of a training as lines for people; `time` is undefined if it was not measured. */
 export function timeTable(time: EstimatedTime | undefined): string {
   if (!time) return linesOf([["time", "not measured"]]);
-  const { seconds, secondsPerStep, timedSteps } = time;
-  const steps = Math.round(seconds / secondsPerStep);
+  const { seconds, steps, secondsPerStep, timedSteps } = time;
   return linesOf([
     ["time", `${duration(seconds)} for ${steps} steps of ${shortDuration(secondsPerStep)}`],
     ["", `measured now over ${timedSteps} steps; evaluations, samples and saving add to it`],

@@ -820,8 +820,8 @@ export const DEFAULT_OPTIONS = Object.fromEntries(
   OPTION_NAMES.map((name) => [name, optionNamed(name).default]),
 ) as TrainOptions;
 
-/** Values of the options that checkpoints of earlier versions do not name. */
-export const EARLIER_OPTIONS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
+/** The defaults of `createTrainStep()`, and the values of options that checkpoints of earlier versions do not name. */
+export const ADAMW_DEFAULTS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
 
 /** Whether an option is given: `auto` leaves the choice open. */
 export function isGiven(value: unknown): boolean {

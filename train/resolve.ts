@@ -13,7 +13,7 @@ import {
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Precision } from "../model/precision.ts";
 import {
-  EARLIER_OPTIONS,
+  ADAMW_DEFAULTS,
   isGiven,
   OPTION_NAMES,
   type OptionName,
@@ -414,7 +414,7 @@ export function resumeOptions(
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
-  const before = { ...EARLIER_OPTIONS, ...saved } as ResolvedOptions;
+  const before = { ...ADAMW_DEFAULTS, ...saved } as ResolvedOptions;
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
     if (value === undefined || onResume === "renamed") continue;

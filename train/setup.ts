@@ -32,8 +32,8 @@ import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import {
+  ADAMW_DEFAULTS,
   DEFAULT_OPTIONS,
-  EARLIER_OPTIONS,
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
@@ -310,7 +310,7 @@ export function* finishSetup(
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
-  const began = resumed && { ...EARLIER_OPTIONS, ...resumed.state.options } as ResolvedOptions;
+  const began = resumed && { ...ADAMW_DEFAULTS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
     gpu: place.device.provider,
     preset,

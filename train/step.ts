@@ -25,7 +25,7 @@ import {
   type OptimizerOptions,
   OPTIMIZERS,
 } from "./optimizer.ts";
-import { DEFAULT_OPTIONS } from "./options.ts";
+import { ADAMW_DEFAULTS } from "./options.ts";
 import { checkValue } from "./validate.ts";
 
 /** Options that are the same for all steps of a training. */
@@ -65,9 +65,6 @@ const STEP_OPTIONS = [
   "muonMomentum",
   "muonWeightDecay",
 ] as const;
-
-/** Their defaults. */
-const STEP_DEFAULTS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
 
 /** Scalars on the device that one step passes to the next. */
 export interface StepState {
@@ -223,7 +220,7 @@ export function createTrainStep(
   model: Gpt,
   given: Partial<StepOptions> & Pick<StepOptions, "batchSize" | "sequenceLength">,
 ): TrainStep {
-  const { device, config, precision } = model, options = { ...STEP_DEFAULTS, ...given };
+  const { device, config, precision } = model, options = { ...ADAMW_DEFAULTS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   for (const name of STEP_OPTIONS) checkValue(name, options[name]);

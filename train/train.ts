@@ -223,7 +223,7 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   using gpt = createModel(run);
   using trainStep = yield* recordStep(run, gpt);
   const timed = await timeSteps(run, { gpt, trainStep });
-  if (timed) yield { kind: "time", ...timed, seconds: timed.secondsPerStep * steps };
+  if (timed) yield { kind: "time", ...timed, steps, seconds: timed.secondsPerStep * steps };
 }
 
 /**

@@ -99,7 +99,7 @@ export function muon(
   });
   for (const batch of batchesOf(program.device, matrices, parameter)) {
     const { inputs, outputs } = batch.matrices[0]!;
-    const dtype = copy && canUseMatrices(program.device, batch.matrices[0]!) ? "f16" : "f32";
+    const dtype = copy ? muonDtype(program.device, batch.matrices[0]!) : "f32";
     const shape = [batch.L * batch.matrices.length, inputs, outputs];
     const x = program.scratch(shape, { slot: X, dtype });
     lookAhead(program, batch, { gradient, update }, { momentum, x }, options);
@@ -108,9 +108,12 @@ export function muon(
   }
 }
 
-/** Whether a device multiplies such matrices in f16 on tensor cores. */
-function canUseMatrices(device: Device, { inputs, outputs }: MuonMatrix): boolean {
-  return hasMatrices(device) && inputs % 8 === 0 && outputs % 8 === 0;
+/** Element type of Muon's rounds for a matrix of a model that trains in f16: f16 if tensor cores multiply it. */
+export function muonDtype(
+  device: Pick<Device, "matrixShapes">,
+  { inputs, outputs }: Pick<MuonMatrix, "inputs" | "outputs">,
+): "f16" | "f32" {
+  return hasMatrices(device) && inputs % 8 === 0 && outputs % 8 === 0 ? "f16" : "f32";
 }
 
 /** Matrices of one shape in L blocks, which are computed together. */

@@ -143,6 +143,13 @@ Deno.test("stepCost() counts the rounds of Muon for every matrix of a block that
   const others = 12 * (4 + 2 + 3);
   const before = 12 * 7; // gradient, parameter, m and v; the last three
   assert.equal(muon.bytes - adamw.bytes, layers * 4 * C * C * (rounds + others - before));
+
+  // on tensor cores the rounds are f16, and x before and after them
+  const matrixShapes = [{ rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" }] as const;
+  const f16 = { ...sizes, precision: "f16", optimizer: "muon" } as const;
+  const saved = stepCost(f16).bytes - stepCost(f16, { matrixShapes }).bytes;
+  assert.equal(saved, layers * 2 * C * C * (rounds + 12 * (1 + 1)));
+  assert.equal(stepCost({ ...f16, precision: "f32" }, { matrixShapes }).bytes, muon.bytes);
 });
 
 /** Bytes of the tensors that the launches of a recorded step bind, each tensor once a launch. */

@@ -34,6 +34,8 @@ Deno.test("trainStepBenches() keeps the names by which reports are compared", ()
     "cold start to first step f32 nano 16x64 V 1048",
     "train step f32 nano 16x64 V 1048 muon",
     "cold start to first step f32 nano 16x64 V 1048 muon",
+    "train step f32 nano-neox 16x64 V 1048 muon",
+    "cold start to first step f32 nano-neox 16x64 V 1048 muon",
   ]);
   assert.deepEqual(
     names(false, "f16").filter((name) => name.startsWith("train")),
@@ -42,6 +44,7 @@ Deno.test("trainStepBenches() keeps the names by which reports are compared", ()
       "mini 128x128 V 50257",
       "mini 32x128 V 4096",
       "mini 32x128 V 4096 muon",
+      "mini-neox 32x128 V 4096 muon",
       "gpt2 8x1024 V 50257",
       "gpt2 8x1024 V 50257 recompute mlp",
       "gpt2 8x1024 V 50257 recompute block",

@@ -501,8 +501,10 @@ Deno.test("inspect prints what a model computes of a text, as a table, JSON and 
 Deno.test("shapes lists the tensors of a run's training, as a table, JSON and a picture", async () => {
   await trained();
   const { stdout, stderr } = await task("shapes", ["--run", out]);
-  assert.match(stderr, /^preset nano, as in the checkpoint; precision f32 on /);
-  assert.match(stdout, /^memory [^]*\nactivations +qkv 1 +32 × 192 +f32 +24\.6 kB +\d+–\d+\n/);
+  const [, precision] = /^preset nano, as in the checkpoint; precision (f\d\d) on /.exec(stderr)!;
+  const size = precision === "f16" ? "12\\.3" : "24\\.6"; // a GPU may train in f16
+  const qkv = `\nactivations +qkv 1 +32 × 192 +${precision} +${size} kB +\\d+–\\d+\n`;
+  assert.match(stdout, new RegExp(`^memory [^]*${qkv}`));
   const svg = join(directory, "shapes.svg");
   const drawn = await task("shapes", ["--run", out, "--svg", svg, "--json"]);
   assert.ok(drawn.stderr.endsWith(`\ndrawn in ${svg}\n`), drawn.stderr);

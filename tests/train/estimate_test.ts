@@ -196,6 +196,7 @@ Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times 
   const { flopsPerToken: perToken } = costOf(config);
   assert.deepEqual(flops, { perToken, perStep: 16 * perToken, total: 1600 * perToken });
   assert.ok(time!.secondsPerStep > 0 && time!.timedSteps >= 1);
+  assert.equal(time!.steps, 100);
   assert.equal(time!.seconds, 100 * time!.secondsPerStep);
   assert.deepEqual(kinds.slice(-3), ["start", "estimate", "time"]);
 
@@ -278,7 +279,7 @@ Deno.test("estimateTable() has a line per figure", () => {
     ...{ parameters: 9000, trainedParameters: 9000, device: "a GPU", resumedFrom: 25 },
     options: { out: "runs/a", steps: 100 },
   } as TrainEvent & { kind: "start" };
-  const time = { secondsPerStep: 0.25, timedSteps: 4, seconds: 18.75 };
+  const time = { secondsPerStep: 0.25, timedSteps: 4, steps: 75, seconds: 18.75 };
   assert.equal(
     estimateTable(estimate, event) + timeTable(time),
     `parameters              9000, all trained
