@@ -272,6 +272,16 @@ export {
   type GenerateResult,
   type StreamOptions,
 } from "./generate/generate.ts";
+export {
+  createEngine,
+  type Engine,
+  type EngineOptions,
+  type EnginePiece,
+  type EngineRequest,
+  type EngineStats,
+  type TokenLogprob,
+  type TokenLogprobs,
+} from "./generate/engine.ts";
 export { type ExportDType, exportModel, type ExportOptions } from "./train/export.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
 export {

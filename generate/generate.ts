@@ -1,17 +1,13 @@
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { refuseOthers } from "../files/option_names.ts";
-import {
-  checkSample,
-  SAMPLER_RULES,
-  type SamplerOptions,
-  validateSampler,
-} from "../kernels/sample/sample.ts";
+import { SAMPLER_RULES, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { createDecoder } from "./decoder.ts";
 import { sequencesAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
+import { type GenerateResult, Stream } from "./stream.ts";
 
-export type { SamplerOptions };
+export type { GenerateResult, SamplerOptions };
 
 /** Settings for varied samples of small models; without a repetition penalty, as stories repeat names. */
 export const DEFAULT_SAMPLER: SamplerOptions = {
@@ -26,9 +22,22 @@ export const DEFAULT_SAMPLER: SamplerOptions = {
 /** One prompt to continue. */
 export interface StreamOptions {
   /** The text to continue; if it is empty, the completion starts a new document. */
-  prompt?: string;
+  prompt?: string | undefined;
+  /** The tokens to continue, one or more, in place of `prompt`. */
+  promptIds?: readonly number[] | undefined;
   /** Seed of the sampler: the same seed gives the same completion. */
-  seed?: number;
+  seed?: number | undefined;
+  /** Tokens that end the completion, in addition to those of the tokenizer. */
+  endIds?: readonly number[] | undefined;
+}
+
+/** The options of a sampler with the defaults of those that are absent, once they are checked. */
+export function resolveSampler(given: Partial<SamplerOptions>): SamplerOptions {
+  const unruled = Object.entries(given).filter(([name]) => !Object.hasOwn(SAMPLER_RULES, name));
+  refuseOthers("sample", "a sampler", Object.fromEntries(unruled));
+  const sampler = { ...DEFAULT_SAMPLER, ...given };
+  validateSampler(sampler);
+  return sampler;
 }
 
 /** Streams of prompts, each with the next seed; the first is random by default. */
@@ -55,14 +64,6 @@ export interface BatchOptions {
 
 /** How to continue a prompt. */
 export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
-
-/** Why a completion ended, and its length. */
-export interface GenerateResult {
-  /** `length`: at `maxNewTokens`; `stop`: at a stop text; `end-of-text`: at one of `Tokenizer.endIds`. */
-  reason: "length" | "stop" | "end-of-text" | "aborted";
-  /** Tokens drawn. */
-  tokens: number;
-}
 
 /** The next text of one of several completions. */
 export interface BatchPiece {
@@ -94,11 +95,14 @@ export interface BatchPiece {
  */
 export async function* generate(
   model: LoadedModel,
-  { prompt = "", seed = 0, maxNewTokens, sampler, stop, signal, ...others }: GenerateOptions = {},
+  options: GenerateOptions = {},
 ): AsyncGenerator<string, GenerateResult> {
+  const { prompt, promptIds, seed, endIds, maxNewTokens, sampler, stop, signal, ...others } =
+    options;
   refuseOthers("generate", "generate()", others);
-  const options = { maxNewTokens, sampler, stop, signal, streams: [{ prompt, seed }] };
-  for await (const { text, result } of generateBatch(model, options)) {
+  const streams = [{ prompt, promptIds, seed, endIds }];
+  const batch = generateBatch(model, { streams, maxNewTokens, sampler, stop, signal });
+  for await (const { text, result } of batch) {
     if (text !== "") yield text;
     if (result) return result;
   }
@@ -138,23 +142,23 @@ export async function* generateBatch(
   { streams, maxNewTokens = 256, sampler: given = {}, stop = [], signal, ...others }: BatchOptions,
 ): AsyncGenerator<BatchPiece, void> {
   refuseOthers("generate", "generateBatch()", others);
-  for (const { prompt: _, seed: __, ...others } of streams) {
+  for (const { prompt: _, promptIds: _1, seed: _2, endIds: _3, ...others } of streams) {
     refuseOthers("generate", "a stream", others);
   }
-  const unruled = Object.entries(given).filter(([name]) => !Object.hasOwn(SAMPLER_RULES, name));
-  refuseOthers("sample", "a sampler", Object.fromEntries(unruled));
+  const sampler = resolveSampler(given);
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new RangeError(
       `Cannot generate as maxNewTokens must be a non-negative integer: current value is ${maxNewTokens}`,
     );
   }
-  const sampler = { ...DEFAULT_SAMPLER, ...given };
-  validateSampler(sampler);
-  const stops = stop.filter((text) => text !== "");
-  const open = streams.map((options, index) => new Stream(tokenizer, { ...options, index, stops }));
+  const open = streams.map(({ prompt = "", promptIds: ids, seed = 0, endIds }, index): Row => ({
+    index,
+    seed,
+    stream: new Stream(tokenizer, { promptIds: ids ?? promptIds(tokenizer, prompt), endIds, stop }),
+  }));
   if (open.length === 0) return;
   const most = sequencesAtOnce(gpt, {
-    promptTokens: open.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
+    promptTokens: open.reduce((most, { stream }) => Math.max(most, stream.promptIds.length), 0),
     maxNewTokens,
     samples: open.length,
     sampler,
@@ -165,10 +169,18 @@ export async function* generateBatch(
   }
 }
 
+/** A row of a batch. */
+interface Row {
+  /** Index of its prompt in `BatchOptions.streams`. */
+  readonly index: number;
+  readonly seed: number;
+  readonly stream: Stream;
+}
+
 /** Decodes a batch of streams, chunk by chunk, until all are done. */
 async function* decodeStreams(
   gpt: Gpt,
-  streams: readonly Stream[],
+  rows: readonly Row[],
   { maxNewTokens, sampler, signal }: {
     maxNewTokens: number;
     sampler: SamplerOptions;
@@ -176,18 +188,22 @@ async function* decodeStreams(
   },
 ): AsyncGenerator<BatchPiece, void> {
   const decoder = createDecoder(gpt, {
-    prompts: streams.map(({ prompt }) => prompt),
-    seeds: streams.map(({ seed }) => seed),
+    prompts: rows.map(({ stream }) => stream.promptIds),
+    seeds: rows.map(({ seed }) => seed),
     maxNewTokens,
     sampler,
   });
-  const isDone = ({ result }: Stream) => result !== undefined;
+  const isDone = ({ stream: { result } }: Row) => result !== undefined;
+  const piece = ({ index, stream }: Row, text: string): BatchPiece => {
+    const { result } = stream;
+    return { stream: index, text, ids: stream.takeIds(), ...(result ? { result } : {}) };
+  };
   const chunks = chunksOf.get(gpt) ?? new Map<number, number>();
   chunksOf.set(gpt, chunks);
   let drawn = 0;
   try {
-    while (drawn < maxNewTokens && !signal?.aborted && !streams.every(isDone)) {
-      const chunk = chunks.get(streams.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
+    while (drawn < maxNewTokens && !signal?.aborted && !rows.every(isDone)) {
+      const chunk = chunks.get(rows.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
       const rest = maxNewTokens - drawn;
       // a last chunk of few tokens is joined to this one: its read-back would take longer than its tokens
       const count = rest < 1.5 * chunk ? rest : chunk;
@@ -195,18 +211,17 @@ async function* decodeStreams(
       const tokens = await decoder.next(count);
       const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
       const factor = Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs);
-      chunks.set(streams.length, Math.ceil(count * factor));
-      for (const [b, stream] of streams.entries()) {
-        if (isDone(stream)) continue;
-        const text = stream.push(tokens[b]!);
-        if (stream.result || text !== "") yield stream.piece(text);
+      chunks.set(rows.length, Math.ceil(count * factor));
+      for (const [b, row] of rows.entries()) {
+        if (isDone(row)) continue;
+        const text = row.stream.push(tokens[b]!);
+        if (isDone(row) || text !== "") yield piece(row, text);
       }
       drawn += count;
     }
     const reason = drawn < maxNewTokens ? "aborted" : "length";
-    for (const stream of streams) {
-      if (isDone(stream)) continue;
-      yield stream.piece(stream.end(reason));
+    for (const row of rows) {
+      if (!isDone(row)) yield piece(row, row.stream.end(reason));
     }
   } finally {
     decoder.destroy();
@@ -221,91 +236,4 @@ export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
   const { beginOfText, endOfText } = tokenizer;
   if (beginOfText !== undefined) return [beginOfText, ...tokenizer.encode(prompt)];
   return prompt === "" ? [endOfText] : tokenizer.encode(prompt);
-}
-
-/** A completion: turns tokens into text and finds where it ends. */
-class Stream {
-  /** Index of its prompt. */
-  readonly index: number;
-  /** Tokens of the prompt. */
-  readonly prompt: readonly number[];
-  readonly seed: number;
-  /** Present once it is done. */
-  result: GenerateResult | undefined;
-  readonly #tokenizer: Tokenizer;
-  readonly #decoder: { push(id: number): string };
-  readonly #stops: readonly string[];
-  #tokens = 0;
-  #ids: number[] = []; // drawn since the last piece
-  #held = ""; // the end of the text, if a stop text may begin there
-
-  constructor(
-    tokenizer: Tokenizer,
-    { index, prompt = "", seed = 0, stops }: StreamOptions & {
-      index: number;
-      stops: readonly string[];
-    },
-  ) {
-    this.index = index;
-    this.prompt = promptIds(tokenizer, prompt);
-    this.seed = seed;
-    this.#tokenizer = tokenizer;
-    this.#decoder = tokenizer.decoder(this.prompt);
-    this.#stops = stops;
-  }
-
-  /** Decodes the next tokens; returns the text before the place where a stop text may begin. */
-  push(tokens: Iterable<number>): string {
-    const { endOfText, endIds = [endOfText], vocabularySize } = this.#tokenizer;
-    let certain = "";
-    for (const id of tokens) {
-      checkSample(id, vocabularySize);
-      this.#tokens++;
-      if (endIds.includes(id)) return certain + this.end("end-of-text");
-      this.#ids.push(id);
-      this.#held += this.#decoder.push(id);
-      const found = earliest(this.#held, this.#stops);
-      if (found !== undefined) {
-        this.result = { reason: "stop", tokens: this.#tokens };
-        return certain + this.#held.slice(0, found);
-      }
-      const length = this.#held.length - longestBeginning(this.#held, this.#stops);
-      certain += this.#held.slice(0, length);
-      this.#held = this.#held.slice(length);
-    }
-    return certain;
-  }
-
-  /**
-   * Ends the stream; returns the text that was held back, without the first bytes of a character whose others were not
-   * drawn.
-   */
-  end(reason: GenerateResult["reason"]): string {
-    this.result = { reason, tokens: this.#tokens };
-    return this.#held;
-  }
-
-  /** The next piece, of this text. */
-  piece(text: string): BatchPiece {
-    const { index, result } = this, ids = this.#ids;
-    this.#ids = [];
-    return { stream: index, text, ids, ...(result ? { result } : {}) };
-  }
-}
-
-/** Index of the first stop text, if there is one. */
-function earliest(text: string, stops: readonly string[]): number | undefined {
-  const found = stops.map((stop) => text.indexOf(stop)).filter((i) => i >= 0);
-  return found.length > 0 ? Math.min(...found) : undefined;
-}
-
-/** Length of the longest end of `text` with which a stop text begins. */
-function longestBeginning(text: string, stops: readonly string[]): number {
-  let longest = 0;
-  for (const stop of stops) {
-    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
-      if (stop.startsWith(text.slice(text.length - length))) longest = length;
-    }
-  }
-  return longest;
 }

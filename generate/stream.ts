@@ -1,0 +1,105 @@
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { checkSample } from "../kernels/sample/sample.ts";
+
+/** Why a completion ended, and its length. */
+export interface GenerateResult {
+  /** `length`: at `maxNewTokens`; `stop`: at a stop text; `end-of-text`: at a token that ends the text. */
+  reason: "length" | "stop" | "end-of-text" | "aborted";
+  /** Tokens drawn. */
+  tokens: number;
+}
+
+/** What a `Stream` continues, and where it ends. */
+export interface StreamStart {
+  /** Tokens of the prompt, one or more. */
+  readonly promptIds: readonly number[];
+  /** Tokens that end the completion, in addition to those of the tokenizer. */
+  readonly endIds?: readonly number[] | undefined;
+  /** Texts that end the completion, which does not include them. */
+  readonly stop?: readonly string[] | undefined;
+}
+
+/** A completion: turns tokens into text and finds where it ends. */
+export class Stream {
+  /** Tokens of the prompt. */
+  readonly promptIds: readonly number[];
+  /** Tokens that end the completion. */
+  readonly endIds: readonly number[];
+  /** Present once it is done. */
+  result: GenerateResult | undefined;
+  readonly #vocabularySize: number;
+  readonly #decoder: { push(id: number): string };
+  readonly #stops: readonly string[];
+  #tokens = 0;
+  #ids: number[] = []; // drawn since they were last taken
+  #held = ""; // the end of the text, if a stop text may begin there
+
+  /** Begins after the prompt. */
+  constructor(tokenizer: Tokenizer, { promptIds, endIds = [], stop = [] }: StreamStart) {
+    this.promptIds = promptIds;
+    this.endIds = [...tokenizer.endIds ?? [tokenizer.endOfText], ...endIds];
+    this.#vocabularySize = tokenizer.vocabularySize;
+    this.#decoder = tokenizer.decoder(promptIds);
+    this.#stops = stop.filter((text) => text !== "");
+  }
+
+  /**
+   * Decodes the next tokens; returns the text before the place where a stop text may begin.
+   *
+   * @throws {UserError} if the model's logits were not finite.
+   */
+  push(tokens: Iterable<number>): string {
+    let certain = "";
+    for (const id of tokens) {
+      checkSample(id, this.#vocabularySize);
+      this.#tokens++;
+      if (this.endIds.includes(id)) return certain + this.end("end-of-text");
+      this.#ids.push(id);
+      this.#held += this.#decoder.push(id);
+      const found = earliest(this.#held, this.#stops);
+      if (found !== undefined) {
+        this.result = { reason: "stop", tokens: this.#tokens };
+        return certain + this.#held.slice(0, found);
+      }
+      const length = this.#held.length - longestBeginning(this.#held, this.#stops);
+      certain += this.#held.slice(0, length);
+      this.#held = this.#held.slice(length);
+    }
+    return certain;
+  }
+
+  /**
+   * Ends the stream; returns the text that was held back, without the first bytes of a character whose others were not
+   * drawn.
+   */
+  end(reason: GenerateResult["reason"]): string {
+    this.result = { reason, tokens: this.#tokens };
+    return this.#held;
+  }
+
+  /**
+   * The tokens drawn since the last call, without the one that ends the text. Those of a stop text are among them.
+   */
+  takeIds(): readonly number[] {
+    const ids = this.#ids;
+    this.#ids = [];
+    return ids;
+  }
+}
+
+/** Index of the first stop text, if there is one. */
+function earliest(text: string, stops: readonly string[]): number | undefined {
+  const found = stops.map((stop) => text.indexOf(stop)).filter((i) => i >= 0);
+  return found.length > 0 ? Math.min(...found) : undefined;
+}
+
+/** Length of the longest end of `text` with which a stop text begins. */
+function longestBeginning(text: string, stops: readonly string[]): number {
+  let longest = 0;
+  for (const stop of stops) {
+    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
+      if (stop.startsWith(text.slice(text.length - length))) longest = length;
+    }
+  }
+  return longest;
+}
