@@ -1,5 +1,5 @@
 import { taskCommand } from "../files/command_line.ts";
-import { isDawnInstalled } from "../files/packages.ts";
+import { DAWN_MEGABYTES, isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { hasMatrices } from "../kernels/matrices.ts";
@@ -18,7 +18,8 @@ async function main(): Promise<void> {
   const wasInstalled = isDawnInstalled();
   if (wasInstalled) status("Dawn is installed already");
   else {
-    status("downloading Dawn into dawn/node_modules: 51 MB, and 132 MB on the disk");
+    const { download, disk } = DAWN_MEGABYTES;
+    status(`downloading Dawn into dawn/node_modules: ${download} MB, and ${disk} MB on the disk`);
     await install();
   }
   const dawn = await probeDawn();

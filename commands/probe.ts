@@ -59,8 +59,14 @@ function factsOf(device: Device): ProviderFacts {
   };
 }
 
-/** The facts of Dawn, from a separate process: a fault in native code would end this one. */
+/** Seconds after which the process of Dawn is ended. On SwiftShader and two cores it needs a few. */
+const MOST_SECONDS = 60;
+
+/**
+ * The facts of Dawn, from a separate process: a fault in native code would end this one, or native code may not return.
+ */
 export async function probeDawn(): Promise<Probe> {
+  const late = AbortSignal.timeout(1000 * MOST_SECONDS);
   const { code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "-q", "--no-prompt", "--no-lock"],
@@ -68,7 +74,9 @@ export async function probeDawn(): Promise<Probe> {
       import.meta.filename!,
     ],
     cwd: new URL("..", import.meta.url),
+    signal: late,
   }).output();
+  if (late.aborted) return { error: `Dawn did not answer within ${MOST_SECONDS} s` };
   const text = new TextDecoder().decode(stdout), lines = text.trim().split("\n");
   if (code === 0) return JSON.parse(lines.at(-1)!);
   const said = new TextDecoder().decode(stderr).trim().split("\n")[0];

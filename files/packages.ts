@@ -55,22 +55,25 @@ export type PackageName = keyof typeof PACKAGES;
 export type Package<Name extends PackageName> = typeof PACKAGES[Name] extends
   Specifier<infer Exports> ? Exports : never;
 
+/** Megabytes of the package `webgpu`, which has native code for all platforms: of the download, and on the disk. */
+export const DAWN_MEGABYTES = { download: 51, disk: 132 } as const;
+
 /**
  * The main module of the package `webgpu` in a checkout of this repository; undefined if mod.ts was imported over
- * the network. The package has native code for all platforms, 132 MB: a checkout downloads it only if a user
- * installs it.
+ * the network. A checkout downloads the package only if a user installs it.
  */
 function dawnModule(): URL | undefined {
   const url = new URL("../dawn/node_modules/webgpu/index.js", import.meta.url);
   return url.protocol === "file:" ? url : undefined;
 }
 
-/** Whether a checkout of this repository has the package `webgpu`. */
+/** Whether a checkout of this repository has the package `webgpu` in the version that it needs. */
 export function isDawnInstalled(): boolean {
   const url = dawnModule();
   if (url === undefined) return false;
   try {
-    return Deno.statSync(url).isFile;
+    const { version } = JSON.parse(Deno.readTextFileSync(new URL("package.json", url)));
+    return PACKAGES.webgpu === `npm:webgpu@${version}` && Deno.statSync(url).isFile;
   } catch {
     return false;
   }
@@ -86,7 +89,7 @@ export async function load<Name extends PackageName>(name: Name): Promise<Packag
   let specifier: string = PACKAGES[name];
   if (name === "webgpu") {
     if (dawnModule() && !isDawnInstalled()) {
-      throw new UserError("Cannot load Dawn as the package webgpu is not installed", {
+      throw new UserError(`Cannot load Dawn as ${specifier} is not installed`, {
         hint: `Install it: ${taskCommand("dawn:install")}`,
       });
     }

@@ -74,6 +74,8 @@ Deno.test("doctor says what Dawn offers, also if native WebGPU or Dawn does not 
   assert.deepEqual(crash.dawn, { error: "Dawn ended its process with SIGSEGV" });
   assert.deepEqual([crash.code, crash.auto], [0, "native"]);
   assert.match(crash.fixes.at(-1), /^Dawn does not work here; .*--gpu native/);
+  const late = await doctor("gpu+f16", { dawn: "late" });
+  assert.deepEqual(late.dawn, { error: "Dawn did not answer within 60 s" });
   const matrixShapes = [{ ...FACTS.matrixShapes[0]!, rows: 8 }]; // which no kernel uses
   const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...FACTS, matrixShapes }) });
   assert.match(without.fixes.at(-1), /no tensor cores that the kernels can use/);

@@ -1,9 +1,10 @@
 import process from "node:process";
+import pinned from "../../dawn/deno.json" with { type: "json" };
 
 /**
  * Runs doctor as if the machine had another adapter, which the first argument describes: `none`, or the words
- * `cpu` or `gpu` and maybe `f16`, joined by `+`. The second says what Dawn does: `absent`, `crash`, or what its process
- * prints.
+ * `cpu` or `gpu` and maybe `f16`, joined by `+`. The second says what Dawn does: `absent`, `crash`, `late`, or what its
+ * process prints.
  */
 const [what, dawn] = process.argv.splice(2, 2);
 const words = what!.split("+");
@@ -20,9 +21,11 @@ Deno.statSync = () => {
   if (dawn === "absent") throw new Deno.errors.NotFound();
   return { isFile: true } as Deno.FileInfo;
 };
+Deno.readTextFileSync = () => JSON.stringify({ version: pinned.imports.webgpu.split("@").at(-1) });
 const ended = dawn === "crash"
   ? { code: 139, signal: "SIGSEGV", stdout: "", stderr: "" }
   : { code: 0, signal: null, stdout: `Warning of Dawn\n${dawn}\n`, stderr: "" };
+if (dawn === "late") AbortSignal.timeout = () => AbortSignal.abort();
 const bytes = (text: string) => new TextEncoder().encode(text);
 Deno.Command = class {
   output() {

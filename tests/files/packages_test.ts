@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import dawn from "../../dawn/deno.json" with { type: "json" };
-import { isDawnInstalled, load, type PackageName } from "../../files/packages.ts";
+import { DAWN_MEGABYTES, isDawnInstalled, load, type PackageName } from "../../files/packages.ts";
 import { fromFileUrl, toFileUrl } from "../paths.ts";
 
 const root = fromFileUrl(new URL("../../", import.meta.url));
@@ -47,24 +47,29 @@ Deno.test("load() says what to type if Dawn is not installed, and which permissi
   if (!isDawnInstalled()) {
     await assert.rejects(load("webgpu"), {
       name: "UserError",
-      message: "Cannot load Dawn as the package webgpu is not installed",
+      message: `Cannot load Dawn as ${dawn.imports.webgpu} is not installed`,
       hint: /dawn:install$/,
     });
   } else if (state === "granted") assert.equal(typeof (await load("webgpu")).create, "function");
   else await assert.rejects(load("webgpu"), { name: "NotCapable", message: /ffi/ });
 });
 
-Deno.test("load() says how to install Dawn anew if its package is damaged", async () => {
+Deno.test("load() says how to install Dawn anew if its package is damaged or of another version", async () => {
   const directory = await Deno.makeTempDir();
   try {
     await Deno.mkdir(`${directory}/files`);
     for (const { name } of Deno.readDirSync(`${root}files`)) {
       await Deno.copyFile(`${root}files/${name}`, `${directory}/files/${name}`);
     }
-    await Deno.mkdir(`${directory}/dawn/node_modules/webgpu`, { recursive: true });
+    const installed = `${directory}/dawn/node_modules/webgpu`;
+    await Deno.mkdir(installed, { recursive: true });
     await Deno.copyFile(`${root}dawn/deno.json`, `${directory}/dawn/deno.json`);
-    await Deno.writeTextFile(`${directory}/dawn/node_modules/webgpu/index.js`, "");
+    await Deno.writeTextFile(`${installed}/index.js`, "");
+    await Deno.writeTextFile(`${installed}/package.json`, `{ "version": "0.0.1" }`);
     const { load } = await import(toFileUrl(`${directory}/${path}`).href);
+    await assert.rejects(load("webgpu"), { message: /^Cannot load Dawn as .* is not installed$/ });
+    const version = dawn.imports.webgpu.replace("npm:webgpu@", "");
+    await Deno.writeTextFile(`${installed}/package.json`, JSON.stringify({ version }));
     await assert.rejects(load("webgpu"), {
       name: "UserError",
       message: "Cannot load Dawn: index.js is damaged",
@@ -73,6 +78,14 @@ Deno.test("load() says how to install Dawn anew if its package is damaged", asyn
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
+});
+
+Deno.test("the task and the page of Dawn say how large its package is", async () => {
+  const { download, disk } = DAWN_MEGABYTES;
+  const { tasks } = JSON.parse(await Deno.readTextFile(`${root}deno.json`));
+  assert.ok(tasks["dawn:install"].description.endsWith(`(${download} MB, ${disk} MB on the disk)`));
+  const page = (await Deno.readTextFile(`${root}docs/providers.md`)).replaceAll("\n", " ");
+  assert.ok(page.includes(`a download of ${download} MB, and ${disk} MB on the disk`));
 });
 
 Deno.test("load() says in one sentence that a package cannot be downloaded", async () => {
