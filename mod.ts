@@ -182,6 +182,7 @@ export {
   type ReadOptions,
 } from "./data/text/documents.ts";
 export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
+export type { Conversation, Message } from "./data/text/conversations.ts";
 export { DataError } from "./data/text/data_error.ts";
 export { type Batch, Batches, type BatchesOptions, batchOf } from "./data/tokens/batches.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
@@ -205,6 +206,13 @@ export {
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./data/tokenizer/tokenizer.ts";
+export {
+  type ChatFormat,
+  createChatFormat,
+  defaultChatTemplate,
+  type EncodedConversation,
+  type Span,
+} from "./data/tokenizer/chat_format.ts";
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
 export type { ParameterHistogram } from "./train/histograms.ts";

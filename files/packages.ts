@@ -26,6 +26,9 @@ interface Dawn {
 
 /** The packages and their versions. Each row repeats its specifier, because a type cannot be a value. */
 const PACKAGES = {
+  "@huggingface/jinja": at<typeof import("npm:@huggingface/jinja@0.5.11")>(
+    "npm:@huggingface/jinja@0.5.11",
+  ),
   "@huggingface/tokenizers": at<typeof import("npm:@huggingface/tokenizers@0.2.0")>(
     "npm:@huggingface/tokenizers@0.2.0",
   ),

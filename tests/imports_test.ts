@@ -51,7 +51,7 @@ const ALLOWED: Record<string, string[]> = {
 const ALLOWED_IN_DATA: Record<string, string[]> = {
   hub: [],
   text: ["hub"],
-  tokenizer: ["hub"],
+  tokenizer: ["hub", "text"],
   tokens: ["text", "tokenizer"],
 };
 
@@ -110,7 +110,7 @@ Deno.test("folders of data/ import in one direction", () => {
       crossings.add(`${folder} ${other}`);
     }
   }
-  assert.equal(crossings.size, 4);
+  assert.equal(crossings.size, 5);
 });
 
 Deno.test("no modules of data/ import each other in a circle", () => {

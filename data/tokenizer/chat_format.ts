@@ -1,0 +1,228 @@
+import { Buffer } from "node:buffer";
+import { UserError } from "../../files/user_error.ts";
+import type { Conversation, Message } from "../text/conversations.ts";
+import { defaultTemplate } from "./chat_template.ts";
+import { createRenderer, type Renderer, type Span, TemplateError } from "./jinja.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+export type { Span };
+
+/** A conversation as a model reads it. */
+export interface EncodedConversation {
+  /** The tokens. */
+  readonly ids: readonly number[];
+  /**
+   * What the assistant says in it, in order, as parts of `ids`: the tokens that a model learns to predict. Each
+   * includes the tokens that end the message.
+   */
+  readonly answers: readonly Span[];
+}
+
+/** How conversations become tokens. */
+export interface ChatFormat {
+  /** The Jinja template: that of the tokenizer, or `defaultChatTemplate()`. */
+  readonly template: string;
+  /** Ids at which an answer ends: those of the tokenizer, and the one that ends a message in the template. */
+  readonly endIds: readonly number[];
+  /**
+   * The text of a conversation; with `addGenerationPrompt` it ends where an answer begins.
+   *
+   * @throws {UserError} if the template refuses it.
+   */
+  render(messages: Conversation, options?: { addGenerationPrompt?: boolean }): string;
+  /**
+   * The tokens of a whole conversation, and which of them the assistant says: what the template marks with
+   * `{% generation %}`, or otherwise what an assistant's message adds to the text that asks for it.
+   *
+   * @throws {UserError} if the template refuses it.
+   */
+  encode(messages: Conversation): EncodedConversation;
+  /**
+   * The tokens that a model reads to answer the last message.
+   *
+   * @throws {UserError} if the template refuses it.
+   */
+  promptIds(messages: Conversation): number[];
+}
+
+/** ChatML, for tokenizers that have its two tokens (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md). */
+const CHATML = "{% for message in messages %}" +
+  "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}" +
+  "{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/**
+ * The chat template of a tokenizer that came without one. It is ChatML if the tokenizer has the tokens
+ * `<|im_start|>` and `<|im_end|>`. Otherwise roles are text, such as `<|user|>` on a line, and the token that ends a
+ * document ends each message: every tokenizer has that one, and every model ends its texts with it.
+ */
+export function defaultChatTemplate(
+  { encode, decode, beginOfText, endOfTextToken }: Tokenizer,
+): string {
+  const begin = beginOfText === undefined ? "" : `{{ ${JSON.stringify(decode([beginOfText]))} }}`;
+  const hasChatml = ["<|im_start|>", "<|im_end|>"].every((token) => encode(token).length === 1);
+  if (hasChatml) return begin + CHATML;
+  return begin + "{% for message in messages %}" +
+    "{% if not loop.first %}{{ '\\n' }}{% endif %}" +
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + " +
+    `${JSON.stringify(endOfTextToken)} }}` +
+    "{% endfor %}" +
+    "{% if add_generation_prompt %}{% if messages %}{{ '\\n' }}{% endif %}" +
+    "{{ '<|assistant|>\\n' }}{% endif %}";
+}
+
+/** The tokenizer with a chat template: its own, or the default one. */
+export function withChatTemplate<T extends Tokenizer>(tokenizer: T): T {
+  return defaultTemplate(tokenizer.chatTemplate) === undefined
+    ? { ...tokenizer, chatTemplate: defaultChatTemplate(tokenizer) }
+    : tokenizer;
+}
+
+/**
+ * The chat format of a tokenizer.
+ *
+ * @param options.now the date for templates that ask for it; without it they use the date that they fall back to, so
+ * that the tokens of a training do not depend on the day.
+ * @throws {UserError} if the template is not Jinja.
+ *
+ * @example Encode a conversation
+ * ```ts
+ * import { createChatFormat, gpt2Tokenizer } from "../../mod.ts";
+ *
+ * const format = await createChatFormat(await gpt2Tokenizer());
+ * const { ids, answers } = format.encode([
+ *   { role: "user", content: "Who is Tim?" },
+ *   { role: "assistant", content: "A boy." },
+ * ]);
+ * console.log(ids.slice(answers[0]!.start)); // "A boy.<|endoftext|>"
+ * ```
+ */
+export async function createChatFormat(
+  tokenizer: Tokenizer,
+  { now }: { now?: Date | undefined } = {},
+): Promise<ChatFormat> {
+  const template = defaultTemplate(tokenizer.chatTemplate) ?? defaultChatTemplate(tokenizer);
+  let renderer: Renderer;
+  try {
+    renderer = await createRenderer(template, { now });
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error;
+    throw new UserError(
+      `Cannot use the model's chat template as it must be Jinja: ${error.message}`,
+    );
+  }
+  const { endOfTextToken: eos_token, bosToken: bos_token = eos_token } = tokenizer;
+  const rendered = (messages: Conversation, add_generation_prompt = false) => {
+    const variables = { bos_token, eos_token, tools: null, documents: null };
+    try {
+      return renderer({ ...variables, messages: messages.map(wellFormed), add_generation_prompt });
+    } catch (error) {
+      if (!(error instanceof TemplateError)) throw error;
+      throw new UserError(
+        `Cannot write a conversation as it must fit the model's chat template: ${error.message}`,
+      );
+    }
+  };
+  /** What assistants' messages add to a text: what they have beyond the text that asks for them. */
+  const additions = (messages: Conversation, text: string): Span[] =>
+    messages.flatMap(({ role }, i) => {
+      if (role !== "assistant") return [];
+      const before = rendered(messages.slice(0, i), true).text;
+      const after = i + 1 < messages.length ? rendered(messages.slice(0, i + 1)).text : text;
+      if (!after.startsWith(before) || !text.startsWith(after)) {
+        throw new UserError(
+          `Cannot find the assistant's tokens as the model's chat template must either mark them ` +
+            `with {% generation %} or write the beginning of a conversation always alike: ` +
+            `it writes message ${i + 1} of ${messages.length} differently`,
+        );
+      }
+      return before.length < after.length ? [{ start: before.length, end: after.length }] : [];
+    });
+  return {
+    template,
+    endIds: endIdsOf(tokenizer, rendered),
+    render: (messages, { addGenerationPrompt = false } = {}) =>
+      rendered(messages, addGenerationPrompt).text,
+    encode(messages) {
+      const { text, generated } = rendered(messages), ids = tokenizer.encode(text);
+      const spans = generated ?? additions(messages, text);
+      return { ids, answers: spansOfTokens(tokenizer, { text, ids, spans }) };
+    },
+    promptIds: (messages) => tokenizer.encode(rendered(messages, true).text),
+  };
+}
+
+/** A message without halves of characters, which become U+FFFD in tokens. */
+function wellFormed({ role, content }: Message): Message {
+  return { role, content: content.toWellFormed() };
+}
+
+/** Ids at which an answer ends: the first special token behind it in the template, and those of the tokenizer. */
+function endIdsOf(
+  { endOfText, endIds = [endOfText], encode, byteLength }: Tokenizer,
+  render: (messages: Conversation) => { text: string },
+): number[] {
+  const answer = "answer";
+  let text = "";
+  try {
+    ({ text } = render([
+      { role: "user", content: "question" },
+      { role: "assistant", content: answer },
+    ]));
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error; // a template that wants other messages says so later
+  }
+  const at = text.lastIndexOf(answer);
+  const end = at < 0
+    ? undefined
+    : encode(text.slice(at + answer.length)).find((id) => byteLength(id) === 0);
+  return [...new Set(end === undefined ? endIds : [end, ...endIds])];
+}
+
+/**
+ * The tokens that hold these parts of a text.
+ *
+ * The bytes of tokens say which, if the tokenizer changes no byte. Otherwise a part begins at the first token that
+ * differs from those of the text before it.
+ */
+function spansOfTokens(
+  tokenizer: Tokenizer,
+  { text, ids, spans }: { text: string; ids: readonly number[]; spans: readonly Span[] },
+): Span[] {
+  const ends = byteEnds(tokenizer, ids, text);
+  let units = 0, bytes = 0, token = 0;
+  /** Tokens that end at a place of the text or before it. */
+  const tokensBefore = (place: number): number => {
+    if (!ends) return commonLength(ids, tokenizer.encode(text.slice(0, place)));
+    bytes += Buffer.byteLength(text.slice(units, place));
+    units = place;
+    while (token < ids.length && ends[token]! <= bytes) token++;
+    return token;
+  };
+  return spans.map(({ start, end }) => {
+    const first = tokensBefore(start), last = tokensBefore(end);
+    // a token that continues past the end is counted too
+    const isCut = ends && last < ids.length && (last === 0 ? 0 : ends[last - 1]!) < bytes;
+    return { start: first, end: isCut ? last + 1 : last };
+  }).filter(({ start, end }) => start < end);
+}
+
+/** Where each token ends in the UTF-8 of a text; undefined if the tokens do not give back its bytes. */
+function byteEnds(
+  { byteLength, decode }: Tokenizer,
+  ids: readonly number[],
+  text: string,
+): Uint32Array | undefined {
+  const ends = new Uint32Array(ids.length);
+  let end = 0;
+  ids.forEach((id, i) => {
+    end += byteLength(id) || Buffer.byteLength(decode([id])); // special tokens have no bytes in a text
+    ends[i] = end;
+  });
+  return end === Buffer.byteLength(text) ? ends : undefined;
+}
+
+function commonLength(a: readonly number[], b: readonly number[]): number {
+  const differs = b.findIndex((id, i) => id !== a[i]);
+  return differs < 0 ? b.length : differs;
+}
