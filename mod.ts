@@ -22,7 +22,7 @@ export {
   openDevice,
 } from "./kernels/device.ts";
 export type { GpuChoice, MatrixShape, Provider } from "./kernels/provider.ts";
-export type { Binding, Pipeline } from "./kernels/shader.ts";
+export type { Binding, Pipeline, Pipelines } from "./kernels/shader.ts";
 export {
   createTensor,
   download,

@@ -7,7 +7,7 @@ import { attentionWeights } from "../kernels/attention/weights.ts";
 import type { Device } from "../kernels/device.ts";
 import { dryDevice } from "../kernels/dry_device.ts";
 import { type Constants, Program, type Shader } from "../kernels/program.ts";
-import { labelOf, type Pipeline, specialize } from "../kernels/shader.ts";
+import { labelOf, type Pipeline, Pipelines, specialize } from "../kernels/shader.ts";
 import { createTensor } from "../kernels/tensor.ts";
 import { createGpt } from "../model/gpt.ts";
 import { createTrainStep } from "../train/step.ts";
@@ -37,24 +37,25 @@ export const MACHINES = [
 const MATRIX_SHAPE = { rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" } as const;
 
 /** The pipelines of one device, which are shared by all, since specializing a shader takes the most time. */
-class SharedPipelines extends Map<string, Pipeline> {
-  /** Keys of the pipelines that this device uses. */
-  readonly used = new Set<string>();
-  readonly #shared: Map<string, Pipeline>;
+class SharedPipelines extends Pipelines {
+  /** The pipelines that this device uses, with the shaders of which they are made. */
+  readonly used = new Map<Pipeline, Pick<KernelSource, "shader" | "constants">>();
+  readonly #shared: Pipelines;
 
-  constructor(shared: Map<string, Pipeline>) {
+  constructor(shared: Pipelines) {
     super();
     this.#shared = shared;
   }
 
-  override get(key: string): Pipeline | undefined {
-    this.used.add(key);
-    return this.#shared.get(key);
+  override get(shader: Shader, constants: Constants): Pipeline | undefined {
+    const pipeline = this.#shared.get(shader, constants);
+    if (pipeline) this.used.set(pipeline, { shader, constants });
+    return pipeline;
   }
 
-  override set(key: string, pipeline: Pipeline): this {
-    this.#shared.set(key, pipeline);
-    return this;
+  override add(shader: Shader, constants: Constants, pipeline: Pipeline): void {
+    this.#shared.add(shader, constants, pipeline);
+    this.used.set(pipeline, { shader, constants });
   }
 }
 
@@ -94,14 +95,13 @@ function machine(
 export function kernelSources(
   machines: readonly typeof MACHINES[number][] = MACHINES,
 ): KernelSource[] {
-  const sources = new Map<string, KernelSource>(), shared = new Map<string, Pipeline>();
+  const sources = new Map<Pipeline, KernelSource>(), shared = new Pipelines();
   const collect = ({ used }: SharedPipelines, variant?: string) => {
-    for (const key of used) {
-      const [constants, shader] = JSON.parse(key) as [Constants, Shader];
+    for (const [pipeline, { shader, constants }] of used) {
       const [, op, file] = /(\w+)\/(\w+)\.wgsl$/.exec(labelOf(shader))!;
-      const dtype = sources.get(key)?.dtype ??
+      const dtype = sources.get(pipeline)?.dtype ??
         (/^enable f16;/.test(specialize(shader, constants)) ? "f16" : "f32");
-      sources.set(key, { op: op!, variant: variant ?? file!, dtype, shader, constants });
+      sources.set(pipeline, { op: op!, variant: variant ?? file!, dtype, shader, constants });
     }
   };
   for (const kind of machines) {

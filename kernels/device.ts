@@ -8,7 +8,7 @@ import {
   type Provider,
   requestAdapter,
 } from "./provider.ts";
-import type { Pipeline } from "./shader.ts";
+import { Pipelines } from "./shader.ts";
 import { testSubgroups } from "./subgroups.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -40,8 +40,8 @@ export interface Device {
   readonly compilesInBackground: boolean;
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
-  /** Compiled shaders by their constants and text, shared by all programs on this device. */
-  readonly pipelines: Map<string, Pipeline>;
+  /** Compiled shaders, shared by all programs on this device. */
+  readonly pipelines: Pipelines;
   /** Names of the fastest kernels on this device by `Tunable.key`, as tune.ts measured them. */
   readonly choices: Map<string, string>;
   /** Is called with each tensor that is created in a buffer of the device; only a `dryDevice()` has it. */
@@ -218,7 +218,7 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     // on SwiftShader compiling 27 shaders took 83 s of CPU time in the background, and 56 s without
     compilesInBackground: provider === "dawn" && !isCpu,
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
-    pipelines: new Map(),
+    pipelines: new Pipelines(),
     choices: new Map(),
     check() {
       if (!failure) return;

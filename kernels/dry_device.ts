@@ -1,4 +1,5 @@
 import type { Device } from "./device.ts";
+import { Pipelines } from "./shader.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A device that allocates nothing: see `dryDevice()`. */
@@ -34,7 +35,7 @@ export function dryDevice(device: Device): DryDevice {
   let bytes = 0;
   const tensors = new Map<GPUBuffer, Tensor>();
   let pipelines = pipelinesOf.get(device.pipelines);
-  if (!pipelines) pipelinesOf.set(device.pipelines, pipelines = new Map());
+  if (!pipelines) pipelinesOf.set(device.pipelines, pipelines = new Pipelines());
   const gpu = {
     limits: device.gpu.limits,
     queue: object,

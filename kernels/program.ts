@@ -222,8 +222,7 @@ export class Program implements Disposable {
   /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
     const { gpu, pipelines, features, compilesInBackground: inBackground } = this.device;
-    const key = JSON.stringify([constants, shader]);
-    let pipeline = pipelines.get(key);
+    let pipeline = pipelines.get(shader, constants);
     if (!pipeline) {
       const label = labelOf(shader);
       const source = specialize(shader, constants);
@@ -239,7 +238,7 @@ export class Program implements Disposable {
         bindings: bindingsOf(source),
         declared: bindingsOf(Object.values(shader).join("\n")),
       });
-      pipelines.set(key, pipeline);
+      pipelines.add(shader, constants, pipeline);
     }
     return pipeline;
   }

@@ -160,6 +160,39 @@ export interface Pipeline {
   readonly declared: readonly Binding[];
 }
 
+/** The compiled shaders of a device, by their texts and constants. */
+export class Pipelines {
+  /** Numbers of texts: keys with whole texts would take two fifths of the time to record a program. */
+  readonly #numbers = new Map<string, number>();
+  readonly #pipelines = new Map<string, Pipeline>();
+
+  /** The compiled shader; undefined if it was not added. */
+  get(shader: Shader, constants: Constants): Pipeline | undefined {
+    return this.#pipelines.get(this.#keyOf(shader, constants));
+  }
+
+  /** Adds a compiled shader. */
+  add(shader: Shader, constants: Constants, pipeline: Pipeline): void {
+    this.#pipelines.set(this.#keyOf(shader, constants), pipeline);
+  }
+
+  /** All, in the order in which they were added. */
+  get all(): readonly Pipeline[] {
+    return [...this.#pipelines.values()];
+  }
+
+  #keyOf(shader: Shader, constants: Constants): string {
+    const files = Object.entries(shader).map(([path, text]) => [path, this.#numberOf(text)]);
+    return JSON.stringify([constants, files]);
+  }
+
+  #numberOf(text: string): number {
+    const number = this.#numbers.get(text) ?? this.#numbers.size;
+    if (number === this.#numbers.size) this.#numbers.set(text, number);
+    return number;
+  }
+}
+
 /**
  * Compiles a shader.
  *

@@ -1,5 +1,6 @@
 import type { Device } from "../../kernels/device.ts";
 import { hasMatrices, MATRIX_SIDE as SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
+import { Pipelines } from "../../kernels/shader.ts";
 
 /**
  * Subgroup matrices for adapters that have none. The text of a kernel stays as it is, but for the types and functions
@@ -49,7 +50,7 @@ export function withEmulatedMatrices(on: Device): Device {
     gpu,
     isCpu: false,
     matrixShapes: [{ rows: SIDE, columns: SIDE, depth: SIDE, input: "f16", result: "f32" }],
-    pipelines: new Map(),
+    pipelines: new Pipelines(),
     choices: new Map(),
   };
 }

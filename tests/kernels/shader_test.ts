@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
-import { bindingsOf, compilable, type Pipeline, specialize, unroll } from "../../kernels/shader.ts";
+import { bindingsOf, compilable, Pipelines, specialize, unroll } from "../../kernels/shader.ts";
 import { createTensor, download, type Tensor } from "../../kernels/tensor.ts";
 import { openTestDevice } from "../gpu.ts";
 import { device, poisoned, tensorOf } from "./harness.ts";
@@ -325,7 +325,7 @@ Deno.test("Program.compiling() resolves once the shaders that compile in the bac
       createComputePipeline: () => made.push("now"),
       createComputePipelineAsync: () => pending[made.push("background") - 1]!.promise,
     } as unknown as GPUDevice,
-    pipelines: new Map<string, Pipeline>(),
+    pipelines: new Pipelines(),
     compilesInBackground: true,
   };
   const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
@@ -334,7 +334,7 @@ Deno.test("Program.compiling() resolves once the shaders that compile in the bac
     program.dispatch({ ...launchOn(y), shader: { [`${name}.wgsl`]: SOURCE } });
   }
   assert.deepEqual(made, ["background", "background"]);
-  const pipelines = [...own.pipelines.values()], compiling = program.compiling();
+  const pipelines = own.pipelines.all, compiling = program.compiling();
   pending[0]!.resolve({ label: "compiled" });
   await pipelines[0]!.compiling;
   assert.deepEqual(pipelines[0]!.pipeline, { label: "compiled" });
@@ -348,12 +348,15 @@ Deno.test("Program.compiling() resolves once the shaders that compile in the bac
 });
 
 Deno.test("Program.dispatch() compiles a shader once per set of constants", () => {
-  const own = { ...device, pipelines: new Map<string, Pipeline>() };
+  const own = { ...device, pipelines: new Pipelines() };
   using program = new Program(own);
   const y = poisoned("y", { shape: [4], dtype: "u32" });
   const shader = { "test.wgsl": `const N: u32 = 1;\n${SOURCE}` };
   for (const N of [1, 2, 1]) program.dispatch({ ...launchOn(y), shader, constants: { N } });
-  assert.deepEqual([program.length, own.pipelines.size], [3, 2]);
+  assert.deepEqual([program.length, own.pipelines.all.length], [3, 2]);
+  const other = { "test.wgsl": `${shader["test.wgsl"]}\n// another text` };
+  for (const N of [1, 1]) program.dispatch({ ...launchOn(y), shader: other, constants: { N } });
+  assert.equal(own.pipelines.all.length, 3);
 });
 
 const FAULTY_FRAGMENT = `// writes

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { estimateTable, timeTable } from "../../train/estimate.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import type { Device } from "../../kernels/device.ts";
+import { Pipelines } from "../../kernels/shader.ts";
 import { costOf } from "../../train/metrics.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
@@ -80,7 +81,7 @@ function countingDevice(): { device: Device; bytes: () => number } {
       };
     },
   });
-  return { device: { ...device, gpu, pipelines: new Map() }, bytes: () => bytes };
+  return { device: { ...device, gpu, pipelines: new Pipelines() }, bytes: () => bytes };
 }
 
 Deno.test("train() with dryRun changes no file, of a new run, one that is resumed, or one that starts over", async () => {
