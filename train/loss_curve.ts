@@ -8,9 +8,13 @@ import {
   type PanelOptions,
   type Plot,
   RED,
+  YELLOW,
 } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import type { Metric } from "./metrics.ts";
+
+/** Warnings that a curve marks, at most. */
+const MOST_WARNINGS = 8;
 
 /** Losses of a run over its steps. */
 export class LossCurve {
@@ -21,9 +25,15 @@ export class LossCurve {
   /** The least possible loss, if it is known. */
   entropy: number | undefined;
 
-  /** Adds a line of the run's record, unless it has no finite loss. */
-  add({ kind, step, loss, entropyPerToken }: Metric): void {
+  /** The step of the first warning of each name. */
+  readonly warnings: Map<string, number> = new Map();
+
+  /** Adds a line of the run's record, unless it has neither a finite loss nor a warning. */
+  add({ kind, step, loss, entropyPerToken, name = "" }: Metric): void {
     this.entropy ??= entropyPerToken;
+    if (kind === "warning" && !this.warnings.has(name) && this.warnings.size < MOST_WARNINGS) {
+      this.warnings.set(name, step);
+    }
     if (!Number.isFinite(loss)) return;
     if (kind === "step") this.training.add({ step, loss: loss! });
     if (kind === "evaluation") this.validation.add({ step, loss: loss! });
@@ -36,8 +46,8 @@ interface LossPoint {
 }
 
 /**
- * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least possible loss
- * if it is known.
+ * Draws the loss curve of a run as SVG: training and validation loss over steps, the least possible loss if it is
+ * known, and the steps of warnings.
  */
 export function drawLoss(losses: LossCurve, { title }: { title: string }): Promise<string> {
   const { legend, panel } = lossPanel(losses);
@@ -56,7 +66,7 @@ export function drawLoss(losses: LossCurve, { title }: { title: string }): Promi
  * @param options.from the axis of losses is that of the losses from this step on; higher ones are cut off.
  */
 export function lossPanel(
-  { training, validation, entropy }: LossCurve,
+  { training, validation, entropy, warnings }: LossCurve,
   { from = 0 }: { from?: number } = {},
 ): { legend: LegendEntry[]; lastStep: number; panel: (plot: Plot) => PanelOptions } {
   const last = (name: string, points: readonly LossPoint[], color: string): LegendEntry[] =>
@@ -69,6 +79,9 @@ export function lossPanel(
     ...(entropy === undefined
       ? []
       : [{ text: `entropy of the text ${entropy.toFixed(3)}`, color: GREY, sign: "┅" }]),
+    ...Array.from(warnings, ([name, step]) => (
+      { text: `warning: ${name} at step ${step}`, color: YELLOW, sign: "┇" }
+    )),
   ];
   const points = [...training.points, ...validation.points];
   const losses = points.filter(({ step }) => step >= from).map(({ loss }) => loss);
@@ -88,6 +101,7 @@ export function lossPanel(
       ...(entropy === undefined
         ? []
         : [plot.ruleY([entropy], { stroke: GREY, strokeDasharray: "4 3" })]),
+      plot.ruleX(warnings.values(), { stroke: YELLOW, strokeWidth: 1.5, strokeDasharray: "2 3" }),
     ],
   });
   return { legend, lastStep, panel };

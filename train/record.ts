@@ -78,6 +78,7 @@ export class RunRecord {
       for (const { name, message } of this.add(metric)) {
         const warning = { kind: "warning" as const, step: metric.step, name, message };
         push(warning);
+        this.#losses.add(warning);
         warnings.push(warning);
       }
     }
