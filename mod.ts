@@ -93,7 +93,13 @@ export {
   type RotationOptions,
   rotationTable,
 } from "./kernels/rope/rotation.ts";
-export { sample, type SamplerOptions } from "./kernels/sample/sample.ts";
+export {
+  sample,
+  type SamplerOptions,
+  samplerSettings,
+  SETTINGS,
+  type TextSettings,
+} from "./kernels/sample/sample.ts";
 export { sumForward } from "./kernels/sum/sum.ts";
 export { swigluBackward, swigluForward, type SwigluOptions } from "./kernels/swiglu/swiglu.ts";
 export {

@@ -5,7 +5,7 @@ import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { sample } from "../kernels/sample/sample.ts";
+import { sample, samplerSettings, SETTINGS } from "../kernels/sample/sample.ts";
 import { clockOf, median, timePasses } from "../kernels/timing.ts";
 import { logitsColumns } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -165,7 +165,7 @@ export function decodeBenches(device: Device): KernelBench[] {
     }),
   );
   const cursors = (make: Maker) =>
-    make.of([B, 2], "u32", Array.from({ length: 2 * B }, (_, i) => (i + 1) % 2 * (T - 1)));
+    make.of([B, 4], "u32", Array.from({ length: B }, (_, b) => [T - 1, 0, b, N]).flat());
   const F = 3 * C;
   return [
     ...products,
@@ -213,12 +213,13 @@ export function decodeBenches(device: Device): KernelBench[] {
       name: `sample top-p f32 [${B},${V}]`,
       work: { bytes: bytesOf(B * V, "f32") },
       record(program, make) {
+        const settings = [...samplerSettings({ sampler: DEFAULT_SAMPLER, seed: 0, firstDrawn: 0 })];
         const inputs = {
           logits: make.noise([B, columns], "f32"),
-          seeds: make.of([B], "u32", new Array(B).fill(0)),
+          settings: make.of([B, SETTINGS], "u32", new Array(B).fill(settings).flat()),
         };
         const outputs = { tokens: make.zeros([B, N], "u32"), cursors: cursors(make) };
-        sample(program, inputs, outputs, { ...DEFAULT_SAMPLER, vocabularySize: V });
+        sample(program, inputs, outputs, { vocabularySize: V, penalties: false });
       },
     },
   ];

@@ -163,17 +163,19 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
       dropout: 0.1,
       labelSmoothing: 0.1,
     });
-    for (const temperature of [0, 0.8]) {
+    for (const repetitionPenalty of [1, 1.1]) {
       createDecoder(model, {
         prompts: [[1, 2, 3]],
         seeds: [1],
         maxNewTokens: 9,
         sampler: {
-          temperature,
+          temperature: 0.8,
           topK: 5,
           topP: 0.9,
           minP: 0.1,
-          repetitionPenalty: 1.1,
+          repetitionPenalty,
+          presencePenalty: 0,
+          frequencyPenalty: 0,
           repetitionWindow: 0,
         },
       });

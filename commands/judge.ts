@@ -211,9 +211,9 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
 }
 
 /** How tokens are drawn: the options that do something. */
-function samplerText(
-  { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow }: SamplerOptions,
-): string {
+function samplerText(sampler: SamplerOptions): string {
+  const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = sampler;
+  const { presencePenalty, frequencyPenalty } = sampler;
   const isSampled = temperature > 0; // a greedy sampler has one token to choose from
   return [
     isSampled ? `temperature ${temperature}` : "greedy",
@@ -225,6 +225,8 @@ function samplerText(
         repetitionWindow === 0 ? "all" : `the last ${repetitionWindow}`
       } tokens`,
     ]),
+    ...(presencePenalty === 0 ? [] : [`presence penalty ${presencePenalty}`]),
+    ...(frequencyPenalty === 0 ? [] : [`frequency penalty ${frequencyPenalty}`]),
   ].join(", ");
 }
 

@@ -50,9 +50,21 @@ export function withSamplerOptions<Args extends unknown[], Options extends Optio
     )
     .option(
       "--repetition-window <n>",
-      "the penalty applies to this many last tokens; 0: to all",
+      "that penalty applies to this many last tokens; 0: to all",
       wholeNumber(),
       DEFAULT_SAMPLER.repetitionWindow,
+    )
+    .option(
+      "--presence-penalty <x>",
+      "above 0: tokens that were drawn before are less likely",
+      realNumber,
+      DEFAULT_SAMPLER.presencePenalty,
+    )
+    .option(
+      "--frequency-penalty <x>",
+      "the same for each time that they were drawn",
+      realNumber,
+      DEFAULT_SAMPLER.frequencyPenalty,
     );
   return program as never;
 }

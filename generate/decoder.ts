@@ -1,5 +1,11 @@
 import { Program } from "../kernels/program.ts";
-import { sample, type SamplerOptions } from "../kernels/sample/sample.ts";
+import {
+  hasPenalties,
+  sample,
+  type SamplerOptions,
+  samplerSettings,
+  SETTINGS,
+} from "../kernels/sample/sample.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -129,7 +135,7 @@ export function createDecoder(
   const make = (name: string, shape: number[], dtype: DType) =>
     owned.adopt(createTensor(device, name, { shape, dtype }), ({ buffer }) => buffer.destroy());
   const tokens = make("tokens", [B, N], "u32");
-  const cursors = make("cursors", [B, 2], "u32"); // next token to read, token at position 0
+  const cursors = make("cursors", [B, 4], "u32"); // next token to read, token at position 0, slot, end
   const cacheShape = [B, KH, Math.min(maxT, N), HS];
   const cache = {
     cursors,
@@ -138,9 +144,11 @@ export function createDecoder(
       values: make(`values ${i}`, cacheShape, matrix),
     })),
   };
-  const seedOf = make("seeds", [B], "u32");
+  const settings = make("settings", [B, SETTINGS], "u32");
   const logits = make("logits", [B, logitsColumns(config)], "f32");
-  upload(device, seedOf, seeds);
+  const settingsOf = (b: number) =>
+    samplerSettings({ sampler, seed: seeds[b]!, firstDrawn: prompts[b]!.length });
+  upload(device, settings, prompts.flatMap((_, b) => [...settingsOf(b)]));
   const partOf = (b: number, { first, count }: { first: number; count: number }) =>
     viewTensor(tokens, { offset: b * N + first, shape: [count] });
   prompts.forEach((prompt, b) => {
@@ -158,9 +166,9 @@ export function createDecoder(
   };
   const { program: drawing, output: { x, ...norm } } = recordPass(1);
   headLogits(drawing, { x, weight: headOf(model) }, { logits }, norm);
-  sample(drawing, { logits, seeds: seedOf }, { tokens, cursors }, {
-    ...sampler,
+  sample(drawing, { logits, settings }, { tokens, cursors }, {
     vocabularySize: V,
+    penalties: hasPenalties(sampler),
   });
   const knownTokens = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
   // needed if a sequence has more than one token to read
@@ -170,7 +178,7 @@ export function createDecoder(
 
   const sequences = prompts.map(({ length }): Sequence => ({ length, start: 0, read: 0 }));
   const moveCursors = () =>
-    upload(device, cursors, sequences.flatMap(({ read, start }) => [read, start]));
+    upload(device, cursors, sequences.flatMap(({ read, start }, b) => [read, start, b, N]));
   const moveWindows = () => {
     for (const sequence of sequences) {
       const start = windowStart(sequence.length, maxT);

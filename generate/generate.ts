@@ -17,6 +17,8 @@ export const DEFAULT_SAMPLER: SamplerOptions = {
   minP: 0,
   repetitionPenalty: 1,
   repetitionWindow: 64,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
 };
 
 /** One prompt to continue. */

@@ -6,9 +6,11 @@ import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.t
 export interface SamplerDistribution {
   /**
    * `logits`: the softmax of the logits; `repetitionPenalty`, `temperature`, `topK`, `topP`, `minP`: after this option
-   * of the sampler was applied too.
+   * of the sampler was applied too. The presence and the frequency penalty have no stage, as no token was drawn yet.
    */
-  readonly stage: "logits" | Exclude<keyof SamplerOptions, "repetitionWindow">;
+  readonly stage:
+    | "logits"
+    | Exclude<keyof SamplerOptions, "repetitionWindow" | "presencePenalty" | "frequencyPenalty">;
   /** Number of tokens that may still be drawn. */
   readonly tokens: number;
   /** f64 [V]: probabilities, 0 for tokens that cannot be drawn. */

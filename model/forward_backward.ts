@@ -32,7 +32,7 @@ import { firstTrainedBlock } from "./parameters.ts";
 
 /** What a forward pass reads. */
 export interface ForwardInputs {
-  /** u32 [B·T]: whole sequences; with a cache u32 [B,N], the tokens of each text. */
+  /** u32 [B·T]: whole sequences; with a cache u32 [slots,N], the tokens of each text. */
   tokens: Tensor;
   /** If given, the pass computes the next T tokens of each text; it holds the earlier ones. */
   cache?: KeyValueCache;
@@ -40,9 +40,9 @@ export interface ForwardInputs {
 
 /** Keys and values of the tokens computed so far, and where each text continues. */
 export interface KeyValueCache {
-  /** u32 [B,2]: per text the index of the next token, and of the token at position 0. */
+  /** u32 [B,4]: per row the index of the next token, that of the token at position 0, slot, and end. */
   readonly cursors: Tensor;
-  /** Per layer, each [B,KH,≤maxT,HS] in the type of matrix products. */
+  /** Per layer, each [slots,KH,≤maxT,HS] in the type of matrix products. */
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 

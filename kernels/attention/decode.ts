@@ -9,10 +9,10 @@ import { attentionConstants, type AttentionScores, checkHeads } from "./attentio
  * Causal attention of S new tokens per text, over the keys and values of earlier tokens in a cache and over
  * their own, which are added to the cache.
  *
- * qkv: [B·S,(NH+2KH)·HS]; cursors: u32 [B,2], per text the index of its first new token, and of the token at
- * position 0; keys, values: [B,KH,T,HS], the cache, in which the rows of the new positions below T are set; y:
- * [B·S,NH·HS]. All these but cursors have the same type, f32 or f16. Scale and window are those of
- * `attentionForward()`.
+ * qkv: [B·S,(NH+2KH)·HS]; cursors: u32 [B,4], per text the index of its first new token, that of the token at
+ * position 0, its slot in the cache, and its end: for tokens from this index on, nothing is computed; keys, values:
+ * [slots,KH,T,HS], the cache, in which the rows of the new positions below T are set; y: [B·S,NH·HS]. All these but
+ * cursors have the same type, f32 or f16. Scale and window are those of `attentionForward()`.
  *
  * Models with rotary positions store rotated keys. Either `ropeForward()` has rotated q and k in qkv, or S is 1, and
  * with `rotation` and `norm`, both as in `ropeForward()`, q and k are rotated here, while qkv stays. For one text a
@@ -34,9 +34,9 @@ export function attentionDecode(
 ): void {
   const action = "attentionDecode";
   const { B, NH, KH, T, HS, S } = dims(action, {
-    keys: [keys, "B,KH,T,HS", "f32|f16"],
-    values: [values, "B,KH,T,HS", keys.dtype],
-    cursors: [cursors, "B,2", "u32"],
+    keys: [keys, "slots,KH,T,HS", "f32|f16"],
+    values: [values, "slots,KH,T,HS", keys.dtype],
+    cursors: [cursors, "B,4", "u32"],
     y: [y, "B·S,NH·HS", keys.dtype],
   });
   const { qWeight, kWeight, epsilon } = norm ?? {};

@@ -1,5 +1,5 @@
 // Attention of S new tokens per text over the keys and values in the text's cache and over their own.
-// qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,2]; keys, values: [B,KH,T,HS]; y: [B·S,C], C = NH · HS;
+// qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,4]; keys, values: [slots,KH,T,HS]; y: [B·S,C], C = NH · HS;
 // rotation: [maxT,HS/2,2], cosine and sine; qWeight, kWeight: [HS]
 //
 // A workgroup has one head of one new token. It reads the keys and values of earlier tokens from the cache, and
@@ -33,7 +33,7 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
-@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // first new token, token at position 0
+@group(0) @binding(1) var<storage, read> cursors: array<vec4u>; // first new token, token at position 0, slot, end
 // only if ROTATED
 @group(0) @binding(2) var<storage, read> rotation: array<vec2f>;
 // only if NORM
@@ -128,11 +128,14 @@ fn totalOf(value: f32, index: u32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   let row = group.y;
   let text = row / sizes.S;
-  let cached = cursors[text].x - cursors[text].y; // tokens in the cache of the text
+  let cursor = cursors[text];
+  let next = cursor.x + row % sizes.S;
+  if (next >= cursor.w) { return; } // the same for all of a workgroup
+  let cached = cursor.x - cursor.y; // tokens in the cache of the text
   let position = cached + row % sizes.S; // of the token
   let head = group.x * QUADS; // first vector of the head in a row of qkv and y
   let keyHead = (NH + group.x / GROUP) * QUADS; // and of its k in a row of qkv
-  let cache = (text * KH + group.x / GROUP) * sizes.T * QUADS;
+  let cache = (cursor.z * KH + group.x / GROUP) * sizes.T * QUADS;
   let firstNew = text * sizes.S; // row of the first new token
 
   let newK = row * ROW + keyHead; // first vector of the token's k in qkv

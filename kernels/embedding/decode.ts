@@ -8,8 +8,8 @@ import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
  * y = wte[token] + wpe[position] for the next S tokens of each text, which generation computes; without wpe
  * y = wte[token].
  *
- * tokens: u32 [B,N]; cursors: u32 [B,2], per text the index in `tokens` of the next token, and of the token
- * at position 0; wte: f32 [V,C]; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte
+ * tokens: u32 [slots,N]; cursors: u32 [B,4], per row the index of the next token in its text, that of the token at
+ * position 0, the row of its text in `tokens`, and a number that is not read; wte: f32 [V,C]; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte
  * too large for one binding is bound in slices.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or C is not a multiple of
@@ -27,8 +27,8 @@ export function embeddingDecode(
 ): void {
   const action = "embeddingDecode";
   const { B, N, C, maxT = 0, S } = dims(action, {
-    tokens: [tokens, "B,N", "u32"],
-    cursors: [cursors, "B,2", "u32"],
+    tokens: [tokens, "slots,N", "u32"],
+    cursors: [cursors, "B,4", "u32"],
     wte: [wte, "V,C", "f32"],
     wpe: [wpe, "maxT,C", "f32"],
     y: [y, "B·S,C", "f32|f16"],

@@ -1,6 +1,6 @@
 // y = wte[token] + wpe[position], with POSITIONS, for S consecutive tokens of each text; decode.ts has the contract.
 //
-// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [maxT,C]; y: [B·S,C], C in vectors of four. wte may be a slice
+// tokens: [slots,N]; cursors: [B,4]; wte: [V,C]; wpe: [maxT,C]; y: [B·S,C], C in vectors of four. wte may be a slice
 // of the embedding, as in forward.wgsl. Indices past the end of a text or of the positions are clamped.
 enable f16;
 
@@ -19,7 +19,7 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
-@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // indices of the next token and of the token at position 0
+@group(0) @binding(1) var<storage, read> cursors: array<vec4u>; // next token, token at position 0, slot, end
 @group(0) @binding(2) var<storage, read> wte: array<vec4f>;
 // only if POSITIONS
 @group(0) @binding(3) var<storage, read> wpe: array<vec4f>;
@@ -34,12 +34,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let m = i / sizes.columns4;
   let c = i % sizes.columns4;
   if (m >= sizes.M) { return; }
-  let text = m / sizes.S;
-  let next = cursors[text].x + m % sizes.S;
-  let row = tokens[text * sizes.N + min(next, sizes.N - 1)] - sizes.firstToken;
+  let cursor = cursors[m / sizes.S];
+  let next = cursor.x + m % sizes.S;
+  let row = tokens[cursor.z * sizes.N + min(next, sizes.N - 1)] - sizes.firstToken;
   if (row >= sizes.slicedTokens) { return; }
   var value = wte[row * sizes.columns4 + c];
   // only if POSITIONS
-  value += wpe[min(next - cursors[text].y, sizes.maxT - 1) * sizes.columns4 + c];
+  value += wpe[min(next - cursor.y, sizes.maxT - 1) * sizes.columns4 + c];
   y[i] = yType(value);
 }

@@ -1,7 +1,7 @@
 // q and k of every head are rotated by the position of their token, in place; with NORM x · rstd · weight is.
 // Needs rowSums() from ../row_sums.wgsl.
 //
-// qkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine; cursors: [B,2];
+// qkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine; cursors: [B,4];
 // qWeight, kWeight: [HS]; qk: [M,(NH+KH)·HS], q and k before the norm
 //
 // Component i of a head and component i + HS/2 are a complex number, which is multiplied by cos + i · sin. LANES
@@ -26,7 +26,7 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read> rotation: array<vec2f>;
 // only if CACHED
-@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // first new token, token at position 0
+@group(0) @binding(1) var<storage, read> cursors: array<vec4u>; // first new token, token at position 0
 // only if NORM
 @group(0) @binding(2) var<storage, read> qWeight: array<f32>;
 // only if NORM

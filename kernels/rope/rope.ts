@@ -48,8 +48,8 @@ export interface RopeOptions {
  * Rotates q and k in place by the position of their token. With `norm` it rotates x / √(mean of x² + ε) · weight of
  * each head. All is computed in f32 and rounded once.
  *
- * rotation: f32 [maxT,HS/2,2], from `rotationTable()`; cursors: u32 [B,2], per text the index of its first token in
- * qkv, and of the token at position 0; without cursors the first of every T rows has position 0.
+ * rotation: f32 [maxT,HS/2,2], from `rotationTable()`; cursors: u32 [B,4], per text the index of its first token in
+ * qkv, that of the token at position 0, and two numbers that are not read; without cursors the first of every T rows has position 0.
  * qkv: [M,(NH+2KH)·HS], f32 or f16, a row of which holds q, k and v, each with its heads in order; v stays.
  * qk: [M,(NH+KH)·HS] in the type of qkv, is set to q and k as they were, which `ropeBackward()` needs with `norm`.
  * HS is even, and without cursors T ≤ maxT.
@@ -70,7 +70,7 @@ export function ropeForward(
   const { qWeight, kWeight, epsilon } = norm ?? {};
   const { B, P, maxT } = dims(action, {
     rotation: [rotation, "maxT,P,2", "f32"],
-    cursors: [cursors, "B,2", "u32"],
+    cursors: [cursors, "B,4", "u32"],
     qWeight: [qWeight, "2P", "f32"],
     kWeight: [kWeight, "2P", "f32"],
     qkv: [qkv, "B·T,2QKV·P", "f32|f16"],

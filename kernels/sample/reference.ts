@@ -1,5 +1,13 @@
 import { pcgHash } from "../dropout/reference.ts";
-import type { SamplerOptions } from "./sample.ts";
+import { hasPenalties, type SamplerOptions } from "./sample.ts";
+
+/** A text to continue. */
+export interface History {
+  /** Its tokens. */
+  readonly history: readonly number[];
+  /** Index of the first that was drawn; by default none was. */
+  readonly firstDrawn?: number | undefined;
+}
 
 /** A token that may be drawn, with its probability. */
 export interface Candidate {
@@ -28,12 +36,11 @@ export interface SamplerStages {
  * probability p; the first is drawn.
  *
  * @param logits [V], which are not changed.
- * @param options.history the tokens so far.
  * @throws {RangeError} as `samplerStages()` does.
  */
 export function rankTokens(
   logits: Float32Array,
-  { seed, ...options }: SamplerOptions & { history: readonly number[]; seed: number },
+  { seed, ...options }: SamplerOptions & History & { seed: number },
 ): { id: number; rank: number }[] {
   return samplerStages(logits, options).minP
     .map(({ id, p }) => {
@@ -48,12 +55,11 @@ export function rankTokens(
  * The distribution of the next token after each stage of the sampler.
  *
  * @param logits [V], which are not changed.
- * @param options.history the tokens so far.
  * @throws {RangeError} if a logit is NaN or no token has a finite one.
  */
 export function samplerStages(
   logits: Float32Array,
-  options: SamplerOptions & { history: readonly number[] },
+  options: SamplerOptions & History,
 ): SamplerStages {
   const penalized = penalize(logits, options);
   const temperature = softmax(penalized, options.temperature);
@@ -71,21 +77,24 @@ export function samplerStages(
 }
 
 /**
- * Logits, with those of each token in the window divided by the penalty if positive and multiplied if
- * negative, once.
+ * Logits, with those of each token in the window divided by the repetition penalty if positive and multiplied if
+ * negative, once; then those of each drawn token less the presence penalty, and less the frequency penalty for each time
+ * that it was drawn.
  */
-export function penalize(
-  logits: Float32Array,
-  { repetitionPenalty, repetitionWindow, history }: SamplerOptions & {
-    history: readonly number[];
-  },
-): Float32Array {
-  if (repetitionPenalty === 1) return logits;
+export function penalize(logits: Float32Array, options: SamplerOptions & History): Float32Array {
+  const { repetitionPenalty, repetitionWindow, presencePenalty, frequencyPenalty } = options;
+  const { history, firstDrawn = history.length } = options;
+  if (!hasPenalties(options)) return logits;
   const penalized = logits.slice();
   const window = repetitionWindow === 0 ? history : history.slice(-repetitionWindow);
   for (const id of new Set(window)) {
     const logit = penalized[id]!;
     penalized[id] = logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty;
+  }
+  const drawn = history.slice(firstDrawn);
+  for (const id of new Set(drawn)) {
+    const count = drawn.filter((other) => other === id).length;
+    penalized[id]! -= presencePenalty + count * frequencyPenalty;
   }
   return penalized;
 }

@@ -23,8 +23,15 @@ export interface SamplerOptions {
    * https://arxiv.org/abs/1909.05858); 1 for none.
    */
   readonly repetitionPenalty: number;
-  /** How many tokens back the penalty looks; 0 for all. */
+  /** How many tokens back the repetition penalty looks; 0 for all. */
   readonly repetitionWindow: number;
+  /**
+   * What is subtracted from the logit of each token that was drawn before, however often; 0 for nothing. As OpenAI has it, tokens of
+   * the prompt do not count (https://platform.openai.com/docs/api-reference/chat/create).
+   */
+  readonly presencePenalty: number;
+  /** What is subtracted from the logit of a token for each time that it was drawn before; 0 for nothing. */
+  readonly frequencyPenalty: number;
 }
 
 /** What each option must be, and whether a number is. */
@@ -38,6 +45,8 @@ export const SAMPLER_RULES: Readonly<
   // beyond this range logits overflow f32
   repetitionPenalty: ["from 0.000001 to 1000000", (v) => v >= 1e-6 && v <= 1e6],
   repetitionWindow: ["a non-negative integer", isCount],
+  presencePenalty: ["from -2 to 2", (v) => v >= -2 && v <= 2],
+  frequencyPenalty: ["from -2 to 2", (v) => v >= -2 && v <= 2],
 };
 
 function isCount(value: number): boolean {
@@ -67,34 +76,91 @@ function inverseOf(temperature: number): number {
 /** Probability 1 in fixed point: ONE in sample.wgsl. */
 const ONE = 2 ** 31;
 
+/** Tokens that end a text, at most: END_IDS in sample.wgsl. */
+export const MOST_END_IDS: number = 16;
+
+/** Numbers per text in the settings of `sample()`. */
+export const SETTINGS: number = 10 + MOST_END_IDS;
+
+/** How a text is continued. */
+export interface TextSettings {
+  /** How its next token is drawn. */
+  readonly sampler: SamplerOptions;
+  /** Integer below 2³². */
+  readonly seed: number;
+  /** Index of the first token that is drawn, the number of tokens of the prompt. */
+  readonly firstDrawn: number;
+  /** Tokens after which no further one is drawn; none by default. */
+  readonly endIds?: readonly number[] | undefined;
+}
+
 /**
- * Draws the next token of every text and appends it: repetition penalty, temperature, top-k, top-p and
- * min-p, in this order, as in Hugging Face's generate().
+ * The settings of a text for `sample()`: `SETTINGS` numbers.
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B]; a random
- * number depends on the text's seed, the index of the token in the text, and the candidate token. tokens:
- * u32 [B,N], the texts, to which one token is appended; cursors: u32 [B,2], the index of each text's last
- * token, which grows by one, and a number that does not change.
+ * @throws {UserError} if an option of the sampler is out of range, or if there are too many tokens that end the text.
+ */
+export function samplerSettings(
+  { sampler, seed, firstDrawn, endIds = [] }: TextSettings,
+): Uint32Array<ArrayBuffer> {
+  validateSampler(sampler);
+  if (endIds.length > MOST_END_IDS) {
+    throw new UserError(
+      `Cannot sample as at most ${MOST_END_IDS} tokens can end a text: current number is ${endIds.length}`,
+    );
+  }
+  const { temperature, topK, topP, minP, repetitionWindow } = sampler;
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = sampler;
+  const isGreedy = temperature === 0;
+  const words = new Uint32Array(SETTINGS), reals = new Float32Array(words.buffer);
+  words.set([seed, firstDrawn, repetitionWindow === 0 ? MOST : Math.min(repetitionWindow, MOST)]);
+  reals.set([repetitionPenalty, presencePenalty, frequencyPenalty], 3);
+  reals[6] = isGreedy ? 0 : inverseOf(temperature);
+  words[7] = isGreedy ? 0 : Math.min(topK, MOST);
+  words[8] = isGreedy || topP === 1 ? 0 : Math.ceil(topP * ONE);
+  reals[9] = isGreedy ? -Infinity : Math.log(minP);
+  words.fill(MOST, 10); // no token has this number
+  words.set(endIds, 10);
+  return words;
+}
+
+/** Largest u32. */
+const MOST = 2 ** 32 - 1;
+
+/** Whether some logits are changed before the temperature is applied. */
+export function hasPenalties(
+  { repetitionPenalty, presencePenalty, frequencyPenalty }: SamplerOptions,
+): boolean {
+  return repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
+}
+
+/**
+ * Draws the next token of every text and appends it: repetition, presence and frequency penalty, temperature, top-k, top-p
+ * and min-p, in this order, as in Hugging Face's generate().
  *
- * If a logit of a text is NaN or its highest logit is not finite, the appended number is no token;
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; settings: u32 [slots,SETTINGS], of
+ * `samplerSettings()`; a random number depends on the text's seed, the index of the token in the text, and the candidate
+ * token. tokens: u32 [slots,N], the texts, to which one token is appended; cursors: u32 [B,4], per row the index of its
+ * text's last token, which grows by one, a number that does not change, the text's slot, and its end: if the index is not
+ * below it, nothing is drawn. After a token that ends the text the end becomes 0.
+ *
+ * If a logit of a text is NaN or its highest logit is not finite, the appended number is no token, and the end becomes 0;
  * `checkSample()` throws on it.
  *
- * @throws {RangeError | TypeError} if an option is out of range, or a tensor has another shape or element
- * type.
+ * @param options.penalties whether a text may have penalties.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
 export function sample(
   program: Program,
-  { logits, seeds }: { logits: Tensor; seeds: Tensor },
+  { logits, settings }: { logits: Tensor; settings: Tensor },
   { tokens, cursors }: { tokens: Tensor; cursors: Tensor },
-  { vocabularySize: V, ...options }: SamplerOptions & { vocabularySize: number },
+  { vocabularySize: V, penalties }: { vocabularySize: number; penalties: boolean },
 ): void {
-  validateSampler(options);
   const { B, W, N } = dims("sample", {
     logits: [logits, "B,W", "f32|f16"],
-    seeds: [seeds, "B", "u32"],
-    tokens: [tokens, "B,N", "u32"],
-    cursors: [cursors, "B,2", "u32"],
-  });
+    settings: [settings, "slots,SETTINGS", "u32"],
+    tokens: [tokens, "slots,N", "u32"],
+    cursors: [cursors, "B,4", "u32"],
+  }, { SETTINGS });
   if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
     throw new RangeError(
       `Cannot sample as vocabularySize must be 1 to ${Math.min(W, 2 ** TOKEN_BITS)}: ` +
@@ -102,15 +168,14 @@ export function sample(
     );
   }
   const { device } = program;
-  const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
-  const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;
   const { maxComputeInvocationsPerWorkgroup } = device.gpu.limits;
   const most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
-  const window = repetitionWindow === 0 ? N : Math.min(repetitionWindow, N);
+  const LOADS = device.isCpu ? 4 : 16;
   const iterationsOf = (invocations: number) => {
-    const penalized = PENALTY ? ceilDiv(V, invocations) + ceilDiv(window, invocations) : 0;
-    const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
-    return penalized + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) + scan;
+    const penalized = penalties ? 2 * ceilDiv(V, invocations) + 2 * ceilDiv(N, invocations) : 0;
+    const turns = ceilDiv(V, LOADS * invocations), scan = Math.log2(invocations);
+    return penalized + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) + scan +
+      MOST_END_IDS;
   };
   // barriers are expensive on a CPU adapter, where few invocations suffice until their loops reach the
   // bound
@@ -123,34 +188,22 @@ export function sample(
     constants: {
       real: logits.dtype,
       DROPOUT: false,
-      GREEDY,
-      PENALTY,
-      TOP_K: !GREEDY && topK > 0 && topK < V,
-      TOP_P: !GREEDY && topP < 1,
-      MIN_P: !GREEDY && minP > 0,
+      PENALTIES: penalties,
       WORKGROUP_SIZE,
+      LOADS,
+      END_IDS: MOST_END_IDS,
     },
     tensors: {
       logits,
-      seeds,
+      settings,
       tokens,
       cursors,
-      penalized: PENALTY ? program.scratch([B, V]) : undefined,
+      penalized: penalties ? program.scratch([B, V]) : undefined,
     },
-    uniforms: {
-      W,
-      V,
-      N,
-      window,
-      penalty: repetitionPenalty,
-      inverseTemperature: GREEDY ? 1 : inverseOf(temperature),
-      topK: Math.min(topK, V),
-      topP: Math.ceil(topP * ONE),
-      leastRelativeLogit: Math.log(minP),
-    },
+    uniforms: { W, V, N },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),
-    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),
+    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 12),
   });
 }
 

@@ -1,44 +1,47 @@
-// tokens[b, last + 1] = a token drawn from logits[b].   logits: [B,W]; tokens: [B,N]; cursors, seeds: [B]
+// tokens[slot, next + 1] = a token drawn from logits[b].   logits: [B,W]; tokens: [slots,N]; cursors: [B,4]
 // Needs pcgHash() from ../random.wgsl.
 //
+// settings: [slots], as samplerSettings() in sample.ts writes them.
 // sample.ts says how tokens are drawn. The first V columns of the logits count; penalized: [B,V], scratch. Each
-// workgroup draws for one text. Tokens are not sorted but selected by radix: every token has a rank, higher if its
+// workgroup draws for one row. Tokens are not sorted but selected by radix: every token has a rank, higher if its
 // score is higher or, among equal scores, its number lower. Top-k and top-p allow the tokens whose rank is at least
 // a threshold, which thresholdOf() finds digit by digit from histograms. Floating-point sums over tokens have one
 // order, so that the same logits and seed give the same token whichever other texts are drawn for.
 enable f16;
 
 alias real = f16; // element type of logits
-const GREEDY: bool = false; // temperature 0
-const PENALTY: bool = true;
-const TOP_K: bool = false;
-const TOP_P: bool = false;
-const MIN_P: bool = false;
+const PENALTIES: bool = true; // whether a setting may be a penalty
 const WORKGROUP_SIZE: u32 = 256; // a power of two
+const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
+const END_IDS: u32 = 16;
 
 struct Sizes {
   W: u32,
   V: u32,
   N: u32,
-  window: u32, // last tokens that are penalised
 }
 
-struct Options {
-  penalty: f32,
-  inverseTemperature: f32,
-  topK: u32,
-  topP: u32, // in parts of ONE
+struct Settings {
+  seed: u32,
+  firstDrawn: u32, // index of the first token that was drawn
+  window: u32, // last tokens to which the repetition penalty applies
+  repetitionPenalty: f32,
+  presencePenalty: f32,
+  frequencyPenalty: f32,
+  inverseTemperature: f32, // 0: the likeliest token is drawn
+  topK: u32, // 0: all
+  topP: u32, // in parts of ONE; 0: all
   leastRelativeLogit: f32, // log of min-p
+  endIds: array<u32, END_IDS>,
 }
 
 @group(0) @binding(0) var<storage, read> logits: array<real>;
-@group(0) @binding(1) var<storage, read> seeds: array<u32>;
+@group(0) @binding(1) var<storage, read> settings: array<Settings>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(3) var<storage, read_write> cursors: array<vec2u>; // indices of the last token and of the token at position 0
-// only if PENALTY
-@group(0) @binding(4) var<storage, read_write> penalized: array<f32>;
+@group(0) @binding(3) var<storage, read_write> cursors: array<vec4u>; // next token, token at position 0, slot, end
+// only if PENALTIES
+@group(0) @binding(4) var<storage, read_write> penalized: array<atomic<u32>>;
 @group(0) @binding(5) var<uniform> sizes: Sizes;
-@group(0) @binding(6) var<uniform> options: Options;
 
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
 const KEY_OF_INFINITY: u32 = 0xff800000;
@@ -46,8 +49,7 @@ const KEY_OF_MINUS_INFINITY: u32 = 0x00800000;
 const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended if a score is NaN
 const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score is infinite
 
-// Scores are loaded four at a time, so that their latencies overlap.
-const STRIDE: u32 = 4 * WORKGROUP_SIZE;
+const STRIDE: u32 = LOADS * WORKGROUP_SIZE;
 
 // A rank is two words, the key of the score and the complemented number of the token, of which only the lower 21
 // bits differ. Histograms are of one digit at a time, the highest first:
@@ -74,43 +76,70 @@ var<workgroup> highestKey: atomic<u32>;
 var<workgroup> highestDraw: atomic<u32>;
 var<workgroup> drawn: atomic<u32>;
 var<workgroup> isDecided: bool;
+var<workgroup> rowCursor: vec4u;
 
 var<private> id: u32; // of this invocation
-var<private> text: u32;
+var<private> row: u32;
+var<private> inverseTemperature: f32;
+// only if PENALTIES
+var<private> isPenalized: bool;
 var<private> highest: f32; // score
 var<private> total: f32; // weight of the tokens among which top-p selects
 
-// Applies the repetition penalty to the last tokens.
-// only if PENALTY
-fn penalize(last: u32) {
-  let row = text * sizes.W;
-  let out = text * sizes.V;
+// Flag of a token to which the repetition penalty applies, beside the number of times that it was drawn.
+// only if PENALTIES
+const REPEATED: u32 = 0x80000000;
+
+// Sets penalized to the logits after the penalties.
+// only if PENALTIES
+fn penalize(slot: u32, next: u32) {
+  let out = row * sizes.V;
   for (var v = id; v < sizes.V; v += WORKGROUP_SIZE) {
-    penalized[out + v] = f32(logits[row + v]);
+    atomicStore(&penalized[out + v], 0);
   }
   storageBarrier();
-  let length = last + 1;
-  for (var i = length - min(length, sizes.window) + id; i < length; i += WORKGROUP_SIZE) {
-    let token = tokens[text * sizes.N + i];
-    let logit = f32(logits[row + token]);
-    // a token that occurs twice is written twice with the same value
-    penalized[out + token] = select(logit * options.penalty, logit / options.penalty, logit > 0);
+  let length = next + 1;
+  let first = length - min(length, settings[slot].window);
+  for (var i = first + id; i < length; i += WORKGROUP_SIZE) {
+    atomicOr(&penalized[out + tokens[slot * sizes.N + i]], REPEATED);
+  }
+  for (var i = settings[slot].firstDrawn + id; i < length; i += WORKGROUP_SIZE) {
+    atomicAdd(&penalized[out + tokens[slot * sizes.N + i]], 1);
+  }
+  storageBarrier();
+  for (var v = id; v < sizes.V; v += WORKGROUP_SIZE) {
+    let found = atomicLoad(&penalized[out + v]);
+    var logit = f32(logits[row * sizes.W + v]);
+    if (found >= REPEATED) {
+      let penalty = settings[slot].repetitionPenalty;
+      logit = select(logit * penalty, logit / penalty, logit > 0);
+    }
+    let count = found % REPEATED;
+    if (count > 0) {
+      logit -= settings[slot].presencePenalty + f32(count) * settings[slot].frequencyPenalty;
+    }
+    atomicStore(&penalized[out + v], bitcast<u32>(logit));
   }
   storageBarrier();
 }
 
-// Scores of the four tokens v, v + WORKGROUP_SIZE, …; past the end that of the last token.
-fn scoresFrom(v: u32) -> vec4f {
-  var four: vec4f;
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
-    let token = min(v + i * WORKGROUP_SIZE, sizes.V - 1);
-    // unless PENALTY
-    four[i] = f32(logits[text * sizes.W + token]);
-    // only if PENALTY
-    four[i] = penalized[text * sizes.V + token];
+// Scores of the tokens v, v + WORKGROUP_SIZE, …; past the end that of the last token.
+fn scoresFrom(v: u32) -> array<f32, LOADS> {
+  var scores: array<f32, LOADS>;
+  // only if PENALTIES
+  if (isPenalized) {
+    // unroll
+    for (var i = 0u; i < LOADS; i++) {
+      let token = min(v + i * WORKGROUP_SIZE, sizes.V - 1);
+      scores[i] = bitcast<f32>(atomicLoad(&penalized[row * sizes.V + token]));
+    }
+    return scores;
   }
-  return four;
+  // unroll
+  for (var i = 0u; i < LOADS; i++) {
+    scores[i] = f32(logits[row * sizes.W + min(v + i * WORKGROUP_SIZE, sizes.V - 1)]);
+  }
+  return scores;
 }
 
 // An integer for every score, in the same order; both zeros have the same.
@@ -135,7 +164,7 @@ fn reaches(rank: vec2u, threshold: vec2u) -> bool {
 
 // Logarithm of a token's probability divided by the likeliest token's.
 fn relativeLogit(score: f32) -> f32 {
-  return (score - highest) * options.inverseTemperature;
+  return (score - highest) * inverseTemperature;
 }
 
 fn probabilityOf(score: f32) -> u32 {
@@ -146,12 +175,12 @@ fn probabilityOf(score: f32) -> u32 {
 fn weightAbove(threshold: vec2u) -> f32 {
   var weight = 0.0;
   for (var v = id; v < sizes.V; v += STRIDE) {
-    let four = scoresFrom(v);
+    let scores = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < LOADS; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      if (token < sizes.V && reaches(rankOf(four[i], token), threshold)) {
-        weight += exp(relativeLogit(four[i]));
+      if (token < sizes.V && reaches(rankOf(scores[i], token), threshold)) {
+        weight += exp(relativeLogit(scores[i]));
       }
     }
   }
@@ -208,14 +237,14 @@ fn thresholdOf(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
     if (id == 0) { reached.x = BINS; }
     workgroupBarrier();
     for (var v = id; v < sizes.V; v += STRIDE) {
-      let four = scoresFrom(v);
+      let scores = scoresFrom(v);
       // unroll
-      for (var i = 0u; i < 4u; i++) {
+      for (var i = 0u; i < LOADS; i++) {
         let token = v + i * WORKGROUP_SIZE;
-        let rank = rankOf(four[i], token);
+        let rank = rankOf(scores[i], token);
         if (token < sizes.V && reaches(rank, lowest) && all((rank & known) == found)) {
           var amount = 1u;
-          if (byProbability && word == 0) { amount = probabilityOf(four[i]); }
+          if (byProbability && word == 0) { amount = probabilityOf(scores[i]); }
           if (amount > 0) { atomicAdd(&bins[(rank[word] >> shift) & mask], amount); }
         }
       }
@@ -250,21 +279,21 @@ fn gumbel(bits: u32) -> f32 {
 
 // The token with the highest sum of logit and Gumbel noise, which is a draw by the tokens' probabilities that
 // does not need their sum.
-fn draw(threshold: vec2u, noise: u32) -> u32 {
+fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
   var bestKey = 0u;
   var best = 0u;
   for (var v = id; v < sizes.V; v += STRIDE) {
-    let four = scoresFrom(v);
+    let scores = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < LOADS; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      let relative = relativeLogit(four[i]);
+      let relative = relativeLogit(scores[i]);
       if (
-        token < sizes.V && reaches(rankOf(four[i], token), threshold) &&
-        (!MIN_P || relative >= options.leastRelativeLogit)
+        token < sizes.V && reaches(rankOf(scores[i], token), threshold) &&
+        relative >= leastRelativeLogit
       ) {
-        var sum = four[i];
-        if (!GREEDY) { sum = relative + gumbel(pcgHash(token + noise)); }
+        var sum = scores[i];
+        if (inverseTemperature > 0) { sum = relative + gumbel(pcgHash(token + noise)); }
         if (keyOf(sum) > bestKey) {
           bestKey = keyOf(sum);
           best = token;
@@ -280,20 +309,37 @@ fn draw(threshold: vec2u, noise: u32) -> u32 {
   return atomicLoad(&drawn);
 }
 
+fn isEnd(slot: u32, token: u32) -> bool {
+  for (var i = 0u; i < END_IDS; i++) {
+    if (settings[slot].endIds[i] == token) { return true; }
+  }
+  return false;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   id = index;
-  text = group.x;
-  let last = cursors[text].x;
-  // only if PENALTY
-  penalize(last);
+  row = group.x;
+  if (id == 0) { rowCursor = cursors[row]; }
+  let cursor = workgroupUniformLoad(&rowCursor);
+  let next = cursor.x;
+  let slot = cursor.z;
+  if (next >= cursor.w) { return; }
+  inverseTemperature = settings[slot].inverseTemperature;
+  // only if PENALTIES
+  {
+    let penalizes = settings[slot].repetitionPenalty != 1 ||
+      settings[slot].presencePenalty != 0 || settings[slot].frequencyPenalty != 0;
+    if (penalizes) { penalize(slot, next); }
+    isPenalized = penalizes;
+  }
 
   var key = 0u;
   for (var v = id; v < sizes.V; v += STRIDE) {
-    let four = scoresFrom(v);
+    let scores = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < 4u; i++) {
-      key = max(key, keyOf(four[i]));
+    for (var i = 0u; i < LOADS; i++) {
+      key = max(key, keyOf(scores[i]));
     }
   }
   atomicMax(&highestKey, key);
@@ -302,17 +348,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   highest = scoreOf(key);
 
   var threshold = vec2u(); // reached by all tokens
-  if (TOP_K) { threshold = thresholdOf(options.topK, false, threshold); }
-  if (TOP_P) {
+  let topK = settings[slot].topK;
+  if (topK > 0) { threshold = thresholdOf(topK, false, threshold); }
+  let topP = settings[slot].topP;
+  if (topP > 0) {
     total = weightAbove(threshold);
-    threshold = thresholdOf(options.topP, true, threshold);
+    threshold = thresholdOf(topP, true, threshold);
   }
-  let token = draw(threshold, pcgHash(last + 1 + pcgHash(seeds[text])));
+  let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));
+  let token = draw(threshold, noise, settings[slot].leastRelativeLogit);
 
   if (id == 0) {
     let infinite = key >= KEY_OF_INFINITY || key <= KEY_OF_MINUS_INFINITY;
     let problem = select(NOTHING_FINITE, NOT_A_NUMBER, key == NOT_A_NUMBER);
-    tokens[text * sizes.N + last + 1] = select(token, problem, infinite);
-    cursors[text].x = last + 1;
+    tokens[slot * sizes.N + next + 1] = select(token, problem, infinite);
+    cursors[row].x = next + 1;
+    if (infinite || isEnd(slot, token)) { cursors[row].w = 0; }
   }
 }

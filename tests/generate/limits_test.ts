@@ -66,6 +66,8 @@ const EDGES: { readonly [name in keyof SamplerOptions]: readonly number[] } = {
   topP: [5e-324, 1e-9, 0.5, 1],
   minP: [0, 5e-324, 1e-39, 1],
   repetitionPenalty: [1e-6, 1, 1e6],
+  presencePenalty: [-2, 0, 2],
+  frequencyPenalty: [-2, 0, 2],
   repetitionWindow: [0, 1, 2 ** 32, Number.MAX_SAFE_INTEGER],
 };
 

@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
 import { samplerDistributions } from "../../inspect/sampler.ts";
 import { Program } from "../../kernels/program.ts";
-import { sample, type SamplerOptions } from "../../kernels/sample/sample.ts";
-import { createTensor, download } from "../../kernels/tensor.ts";
+import {
+  sample,
+  type SamplerOptions,
+  samplerSettings,
+  SETTINGS,
+} from "../../kernels/sample/sample.ts";
+import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { device, tensorOf } from "../kernels/harness.ts";
 
 const LOGITS = Float32Array.of(2, 1.5, 1.4, 1, 0.5, 0, -0.2, -1, -2, -3.5, 0.9);
 const V = LOGITS.length, HISTORY = [9, 0, 7];
 const OPTIONS: SamplerOptions = {
   ...{ temperature: 0.9, topK: 8, topP: 0.92, minP: 0.4 },
-  ...{ repetitionPenalty: 1.6, repetitionWindow: 2 },
+  ...{ repetitionPenalty: 1.6, repetitionWindow: 2, presencePenalty: 0, frequencyPenalty: 0 },
 };
 
 Deno.test("samplerDistributions() has each stage of the sampler in its order", () => {
@@ -46,16 +51,20 @@ Deno.test("samplerDistributions() ends with the distribution from which the kern
   const B = 4096, N = HISTORY.length + 1;
   const inputs = {
     logits: tensorOf("logits", { shape: [B, V], dtype: "f32" }, repeated(LOGITS, B)),
-    seeds: tensorOf("seeds", { shape: [B], dtype: "u32" }, Array.from({ length: B }, (_, b) => b)),
+    settings: createTensor(device, "settings", { shape: [B, SETTINGS], dtype: "u32" }),
   };
   const tokens = tensorOf("tokens", { shape: [B, N], dtype: "u32" }, repeated([...HISTORY, 0], B));
-  const cursors = createTensor(device, "cursors", { shape: [B, 2], dtype: "u32" });
+  const cursors = createTensor(device, "cursors", { shape: [B, 4], dtype: "u32" });
   for (
     const options of [OPTIONS, { ...OPTIONS, topK: 0, topP: 1, minP: 0, repetitionPenalty: 0.5 }]
   ) {
-    device.gpu.queue.writeBuffer(cursors.buffer, 0, Uint32Array.from(repeated([N - 2, 0], B)));
+    const texts = Array.from({ length: B }, (_, b) => b);
+    upload(device, cursors, texts.flatMap((b) => [N - 2, 0, b, N]));
+    const settingsOf = (seed: number) =>
+      samplerSettings({ sampler: options, seed, firstDrawn: N - 1 });
+    upload(device, inputs.settings, texts.flatMap((b) => [...settingsOf(b)]));
     using program = new Program(device);
-    sample(program, inputs, { tokens, cursors }, { ...options, vocabularySize: V });
+    sample(program, inputs, { tokens, cursors }, { vocabularySize: V, penalties: true });
     program.run();
     const [drawn] = await download(device, tokens);
     const counts = new Float64Array(V);

@@ -396,7 +396,11 @@ for (const { dtype, isCpu, NH, KH, scores } of DECODED) {
         const rows = qkv.flatMap((of) => [...of.subarray(first * row, (first + S) * row)]);
         const t = tensors({
           qkv: [[B * S, row], dtype, rows],
-          cursors: [[B, 2], "u32", starts.flatMap((start) => [start + first, start])],
+          cursors: [
+            [B, 4],
+            "u32",
+            starts.flatMap((start, b) => [start + first, start, 1 - b, 999]),
+          ],
           y: [[B * S, C], dtype],
         });
         const [y] = await runProgram(
@@ -413,7 +417,7 @@ for (const { dtype, isCpu, NH, KH, scores } of DECODED) {
         const { y } = reference.attentionForward({ qkv: of }, shape);
         assertClose(ys[b]!.slice(0, tokens * C), y, TOLERANCE[dtype]!, `y of text ${b}`);
         for (let h = 0; h < KH; h++) {
-          const head = (b * KH + h) * T * HS, v = C + (KH + h) * HS;
+          const head = ((1 - b) * KH + h) * T * HS, v = C + (KH + h) * HS;
           assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
         }
       }
@@ -436,7 +440,7 @@ for (const { dtype, isCpu, withNorm } of ROTATED) {
         const rotation = rotationTable({ contextLength: T + 2, headSize: HS, base: 100 });
         const cached = randomValues(random, 2 * B * KH * T * HS, { dtype });
         const inputs = tensors({
-          cursors: [[B, 2], "u32", [0, 0, 31, 9, 139, 100]],
+          cursors: [[B, 4], "u32", [0, 0, 0, 999, 31, 9, 1, 999, 139, 100, 2, 999]],
           rotation: [[T + 2, HS / 2, 2], "f32", rotation],
           qWeight: [[HS], "f32", randomValues(random, HS)],
           kWeight: [[HS], "f32", randomValues(random, HS)],
@@ -478,10 +482,37 @@ for (const { dtype, isCpu, withNorm } of ROTATED) {
 
 type Plain = Record<"qkv" | "keys" | "values" | "y", Tensor>;
 
+Deno.test(
+  "attentionDecode() computes nothing from the end of a text on",
+  withRandom(async (random) => {
+    const T = 6, S = 4, NH = 2, HS = 4, C = NH * HS;
+    const qkv = randomValues(random, S * 3 * C);
+    const { y: whole } = reference.attentionForward({ qkv }, { B: 1, T: S, NH, HS });
+    for (const end of [0, 3]) {
+      const t = tensors({
+        qkv: [[S, 3 * C], "f32", qkv],
+        cursors: [[1, 4], "u32", [0, 0, 0, end]],
+        keys: [[1, NH, T, HS], "f32"],
+        values: [[1, NH, T, HS], "f32"],
+        y: [[S, C], "f32"],
+      });
+      const [y, keys] = await runProgram(
+        (program) => attentionDecode(program, t, t),
+        [t.y, t.keys],
+      );
+      assertClose(y!.subarray(0, end * C), whole.slice(0, end * C), TOLERANCE.f32!, "y");
+      assert.ok(y!.subarray(end * C).every(Number.isNaN));
+      for (let s = 0; s < T; s++) {
+        assert.equal(keys!.subarray(s * HS, s * HS + HS).every(Number.isNaN), s >= end);
+      }
+    }
+  }),
+);
+
 Deno.test("attentionDecode() throws if it is to rotate several tokens per text, or to normalise alone", () => {
   const t = tensors({
     qkv: [[2, 24], "f32"],
-    cursors: [[1, 2], "u32", 0],
+    cursors: [[1, 4], "u32", [0, 0, 0, 999]],
     keys: [[1, 2, 5, 4], "f32"],
     values: [[1, 2, 5, 4], "f32"],
     y: [[2, 8], "f32"],
@@ -506,7 +537,7 @@ Deno.test(
     const T = 5, NH = 2, HS = 132, C = NH * HS, qkv = randomValues(random, T * 3 * C);
     const t = tensors({
       qkv: [[T, 3 * C], "f32", qkv],
-      cursors: [[1, 2], "u32", 0],
+      cursors: [[1, 4], "u32", [0, 0, 0, 999]],
       keys: [[1, NH, T, HS], "f32"],
       values: [[1, NH, T, HS], "f32"],
       y: [[T, C], "f32"],
@@ -527,7 +558,7 @@ Deno.test("attentionDecode() finds the highest score wherever it is", async () =
       });
       const t = tensors({
         qkv: [[T, 3 * HS], "f32", qkv],
-        cursors: [[1, 2], "u32", 0],
+        cursors: [[1, 4], "u32", [0, 0, 0, 999]],
         keys: [[1, 1, T, HS], "f32"],
         values: [[1, 1, T, HS], "f32"],
         y: [[T, HS], "f32"],
@@ -541,10 +572,10 @@ Deno.test("attentionDecode() finds the highest score wherever it is", async () =
   }
 });
 
-Deno.test("attentionDecode() throws if the cursors have another number of texts than the cache", () => {
+Deno.test("attentionDecode() throws if y has no whole number of rows per text", () => {
   const t = tensors({
     qkv: [[4, 24], "f32"],
-    cursors: [[3, 2], "u32"],
+    cursors: [[3, 4], "u32"],
     keys: [[3, 2, 5, 4], "f32"],
     values: [[3, 2, 5, 4], "f32"],
     y: [[4, 8], "f32"],

@@ -169,12 +169,12 @@ for (const dtype of REAL_TYPES) {
     withRandom(async (random) => {
       const B = 2, N = 9, S = 3, V = 300, maxT = 12, C = 8;
       const tokens = Uint32Array.from({ length: B * N }, () => Math.floor(random() * V));
-      const cursors = [[2, 2], [5, 1]] as const; // index of the next token, of that at position 0
+      const cursors = [[2, 2, 1, 0], [5, 1, 0, 0]] as const; // next token, that at position 0, slot
       const wte = randomValues(random, V * C), wpe = randomValues(random, maxT * C);
-      const expected = cursors.flatMap(([next, start], b) =>
+      const expected = cursors.flatMap(([next, start, slot]) =>
         Array.from({ length: S * C }, (_, i) => {
           const place = next + Math.floor(i / C), c = i % C;
-          return wte[tokens[b * N + place]! * C + c]! + wpe[(place - start) * C + c]!;
+          return wte[tokens[slot * N + place]! * C + c]! + wpe[(place - start) * C + c]!;
         })
       );
       const rows = expected.map((value, i) => {
@@ -184,7 +184,7 @@ for (const dtype of REAL_TYPES) {
       for (const maxBindingBytes of [device.maxBindingBytes, 4096]) { // wte in one binding, in three
         const t = tensors({
           tokens: [[B, N], "u32", tokens],
-          cursors: [[B, 2], "u32", cursors.flat()],
+          cursors: [[B, 4], "u32", cursors.flat()],
           wte: [[V, C], "f32", wte],
           wpe: [[maxT, C], "f32", wpe],
           y: [[B * S, C], dtype],

@@ -228,7 +228,7 @@ Deno.test(
     const { t, values, norm, shape } = prepare(random, sizes);
     const [starts, cached] = [[0, 100, 7], [0, 13, MAX_POSITIONS - 2]];
     const { cursors } = tensors({
-      cursors: [[3, 2], "u32", starts.flatMap((start, b) => [start + cached[b]!, start])],
+      cursors: [[3, 4], "u32", starts.flatMap((start, b) => [start + cached[b]!, start, 0, 0])],
     });
     const positions = cached.flatMap((first) =>
       [0, 1, 2, 3].map((i) => Math.min(first + i, MAX_POSITIONS - 1))

@@ -9,8 +9,11 @@ import {
 } from "../../kernels/sample/reference.ts";
 import {
   checkSample,
+  hasPenalties,
   sample,
   type SamplerOptions,
+  samplerSettings,
+  SETTINGS,
   validateSampler,
 } from "../../kernels/sample/sample.ts";
 import type { DType } from "../../kernels/tensor.ts";
@@ -23,6 +26,8 @@ const PLAIN: SamplerOptions = {
   minP: 0,
   repetitionPenalty: 1,
   repetitionWindow: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
 };
 
 /** Softmax of logits over a temperature, by definition. */
@@ -87,6 +92,9 @@ Deno.test("reference penalize() divides positive and multiplies negative logits 
   assert.deepEqual([...penalized], [1, -4, 2, 0, 6, -8]);
   const all = penalize(logits, { ...options, repetitionWindow: 0, history: [4, 5, 2, 1, 0, 0] });
   assert.deepEqual([...all], [1, -4, 2, 0, 3, -16]);
+  const counts = { ...PLAIN, presencePenalty: 0.5, frequencyPenalty: 2, firstDrawn: 1 };
+  const counted = penalize(logits, { ...counts, history: [0, 1, 2, 2, 5] });
+  assert.deepEqual([...counted], [2, -4.5, -0.5, 0, 6, -10.5]);
   assert.deepEqual([...logits], [2, -2, 4, 0, 6, -8]);
 });
 
@@ -95,12 +103,22 @@ interface Text {
   logits: Float32Array;
   history: number[];
   seed: number;
+  /** Index of the first token that was drawn; by default none was. */
+  firstDrawn?: number;
+  /** By default those of the call. */
+  options?: SamplerOptions;
+  endIds?: number[];
+  /** Whether nothing is to be drawn. */
+  hasEnded?: boolean;
 }
 
 /** Columns of logits beyond the vocabulary, and elements of tokens beyond the longest text. */
 const PADDING = 3;
 
-/** Draws a token of each text on the device, and checks that only it and its cursor change. */
+/**
+ * Draws a token of each text on the device, and checks that only it and its cursor change. The texts are in slots in
+ * reverse order.
+ */
 async function draw(
   texts: readonly Text[],
   options: SamplerOptions,
@@ -112,30 +130,52 @@ async function draw(
   const before = new Uint32Array(B * N).fill(0xabcdef);
   texts.forEach(({ logits, history }, b) => {
     rows.set(logits, b * W);
-    before.set(history, b * N);
+    before.set(history, (B - 1 - b) * N);
   });
+  const penalties = [options, ...texts.map(({ options: own = options }) => own)].some(hasPenalties);
+  const cursorsOf = (drawn: number, endOf: (text: Text, b: number) => number) =>
+    texts.flatMap((text, b) => {
+      const { history: { length }, hasEnded } = text;
+      return [
+        length - 1 + (hasEnded ? 0 : drawn),
+        77,
+        B - 1 - b,
+        hasEnded ? length - 1 : endOf(text, b),
+      ];
+    });
   const t = tensors({
     logits: [[B, W], dtype, rows],
-    seeds: [[B], "u32", texts.map(({ seed }) => seed)],
+    settings: [
+      [B, SETTINGS],
+      "u32",
+      texts.toReversed().flatMap(({ options: own = options, seed, history, ...text }) => {
+        const { firstDrawn = history.length, endIds } = text;
+        return [...samplerSettings({ sampler: own, seed, firstDrawn, endIds })];
+      }),
+    ],
     tokens: [[B, N], "u32", before],
-    cursors: [[B, 2], "u32", texts.flatMap(({ history }) => [history.length - 1, 77])],
+    cursors: [[B, 4], "u32", cursorsOf(0, () => 999)],
   });
   const [tokens, cursors] = await runProgram(
-    (program) => sample(program, t, t, { ...options, vocabularySize: V }),
+    (program) => sample(program, t, t, { vocabularySize: V, penalties }),
     [t.tokens, t.cursors],
     { on },
   );
-  assert.deepEqual([...cursors!], texts.flatMap(({ history }) => [history.length, 77]));
-  return texts.map(({ history }, b) => {
-    const place = b * N + history.length, drawn = tokens![place]!;
-    tokens![place] = before[place]!;
-    assert.deepEqual(tokens!.subarray(b * N, (b + 1) * N), before.subarray(b * N, (b + 1) * N));
-    return drawn;
-  });
+  const placeOf = (b: number) => (B - 1 - b) * N + texts[b]!.history.length;
+  const ends = ({ endIds = [] }: Text, b: number) => {
+    const drawn = tokens![placeOf(b)]!;
+    return drawn >= V || endIds.includes(drawn) ? 0 : 999;
+  };
+  assert.deepEqual([...cursors!], cursorsOf(1, ends));
+  const drawn = texts.map((_, b) => tokens![placeOf(b)]!);
+  for (const b of texts.keys()) tokens![placeOf(b)] = before[placeOf(b)]!;
+  assert.deepEqual(tokens, before);
+  return drawn;
 }
 
 /** What the reference draws, and what it would draw with sums and ranks that are off by rounding errors of f32. */
 function expectedOf({ logits, ...text }: Text, options: SamplerOptions): number[] {
+  options = text.options ?? options;
   const drawn = [1, 1 - 1e-5, 1 + 1e-5].flatMap((error) => {
     const topP = options.topP === 1 ? 1 : Math.min(1, error * options.topP);
     const minP = Math.min(1, error * options.minP);
@@ -169,6 +209,9 @@ const OPTIONS: readonly Partial<SamplerOptions>[] = [
   { minP: 1 },
   { topK: 200, topP: 0.8, minP: 0.02, repetitionPenalty: 2, temperature: 0.8 },
   { topP: 0.95, repetitionPenalty: 0.5, repetitionWindow: 5 },
+  { temperature: 0, presencePenalty: 1.5 },
+  { frequencyPenalty: -0.7, topK: 300 },
+  { presencePenalty: -2, frequencyPenalty: 2, repetitionPenalty: 1.2, repetitionWindow: 9 },
 ];
 
 for (const dtype of REAL_TYPES) {
@@ -185,7 +228,8 @@ for (const dtype of REAL_TYPES) {
             );
             const values = logits(random, V, dtype);
             values[0] = 1; // at least one is possible
-            return { logits: values, history, seed: Math.floor(random() * 2 ** 32) };
+            const firstDrawn = Math.floor(random() * history.length);
+            return { logits: values, history, firstDrawn, seed: Math.floor(random() * 2 ** 32) };
           });
           const drawn = await draw(of, options, { dtype });
           for (const [b, text] of of.entries()) {
@@ -198,6 +242,33 @@ for (const dtype of REAL_TYPES) {
     );
   }
 }
+
+Deno.test(
+  "sample() draws for each row as its settings say, and nothing for a row that has ended",
+  withRandom(async (random) => {
+    const V = 300;
+    const texts = [...OPTIONS, ...OPTIONS].map((given, b): Text => ({
+      logits: randomValues(random, V, { scale: 3 }),
+      history: Array.from({ length: 9 }, () => Math.floor(random() * V)),
+      ...{ firstDrawn: 3, seed: b, options: { ...PLAIN, ...given }, hasEnded: b % 5 === 3 },
+    }));
+    const drawn = await draw(texts, PLAIN);
+    for (const [b, text] of texts.entries()) {
+      const expected = text.hasEnded ? [0xabcdef] : expectedOf(text, PLAIN);
+      assert.ok(expected.includes(drawn[b]!), `text ${b}: ${drawn[b]}, not ${expected}`);
+    }
+    const ending = texts.map((text, b) => ({ ...text, endIds: b % 2 ? [1, drawn[b]!] : [V] }));
+    assert.deepEqual(await draw(ending, PLAIN), drawn); // which checks that the ends become 0
+  }),
+);
+
+Deno.test("samplerSettings() takes at most sixteen tokens that end a text", () => {
+  const text = { sampler: PLAIN, seed: 1, firstDrawn: 2 };
+  assert.throws(() => samplerSettings({ ...text, endIds: new Array(17).fill(1) }), {
+    name: "UserError",
+    message: "Cannot sample as at most 16 tokens can end a text: current number is 17",
+  });
+});
 
 Deno.test(
   "sample() draws what the reference draws from GPT-2's vocabulary",
@@ -312,11 +383,11 @@ Deno.test("sample() appends no token if a logit is NaN or the highest is not fin
 Deno.test("sample() throws on a vocabulary wider than the logits", () => {
   const t = tensors({
     logits: [[2, 8], "f32"],
-    seeds: [[2], "u32"],
+    settings: [[2, SETTINGS], "u32"],
     tokens: [[2, 5], "u32"],
-    cursors: [[2, 2], "u32"],
+    cursors: [[2, 4], "u32"],
   });
-  assert.throws(() => sample(new Program(device), t, t, { ...PLAIN, vocabularySize: 9 }), {
+  assert.throws(() => sample(new Program(device), t, t, { vocabularySize: 9, penalties: false }), {
     name: "RangeError",
     message: "Cannot sample as vocabularySize must be 1 to 8: current value is 9",
   });
