@@ -73,10 +73,10 @@ And so {hero} and the {kind} {animal} {sound} until the {time} was over.
 `);
 
 /**
- * The plots: what happens between opening and ending. A plot has two sentences, each one of several in
+ * The plots: what happens between opening and ending, under a title. A plot has two sentences, each one of several in
  * a paragraph. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
  */
-const PLOTS: readonly (readonly (readonly string[])[])[] = `
+const PLOTS: ReadonlyMap<string, readonly (readonly string[])[]> = sections(`
 # something is lost and found
 {hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.
 {hero} played {way} with a {look} {hue} {thing} from {his} {family}.
@@ -135,23 +135,37 @@ It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.
 
 "Take this {look} {hue} {thing}," said a {kind} {animal} {way}.
 There {hero} saw a {kind} {animal} with a {look} {hue} {thing}.
-`.split(/^# .*$/m).slice(1).map((plot) => plot.trim().split("\n\n").map(lines));
+`);
+
+/** The paragraphs of a text, as lists of lines, by the titles above them. */
+export function sections(text: string): Map<string, string[][]> {
+  return new Map(
+    text.split(/^# /m).slice(1).map((section) => {
+      const [title, ...rest] = section.split("\n");
+      return [title!, rest.join("\n").trim().split("\n\n").map(lines)];
+    }),
+  );
+}
 
 function lines(text: string): string[] {
   return text.trim().split("\n");
 }
 
 /** A pattern of a sentence: texts at even places, names of slots at odd places. */
-type Pattern = readonly string[];
+export type Pattern = readonly string[];
 
-function parsePattern(sentence: string): Pattern {
+/** The pattern of a sentence in which slots stand in braces. */
+export function parsePattern(sentence: string): Pattern {
   return sentence.split(/\{(\w+)\}/);
 }
 
 /** The plots with opening and ending: a list of sentences, and for each the patterns that it may have. */
-export const STORIES: readonly (readonly (readonly Pattern[])[])[] = PLOTS.map((plot) =>
-  [OPENINGS, ...plot, ENDINGS].map((patterns) => patterns.map(parsePattern))
-);
+export const STORIES: readonly (readonly (readonly Pattern[])[])[] = [...PLOTS.values()].map((
+  plot,
+) => [OPENINGS, ...plot, ENDINGS].map((patterns) => patterns.map(parsePattern)));
+
+/** The titles of the plots of these stories. */
+const TITLES = [...PLOTS.keys()];
 
 /** Sexes of heroes. */
 export const SEXES = ["girl", "boy"];
@@ -168,6 +182,12 @@ export function wordsFor(slot: string, bindings: Bindings): readonly string[] {
   return WORDS[slot === "hero" ? bindings.get("sex")! : slot]!;
 }
 
+/** The text of a pattern; undefined if the bindings leave a choice of words. */
+export function textOf(pattern: Pattern, bindings: Bindings): string | undefined {
+  const parts = pattern.map((part, place) => place % 2 === 0 ? [part] : wordsFor(part, bindings));
+  return parts.every(({ length }) => length === 1) ? parts.join("") : undefined;
+}
+
 /** The bindings after a slot was filled. */
 export function bind(bindings: Bindings, slot: string, word: string): Bindings {
   if (!KEPT_SLOTS.has(slot) || bindings.has(slot)) return bindings;
@@ -182,10 +202,20 @@ export function separator(sentence: number, sentences: number): string {
 /** Number of documents in the data set `sample`. */
 export const SAMPLE_COUNT = 20_000;
 
-/** Draws a story: its sentences, each with the white space before it, and the words of its slots. */
-function drawStory(random: Random): { sentences: string[]; bindings: Bindings } {
+/** A story that was drawn. */
+export interface Story {
+  /** The title of its plot. */
+  readonly plot: string;
+  /** Its sentences, each with the white space before it. */
+  readonly sentences: readonly string[];
+  /** The words of its slots. */
+  readonly bindings: Bindings;
+}
+
+/** Draws a story. */
+export function drawStory(random: Random): Story {
   const pick = <T>(list: readonly T[]) => list[random.below(list.length)]!;
-  const story = pick(STORIES);
+  const story = pick(STORIES), plot = TITLES[STORIES.indexOf(story)]!;
   let bindings: Bindings = new Map([["sex", pick(SEXES)]]);
   const sentences = story.map((patterns, i) => {
     const parts = pick(patterns).map((part, place) => {
@@ -196,7 +226,7 @@ function drawStory(random: Random): { sentences: string[]; bindings: Bindings } 
     });
     return separator(i, story.length) + parts.join("");
   });
-  return { sentences, bindings };
+  return { plot, sentences, bindings };
 }
 
 /**
@@ -351,7 +381,7 @@ export function judgeStory(text: string, { from = 0 }: { from?: number } = {}): 
 }
 
 /** What matches the sentences of the grammar. */
-const SENTENCES: readonly RegExp[] = [OPENINGS, ENDINGS, ...PLOTS.flat()].flat()
+const SENTENCES: readonly RegExp[] = [OPENINGS, ENDINGS, ...[...PLOTS.values()].flat()].flat()
   .flatMap((sentence) => SEXES.map((sex) => matcherOf(sentence, sex)));
 
 /** What matches a sentence about heroes of one sex, whatever the words of its slots. */
