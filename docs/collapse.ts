@@ -81,7 +81,7 @@ export function withoutMask(device: Device): Device {
   }
   const { gpu } = device, create = gpu.createShaderModule.bind(gpu);
   gpu.createShaderModule = ({ code, ...rest }) => {
-    const open = code.replaceAll("t - s >= WINDOW", "false").replaceAll("t - s < WINDOW", "true");
+    const open = code.replaceAll("t - s >= seen", "false").replaceAll("t - s < seen", "true");
     return create({ ...rest, code: open });
   };
   return device;

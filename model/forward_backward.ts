@@ -34,8 +34,13 @@ import { firstTrainedBlock } from "./parameters.ts";
 export interface ForwardInputs {
   /** u32 [B·T]: whole sequences; with a cache u32 [slots,N], the tokens of each text. */
   tokens: Tensor;
+  /**
+   * u32 [B·T]: the position of each token in its document, each of which sees only itself; a sequence is one document by
+   * default, and with a cache.
+   */
+  positions?: Tensor | undefined;
   /** If given, the pass computes the next T tokens of each text; it holds the earlier ones. */
-  cache?: KeyValueCache;
+  cache?: KeyValueCache | undefined;
 }
 
 /** Keys and values of the tokens computed so far, and where each text continues. */
@@ -116,20 +121,20 @@ function normsOf({ layers }: GptConfig, { at }: Activations): Norms {
 export function forward(
   program: Program,
   model: Gpt,
-  { tokens, cache }: ForwardInputs,
+  { tokens, positions, cache }: ForwardInputs,
   activations: Activations,
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, sequenceLength: T } = activations, { config } = model;
   const wte = masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
-  const parts = forwardParts(program, model, activations, { cache, dropout });
+  const parts = forwardParts(program, model, activations, { positions, cache, dropout });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
     embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: stream });
   } else {
     const embedded = dropout ? at("embedded") : stream;
-    embeddingForward(program, { tokens, wte, wpe }, { y: embedded }, { T });
+    embeddingForward(program, { tokens, positions, wte, wpe }, { y: embedded }, { T });
     const drop = dropoutAt(SITE.embedding, dropout);
     if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
   }
@@ -149,7 +154,7 @@ function forwardParts(
   program: Program,
   model: Gpt,
   activations: Activations,
-  { cache, dropout }: { cache?: KeyValueCache | undefined; dropout: DropoutOption },
+  { positions, cache, dropout }: Omit<ForwardInputs, "tokens"> & { dropout: DropoutOption },
 ) {
   const { at, batchSize: B, sequenceLength: T, purpose } = activations;
   const { config, rotation } = model;
@@ -210,7 +215,7 @@ function forwardParts(
       const norm = qkNormOf(model, i), rotatesInDecode = cache !== undefined && T === 1;
       if (rotation && !rotatesInDecode) {
         const qk = norm && purpose === "training" ? at("qk", i) : undefined;
-        const inputs = { rotation, cursors: cache?.cursors, norm };
+        const inputs = { rotation, positions, cursors: cache?.cursors, norm };
         ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
       }
       if (cache) {
@@ -219,7 +224,7 @@ function forwardParts(
       } else {
         attentionForward(
           program,
-          { qkv },
+          { qkv, positions },
           { y, logSumExp: at("attention.logSumExp", i) },
           { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
         );
@@ -248,8 +253,10 @@ function qkNormOf(model: Gpt, layer: number): QkNorm | undefined {
 export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
   /** Next tokens, u32 [B·T]; 0xffffffff is ignored. */
   targets: Tensor;
-  /** u32 [B·T]: positions sorted by token, for `embeddingBackward()`. */
+  /** u32 [B·T]: places in `tokens` sorted by token, for `embeddingBackward()`. */
   order: Tensor;
+  /** u32 [B·T]: places sorted by position; needed with `positions` if the model learns an embedding of positions. */
+  positionOrder?: Tensor | undefined;
   /** f32 [3] of `prepareStep()`, of which this pass reads the second: 1 / number of targets. */
   stepInputs: Tensor;
   /** f32 [1]: the loss scale. */
@@ -268,7 +275,7 @@ export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
 export function backward(
   program: Program,
   model: Gpt,
-  { tokens, targets, order, stepInputs, lossScale }: BackwardInputs,
+  { tokens, positions, targets, order, positionOrder, stepInputs, lossScale }: BackwardInputs,
   activations: Activations,
   gradients: Arena,
   { dropout, labelSmoothing = 0, accumulate = false }: {
@@ -310,7 +317,7 @@ export function backward(
       dropout: dropoutAt(site, dropout),
     });
 
-  const parts = forwardParts(program, model, activations, { dropout });
+  const parts = forwardParts(program, model, activations, { positions, dropout });
   /** Computes again what the activations have not kept of the forward pass of a block. */
   const recompute = (i: number) => {
     if (activations.recompute === "none") return;
@@ -360,7 +367,7 @@ export function backward(
     const dqkv = at("dqkv"), scores = attentionOf(config, i);
     attentionBackward(
       program,
-      { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
+      { qkv, positions, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
       { dqkv, delta: at("attention.delta") },
       { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
     );
@@ -368,7 +375,8 @@ export function backward(
       const norm = qkNormOf(model, i), qk = norm && at("qk", i);
       const dqWeight = gradient(`h.${i}.attn.q_norm.weight`);
       const dkWeight = gradient(`h.${i}.attn.k_norm.weight`);
-      ropeBackward(program, { rotation, norm, qk }, { dqkv, dqWeight, dkWeight }, {
+      const inputs = { rotation, positions, norm, qk };
+      ropeBackward(program, inputs, { dqkv, dqWeight, dkWeight }, {
         ...{ T, heads, keyHeads, accumulate },
       });
     }
@@ -381,9 +389,14 @@ export function backward(
   const dembedded = dropout ? at("dembedded") : dx;
   const drop = dropoutAt(SITE.embedding, dropout);
   if (drop) dropoutBackward(program, { dy: dx }, { dx: dembedded }, drop);
+  const zero = (y: Tensor) =>
+    fillNormal(program, { y }, { mean: 0, deviation: 0, seed: 0, stream: 0 });
   // embeddingBackward() adds to dwte: it holds the head's gradient if they share the matrix, else zeros
-  if (config.ownHead && !accumulate) {
-    fillNormal(program, { y: dwte }, { mean: 0, deviation: 0, seed: 0, stream: 0 });
-  }
-  embeddingBackward(program, { tokens, order, dy: dembedded }, { dwte, dwpe }, { T, accumulate });
+  if (config.ownHead && !accumulate) zero(dwte);
+  const dy = dembedded, sums = positions ? { dwte } : { dwte, dwpe };
+  embeddingBackward(program, { tokens, order, dy }, sums, { T, accumulate });
+  if (!positions || !dwpe) return;
+  if (!accumulate) zero(dwpe);
+  const byPosition = { tokens: positions, order: positionOrder!, dy };
+  embeddingBackward(program, byPosition, { dwte: dwpe }, { T });
 }

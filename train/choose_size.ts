@@ -181,13 +181,14 @@ async function measure(
   const { device, setup: { given, precision, defaults }, corpus } = known;
   const config = configAt(sizes, known);
   const { batchSize, contextLength } = sizesOf({ ...given, ...sizes }, defaults);
-  const { seed, sequence, gradientAccumulation, freeze = "" } = given;
+  const { seed, sequence, documents, gradientAccumulation, freeze = "" } = given;
   const shape = { batchSize, contextLength };
   let batches: Batches, recompute: RecomputeMode;
   try {
     batches = new Batches(corpus.training, {
-      ...{ ...shape, sequence, seed },
+      ...{ ...shape, sequence, documents, seed },
       padding: corpus.tokenizer.endOfText,
+      beginOfText: corpus.tokenizer.beginOfText,
     });
     const sized = { ...given, ...shape, config, precision, isResumed: false };
     ({ recompute } = checkTraining(device, sized));

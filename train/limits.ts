@@ -22,6 +22,7 @@ export interface TrainingSpec extends
     ResolvedOptions,
     | "batchSize"
     | "gradientAccumulation"
+    | "documents"
     | "dropout"
     | "freeze"
     | "optimizer"
@@ -212,11 +213,12 @@ export function recordTraining(
   const gpt = createGpt(dry, config, { precision, freeze });
   note("step", "parameters");
   const shape = { batchSize, sequenceLength: contextLength };
-  const { gradientAccumulation, dropout, optimizer, beta1, beta2, histogramEvery } = options;
+  const { gradientAccumulation, documents, dropout, optimizer, beta1, beta2 } = options;
   const step = createTrainStep(gpt, {
     ...shape,
     ...RECORDED,
     gradientAccumulation,
+    documents,
     dropout,
     optimizer,
     beta1,
@@ -228,7 +230,7 @@ export function recordTraining(
   for (const tensor of step.optimizer.tensors) roles.set(tensor, "optimizer");
   for (const tensor of activations.tensors) roles.set(tensor, "activations");
   note("step", "other", roles.set(activations.at("logits"), "logits"));
-  if (histogramEvery > 0) createHistograms(gpt, step);
+  if (options.histogramEvery > 0) createHistograms(gpt, step);
   note("histograms", "other");
   recordEvaluation(gpt, shape);
   note("evaluation", "evaluation");

@@ -248,6 +248,15 @@ export const TRAIN_OPTIONS = {
     default: "packed",
     onResume: "fixed",
   },
+  /** `joined`: a document sees those before it in its row; `apart`: only itself, and its positions begin at 0. */
+  documents: {
+    group: MODEL,
+    type: "choice",
+    choices: ["joined", "apart"],
+    help: "whether a document sees those before it in its row, or only itself",
+    placeholder: "<kind>",
+    default: "joined",
+  },
   /** T: tokens per row, and positions of the model. */
   contextLength: {
     group: MODEL,

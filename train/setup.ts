@@ -300,8 +300,10 @@ export function* finishSetup(
   const batches = new Batches(corpus.training, {
     ...sizesOf(given, defaults),
     sequence: given.sequence,
+    documents: given.documents,
     seed: given.seed,
     padding: corpus.tokenizer.endOfText,
+    beginOfText: corpus.tokenizer.beginOfText,
   });
   const named = {
     data: corpus.data,

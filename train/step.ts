@@ -1,4 +1,4 @@
-import type { Batch } from "../data/tokens/batches.ts";
+import { type Batch, placesInOrder } from "../data/tokens/batches.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
@@ -36,6 +36,8 @@ export interface StepOptions extends OptimizerOptions {
   readonly sequenceLength: number;
   /** Micro-batches whose gradients are added up before one update; 1 by default. */
   readonly gradientAccumulation: number;
+  /** `apart`: batches may have `positions`, so that each document of a row sees only itself; `joined` by default. */
+  readonly documents: "joined" | "apart";
   /** Share of activations dropped; 0 by default. */
   readonly dropout: number;
   /** Share of the target's probability spread over the vocabulary; 0 by default. */
@@ -54,6 +56,7 @@ export interface StepOptions extends OptimizerOptions {
 const STEP_OPTIONS = [
   "batchSize",
   "gradientAccumulation",
+  "documents",
   "dropout",
   "labelSmoothing",
   "gradientClip",
@@ -256,11 +259,31 @@ export function createTrainStep(
   const lossSums = tensor("lossSums", [gradientAccumulation], "f32");
 
   const program = new Program(device);
+  const isApart = options.documents === "apart";
   const inputs = {
     tokens: tensor("tokens", [M], "u32"),
     targets: tensor("targets", [M], "u32"),
     order: tensor("order", [M], "u32"),
+    positions: isApart ? tensor("positions", [M], "u32") : undefined,
+    positionOrder: isApart && model.parameters.tensors.has("wpe.weight")
+      ? tensor("positionOrder", [M], "u32")
+      : undefined,
   };
+  const inputBytes = 4 * M * Object.values(inputs).filter((input) => input).length;
+  /** The positions of rows that hold one document each, which the tuner of kernels finds there, too. */
+  const oneDocument = Uint32Array.from({ length: isApart ? M : 0 }, (_, m) => m % T);
+  const uploadPositions = (positions: Uint32Array | undefined) => {
+    if (inputs.positions) upload(device, inputs.positions, positions ?? oneDocument);
+    else if (positions) {
+      throw new RangeError(
+        "Cannot submit a batch with positions as the step must keep documents apart: " +
+          `current value is ${options.documents}`,
+      );
+    }
+    if (!inputs.positionOrder) return;
+    upload(device, inputs.positionOrder, placesInOrder(positions ?? oneDocument));
+  };
+  uploadPositions(undefined);
   const random = dropout > 0 ? tensor("random", [2], "u32") : undefined;
   const place = tensor("place", [1], "u32"); // of a micro-batch in the step
   const recordMicroBatch = ({ accumulate }: { accumulate: boolean }) => {
@@ -342,6 +365,7 @@ export function createTrainStep(
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
+        uploadPositions(batch.positions);
         if (random) upload(device, random, [options.seed, step * gradientAccumulation + i]);
         upload(device, place, [i]);
         dataMs += performance.now() - since;
@@ -352,7 +376,7 @@ export function createTrainStep(
             ? { from: 0, to: isLast ? program.length : othersFrom }
             : { from: othersFrom, to: isLast ? program.length : updateFrom },
         );
-        waitingBytes += 3 * 4 * M;
+        waitingBytes += inputBytes;
         if (waitingBytes < MOST_WAITING_BYTES) continue;
         await device.gpu.queue.onSubmittedWorkDone();
         waitingBytes = 0;

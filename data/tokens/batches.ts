@@ -1,6 +1,6 @@
 import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
-import type { TokenDataset, Tokens } from "./token_dataset.ts";
+import type { TokenDataset } from "./token_dataset.ts";
 
 /** A target that the loss ignores. */
 export const IGNORED = 0xffffffff;
@@ -13,8 +13,13 @@ export interface Batch {
   readonly targets: Uint32Array<ArrayBuffer>;
   /** Number of targets that are not ignored. */
   readonly counted: number;
-  /** u32 [M]: positions sorted by input token, for the embedding's gradient. */
+  /** u32 [M]: places in `inputs` sorted by token, for the embedding's gradient. */
   readonly order: Uint32Array<ArrayBuffer>;
+  /**
+   * u32 [B,T]: the position of each input in its document, 0 again where the next document of the row begins; absent if
+   * documents are joined.
+   */
+  readonly positions?: Uint32Array<ArrayBuffer>;
 }
 
 /** How tokens are cut into batches for training. */
@@ -25,10 +30,17 @@ export interface BatchesOptions {
   readonly contextLength: number;
   /** `packed`: contexts cut from the stream of all documents; `padded`: one document per row. */
   readonly sequence: "packed" | "padded";
+  /** `apart`: batches have `positions`, so that each document of a row sees only itself; `joined` by default. */
+  readonly documents?: "joined" | "apart";
   /** Seed of the order. */
   readonly seed: number;
-  /** Token that pads short rows; its targets are ignored. */
+  /** Token that pads short rows, whose targets are ignored: the one that ends a document. */
   readonly padding: number;
+  /**
+   * Token with which each document begins, if there is one; otherwise a document begins with the token that ends the
+   * document before it.
+   */
+  readonly beginOfText?: number | undefined;
 }
 
 /**
@@ -80,12 +92,9 @@ export class Batches {
 
   /** Batch number `index`, counted from 0 at the beginning of the training. */
   at(index: number): Batch {
-    const { batchSize, contextLength, padding } = this.#options;
-    const rows = Array.from({ length: batchSize }, (_, b) => ({
-      tokens: this.#row(index * batchSize + b),
-      countFrom: 0,
-    }));
-    return makeBatch(rows, { batchSize, contextLength, padding });
+    const { batchSize } = this.#options;
+    const rows = Array.from({ length: batchSize }, (_, b) => this.#row(index * batchSize + b));
+    return makeBatch(rows, this.#options);
   }
 
   /** Number of targets that are not ignored in `count` batches from number `index` on; reads no tokens. */
@@ -101,10 +110,33 @@ export class Batches {
     return counted;
   }
 
-  /** Up to T + 1 tokens of row number `row`, counted from the beginning of the training. */
-  #row(row: number): Tokens {
+  /** Row number `row`, counted from the beginning of the training. */
+  #row(row: number): Row {
     const { start, end } = this.#placeOf(row);
-    return this.#dataset.read(start, end);
+    return {
+      tokens: this.#dataset.read(start, end),
+      countFrom: 0,
+      documentStarts: this.#documentStarts(start, end),
+    };
+  }
+
+  /** Places at which documents begin after the first of these tokens of the data set, counted from that token. */
+  #documentStarts(start: number, end: number): number[] {
+    const { documents, sequence, beginOfText } = this.#options, dataset = this.#dataset;
+    if (documents !== "apart" || sequence === "padded") return [];
+    const startOf = (document: number) =>
+      dataset.documentStart(document) - (beginOfText === undefined ? 1 : 0);
+    let first = 1, after = dataset.documents; // the first document that begins after `start` is among these
+    while (first < after) {
+      const middle = Math.floor((first + after) / 2);
+      if (startOf(middle) > start) after = middle;
+      else first = middle + 1;
+    }
+    const starts: number[] = [];
+    for (let d = first; d < dataset.documents && startOf(d) < end; d++) {
+      starts.push(startOf(d) - start);
+    }
+    return starts;
   }
 
   /** Where the tokens of a row are in the data set. */
@@ -184,16 +216,21 @@ export function batchOf(
   );
 }
 
-/** Up to T + 1 tokens, and the first target among them that counts. */
+/** Up to T + 1 tokens. */
 interface Row {
   readonly tokens: Uint16Array | Uint32Array;
+  /** The first target that counts. */
   readonly countFrom: number;
+  /** Places at which documents begin after the first token, in ascending order; none by default. */
+  readonly documentStarts?: readonly number[];
 }
 
 /** Shifts and pads rows; a missing row is all padding. */
 function makeBatch(
   rows: readonly Row[],
-  { batchSize: B, contextLength: T, padding }: EvaluationOptions,
+  { batchSize: B, contextLength: T, padding, documents }:
+    & EvaluationOptions
+    & Pick<BatchesOptions, "documents">,
 ): Batch {
   const inputs = new Uint32Array(B * T).fill(padding);
   const targets = new Uint32Array(B * T).fill(IGNORED);
@@ -204,7 +241,21 @@ function makeBatch(
     targets.set(target.subarray(countFrom), b * T + countFrom);
     counted += target.length - countFrom;
   });
-  return { inputs, targets, counted, order: sortedByToken(inputs) };
+  const batch = { inputs, targets, counted, order: placesInOrder(inputs) };
+  return documents === "apart" ? { ...batch, positions: positionsOf(rows, B, T) } : batch;
+}
+
+/** u32 [B,T]: positions in documents. What pads a row is a document, too. */
+function positionsOf(rows: readonly Row[], B: number, T: number): Uint32Array<ArrayBuffer> {
+  const positions = new Uint32Array(B * T);
+  for (const [b, { tokens, documentStarts = [] }] of rows.entries()) {
+    const starts = new Set([...documentStarts, tokens.length - 1]);
+    for (let t = 1; t < T; t++) {
+      const m = b * T + t;
+      positions[m] = starts.has(t) ? 0 : positions[m - 1]! + 1;
+    }
+  }
+  return positions;
 }
 
 /**
@@ -219,18 +270,18 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
 }
 
 /**
- * Positions sorted by token, equal tokens by position. A radix sort is stable and takes a quarter of the
+ * Places sorted by value, places of equal values in ascending order. A radix sort is stable and takes a quarter of the
  * time of a sort that compares.
  */
-function sortedByToken(tokens: Uint32Array): Uint32Array<ArrayBuffer> {
-  let from = new Uint32Array(tokens.length), to = new Uint32Array(tokens.length);
+export function placesInOrder(values: Uint32Array): Uint32Array<ArrayBuffer> {
+  let from = new Uint32Array(values.length), to = new Uint32Array(values.length);
   for (let i = 0; i < from.length; i++) from[i] = i;
-  const greatest = tokens.reduce((a, b) => Math.max(a, b), 0);
+  const greatest = values.reduce((a, b) => Math.max(a, b), 0);
   for (let shift = 0; shift < 32 && greatest >>> shift > 0; shift += 8) {
-    const next = new Uint32Array(257); // place of the next token with each digit
-    for (const token of tokens) next[(token >>> shift & 255) + 1]!++;
+    const next = new Uint32Array(257); // where the next value with each digit goes
+    for (const value of values) next[(value >>> shift & 255) + 1]!++;
     for (let digit = 1; digit < 256; digit++) next[digit]! += next[digit - 1]!;
-    for (const position of from) to[next[tokens[position]! >>> shift & 255]!++] = position;
+    for (const place of from) to[next[values[place]! >>> shift & 255]!++] = place;
     [from, to] = [to, from];
   }
   return from;

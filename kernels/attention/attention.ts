@@ -39,6 +39,7 @@ import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
+import window from "./window.wgsl" with { type: "text" };
 import forwardMatrices from "./forward_matrices.wgsl" with { type: "text" };
 import backwardMatrices from "./backward_matrices.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
@@ -46,8 +47,10 @@ import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { hasMatrices } from "../matrices.ts";
+import { POSITIONS } from "../positions.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
+import type { Shader } from "../shader.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
@@ -60,6 +63,9 @@ import {
 } from "./variants.ts";
 
 const WORKGROUP_SIZE = 64;
+
+/** The function seenBy(). */
+const WINDOW: Shader = { "kernels/attention/window.wgsl": window, ...POSITIONS };
 
 /**
  * Most components of a head. The kernels unroll their loops over the components, to keep a head in registers. The
@@ -93,11 +99,13 @@ export interface AttentionOptions extends AttentionScores {
 }
 
 /**
- * y = dropout(softmax(scale · q · kᵀ)) · v for every head. A query sees the keys up to its own position, with a
- * window only the last ones.
+ * y = dropout(softmax(scale · q · kᵀ)) · v for every head. A query sees the keys up to its own, with a window only the
+ * last ones, with positions only those of its document.
  *
  * qkv: [B·T,(NH+2KH)·HS], a row of which holds q, k and v, each with its heads in order; y: [B·T,NH·HS]; both f32
  * or f16.
+ * positions: u32 [B·T], of each token in its document; in a sequence a document takes up consecutive tokens, with the
+ * positions 0, 1, 2, … Without positions a sequence is one document.
  * logSumExp: f32 [B,NH,T], of the scaled scores.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, or if
@@ -105,19 +113,20 @@ export interface AttentionOptions extends AttentionScores {
  */
 export function attentionForward(
   program: Program,
-  { qkv }: { qkv: Tensor },
+  { qkv, positions }: { qkv: Tensor; positions?: Tensor | undefined },
   { y, logSumExp }: { y: Tensor; logSumExp: Tensor },
   options: AttentionOptions,
 ): void {
   const action = "attentionForward", random = options.dropout?.random;
   const { B, HS } = dims(action, {
     qkv: [qkv, "B·T,QKV·HS", "f32|f16"],
+    positions: [positions, "B·T", "u32"],
     y: [y, "B·T,NH·HS", qkv.dtype],
     logSumExp: [logSumExp, "B,NH,T", "f32"],
     random: [random, "2", "u32"],
   }, headsOf(options));
-  const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
-  const { T, NH } = layer, tensors = { qkv, random, y, logSumExp };
+  const layer = layerOf(action, { B, HS, real: qkv.dtype, positions }, options);
+  const { T, NH } = layer, tensors = { qkv, positions, random, y, logSumExp };
   recordVariant(program, layer, {
     action,
     name: "forward",
@@ -139,7 +148,11 @@ export function attentionForward(
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const workgroups = ceilDiv(T, QUERIES);
       program.dispatch({
-        shader: { "kernels/attention/forward_matrices.wgsl": forwardMatrices, ...RANDOM },
+        shader: {
+          "kernels/attention/forward_matrices.wgsl": forwardMatrices,
+          ...WINDOW,
+          ...RANDOM,
+        },
         constants: { ...layer.constants, ...constants },
         tensors,
         uniforms: layer.uniforms,
@@ -154,20 +167,27 @@ export function attentionForward(
 /**
  * Gradient of `attentionForward()`. The probabilities are computed again from logSumExp.
  *
- * qkv, y, logSumExp: as in `attentionForward()`; dy, dqkv: like y and qkv; delta: f32 [B,NH,T], dy · y of each
+ * qkv, positions, y, logSumExp: as in `attentionForward()`; dy, dqkv: like y and qkv; delta: f32 [B,NH,T], dy · y of each
  * head. dqkv and delta are set.
  *
  * @throws {RangeError | TypeError} as `attentionForward()` does.
  */
 export function attentionBackward(
   program: Program,
-  { qkv, y, dy, logSumExp }: { qkv: Tensor; y: Tensor; dy: Tensor; logSumExp: Tensor },
+  { qkv, positions, y, dy, logSumExp }: {
+    qkv: Tensor;
+    positions?: Tensor | undefined;
+    y: Tensor;
+    dy: Tensor;
+    logSumExp: Tensor;
+  },
   { dqkv, delta }: { dqkv: Tensor; delta: Tensor },
   options: AttentionOptions,
 ): void {
   const action = "attentionBackward", random = options.dropout?.random;
   const { B, HS } = dims(action, {
     qkv: [qkv, "B·T,QKV·HS", "f32|f16"],
+    positions: [positions, "B·T", "u32"],
     y: [y, "B·T,NH·HS", qkv.dtype],
     dy: [dy, "B·T,NH·HS", qkv.dtype],
     logSumExp: [logSumExp, "B,NH,T", "f32"],
@@ -175,9 +195,9 @@ export function attentionBackward(
     dqkv: [dqkv, "B·T,QKV·HS", qkv.dtype],
     delta: [delta, "B,NH,T", "f32"],
   }, headsOf(options));
-  const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
-  const { T, NH, KH, real4 } = layer, SINGLE = NH === KH;
-  const C = NH * HS, tensors = { qkv, dy, logSumExp, delta, random, dqkv };
+  const layer = layerOf(action, { B, HS, real: qkv.dtype, positions }, options);
+  const { T, NH, KH, real4, APART } = layer, SINGLE = NH === KH;
+  const C = NH * HS, tensors = { qkv, positions, dy, logSumExp, delta, random, dqkv };
   /**
    * Records backward_delta.wgsl, then a kernel that sums dq over blocks of KEYS keys in P partial sums of `sumRows` tokens
    * per sequence, then backward_sum.wgsl.
@@ -201,7 +221,7 @@ export function attentionBackward(
     });
     record(partials, P, blocks);
     program.dispatch({
-      shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
+      shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
       constants: {
         real4,
         NH,
@@ -211,9 +231,10 @@ export function attentionBackward(
         WORKGROUP_SIZE,
         QUERIES,
         KEYS,
+        APART,
         ...attentionConstants(options),
       },
-      tensors: { partials, dqkv },
+      tensors: { partials, positions, dqkv },
       uniforms: { T, rows: sumRows, vectors },
       workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
       iterations: P,
@@ -225,9 +246,9 @@ export function attentionBackward(
     keptOutputs: 2, // dk and dv
     rows(program) {
       const query = { "kernels/attention/backward_query.wgsl": backwardQuery };
-      dispatchRows(program, layer, query, { qkv, y, dy, logSumExp, random, dqkv, delta });
+      dispatchRows(program, layer, query, { ...tensors, y });
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
-      dispatchRows(program, layer, key, { qkv, dy, logSumExp, delta, random, dqkv }, { SINGLE });
+      dispatchRows(program, layer, key, tensors, { SINGLE });
     },
     tiles(program, tokens) {
       const sizes = { QUERIES: tokens, KEYS: tokens, sumRows: T };
@@ -252,7 +273,11 @@ export function attentionBackward(
         { QUERIES, KEYS, sumRows },
         (partials, P, blocks) =>
           program.dispatch({
-            shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrices, ...RANDOM },
+            shader: {
+              "kernels/attention/backward_matrices.wgsl": backwardMatrices,
+              ...WINDOW,
+              ...RANDOM,
+            },
             constants: { ...layer.constants, SINGLE, ...constants },
             tensors: { ...tensors, partials },
             uniforms: { ...layer.uniforms, rows: sumRows },
@@ -326,6 +351,8 @@ interface Layer {
   KH: number;
   HS: number;
   window: number | undefined;
+  /** Whether documents are apart. */
+  APART: boolean;
   dropoutRate: number;
   variant: AttentionOptions["variant"];
   /** Constants and uniforms of its kernels; some have real4 or SINGLE, too. Those of delta and of sums have others. */
@@ -335,12 +362,18 @@ interface Layer {
 
 function layerOf(
   action: string,
-  { B, HS, real }: { B: number; HS: number; real: DType },
+  { B, HS, real, positions }: {
+    B: number;
+    HS: number;
+    real: DType;
+    positions: Tensor | undefined;
+  },
   options: AttentionOptions,
 ): Layer {
   const { T, NH, KH } = headsOf(options), { dropout, variant, window } = options;
   checkHeads(action, { NH, KH, HS });
   const real4 = `vec4<${real}>`, DROPOUT = dropout !== undefined;
+  const APART = positions !== undefined;
   return {
     real,
     real4,
@@ -350,9 +383,10 @@ function layerOf(
     KH,
     HS,
     window,
+    APART,
     dropoutRate: dropout?.rate ?? 0,
     variant,
-    constants: { NH, KH, HS, DROPOUT, ...attentionConstants(options) },
+    constants: { NH, KH, HS, DROPOUT, APART, ...attentionConstants(options) },
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }
@@ -385,7 +419,7 @@ interface Variants {
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
 function recordVariant(program: Program, layer: Layer, op: Variants): void {
-  const { real, B, T, NH, KH, HS, window, variant } = layer, { device } = program;
+  const { real, B, T, NH, KH, HS, window, APART, variant } = layer, { device } = program;
   const mostHeadSize = MOST_KEPT * X / 4 / op.keptOutputs;
   // an invocation has whole vectors of four components
   const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
@@ -415,7 +449,8 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
   recordFastest(program, {
     key: `attention/${op.name} ${real} [${B * NH},${T},${HS}]` +
       (KH === NH ? "" : ` group ${NH / KH}`) +
-      (window === undefined ? "" : ` window ${window}`),
+      (window === undefined ? "" : ` window ${window}`) +
+      (APART ? " apart" : ""),
     variants: [...variants.keys()],
     preferred: first,
     record: (program, variant) => variants.get(variant)!(program),
@@ -442,7 +477,7 @@ function dispatchRows(
 ): void {
   const { subgroupSize: LANES = 1 } = program.device;
   program.dispatch({
-    shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
+    shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...WINDOW, ...RANDOM },
     constants: {
       real4,
       ...constants,
@@ -475,6 +510,7 @@ function dispatchTiles(
       ...(real === "f16"
         ? { "kernels/packed_f16.wgsl": packedF16 }
         : { "kernels/packed_f32.wgsl": packedF32 }),
+      ...WINDOW,
       ...RANDOM,
     },
     constants: {

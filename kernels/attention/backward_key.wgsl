@@ -1,5 +1,5 @@
 // dk[s] = SCALE · Σₜ ds[t,s] · q[t] and dv[s] = Σₜ f · p[t,s] · dy[t] over the queries t ≥ s, for every head of k.
-// Needs rowOf() and WINDOW from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs rowOf() from rows.wgsl, seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]. dk and dv in dqkv are
@@ -50,13 +50,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     v[i] = vec4f(qkv[kIndex + KH * QUADS + i]);
   }
 
-  let end = min(group.x * WORKGROUP_SIZE + (WORKGROUP_SIZE - 1) + WINDOW, T);
+  let lastKey = group.x * WORKGROUP_SIZE + (WORKGROUP_SIZE - 1);
+  let end = min(lastKey + WINDOW, T);
   // unroll if SINGLE
   for (var member = 0u; member < GROUP; member++) {
     let h = group.y % KH * GROUP + member;
     let head = sequence * ROW + h * QUADS; // q of this head at t = 0
     let output = sequence * C + h * QUADS; // dy of this head at t = 0
     for (var t = group.x * WORKGROUP_SIZE; t < end; t++) {
+      let seen = seenBy(sequence + t);
+      // only if APART
+      if (t >= lastKey + seen) { break; } // nor do later queries see a key of the workgroup
       let row = (group.y * GROUP + member) * T + t; // of [B·NH,T]
       var qLoaded: array<vec4f, LOADS>;
       var dyLoaded: array<vec4f, LOADS>;
@@ -76,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       }
       let score = qk.x + qk.y + qk.z + qk.w;
       // a masked score may exceed logSumExp: min keeps its exp finite, select discards it
-      let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), t - s < WINDOW); // wraps if s > t
+      let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), t - s < seen); // wraps if s > t
       var f = 1.0;
       // only if DROPOUT
       f = dropoutFactor(rowDropoutPlace(row), s);

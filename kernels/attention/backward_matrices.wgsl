@@ -1,5 +1,5 @@
 // dk[s] = SCALE · Σₜ ds[t,s] · q[t], dv[s] = Σₜ f · p[t,s] · dy[t], and partial sums of dq, by tensor cores.
-// Needs rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,rows,C], partial
@@ -33,7 +33,6 @@ const COLUMNS: u32 = 32; // scores of a query that an invocation replaces, a mul
 const FETCHES: u32 = 4; // vectors per invocation of a tile of q or dy: QUERIES · VECTORS / WORKGROUP_SIZE, rounded up
 const DQS: u32 = 4; // matrices of dq per subgroup, rounded up: BLOCKS · QUERY_BLOCKS / SUBGROUPS
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 struct Sizes {
   T: u32,
@@ -222,8 +221,13 @@ fn main(
       let partial = (groups.x / KH * group.y + group.x / KH) * sizes.rows * PARTIAL_ROW + h * HS / 4;
       var fetched = fetch(head, firstKey, index);
       for (var firstQuery = firstKey; firstQuery < end; firstQuery += QUERIES) {
+        let seenByFirst = seenBy(sequence + firstQuery);
+        // only if APART
+        if (firstQuery >= firstKey + (KEYS - 1) + seenByFirst) { break; } // nor do later queries see a key of the block
         stage(fetched, index);
         let query = firstQuery + tileRow;
+        let seen = seenBy(sequence + min(query, T - 1));
+        let seenByLast = seenBy(sequence + min(firstQuery + QUERIES, T) - 1);
         let row = headRow + min(query, T - 1);
         let rowLogSumExp = LOG2E * logSumExp[row];
         let rowDelta = delta[row];
@@ -270,11 +274,11 @@ fn main(
             let score = bitcast<vec4f>(memory[scoresAt + n]);
             p[n] = exp2(fma(vec4f(SCALE_LOG2), score, vec4f(-rowLogSumExp)));
           }
-          if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > min(firstKey + WINDOW, T)) {
+          if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > min(firstKey + seenByLast, T)) {
             // unroll
             for (var n = 0u; n < QUADS; n++) {
               let keys = vec4u(0, 1, 2, 3) + firstKey + column + n * 4;
-              let masked = (vec4u(query) - keys >= vec4u(WINDOW)) | vec4<bool>(query >= T); // wraps if key > query
+              let masked = (vec4u(query) - keys >= vec4u(seen)) | vec4<bool>(query >= T); // wraps if key > query
               p[n] = select(p[n], vec4f(), masked);
             }
           }
@@ -379,7 +383,7 @@ fn main(
           }
         }
         // dq += ds · k: the first block of the workgroup that these queries see sets the partial sum, later blocks add
-        let isFirst = firstKey < stride || firstKey - stride + (KEYS - 1) + WINDOW <= firstQuery;
+        let isFirst = firstKey < stride || firstKey - stride + (KEYS - 1) + seenByFirst <= firstQuery;
         let dqPlace = partial + (firstQuery + dqQueryBlock * 16) * PARTIAL_ROW;
         var dq = array<Result, DQS>();
         if (!isFirst) {

@@ -1,5 +1,5 @@
 // dq[t] = SCALE · Σₛ ds[t,s] · k[s] over the keys s ≤ t, and delta[t] = dy[t] · y[t], for every head.
-// Needs rowOf() and firstSeen() from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs rowOf() from rows.wgsl, seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; y, dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]. delta and dq in dqkv are set.
@@ -36,9 +36,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
   let h = group.y % NH;
-  let head = group.y / NH * T * ROW + h * QUADS; // q of this head at t = 0
+  let sequence = group.y / NH * T; // its first token, of [B,T]
+  let head = sequence * ROW + h * QUADS; // q of this head at t = 0
   let toKey = (NH - (h - h / (NH / KH))) * QUADS; // from a row's q of this head to its k
-  let output = (group.y / NH * T + t) * C + h * QUADS;
+  let output = (sequence + t) * C + h * QUADS;
 
   var q: array<vec4f, QUADS>; // SCALE · q
   var dyRow: array<vec4f, QUADS>;
@@ -55,9 +56,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // only if DROPOUT
   let place = rowDropoutPlace(row);
 
-  let firstLane = query / LANES * LANES; // query of the subgroup's first lane
+  let seen = seenBy(sequence + t);
+  let firstLane = min(query / LANES * LANES, T - 1); // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
-  for (var s = firstSeen(firstLane); s < end; s++) {
+  for (var s = firstSeenBy(firstLane, seenBy(sequence + firstLane)); s < end; s++) {
     let kIndex = head + s * ROW + toKey;
     var kLoaded: array<vec4f, LOADS>;
     var vLoaded: array<vec4f, LOADS>;
@@ -77,7 +79,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
     let score = qk.x + qk.y + qk.z + qk.w;
     // a masked score may exceed logSumExp: min keeps its exp finite, select discards it
-    let p = select(0.0, exp(min(score - rowLogSumExp, 0.0)), t - s < WINDOW); // wraps if s > t
+    let p = select(0.0, exp(min(score - rowLogSumExp, 0.0)), t - s < seen); // wraps if s > t
     var dp = dyV.x + dyV.y + dyV.z + dyV.w;
     // only if DROPOUT
     dp *= dropoutFactor(place, s);

@@ -1,4 +1,6 @@
 // dq = SCALE · Σ partials, the partial sums of backward_tiles.wgsl or backward_matrices.wgsl.
+// Needs seenBy() from window.wgsl.
+//
 // partials: [P,B,rows,C], C = NH · HS; dqkv: [B,T,(NH+2·KH)·HS], in which dq is set
 //
 // Block i of KEYS keys adds to partial sum i % P. For a query only those partial sums are set whose blocks of
@@ -13,7 +15,6 @@ const P: u32 = 1;
 const QUERIES: u32 = 64; // per tile, a divisor of KEYS
 const KEYS: u32 = 64; // per block
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64;
 
 struct Sizes {
@@ -38,7 +39,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let t = token % sizes.T;
   let last = t / KEYS; // the last block of keys that the query sees
   let firstQuery = t / QUERIES * QUERIES; // of the query's tile
-  let reach = (KEYS - 1) + WINDOW; // a query sees a block if it is less than this after the block's first key
+  let seen = seenBy(token - t + firstQuery);
+  let reach = (KEYS - 1) + seen; // the tile sees a block if it begins less than this after the block
   let first = select(0u, (firstQuery - reach) / KEYS + 1, firstQuery >= reach);
   let partial = (token / sizes.T * sizes.rows + t) * C + i % C;
   let stride = sizes.vectors / sizes.T * sizes.rows; // between partial sums

@@ -1,5 +1,5 @@
 // dk[s] = SCALE · Σₜ ds[t,s] · q[t], dv[s] = Σₜ f · p[t,s] · dy[t], and partial sums of dq, in tiles.
-// Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs addToScores() and all else from tiles.wgsl, seenBy() from window.wgsl, rowDropoutPlace() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], partial
@@ -26,7 +26,6 @@ const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SINGLE: bool = true; // whether KH = NH
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 struct Sizes {
   T: u32,
@@ -95,6 +94,12 @@ fn deltasOf(headRow: u32, queries: vec4u) -> vec4f {
   return vec4f(delta[rows.x], delta[rows.y], delta[rows.z], delta[rows.w]);
 }
 
+// The numbers of tokens that four queries see; the last query replaces those past the end.
+fn seenByEach(sequence: u32, queries: vec4u) -> vec4u {
+  let tokens = sequence + min(queries, vec4u(sizes.T - 1));
+  return vec4u(seenBy(tokens.x), seenBy(tokens.y), seenBy(tokens.z), seenBy(tokens.w));
+}
+
 // The counters at which dropout's random numbers of four queries begin.
 // only if DROPOUT
 fn dropoutPlacesOf(headRow: u32, queries: vec4u) -> vec4u {
@@ -121,6 +126,7 @@ fn factorsOfKey(places: vec4u, key: u32) -> vec4f {
 fn toProbabilities(
   scores: ptr<function, Scores>,
   p: ptr<function, Scores>,
+  sequence: u32,
   firstKey: u32,
   firstQuery: u32,
   headRow: u32,
@@ -128,11 +134,13 @@ fn toProbabilities(
   y4: u32,
 ) {
   let T = sizes.T;
+  let seenByLast = seenBy(sequence + min(firstQuery + TOKENS, T) - 1);
   let onEdge = firstKey + TOKENS > firstQuery + 1 ||
-    firstQuery + TOKENS > min(firstKey + WINDOW, T);
+    firstQuery + TOKENS > min(firstKey + seenByLast, T);
   // unroll
   for (var c = 0u; c < SCORE_COLUMNS; c++) {
     let queries = tokensOfColumn(firstQuery, x, c);
+    let seen = seenByEach(sequence, queries);
     let logSumExps = logSumExpsOf(headRow, queries);
     // only if DROPOUT
     let dropoutPlaces = dropoutPlacesOf(headRow, queries);
@@ -141,7 +149,7 @@ fn toProbabilities(
       let key = firstKey + y4 * 4 + r;
       let i = r * SCORE_COLUMNS + c;
       let masked = vec4<bool>(onEdge) &
-        ((queries - vec4u(key) >= vec4u(WINDOW)) | (queries >= vec4u(T))); // wraps if key > query
+        ((queries - vec4u(key) >= seen) | (queries >= vec4u(T))); // wraps if key > query
       let kq = select((*scores)[i], vec4f(LOWEST), masked);
       (*p)[i] = exp(fma(vec4f(SCALE), kq, -logSumExps));
       var factor = vec4f(1);
@@ -209,6 +217,9 @@ fn main(
       var fetched: Fetched;
       fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
       for (; firstQuery < end; firstQuery += TOKENS) {
+        let seen = seenBy(sequence + firstQuery);
+        // only if APART
+        if (firstQuery >= firstKey + (TOKENS - 1) + seen) { break; } // nor do later queries see a key of the block
         var p: Scores;
         var scores: Scores;
         for (var round = 0u; round < 2; round++) {
@@ -230,7 +241,7 @@ fn main(
           }
 
           if (round == 0) {
-            toProbabilities(&scores, &p, firstKey, firstQuery, headRow, x, y4);
+            toProbabilities(&scores, &p, sequence, firstKey, firstQuery, headRow, x, y4);
           } else {
             toScoreGradients(&scores, &p, firstKey, firstQuery, headRow, x, y4);
           }
@@ -276,7 +287,7 @@ fn main(
           workgroupBarrier();
         }
         // the first block of the workgroup that these queries see sets the partial sum, later blocks add to it
-        let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + WINDOW <= firstQuery;
+        let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + seen <= firstQuery;
         // unroll
         for (var r = 0u; r < 4u; r++) {
           let t = firstQuery + y4 * 4 + r;

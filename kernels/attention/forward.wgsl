@@ -1,5 +1,5 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head.
-// Needs rowOf() and firstSeen() from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs rowOf() from rows.wgsl, seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
@@ -36,7 +36,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
   let h = group.y % NH;
-  let head = group.y / NH * T * ROW + h * QUADS; // q of this head at t = 0
+  let sequence = group.y / NH * T; // its first token, of [B,T]
+  let head = sequence * ROW + h * QUADS; // q of this head at t = 0
   let toKey = (NH - (h - h / (NH / KH))) * QUADS; // from a row's q of this head to its k
 
   var q: array<vec4f, QUADS>; // SCALE · q
@@ -50,9 +51,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var out: array<vec4f, QUADS>; // Σ exp(score − highest) · f · v
   var highest = LOWEST;
   var total = 0.0; // Σ exp(score − highest)
-  let firstLane = query / LANES * LANES; // query of the subgroup's first lane
+  let seen = seenBy(sequence + t);
+  let firstLane = min(query / LANES * LANES, T - 1); // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
-  for (var s = firstSeen(firstLane); s < end; s++) {
+  for (var s = firstSeenBy(firstLane, seenBy(sequence + firstLane)); s < end; s++) {
     let kIndex = head + s * ROW + toKey;
     var kLoaded: array<vec4f, LOADS>;
     var vLoaded: array<vec4f, LOADS>;
@@ -68,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     for (var i = 0u; i < QUADS; i++) {
       qk += q[i] * k[i];
     }
-    let masked = t - s >= WINDOW; // wraps if s > t
+    let masked = t - s >= seen; // wraps if s > t
     let score = select(qk.x + qk.y + qk.z + qk.w, LOWEST, masked);
     let raised = max(highest, score);
     let decay = exp(highest - raised);
@@ -84,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
 
   if (query >= sizes.T) { return; }
-  let output = (group.y / NH * T + t) * C + h * QUADS;
+  let output = (sequence + t) * C + h * QUADS;
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     y[output + i] = real4(out[i] / total);

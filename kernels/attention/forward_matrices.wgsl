@@ -1,5 +1,5 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, by tensor cores.
-// Needs rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
@@ -28,7 +28,6 @@ const QUERIES: u32 = 128; // per workgroup, which has as many invocations
 const KEYS: u32 = 32; // per tile
 const FETCHES: u32 = 2; // vectors per invocation of a tile of k or v: KEYS · VECTORS / QUERIES, rounded up
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 struct Sizes {
   T: u32,
@@ -118,11 +117,16 @@ fn main(
   let firstSubgroupQuery = firstQuery + subgroupRow;
   let row = group.y * T + query; // of [B·NH,T]
   let h = group.y % NH;
-  let head = group.y / NH * T * ROW + h * VECTORS; // q of this head at t = 0
+  let sequence = group.y / NH * T;
+  let head = sequence * ROW + h * VECTORS; // q of this head at t = 0
   let k = head + (NH - (h - h / (NH / KH))) * VECTORS;
   let v = k + KH * VECTORS;
-  let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
   let end = min(firstQuery + QUERIES, T);
+  let seen = seenBy(sequence + min(query, T - 1));
+  let firstKeyTile = firstSeenBy(firstQuery, seenBy(sequence + firstQuery)) / KEYS * KEYS;
+  // of the queries of the subgroup
+  let seenByFirst = seenBy(sequence + min(firstSubgroupQuery, T - 1));
+  let seenByLast = seenBy(sequence + min(firstSubgroupQuery + 31, T - 1));
 
   var q: array<Left, QS>;
   // unroll
@@ -156,11 +160,11 @@ fn main(
   for (var attempt = 0u; attempt < 2; attempt++) {
     out = array<Result, QS>();
     total = 0.0;
-    var firstKey = firstSeen / KEYS * KEYS;
+    var firstKey = firstKeyTile;
     var fetched = fetch(k, firstKey, index);
     for (; firstKey < end; firstKey += KEYS) {
       // whether any query of the subgroup sees a key of the tile
-      let isSeen = firstKey <= firstSubgroupQuery + 31 && firstSubgroupQuery < firstKey + (KEYS - 1) + WINDOW;
+      let isSeen = firstKey <= firstSubgroupQuery + 31 && firstSubgroupQuery < firstKey + (KEYS - 1) + seenByFirst;
       stage(fetched, index);
       workgroupBarrier();
 
@@ -199,11 +203,11 @@ fn main(
           scores[i] = bitcast<vec4f>(memory[index * SCORE_ROW + i]);
         }
         // one branch for the subgroup, since most tiles have no masked scores
-        if (firstKey + KEYS > firstSubgroupQuery + 1 || firstSubgroupQuery + 32 > firstKey + WINDOW) {
+        if (firstKey + KEYS > firstSubgroupQuery + 1 || firstSubgroupQuery + 32 > firstKey + seenByLast) {
           // unroll
           for (var i = 0u; i < SCORE_QUADS; i++) {
             let keys = vec4u(0, 1, 2, 3) + firstKey + i * 4;
-            let masked = vec4u(query) - keys >= vec4u(WINDOW); // wraps if key > query
+            let masked = vec4u(query) - keys >= vec4u(seen); // wraps if key > query
             scores[i] = select(scores[i], vec4f(LOWEST), masked);
           }
         }
@@ -294,7 +298,7 @@ fn main(
         let factor = bitcast<f32>(memory[at + SCORE_QUADS].x);
         let low = factor * bitcast<vec4f>(memory[at + column * 2]);
         let high = factor * bitcast<vec4f>(memory[at + column * 2 + 1]);
-        y[(group.y / NH * T + t) * C + h * VECTORS + first * 2 + column] = packed(low, high);
+        y[(sequence + t) * C + h * VECTORS + first * 2 + column] = packed(low, high);
       }
     }
     workgroupBarrier();

@@ -1,11 +1,11 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, in tiles.
-// Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs addToScores() and all else from tiles.wgsl, seenBy() from window.wgsl, rowDropoutPlace() from ../random.wgsl.
 //
 // qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
 // A workgroup has TOKENS queries of one head, the rows of its tiles, and loops over the keys up to its last
-// query, TOKENS at a time. It skips tiles whose keys are all after the last query or before the first query's
-// window, and masks only the tiles that are partly so. Per tile of keys:
+// query, TOKENS at a time. It skips tiles whose keys are all after the last query or before those that the first
+// query sees, and masks only the tiles that are partly so. Per tile of keys:
 //
 //     scores = q · kᵀ
 //     highest = max(highest before, scores of the row), over all invocations that share the row
@@ -21,7 +21,6 @@ alias real4 = vec4<f16>; // four elements of qkv and y
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 struct Sizes {
   T: u32,
@@ -67,14 +66,15 @@ fn fetchV(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
 }
 
 // Sets the scores of keys that a query does not see to the lowest value.
-fn mask(scores: ptr<function, Scores>, firstQuery: u32, firstKey: u32, x: u32, y4: u32) {
+fn mask(scores: ptr<function, Scores>, sequence: u32, firstQuery: u32, firstKey: u32, x: u32, y4: u32) {
   // unroll
   for (var r = 0u; r < 4u; r++) {
     let query = firstQuery + y4 * 4 + r;
+    let seen = seenBy(sequence + min(query, sizes.T - 1));
     // unroll
     for (var c = 0u; c < SCORE_COLUMNS; c++) {
       let keys = tokensOfColumn(firstKey, x, c);
-      let masked = vec4u(query) - keys >= vec4u(WINDOW); // wraps if key > query
+      let masked = vec4u(query) - keys >= vec4u(seen); // wraps if key > query
       (*scores)[r * SCORE_COLUMNS + c] = select((*scores)[r * SCORE_COLUMNS + c], vec4f(LOWEST), masked);
     }
   }
@@ -104,10 +104,12 @@ fn main(
   let x = xOf(index);
   let y4 = yOf(index);
   let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the queries with the most keys start first
-  let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
+  let end = min(firstQuery + TOKENS, sizes.T);
+  let sequence = group.y / NH * sizes.T;
+  let seenByLast = seenBy(sequence + end - 1);
   let h = group.y % NH;
-  let head = Head(group.y / NH * sizes.T * ROW + h * QUADS, (NH - (h - h / (NH / KH))) * QUADS);
-  var firstKey = firstSeen / TOKENS * TOKENS;
+  let head = Head(sequence * ROW + h * QUADS, (NH - (h - h / (NH / KH))) * QUADS);
+  var firstKey = firstSeenBy(firstQuery, seenBy(sequence + firstQuery)) / TOKENS * TOKENS;
 
   var fetched: Fetched;
   fetched[0] = fetchQK(head, firstQuery, firstKey, index, 0);
@@ -115,7 +117,6 @@ fn main(
   var highest = vec4f(LOWEST);
   var total: vec4f;
 
-  let end = min(firstQuery + TOKENS, sizes.T);
   for (; firstKey < end; firstKey += TOKENS) {
     // scores = q · kᵀ
     var scores = Scores(); // Naga zeroes a variable without a value only once, before the loop
@@ -133,8 +134,8 @@ fn main(
       addToScores(&scores, x, y4);
       workgroupBarrier();
     }
-    if (firstKey + TOKENS > firstQuery + 1 || firstQuery + TOKENS > firstKey + WINDOW) {
-      mask(&scores, firstQuery, firstKey, x, y4);
+    if (firstKey + TOKENS > firstQuery + 1 || firstQuery + TOKENS > firstKey + seenByLast) {
+      mask(&scores, sequence, firstQuery, firstKey, x, y4);
     }
 
     // the highest score of each row so far, exchanged through the memory of aTile
@@ -204,7 +205,7 @@ fn main(
   for (var r = 0u; r < 4u; r++) {
     let t = firstQuery + y4 * 4 + r;
     if (t < sizes.T) {
-      let output = (group.y / NH * sizes.T + t) * C + h * QUADS;
+      let output = (sequence + t) * C + h * QUADS;
       // unroll
       for (var c = 0u; c < OUT_COLUMNS; c++) {
         y[output + c * X + x] = real4(out[r * OUT_COLUMNS + c] / sum[r]);

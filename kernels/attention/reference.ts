@@ -10,6 +10,8 @@ export interface AttentionShape {
   scale?: number;
   /** Most tokens that a query sees, itself included; all by default. */
   window?: number;
+  /** [B,T]: the position of each token in its document; by default a sequence is one document. */
+  positions?: ArrayLike<number> | undefined;
 }
 
 /** Factor of element `index` of [B,NH,T,T] under dropout: 0 or 1 / (1 − rate). */
@@ -62,12 +64,18 @@ function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number, H
   return sum;
 }
 
-/** scale · q[t] · k[s] for s = 0 … t; −∞ before the window. */
+/** Whether a query sees a token: itself, or one before it in its window and its document. */
+function sees({ T, window = Infinity, positions }: AttentionShape, { b, t }: Query, s: number) {
+  const documentStart = positions ? t - positions[b * T + t]! : 0;
+  return s <= t && s > t - window && s >= documentStart;
+}
+
+/** scale · q[t] · k[s] for s = 0 … t; −∞ if the query does not see the key. */
 function scoresOf(qkv: ArrayLike<number>, shape: AttentionShape, query: Query): number[] {
-  const { HS, scale = 1 / Math.sqrt(HS), window = Infinity } = shape, { t } = query;
+  const { HS, scale = 1 / Math.sqrt(HS) } = shape, { t } = query;
   return Array.from({ length: t + 1 }, (_, s) => {
     const score = dot(qkv, placeOf(shape, query, "q", t), qkv, placeOf(shape, query, "k", s), HS);
-    return t - s < window ? scale * score : -Infinity;
+    return sees(shape, query, s) ? scale * score : -Infinity;
   });
 }
 
@@ -162,7 +170,7 @@ export function attentionBackwardByPairs(
   shape: AttentionShape,
   factor: DropoutFactor = KEEP_ALL,
 ): { dqkv: Float32Array; delta: Float32Array } {
-  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS), window = Infinity } = shape;
+  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS) } = shape;
   const dqkv = new Float64Array(B * T * rowOf(shape)), delta = new Float32Array(B * NH * T);
   for (const query of queriesOf(shape)) {
     const output = outputOf(shape, query);
@@ -172,7 +180,7 @@ export function attentionBackwardByPairs(
     const { t, row } = query, output = outputOf(shape, query);
     const q = placeOf(shape, query, "q", t);
     for (let s = 0; s <= t; s++) {
-      if (t - s >= window) continue;
+      if (!sees(shape, query, s)) continue;
       const k = placeOf(shape, query, "k", s), v = placeOf(shape, query, "v", s);
       const f = factor(row * T + s);
       const p = Math.exp(scale * dot(qkv, q, qkv, k, HS) - logSumExp[row]!);

@@ -1,4 +1,4 @@
-// How the kernels by rows load a row of q, k, v or dy, each [HS], and which keys a query sees.
+// How the kernels by rows load a row of q, k, v or dy, each [HS].
 //
 // All invocations of a workgroup need the same row at the same time. If they form subgroups, each of the LANES
 // lanes of a subgroup loads LOADS vectors of the row, and the lanes broadcast them to each other;
@@ -11,7 +11,6 @@ const HS: u32 = 32;
 const LANES: u32 = 8;
 const LOADS: u32 = 1; // vectors of a row that a lane loads: QUADS / LANES, rounded up
 const SUBGROUPS: bool = true;
-const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 const QUADS: u32 = HS / 4; // vectors of four in a row
 
@@ -32,9 +31,4 @@ fn rowOf(loaded: array<vec4f, LOADS>) -> array<vec4f, QUADS> {
     row[i] = quad;
   }
   return row;
-}
-
-// The first key that a query sees.
-fn firstSeen(query: u32) -> u32 {
-  return select(0u, query - (WINDOW - 1), query >= WINDOW);
 }

@@ -2,6 +2,7 @@ import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
 import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
+import { POSITIONS } from "../positions.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
@@ -16,11 +17,11 @@ const COLUMNS = 16, MOST_COLUMNS = 64;
 const MANY_CHUNKS = 1024;
 
 /**
- * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token embedding and position embedding; without wpe
+ * y[m] = wte[tokens[m]] + wpe[positions[m]], the sum of token embedding and position embedding; without wpe
  * y[m] = wte[tokens[m]].
  *
- * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a
- * multiple of four. A wte too large for one binding is bound in slices. Rows of y whose token is not below
+ * tokens: u32 [M], each below V; positions: u32 [M], each below T, m % T by default; wte: f32 [V,C]; wpe: f32 [maxT,C],
+ * T ≤ maxT; y: [M,C], f32 or f16; C is a multiple of four. A wte too large for one binding is bound in slices. Rows of y whose token is not below
  * V are not written.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
@@ -28,7 +29,12 @@ const MANY_CHUNKS = 1024;
  */
 export function embeddingForward(
   program: Program,
-  { tokens, wte, wpe }: { tokens: Tensor; wte: Tensor; wpe?: Tensor | undefined },
+  { tokens, positions, wte, wpe }: {
+    tokens: Tensor;
+    positions?: Tensor | undefined;
+    wte: Tensor;
+    wpe?: Tensor | undefined;
+  },
   { y }: { y: Tensor },
   { T }: { T: number },
 ): void {
@@ -37,6 +43,7 @@ export function embeddingForward(
     wte: [wte, "V,C", "f32"],
     wpe: [wpe, "maxT,C", "f32"],
     tokens: [tokens, "M", "u32"],
+    positions: [positions, "M", "u32"],
     y: [y, "M,C", "f32|f16"],
   });
   assertVectors(action, { wte });
@@ -45,14 +52,15 @@ export function embeddingForward(
   const ROWS = 256 / columns;
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({
-      shader: { "kernels/embedding/forward.wgsl": forward },
+      shader: { "kernels/embedding/forward.wgsl": forward, ...POSITIONS },
       constants: {
         yType: `vec4<${y.dtype}>`,
         COLUMNS: columns,
         ROWS,
         POSITIONS: wpe !== undefined,
+        APART: wpe !== undefined && positions !== undefined,
       },
-      tensors: { tokens, wte: view, wpe, y },
+      tensors: { tokens, positions, wte: view, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, T, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
       iterations: ceilDiv(C / 4, columns),
@@ -61,9 +69,10 @@ export function embeddingForward(
 }
 
 /**
- * Gradients of `embeddingForward()`.
+ * Gradients of `embeddingForward()` without positions. With positions that of wpe is the gradient of an embedding of
+ * the positions: that of dwte, with the positions as tokens.
  *
- * tokens: u32 [M], each below V; order: u32 [M], the positions sorted by token; dy: [M,C], f32 or f16.
+ * tokens: u32 [M], each below V; order: u32 [M], the places sorted by token; dy: [M,C], f32 or f16.
  * dwte: f32 [V,C] is added to; dwpe: f32 [maxT,C], if it is given, is set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of

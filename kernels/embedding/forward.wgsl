@@ -1,6 +1,7 @@
-// y[m] = wte[tokens[m]] + wpe[m % T], with POSITIONS.   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C], C in vectors of four
+// y[m] = wte[tokens[m]] + wpe[position of m], with POSITIONS.   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C]
+// Needs positionOf() from ../positions.wgsl.
 //
-// A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
+// C is counted in vectors of four. A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
 // the launches for other slices write the rows of other tokens.
 enable f16;
 
@@ -35,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   for (var c = local.x; c < sizes.columns4; c += COLUMNS) {
     var value = wte[row * sizes.columns4 + c];
     // only if POSITIONS
-    value += wpe[m % sizes.T * sizes.columns4 + c];
+    value += wpe[positionOf(m, sizes.T) * sizes.columns4 + c];
     y[m * sizes.columns4 + c] = yType(value);
   }
 }

@@ -6,10 +6,15 @@ export interface EmbeddingShape {
   C: number;
 }
 
-/** y[m] = wte[tokens[m]] + wpe[m % T], or without wpe wte[tokens[m]].  tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C] */
+/**
+ * y[m] = wte[tokens[m]] + wpe[positions[m]], or without wpe wte[tokens[m]].
+ *
+ * tokens: [M]; positions: [M], m % T by default; wte: [V,C]; wpe: [maxT,C]; y: [M,C]
+ */
 export function embeddingForward(
-  { tokens, wte, wpe }: {
+  { tokens, positions, wte, wpe }: {
     tokens: Uint32Array;
+    positions?: ArrayLike<number> | undefined;
     wte: Float32Array;
     wpe?: Float32Array | undefined;
   },
@@ -18,7 +23,7 @@ export function embeddingForward(
   const y = new Float32Array(tokens.length * C);
   tokens.forEach((token, m) => {
     for (let c = 0; c < C; c++) {
-      y[m * C + c] = wte[token * C + c]! + (wpe?.[m % T * C + c] ?? 0);
+      y[m * C + c] = wte[token * C + c]! + (wpe?.[(positions?.[m] ?? m % T) * C + c] ?? 0);
     }
   });
   return { y };
@@ -26,14 +31,18 @@ export function embeddingForward(
 
 /** Adds the gradient of `embeddingForward()` to dwte: [V,C] and dwpe: [maxT,C].  dy: [M,C] */
 export function embeddingBackward(
-  { tokens, dy }: { tokens: Uint32Array; dy: Float32Array },
+  { tokens, positions, dy }: {
+    tokens: Uint32Array;
+    positions?: ArrayLike<number> | undefined;
+    dy: Float32Array;
+  },
   { dwte, dwpe }: { dwte: Float32Array; dwpe?: Float32Array | undefined },
   { T, C }: EmbeddingShape,
 ): void {
   tokens.forEach((token, m) => {
     for (let c = 0; c < C; c++) {
       dwte[token * C + c]! += dy[m * C + c]!;
-      if (dwpe) dwpe[m % T * C + c]! += dy[m * C + c]!;
+      if (dwpe) dwpe[(positions?.[m] ?? m % T) * C + c]! += dy[m * C + c]!;
     }
   });
 }

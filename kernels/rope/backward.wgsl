@@ -1,5 +1,5 @@
 // The gradients of q and k are rotated back, in place; with NORM the norm's gradient follows, x · rstd · weight.
-// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, positionOf() from ../positions.wgsl.
 //
 // With g the gradient that was rotated back, and x̂ = x · rstd: dx = rstd · (g · weight − x̂ · mean(g · weight · x̂)).
 // dqkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine;
@@ -66,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let m = row / heads;
     let h = firstHead + row % heads;
     let head = (m * (HEADS + KH) + h) * HS; // first component in dqkv
-    let angles = m % sizes.T * HALF;
+    let angles = positionOf(m, sizes.T) * HALF;
     var g: array<vec2f, PAIRS>;
     // unroll
     for (var j = 0u; j < PAIRS; j++) {

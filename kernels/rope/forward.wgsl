@@ -1,5 +1,5 @@
 // q and k of every head are rotated by the position of their token, in place; with NORM x · rstd · weight is.
-// Needs rowSums() from ../row_sums.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, positionOf() from ../positions.wgsl.
 //
 // qkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine; cursors: [B,4];
 // qWeight, kWeight: [HS]; qk: [M,(NH+KH)·HS], q and k before the norm
@@ -15,7 +15,7 @@ const HS: u32 = 32;
 const PAIRS: u32 = 1; // HS / 2 / LANES, rounded up
 const NORM: bool = true;
 const KEEP_QK: bool = true; // whether qk is written
-const CACHED: bool = true; // whether rows continue cached texts; else each T rows begin at position 0
+const CACHED: bool = true; // whether rows continue cached texts
 const EPSILON: f32 = 1e-6;
 
 struct Sizes {
@@ -40,12 +40,12 @@ const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const HALF: u32 = HS / 2;
 const HEADS: u32 = NH + KH; // of q and k
 
-// Position of the token of row m. Padding after the last position repeats it.
-fn positionOf(m: u32) -> u32 {
-  var position = m % sizes.T;
+// Index of the angles of row m. Padding after the last position repeats it.
+fn anglesOf(m: u32) -> u32 {
+  var position = positionOf(m, sizes.T);
   // only if CACHED
   position += cursors[m / sizes.T].x - cursors[m / sizes.T].y;
-  return min(position, sizes.maxT - 1);
+  return min(position, sizes.maxT - 1) * HALF;
 }
 
 @compute @workgroup_size(LANES, ROWS)
@@ -69,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let rstd = inverseSqrt(rowSums(vec2f(squares, 0.0), local).x / f32(HS) + EPSILON);
 
   if (!inside) { return; }
-  let angles = positionOf(m) * HALF;
+  let angles = anglesOf(m);
   // unroll
   for (var j = 0u; j < PAIRS; j++) {
     let i = local.x + j * LANES;

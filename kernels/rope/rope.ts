@@ -12,6 +12,7 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
+import { POSITIONS } from "../positions.ts";
 import { checkLength } from "../embedding/embedding.ts";
 import {
   COLUMN_SUM,
@@ -48,8 +49,9 @@ export interface RopeOptions {
  * Rotates q and k in place by the position of their token. With `norm` it rotates x / √(mean of x² + ε) · weight of
  * each head. All is computed in f32 and rounded once.
  *
- * rotation: f32 [maxT,HS/2,2], from `rotationTable()`; cursors: u32 [B,4], per text the index of its first token in
- * qkv, that of the token at position 0, and two numbers that are not read; without cursors the first of every T rows has position 0.
+ * rotation: f32 [maxT,HS/2,2], from `rotationTable()`; positions: u32 [M], each below T, m % T by default; cursors: u32
+ * [B,4], with which there are no positions: per text the index of its first token in qkv, that of the token at position
+ * 0, and two numbers that are not read.
  * qkv: [M,(NH+2KH)·HS], f32 or f16, a row of which holds q, k and v, each with its heads in order; v stays.
  * qk: [M,(NH+KH)·HS] in the type of qkv, is set to q and k as they were, which `ropeBackward()` needs with `norm`.
  * HS is even, and without cursors T ≤ maxT.
@@ -58,8 +60,9 @@ export interface RopeOptions {
  */
 export function ropeForward(
   program: Program,
-  { rotation, cursors, norm }: {
+  { rotation, positions, cursors, norm }: {
     rotation: Tensor;
+    positions?: Tensor | undefined;
     cursors?: Tensor | undefined;
     norm?: QkNorm | undefined;
   },
@@ -74,12 +77,13 @@ export function ropeForward(
     qWeight: [qWeight, "2P", "f32"],
     kWeight: [kWeight, "2P", "f32"],
     qkv: [qkv, "B·T,2QKV·P", "f32|f16"],
+    positions: [positions, "B·T", "u32"],
     qk: [qk, "B·T,2QK·P", qkv.dtype],
   }, { T, NH, KH, QK: NH + KH, QKV: NH + 2 * KH });
   if (!cursors) checkLength(action, T, rotation);
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
   program.dispatch({
-    shader: { "kernels/rope/forward.wgsl": forward, ...ROW_SUMS },
+    shader: { "kernels/rope/forward.wgsl": forward, ...ROW_SUMS, ...POSITIONS },
     constants: {
       ...lanes,
       real: qkv.dtype,
@@ -89,10 +93,11 @@ export function ropeForward(
       PAIRS: ceilDiv(P, LANES),
       NORM: norm !== undefined,
       KEEP_QK: qk !== undefined,
+      APART: positions !== undefined,
       CACHED: cursors !== undefined,
       ...(epsilon === undefined ? {} : { EPSILON: epsilon }),
     },
-    tensors: { rotation, cursors, qWeight, kWeight, qkv, qk },
+    tensors: { rotation, positions, cursors, qWeight, kWeight, qkv, qk },
     uniforms: { M, T, maxT },
     workgroups: splitWorkgroups(ceilDiv(M * (NH + KH), ROWS)),
     iterations: Math.log2(LANES),
@@ -103,7 +108,7 @@ export function ropeForward(
 /**
  * Gradients of `ropeForward()` without cursors.
  *
- * rotation, norm: as in `ropeForward()`; qk: what it set, needed with `norm`; dqkv: [M,(NH+2KH)·HS], f32 or f16,
+ * rotation, positions, norm: as in `ropeForward()`; qk: what it set, needed with `norm`; dqkv: [M,(NH+2KH)·HS], f32 or f16,
  * the gradients of the rotated q and k, which are replaced by those of q and k; that of v stays. dqWeight, dkWeight:
  * f32 [HS], both or neither, are set, or with `accumulate` added to.
  *
@@ -112,8 +117,9 @@ export function ropeForward(
  */
 export function ropeBackward(
   program: Program,
-  { rotation, norm, qk }: {
+  { rotation, positions, norm, qk }: {
     rotation: Tensor;
+    positions?: Tensor | undefined;
     norm?: QkNorm | undefined;
     qk?: Tensor | undefined;
   },
@@ -131,6 +137,7 @@ export function ropeBackward(
     qWeight: [qWeight, "2P", "f32"],
     kWeight: [kWeight, "2P", "f32"],
     dqkv: [dqkv, "B·T,2QKV·P", "f32|f16"],
+    positions: [positions, "B·T", "u32"],
     qk: [qk, "B·T,2QK·P", dqkv.dtype],
     dqWeight: [dqWeight, "2P", "f32"],
     dkWeight: [dkWeight, "2P", "f32"],
@@ -142,7 +149,12 @@ export function ropeBackward(
     { P: blocks, block } = rowBlocks(M * NH, ROWS, mostBlocks(program.device));
   const partials = norm && program.scratch([blocks, 2, HS]);
   program.dispatch({
-    shader: { "kernels/rope/backward.wgsl": backward, ...ROW_SUMS, ...COLUMN_SUM },
+    shader: {
+      "kernels/rope/backward.wgsl": backward,
+      ...ROW_SUMS,
+      ...COLUMN_SUM,
+      ...POSITIONS,
+    },
     constants: {
       ...lanes,
       real: dqkv.dtype,
@@ -151,9 +163,10 @@ export function ropeBackward(
       HS,
       PAIRS,
       NORM: norm !== undefined,
+      APART: positions !== undefined,
       ...(epsilon === undefined ? {} : { EPSILON: epsilon }),
     },
-    tensors: { rotation, qk, qWeight, kWeight, dqkv, partials },
+    tensors: { rotation, positions, qk, qWeight, kWeight, dqkv, partials },
     uniforms: { M, T, qBlock: block, kBlock: ceilDiv(ceilDiv(M * KH, blocks), ROWS) * ROWS },
     workgroups: [blocks, 2],
     iterations: block / ROWS * (1 + Math.log2(LANES)) + PAIRS * ROWS,

@@ -28,7 +28,11 @@ import { withEmulatedMatrices } from "./matrix_emulation.ts";
 // and the backward pass reads the rounded y
 const TOLERANCE = { f32: 5e-5, f16: 4e-3 } as Record<string, number>;
 
-const REFERENCES = [{}, { scale: 0.8 }, { window: 2 }, { KH: 1 }].map((options) => ({
+const REFERENCES = [
+  ...[{}, { scale: 0.8 }, { window: 2 }, { KH: 1 }],
+  { positions: [0, 0, 1, 0, 0, 1, 2, 0] },
+  { positions: [0, 1, 2, 3, 0, 0, 1, 2], window: 2 },
+].map((options) => ({
   ...{ B: 2, T: 4, NH: 2, HS: 4 },
   ...options,
 }));
@@ -39,7 +43,7 @@ Deno.test(
   withRandom((random) => {
     const dy = randomValues(random, 2 * 4 * 8);
     for (const shape of REFERENCES) {
-      const qkv = randomValues(random, 2 * 4 * (shape.KH === 1 ? 16 : 24));
+      const qkv = randomValues(random, 2 * 4 * ("KH" in shape ? 16 : 24));
       const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
       const forward = (qkv: Float32Array) =>
         reference.attentionForward({ qkv }, shape, everyThird).y;
@@ -53,7 +57,7 @@ Deno.test(
   withRandom((random) => {
     const dy = randomValues(random, 2 * 4 * 8);
     for (const shape of REFERENCES) {
-      const qkv = randomValues(random, 2 * 4 * (shape.KH === 1 ? 16 : 24));
+      const qkv = randomValues(random, 2 * 4 * ("KH" in shape ? 16 : 24));
       const forward = reference.attentionForward({ qkv }, shape, everyThird);
       const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
       const inputs = { qkv, dy, ...forward };
@@ -63,8 +67,15 @@ Deno.test(
   }),
 );
 
+/** The positions of a row of documents. */
+function positionsIn(lengths: readonly number[]): number[] {
+  return lengths.flatMap((length) => [...Array(length).keys()]);
+}
+
 /** Sizes, options and kernels of a comparison with the reference. */
-interface Case extends reference.AttentionShape {
+interface Case extends Omit<reference.AttentionShape, "positions"> {
+  /** Lengths of the documents in each row. */
+  documents?: readonly (readonly number[])[];
   dtype: DType;
   variant: "rows" | "tiles";
   rate?: number;
@@ -76,29 +87,32 @@ interface Case extends reference.AttentionShape {
 function comparisonOf(
   random: () => number,
   seed: number,
-  { B, T, NH, KH = NH, HS, dtype, variant, rate = 0, tolerance = TOLERANCE[dtype]!, ...scores }:
+  { B, T, NH, KH = NH, HS, dtype, variant, rate = 0, ...options }:
     & Omit<Case, "variant">
     & Partial<Case>,
 ) {
+  const { tolerance = TOLERANCE[dtype]!, documents, ...scores } = options;
   const C = NH * HS, row = (NH + 2 * KH) * HS, site = 5;
+  const positions = documents?.flatMap(positionsIn);
   const qkv = randomValues(random, B * T * row, { dtype });
   const dy = randomValues(random, B * T * C, { dtype });
   const t = tensors({
     qkv: [[B * T, row], dtype, qkv],
     dy: [[B * T, C], dtype, dy],
     random: [[2], "u32", [seed, 3]],
+    positions: [[B * T], "u32", positions ?? 0],
     y: [[B * T, C], dtype],
     logSumExp: [[B, NH, T], "f32"],
     delta: [[B, NH, T], "f32"],
     dqkv: [[B * T, row], dtype],
   });
   const dropout = rate > 0 ? { rate, site, random: t.random } : undefined;
-  const options = {
+  const layer = {
     ...{ T, heads: NH, dropout, ...scores },
     ...(KH === NH ? {} : { keyHeads: KH }),
     ...(variant ? { variant } : {}),
   };
-  const shape = { B, T, NH, KH, HS, ...scores };
+  const shape = { B, T, NH, KH, HS, positions, ...scores };
   const draw = { seed, counter: 3, rate, site };
   const factor = (index: number) =>
     rate === 0 ? 1 : dropoutFactor({ ...draw, row: Math.floor(index / T), index: index % T });
@@ -106,8 +120,9 @@ function comparisonOf(
   const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, factor);
   const { delta } = reference.attentionBackwardByPairs({ qkv, dy, y, logSumExp }, shape, factor);
   const record = (program: Program) => {
-    attentionForward(program, t, t, options);
-    attentionBackward(program, t, t, options);
+    const inputs = { ...t, positions: positions && t.positions };
+    attentionForward(program, inputs, t, layer);
+    attentionBackward(program, inputs, t, layer);
   };
   const rows = [
     [t.y, y, tolerance],
@@ -160,6 +175,8 @@ function variantsOf(
   return new Map([...program.tunables.values()].map(({ key, variants }) => [key, variants]));
 }
 
+const DOCUMENTS = [[1, 66, 1, 1, 30, 32], [64, 67]];
+
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
   { variant: "rows", B: 1, T: 1, NH: 1, HS: 4 },
   { variant: "rows", B: 2, T: 3, NH: 6, KH: 3, HS: 8 },
@@ -179,6 +196,17 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "tiles", B: 2, T: 130, NH: 1, HS: 32, scale: 0.7, window: 1, dtypes: ["f32"] },
   { variant: "tiles", B: 1, T: 195, NH: 4, KH: 2, HS: 32, window: 37, rate: 0.3, dtypes: ["f32"] },
   { variant: "tiles", B: 1, T: 131, NH: 1, HS: 32, scale: 0.5, window: 64, dtypes: ["f32"] },
+  // several documents in a row, of one token to several tiles
+  { variant: "rows", B: 2, T: 131, NH: 4, KH: 2, HS: 8, rate: 0.3, documents: DOCUMENTS },
+  {
+    ...{ variant: "rows", B: 2, T: 131, NH: 1, HS: 4, window: 5, documents: DOCUMENTS },
+    dtypes: ["f32"],
+  },
+  { variant: "tiles", B: 2, T: 131, NH: 4, KH: 2, HS: 32, rate: 0.3, documents: DOCUMENTS },
+  {
+    ...{ variant: "tiles", B: 2, T: 131, NH: 1, HS: 32, window: 5, documents: DOCUMENTS },
+    dtypes: ["f32"],
+  },
 ];
 
 // a device without subgroups, whether it has them or not
@@ -187,7 +215,8 @@ const ALONE = { ...device, subgroupSize: undefined };
 for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
   for (const dtype of REAL_TYPES.filter((type) => dtypes.includes(type))) {
     const { variant, ...sizes } = shape;
-    const size = Object.entries(sizes).map(([name, value]) => `${name} ${value}`).join(", ");
+    const size = Object.entries(sizes).map(([name, value]) => `${name} ${JSON.stringify(value)}`)
+      .join(", ");
     for (const on of variant === "rows" && device.subgroupSize ? [device, ALONE] : [ALONE]) {
       const how = on.subgroupSize ? " and subgroups" : "";
       Deno.test(
@@ -199,14 +228,17 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
 }
 
 for (const dtype of REAL_TYPES) {
-  Deno.test(
-    `attention in every tile that the tuner may choose matches the reference in ${dtype}`,
-    withRandom((random, seed) =>
-      checkVariants(random, seed, { B: 1, T: 195, NH: 2, KH: 1, HS: 32, dtype, window: 33 }, {
-        on: { ...device, isCpu: false },
-      })
-    ),
-  );
+  for (const scores of [{ window: 33 }, { documents: [[63, 40, 2, 90]] }]) {
+    const what = JSON.stringify(scores);
+    Deno.test(
+      `attention in every tile that the tuner may choose matches the reference in ${dtype} with ${what}`,
+      withRandom((random, seed) =>
+        checkVariants(random, seed, { B: 1, T: 195, NH: 2, KH: 1, HS: 32, dtype, ...scores }, {
+          on: { ...device, isCpu: false },
+        })
+      ),
+    );
+  }
 }
 
 // A device without matrices emulates them. It takes a minute to compile the tiles that are fast on a GPU, and three
@@ -215,12 +247,16 @@ const HAS_MATRICES = hasMatrices(device);
 const MATRIX_DEVICE = HAS_MATRICES ? device : withEmulatedMatrices(device);
 const MATRIX_SHAPE = { NH: 2, KH: 1, HS: 16, scale: 0.4, window: 37, rate: 0.3 };
 const MATRIX_TOLERANCE = 2 * TOLERANCE.f16!; // p and ds are rounded, too
-const MATRIX_CASES:
-  readonly (readonly [sizes: { B: number; T: number }, maxBindingBytes: number])[] = [
-    [{ B: 1, T: 1 }, Infinity],
-    [{ B: 2, T: 70 }, Infinity],
-    [{ B: 1, T: 99 }, 128 * 2 * 16 * 4], // one partial sum of dq, to which several blocks of keys are added
-  ];
+const MATRIX_CASES: readonly (readonly [
+  sizes: Pick<Case, "B" | "T" | "documents">,
+  maxBindingBytes: number,
+])[] = [
+  [{ B: 1, T: 1 }, Infinity],
+  [{ B: 2, T: 70 }, Infinity],
+  [{ B: 1, T: 99 }, 128 * 2 * 16 * 4], // one partial sum of dq, to which several blocks of keys are added
+  [{ B: 2, T: 99, documents: [[40, 1, 58], [99]] }, Infinity],
+  [{ B: 1, T: 99, documents: [[1, 64, 34]] }, 128 * 2 * 16 * 4],
+];
 const isTested = (variant: string) =>
   /^matrix /.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
 
@@ -295,7 +331,13 @@ Deno.test({
   },
 });
 
-for (const scores of [{}, { window: 33, NH: 2, KH: 1 }] as const) {
+const PARTIALS = [
+  {},
+  { window: 33, NH: 2, KH: 1 },
+  { NH: 2, KH: 1, documents: [[100, 5, 125], [31, 1, 198]] },
+] as const;
+
+for (const scores of PARTIALS) {
   const what = `with ${JSON.stringify(scores)}`;
   Deno.test(
     `attention in tiles adds several blocks of keys to one partial sum of dq, ${what}`,

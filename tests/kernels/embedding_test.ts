@@ -23,13 +23,13 @@ const TOLERANCE = { f32: 1e-5, f16: 1e-3 } as Record<string, number>;
 Deno.test(
   "reference embeddingBackward() matches central differences",
   withRandom((random) => {
-    const shape = { T: 2, C: 3 }, tokens = Uint32Array.of(4, 1, 4, 4);
+    const shape = { T: 4, C: 3 }, tokens = Uint32Array.of(4, 1, 4, 4), positions = [0, 1, 0, 1];
     const wte = randomValues(random, 15), wpe = randomValues(random, 6);
     const dy = randomValues(random, 12);
     const dwte = new Float32Array(15), dwpe = new Float32Array(6);
-    reference.embeddingBackward({ tokens, dy }, { dwte, dwpe }, shape);
+    reference.embeddingBackward({ tokens, positions, dy }, { dwte, dwpe }, shape);
     const y = (tables: { wte?: Float32Array; wpe?: Float32Array }) =>
-      reference.embeddingForward({ tokens, wte, wpe, ...tables }, shape).y;
+      reference.embeddingForward({ tokens, positions, wte, wpe, ...tables }, shape).y;
     assertGradient((wte) => y({ wte }), wte, dy, dwte, { what: "dwte" });
     assertGradient((wpe) => y({ wpe }), wpe, dy, dwpe, { what: "dwpe" });
   }),
@@ -87,6 +87,41 @@ async function check(
       ...(positions ? [[t.dwpe, gradients.dwpe, TOLERANCE.f32!] as const] : []),
     ],
     { on },
+  );
+}
+
+for (const dtype of REAL_TYPES) {
+  Deno.test(
+    `embedding in ${dtype} adds the embeddings of given positions, whose gradient is that of tokens`,
+    withRandom(async (random) => {
+      const [M, T, V, maxT, C] = [66, 33, 11, 40, 20];
+      const tokens = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
+      const positions = Uint32Array.from({ length: M }, (_, m) => m % T < 20 ? m % T : m % T - 20);
+      const wte = randomValues(random, V * C), wpe = randomValues(random, maxT * C);
+      const dy = randomValues(random, M * C, { dtype });
+      const { y } = reference.embeddingForward({ tokens, positions, wte, wpe }, { T, C });
+      const gradients = { dwte: new Float32Array(V * C), dwpe: new Float32Array(maxT * C) };
+      reference.embeddingBackward({ tokens, positions, dy }, gradients, { T, C });
+      const t = tensors({
+        tokens: [[M], "u32", tokens],
+        positions: [[M], "u32", positions],
+        order: [[M], "u32", sorted(positions)],
+        wte: [[V, C], "f32", wte],
+        wpe: [[maxT, C], "f32", wpe],
+        dy: [[M, C], dtype, dy],
+        y: [[M, C], dtype],
+        dwpe: [[maxT, C], "f32", 0],
+      });
+      const { order, dy: gradient } = t;
+      await assertComputes(
+        (program) => {
+          embeddingForward(program, t, t, { T });
+          const byPosition = { tokens: t.positions, order, dy: gradient };
+          embeddingBackward(program, byPosition, { dwte: t.dwpe }, { T });
+        },
+        [[t.y, y, TOLERANCE[dtype]!], [t.dwpe, gradients.dwpe, TOLERANCE.f32!]],
+      );
+    }),
   );
 }
 

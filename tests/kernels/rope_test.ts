@@ -82,6 +82,8 @@ interface Case extends Omit<reference.RopeShape, "M"> {
   withNorm: boolean;
   isCpu?: boolean;
   hasSubgroups?: boolean;
+  /** Whether positions are given, those of several documents in each text. */
+  apart?: boolean;
 }
 
 /** The tensors of a case, whose norm has weights far from one. */
@@ -122,6 +124,12 @@ async function check(random: () => number, { withNorm, ...sizes }: Case): Promis
   const { B, T, NH, KH, HS, dtype, isCpu = device.isCpu, hasSubgroups = true } = sizes;
   const { t, values, norm, shape } = prepare(random, sizes);
   const positions = Array.from({ length: B * T }, (_, m) => m % T);
+  if (sizes.apart) {
+    positions.forEach((position, m) => {
+      if (position > 0) positions[m] = random() < 0.2 ? 0 : positions[m - 1]! + 1;
+    });
+  }
+  const given = sizes.apart && tensors({ positions: [[B * T], "u32", positions] });
   const weights = { ...values, epsilon: norm.epsilon };
   const normalized = withNorm ? reference.qkNormForward(weights, shape).qkv : values.qkv;
   const { qkv } = reference.ropeForward({ qkv: normalized, positions }, shape, BASE);
@@ -130,7 +138,8 @@ async function check(random: () => number, { withNorm, ...sizes }: Case): Promis
   const qk = values.qkv.filter((_, i) => i % ((NH + 2 * KH) * HS) < (NH + KH) * HS);
   const tolerance = TOLERANCE[dtype]!;
   // small heads are divided by a small root, so that errors grow
-  const [inputs, backwards] = withNorm ? [{ ...t, norm }, 30 * tolerance] : [t, tolerance];
+  const inputs = { ...t, ...given, ...(withNorm ? { norm } : {}) };
+  const backwards = withNorm ? 30 * tolerance : tolerance;
   await assertComputes(
     (program) => {
       const options = { T, heads: NH, ...(KH === NH ? {} : { keyHeads: KH }) };
@@ -161,6 +170,7 @@ const SIZES = [
   { B: 3, T: 7, NH: 6, KH: 3, HS: 12 },
   { B: 2, T: 11, NH: 4, KH: 1, HS: 20 },
   { B: 1, T: 33, NH: 3, KH: 3, HS: 64 },
+  { B: 2, T: 33, NH: 2, KH: 1, HS: 8, apart: true },
 ];
 
 for (const [dtype, isCpu] of [["f32", true], [REAL_TYPES.at(-1)!, false]] as const) {

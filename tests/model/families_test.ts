@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { type Batch, IGNORED, placesInOrder } from "../../data/tokens/batches.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
@@ -27,7 +28,7 @@ import {
   saveParameters,
   storedEntries,
 } from "../../model/weights.ts";
-import { createTrainStep } from "../../train/step.ts";
+import { createTrainStep, type StepOptions, type TrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
 // results of tests/golden/make_families.py, which computes with PyTorch in f64
@@ -95,18 +96,42 @@ async function logitsOf(gpt: Gpt, tokens: Uint32Array, T: number): Promise<Float
   return values as Float32Array;
 }
 
-function batchOf({ integers }: Case) {
+function batchOf({ integers }: Case): Batch {
   const inputs = integers("tokens") as Uint32Array<ArrayBuffer>;
-  const order = Uint32Array.from(inputs.keys()).sort((a, b) => inputs[a]! - inputs[b]! || a - b);
   const targets = integers("targets") as Uint32Array<ArrayBuffer>;
-  return { inputs, targets, order, counted: inputs.length };
+  return { inputs, targets, order: placesInOrder(inputs), counted: inputs.length };
 }
 
-function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}) {
+/** A batch of documents in rows; the model reads all tokens of a document but the last. */
+function batchIn(T: number, rows: readonly (readonly (readonly number[])[])[]): Batch {
+  const padded = (row: readonly number[], fill: (place: number) => number) =>
+    Array.from({ length: T }, (_, t) => row[t] ?? fill(t - row.length));
+  const inputs = Uint32Array.from(
+    rows.flatMap((row) => padded(row.flatMap((document) => document.slice(0, -1)), () => 0)),
+  );
+  const targets = Uint32Array.from(
+    rows.flatMap((row) => padded(row.flatMap((document) => document.slice(1)), () => IGNORED)),
+  );
+  const positions = Uint32Array.from(
+    rows.flatMap((row) =>
+      padded(row.flatMap((document) => [...document.keys()].slice(0, -1)), (place) => place)
+    ),
+  );
+  const counted = targets.filter((target) => target !== IGNORED).length;
+  return { inputs, targets, counted, order: placesInOrder(inputs), positions };
+}
+
+function stepOf(
+  gpt: Gpt,
+  { batchSize = 2, sequenceLength = 11, gradientAccumulation = 1, documents = "joined" }: Partial<
+    Pick<StepOptions, "batchSize" | "sequenceLength" | "gradientAccumulation" | "documents">
+  > = {},
+) {
   return createTrainStep(gpt, {
-    batchSize: 2,
+    batchSize,
     sequenceLength,
     gradientAccumulation,
+    documents,
     dropout: 0,
     labelSmoothing: 0,
     gradientClip: 0,
@@ -117,26 +142,35 @@ function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}
   });
 }
 
-/** Gradients of a step under the names of the files, relative to the loss scale. */
-async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
-  const step = stepOf(gpt, { gradientAccumulation: count });
+/** Loss and gradients of a step, relative to the loss scale. */
+async function submitted(gpt: Gpt, step: TrainStep, batches: Batch[]) {
   // twice, because the gradients of a step must not depend on those of the previous one
-  for (const i of [0, 1]) {
-    await step.submit(i, new Array(count).fill(batchOf(example)), { learningRate: 0 });
-  }
+  for (const i of [0, 1]) await step.submit(i, batches, { learningRate: 0 });
   const [report] = await step.reports(1);
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const values = await download(
-    device,
+    gpt.device,
     ...trained.map(({ name }) => tensorNamed(step.gradients, name)),
   );
-  const scaled = new Map(
+  const gradients = new Map(
     trained.map(({ name }, i) => [
       name,
       values[i]!.map((v) => v / report!.lossScale) as Float32Array<ArrayBuffer>,
     ]),
   );
+  return { loss: report!.loss, gradients };
+}
+
+/** Gradients of a step under the names of the files. */
+async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
+  const step = stepOf(gpt, { gradientAccumulation: count });
+  const { loss, gradients: scaled } = await submitted(
+    gpt,
+    step,
+    new Array(count).fill(batchOf(example)),
+  );
   step.destroy();
+  const trained = gpt.table.filter((parameter) => parameter.trained);
   const stored = storedEntries(gpt.config, trained.filter(({ name }) => !isAdapter(name)), scaled);
   const gradients = new Map(Array.from(stored, ([name, entry]) => [name, toFloat32(entry)]));
   for (const { B, module: { interleavedHeads } } of adaptersOf(gpt.config)) {
@@ -145,7 +179,7 @@ async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   for (const [name, gradient] of scaled) {
     if (isAdapter(name)) gradients.set(nameInAdapterFile(name, gpt.config), gradient);
   }
-  return { loss: report!.loss, gradients };
+  return { loss, gradients };
 }
 
 /** The device and, if it is a CPU adapter, a second one that runs the kernels for GPUs. */
@@ -191,6 +225,29 @@ for (const example of CASES) {
     const { gradients: once } = await gradientsOf(gpt, example);
     const { gradients: twice } = await gradientsOf(gpt, example, 2); // the same batch twice, whose mean is that of one
     for (const [name, values] of once) assertClose(twice.get(name)!, values, 1e-6, name);
+    gpt.destroy();
+  });
+
+  Deno.test(`a model "${example.name}" computes documents apart in one row as each of them alone`, async () => {
+    const T = 11, lengths = [[1, 6, 4], [11], [8, 2]]; // of documents; the last row is padded
+    const tokens = example.integers("tokens");
+    const rows = lengths.map((row, b) =>
+      row.map((length, d) =>
+        Array.from({ length: length + 1 }, (_, t) => tokens[b + d + 3 * t % 13]!)
+      )
+    );
+    const { positions: _, ...alone } = batchIn(T, rows.flat().map((document) => [document]));
+    const gpt = load(example, device, "f32");
+    using aloneStep = stepOf(gpt, { batchSize: rows.flat().length });
+    using apartStep = stepOf(gpt, {
+      ...{ batchSize: 1, gradientAccumulation: rows.length, documents: "apart" },
+    });
+    const expected = await submitted(gpt, aloneStep, [alone]);
+    const found = await submitted(gpt, apartStep, rows.map((row) => batchIn(T, [row])));
+    assertClose([found.loss], [expected.loss], 1e-6, "loss");
+    for (const [name, values] of expected.gradients) {
+      assertClose(found.gradients.get(name)!, values, 1e-5, `gradient of ${name}`);
+    }
     gpt.destroy();
   });
 

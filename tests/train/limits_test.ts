@@ -77,6 +77,7 @@ function specOf({ config = nano(), ...options }: Partial<TrainingSpec>): Trainin
     precision: "f32",
     batchSize: 16,
     gradientAccumulation: 1,
+    documents: "joined",
     optimizer: "adamw",
     dropout: 0,
     ...{ beta1: 0.9, beta2: 0.98 },

@@ -33,6 +33,7 @@ function specOf(options: Partial<Spec> = {}): Spec {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
     ...{ optimizer: "adamw", isResumed: false, histogramEvery: 0, recompute: "none" },
+    documents: "joined",
     ...options,
   };
 }

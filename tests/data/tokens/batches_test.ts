@@ -105,6 +105,40 @@ Deno.test("Batches rounds the batches per epoch up, and knows the epoch in which
   assert.equal(new Batches(text(37), OPTIONS).perEpoch, 3); // nine rows
 });
 
+for (const beginOfText of [undefined, 5]) {
+  const first = beginOfText === undefined ? "the token before it" : "its first token";
+  Deno.test(`Batches gives the positions of documents apart, each of which begins with ${first}`, () => {
+    const lengths = [3, 9, 1, 1, 30, 2, 17], source = text(...lengths);
+    const begins = new Set(
+      lengths.slice(1).map((_, d) => source.documentStart(d + 1) - (beginOfText ? 0 : 1)),
+    );
+    const apart = new Batches(source, { ...OPTIONS, documents: "apart", beginOfText });
+    const joined = new Batches(source, OPTIONS);
+    for (let i = 0; i < 3 * apart.perEpoch; i++) {
+      const { positions, ...batch } = apart.at(i);
+      assert.deepEqual(batch, joined.at(i));
+      const expected: number[] = [];
+      for (const [m, token] of batch.inputs.entries()) {
+        const isFirst = m % 4 === 0 || begins.has(token - 100);
+        expected.push(isFirst ? 0 : expected[m - 1]! + 1);
+      }
+      assert.deepEqual([...positions!], expected);
+    }
+  });
+}
+
+Deno.test("Batches counts positions in padded rows and in their padding from 0", () => {
+  const options = { ...OPTIONS, sequence: "padded", documents: "apart" } as const;
+  const { inputs, positions } = new Batches(text(3, 9, 1), options).at(0);
+  const rows = [0, 4, 8].map((m) => [inputs[m]! - 100, ...positions!.subarray(m, m + 4)]);
+  const padding = OPTIONS.padding - 100;
+  assert.deepEqual(rows.sort((a, b) => a[0]! - b[0]!), [
+    [padding, 0, 1, 2, 3],
+    [0, 0, 1, 0, 1],
+    [3, 0, 1, 2, 3],
+  ]);
+});
+
 Deno.test("Batches.at() gives the same batch in any order", () => {
   const batches = new Batches(text(101, 50), OPTIONS);
   const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));
