@@ -37,7 +37,7 @@ export function command(
     .configureHelp(helpLayout(Math.min(consoleSize()?.columns ?? 80, 100)))
     .configureOutput({
       writeOut: (text) => orExit(() => output(text)),
-      writeErr: (text) => print(terminalText(text)),
+      writeErr: (text) => writeStderr(terminalText(text)),
       // commander would read environment variables, which the commands may not
       getOutHasColors: () => false,
       getErrHasColors: () => false,
@@ -156,7 +156,7 @@ export const ERASE = "\r\x1b[K\x1b[C\x1b[J\r";
 /** stderr as the place of progress. */
 export function stderrTerminal(): Terminal {
   const isPlain = !takesEscapes();
-  return { write: print, size: () => isPlain ? undefined : consoleSize() };
+  return { write: writeStderr, size: () => isPlain ? undefined : consoleSize() };
 }
 
 /**
@@ -195,7 +195,7 @@ function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): 
 }
 
 /** Writes to stderr. Text that cannot be written is dropped, as no work may depend on its reader. */
-export function print(text: string): void {
+function writeStderr(text: string): void {
   try {
     write(Deno.stderr, text);
   } catch {
@@ -205,7 +205,7 @@ export function print(text: string): void {
 
 /** Writes a status line to stderr; the result of a command goes to stdout. */
 export function status(line: string): void {
-  print(`${terminalText(line)}\n`);
+  writeStderr(`${terminalText(line)}\n`);
 }
 
 /**

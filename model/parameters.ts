@@ -196,7 +196,7 @@ const MODULES: Readonly<Record<Family, Readonly<Record<string, readonly string[]
 };
 
 /** The columns of q, of k and of v in `attn.c_attn`, and in the activation that it computes. */
-export function qkvColumns(
+function qkvColumns(
   config: GptConfig,
 ): Readonly<Record<"q" | "k" | "v", { readonly first: number; readonly count: number }>> {
   const { heads: NH, keyHeads: KH, headSize: HS } = headsOf(config);
@@ -319,7 +319,7 @@ export function weightBeside({ layer, module }: Adapter): string {
  * @returns a function that says whether the parameter of a name is frozen.
  * @throws {UserError} if the model has no such part.
  */
-export function parseFreeze(
+function parseFreeze(
   freeze: string,
   { layers, ownHead }: Pick<GptConfig, "layers" | "ownHead">,
 ): (name: string) => boolean {

@@ -25,7 +25,7 @@ import { OptionError, validateOptions } from "./validate.ts";
 export const PLAN_FILE = "plan.json";
 
 /** Names of the options that a plan may hold: all that say what is trained and how, but not on which text and machine. */
-export const PLAN_OPTIONS = optionsWhere(({ names, onResume, reportsOnly, unplanned }) =>
+const PLAN_OPTIONS = optionsWhere(({ names, onResume, reportsOnly, unplanned }) =>
   names !== "data" && onResume !== "unsaved" && !reportsOnly && !unplanned
 );
 

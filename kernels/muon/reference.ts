@@ -32,7 +32,7 @@ export function muon(
 }
 
 /** Five rounds of Newton–Schulz: nearly U · Vᵀ of the singular value decomposition x = U · Σ · Vᵀ.  x: [rows,columns] */
-export function orthogonalize(
+function orthogonalize(
   x: Float64Array,
   { rows, columns }: { rows: number; columns: number },
 ): Float64Array {

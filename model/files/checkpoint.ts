@@ -123,7 +123,7 @@ export interface TrainerState {
 }
 
 /** Upgrades of a state from each older format to the next one. */
-export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
+const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
   0: addSkipCounters,
   1: addTuning,
   2: addTyped,
