@@ -138,7 +138,6 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     record(program, makerOn(device));
     return [program];
   });
-  const config = benchConfig("nano");
   const precisions = device.features.has("shader-f16") ? ["f16", "f32"] as const : ["f32"] as const;
   const ofInspection = precisions.map((dtype) => (device: Device) => {
     const program = new Program(device), make = makerOn(device), [T, NH, HS] = [8, 2, 32];
@@ -154,15 +153,21 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     return [program];
   });
   const ofModels = precisions.map((precision) => (device: Device) => {
-    const model = createGpt(device, config, { precision });
-    const step = createTrainStep(model, {
-      ...STEP_OPTIONS,
-      batchSize: 2,
-      sequenceLength: 64,
-      gradientAccumulation: 2,
-      dropout: 0.1,
-      labelSmoothing: 0.1,
-    });
+    const model = createGpt(device, benchConfig("nano"), { precision });
+    const rotary = createGpt(
+      device,
+      { ...benchConfig("nano"), family: "llama", qkNorm: true },
+      { precision },
+    );
+    const steps = ([[model, "joined"], [model, "apart"], [rotary, "apart"]] as const).map((
+      [gpt, documents],
+    ) =>
+      createTrainStep(gpt, {
+        ...STEP_OPTIONS,
+        ...{ batchSize: 2, sequenceLength: 64, gradientAccumulation: 2 },
+        ...{ documents, dropout: 0.1, labelSmoothing: 0.1 },
+      })
+    );
     for (const repetitionPenalty of [1, 1.1]) {
       createDecoder(model, {
         prompts: [[1, 2, 3]],
@@ -180,7 +185,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
         },
       });
     }
-    return [step.program];
+    return steps.map(({ program }) => program);
   });
   return [...ofBench, ...ofModels, ...ofInspection];
 }

@@ -63,7 +63,6 @@ const ITEMS: Readonly<Record<string, (op: string) => boolean>> = {
 /** Ops that lack an item for a reason, which the page gives. */
 const WITHOUT: Readonly<Record<string, readonly string[]>> = {
   Benchmark: ["normal", "prepare_step", "sum"],
-  "Printed kernel": ["normal"],
   Use: ["swiglu"],
 };
 

@@ -342,6 +342,23 @@ Deno.test("padded training runs and ignores its padding", async () => {
   assert.ok(losses.every((loss) => loss > 1 && loss < 20), `${losses}`);
 });
 
+Deno.test("train() with documents apart gives the same bits in 4 steps as in 2 and 2 more, which may join them", async () => {
+  const short = { layers: 1, steps: 4, evalEvery: 0, saveEvery: 2, keep: 9 } as const;
+  const lossesOf = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "step" ? [event.loss] : []);
+  const apart = lossesOf(await run("apart", { ...short, documents: "apart" }));
+  const resumeFrom = join(directory, "apart", "checkpoints", "000002");
+  assert.deepEqual(lossesOf(await run("apart resumed", { ...short, resumeFrom })), apart.slice(2));
+  const expected = hashes("apart", "000004"), resumed = hashes("apart resumed", "000004");
+  for (const name of ["model.safetensors", "optimizer.safetensors"]) {
+    assert.equal(resumed[name], expected[name], name);
+  }
+  const joined = lossesOf(await run("joined", { ...short, resumeFrom, documents: "joined" }));
+  assert.ok(joined.every((loss, i) => loss !== apart[2 + i]), `${joined}`);
+  const { options } = readFields(join(directory, "joined", "checkpoints", "000004"));
+  assert.equal((options as JsonObject).documents, "joined");
+});
+
 Deno.test({
   name: "train() resumes with the provider of the checkpoint, or with the one that is given",
   ignore: TEST_GPU !== "native", // a checkpoint of Dawn is pretended

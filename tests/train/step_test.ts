@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { sampleBatches } from "../../bench/text.ts";
+import { batchOf } from "../../data/tokens/batches.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
 import { Pipelines } from "../../kernels/shader.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { createTrainStep } from "../../train/step.ts";
+import { createTrainStep, type StepReport } from "../../train/step.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 
 Deno.test("createTrainStep() names an option that is out of its range, its requirement and its value", () => {
@@ -31,6 +32,41 @@ Deno.test("createTrainStep() names an option that is out of its range, its requi
     assert.throws(() => createTrainStep(gpt, { ...sizes, [name]: 0 }), /from 1 to .* value is 0$/);
   }
   assert.doesNotThrow(() => createTrainStep(gpt, { ...sizes, gradientClip: 0, seed: 0 }).destroy());
+});
+
+Deno.test("createTrainStep() with documents apart takes a batch without positions as one document per row", async () => {
+  const config = { vocabularySize: 19, contextLength: 8, width: 16, layers: 2, heads: 2 };
+  const gpt = createGpt(device, { ...config, positions: "rotary" }, { precision: "f32" });
+  initializeParameters(gpt, { seed: 3 });
+  const rows = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 5, 3, 1, 18, 16, 14]];
+  const batch = batchOf(rows, { contextLength: 8, padding: 0 });
+  const sizes = { batchSize: 2, sequenceLength: 8 };
+  const norms = [];
+  for (const documents of ["joined", "apart"] as const) {
+    using step = createTrainStep(gpt, { ...sizes, documents });
+    if (documents === "apart") { // which must leave no trace
+      const positions = new Uint32Array(16);
+      await step.submit(0, [{ ...batch, positions }], { learningRate: 0 });
+    }
+    await step.submit(1, [batch], { learningRate: 0 });
+    const [{ loss, gradientNorm }] = await step.reports(1) as [StepReport];
+    norms.push([loss, gradientNorm]);
+  }
+  assert.deepEqual(norms[1], norms[0]);
+  gpt.destroy();
+});
+
+Deno.test("TrainStep.submit() refuses positions if documents are joined", async () => {
+  const config = { vocabularySize: 16, contextLength: 4, width: 8, layers: 1, heads: 1 };
+  const gpt = createGpt(dryDevice(device), config, { precision: "f32" });
+  const step = createTrainStep(gpt, { batchSize: 1, sequenceLength: 4 });
+  const batch = batchOf([[1, 2, 3]], { contextLength: 4, padding: 0 });
+  const apart = { ...batch, positions: Uint32Array.of(0, 0, 1, 2) };
+  await assert.rejects(step.submit(0, [apart], { learningRate: 0 }), {
+    name: "RangeError",
+    message: "Cannot submit a batch with positions as the step must keep documents apart: " +
+      "current value is joined",
+  });
 });
 
 /** Losses and norms of the gradients of ten steps of a deep model. */
