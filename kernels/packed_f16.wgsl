@@ -6,3 +6,13 @@ alias packed = vec2u;
 fn unpacked(four: packed) -> vec4f {
   return vec4f(unpack2x16float(four.x), unpack2x16float(four.y));
 }
+
+// Eight f16 elements as the four words in which they are stored.
+fn packedEight(low: vec4f, high: vec4f) -> vec4u {
+  return vec4u(
+    pack2x16float(low.xy),
+    pack2x16float(low.zw),
+    pack2x16float(high.xy),
+    pack2x16float(high.zw),
+  );
+}

@@ -67,6 +67,9 @@ const WORKGROUP_SIZE = 64;
 /** The function seenBy(). */
 const WINDOW: Shader = { "kernels/attention/window.wgsl": window, ...POSITIONS };
 
+/** What the kernels by matrices need. */
+const MATRICES: Shader = { "kernels/packed_f16.wgsl": packedF16, ...WINDOW, ...RANDOM };
+
 /**
  * Most components of a head. The kernels unroll their loops over the components, to keep a head in registers. The
  * CPU adapter needs 25 s to compile them for 256 components, 86 s for 512, seven minutes for 1,024 (November 2026).
@@ -148,11 +151,7 @@ export function attentionForward(
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const workgroups = ceilDiv(T, QUERIES);
       program.dispatch({
-        shader: {
-          "kernels/attention/forward_matrices.wgsl": forwardMatrices,
-          ...WINDOW,
-          ...RANDOM,
-        },
+        shader: { "kernels/attention/forward_matrices.wgsl": forwardMatrices, ...MATRICES },
         constants: { ...layer.constants, ...constants },
         tensors,
         uniforms: layer.uniforms,
@@ -196,50 +195,8 @@ export function attentionBackward(
     delta: [delta, "B,NH,T", "f32"],
   }, headsOf(options));
   const layer = layerOf(action, { B, HS, real: qkv.dtype, positions }, options);
-  const { T, NH, KH, real4, APART } = layer, SINGLE = NH === KH;
-  const C = NH * HS, tensors = { qkv, positions, dy, logSumExp, delta, random, dqkv };
-  /**
-   * Records backward_delta.wgsl, then a kernel that sums dq over blocks of KEYS keys in P partial sums of `sumRows` tokens
-   * per sequence, then backward_sum.wgsl.
-   */
-  const recordByBlocks = (
-    program: Program,
-    { QUERIES, KEYS, sumRows }: { QUERIES: number; KEYS: number; sumRows: number },
-    record: (partials: Tensor, P: number, blocks: number) => void,
-  ) => {
-    const rows = B * T * NH, vectors = B * T * C / 4;
-    const blocks = ceilDiv(T, KEYS);
-    const fitting = Math.floor(program.device.maxBindingBytes / (B * sumRows * C * 4));
-    const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
-    const partials = program.scratch([P, B * sumRows, C]);
-    program.dispatch({
-      shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
-      constants: { real4, NH, HS, WORKGROUP_SIZE },
-      tensors: { y, dy, delta },
-      uniforms: { T, rows },
-      workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
-    });
-    record(partials, P, blocks);
-    program.dispatch({
-      shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
-      constants: {
-        real4,
-        NH,
-        KH,
-        HS,
-        P,
-        WORKGROUP_SIZE,
-        QUERIES,
-        KEYS,
-        APART,
-        ...attentionConstants(options),
-      },
-      tensors: { partials, positions, dqkv },
-      uniforms: { T, rows: sumRows, vectors },
-      workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
-      iterations: P,
-    });
-  };
+  const { T, NH, KH } = layer, SINGLE = NH === KH;
+  const tensors = { qkv, positions, dy, logSumExp, delta, random, dqkv };
   recordVariant(program, layer, {
     action,
     name: "backward",
@@ -251,41 +208,34 @@ export function attentionBackward(
       dispatchRows(program, layer, key, tensors, { SINGLE });
     },
     tiles(program, tokens) {
-      const sizes = { QUERIES: tokens, KEYS: tokens, sumRows: T };
-      recordByBlocks(
-        program,
-        sizes,
-        (partials, P, blocks) =>
-          dispatchTiles(program, layer, tokens, {
-            shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
-            constants: { SINGLE },
-            tensors: { ...tensors, partials },
-            workgroups: [B * KH, P],
-            iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
-          }),
-      );
+      const sums = partialsOf(program, layer, { QUERIES: tokens, KEYS: tokens, rows: T });
+      const { partials, P, blocks } = sums;
+      dispatchDelta(program, layer, { y, dy, delta });
+      dispatchTiles(program, layer, tokens, {
+        shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
+        constants: { SINGLE },
+        tensors: { ...tensors, partials },
+        workgroups: [B * KH, P],
+        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
+      });
+      dispatchSum(program, layer, sums, { positions, dqkv });
     },
     matrixVariants: backwardMatrixVariants({ T, HS }),
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
-      const tiles = ceilDiv(T, QUERIES), sumRows = tiles * QUERIES;
-      recordByBlocks(
-        program,
-        { QUERIES, KEYS, sumRows },
-        (partials, P, blocks) =>
-          program.dispatch({
-            shader: {
-              "kernels/attention/backward_matrices.wgsl": backwardMatrices,
-              ...WINDOW,
-              ...RANDOM,
-            },
-            constants: { ...layer.constants, SINGLE, ...constants },
-            tensors: { ...tensors, partials },
-            uniforms: { ...layer.uniforms, rows: sumRows },
-            workgroups: [B * KH, P],
-            iterations: ceilDiv(blocks, P) * (1 + NH / KH * (1 + tiles)),
-            workgroupBytes: bytes,
-          }),
-      );
+      const tiles = ceilDiv(T, QUERIES);
+      const sums = partialsOf(program, layer, { QUERIES, KEYS, rows: tiles * QUERIES });
+      const { partials, P, blocks, rows } = sums;
+      dispatchDelta(program, layer, { y, dy, delta });
+      program.dispatch({
+        shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrices, ...MATRICES },
+        constants: { ...layer.constants, SINGLE, ...constants },
+        tensors: { ...tensors, partials },
+        uniforms: { ...layer.uniforms, rows },
+        workgroups: [B * KH, P],
+        iterations: ceilDiv(blocks, P) * (1 + NH / KH * (1 + tiles)),
+        workgroupBytes: bytes,
+      });
+      dispatchSum(program, layer, sums, { positions, dqkv });
     },
   });
 }
@@ -295,6 +245,66 @@ export function attentionBackward(
  * their workgroups, each of which has a partial sum of dq.
  */
 const MOST_PARTIALS = 8;
+
+/** The partial sums of dq: a workgroup adds blocks of KEYS keys to one of them. */
+interface PartialSums {
+  /** Queries, and keys, per tile. */
+  readonly QUERIES: number;
+  readonly KEYS: number;
+  /** Tokens of a sequence in a partial sum, at least T. */
+  readonly rows: number;
+  /** Blocks of keys. */
+  readonly blocks: number;
+  /** Partial sums. */
+  readonly P: number;
+  /** f32 [P,B·rows,C]. */
+  readonly partials: Tensor;
+}
+
+function partialsOf(
+  program: Program,
+  { B, T, NH, KH, HS }: Layer,
+  { QUERIES, KEYS, rows }: Pick<PartialSums, "QUERIES" | "KEYS" | "rows">,
+): PartialSums {
+  const blocks = ceilDiv(T, KEYS), C = NH * HS;
+  const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * 4));
+  const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
+  return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C]) };
+}
+
+/** Records delta = dy · y of each head. */
+function dispatchDelta(
+  program: Program,
+  { real4, B, T, NH, HS }: Layer,
+  tensors: { y: Tensor; dy: Tensor; delta: Tensor },
+): void {
+  const rows = B * T * NH;
+  program.dispatch({
+    shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
+    constants: { real4, NH, HS, WORKGROUP_SIZE },
+    tensors,
+    uniforms: { T, rows },
+    workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
+  });
+}
+
+/** Records the sum of the partial sums of dq. */
+function dispatchSum(
+  program: Program,
+  { real4, B, T, NH, KH, HS, APART, scores }: Layer,
+  { QUERIES, KEYS, rows, P, partials }: PartialSums,
+  tensors: { positions: Tensor | undefined; dqkv: Tensor },
+): void {
+  const vectors = B * T * NH * HS / 4;
+  program.dispatch({
+    shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
+    constants: { real4, NH, KH, HS, P, WORKGROUP_SIZE, QUERIES, KEYS, APART, ...scores },
+    tensors: { ...tensors, partials },
+    uniforms: { T, rows, vectors },
+    workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
+    iterations: P,
+  });
+}
 
 /**
  * The constants SCALE and WINDOW of the kernels in this folder, without those whose defaults in WGSL hold.
@@ -358,6 +368,8 @@ interface Layer {
   /** Constants and uniforms of its kernels; some have real4 or SINGLE, too. Those of delta and of sums have others. */
   constants: Constants;
   uniforms: Readonly<Record<string, number>>;
+  /** Of these constants those of the scores. */
+  scores: Constants;
 }
 
 function layerOf(
@@ -373,7 +385,7 @@ function layerOf(
   const { T, NH, KH } = headsOf(options), { dropout, variant, window } = options;
   checkHeads(action, { NH, KH, HS });
   const real4 = `vec4<${real}>`, DROPOUT = dropout !== undefined;
-  const APART = positions !== undefined;
+  const APART = positions !== undefined, scores = attentionConstants(options);
   return {
     real,
     real4,
@@ -386,7 +398,8 @@ function layerOf(
     APART,
     dropoutRate: dropout?.rate ?? 0,
     variant,
-    constants: { NH, KH, HS, DROPOUT, APART, ...attentionConstants(options) },
+    constants: { NH, KH, HS, DROPOUT, APART, ...scores },
+    scores,
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }

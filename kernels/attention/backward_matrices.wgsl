@@ -1,5 +1,5 @@
 // dk[s] = SCALE · Σₜ ds[t,s] · q[t], dv[s] = Σₜ f · p[t,s] · dy[t], and partial sums of dq, by tensor cores.
-// Needs seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs packedEight() from ../packed_f16.wgsl, seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,rows,C], partial
@@ -142,19 +142,9 @@ fn storeBlock(first: u32, firstKey: u32, factor: f32, index: u32) {
     if (s < sizes.T) {
       let low = factor * bitcast<vec4f>(memory[at]);
       let high = factor * bitcast<vec4f>(memory[at + 1]);
-      dqkv[first + s * ROW + vector % VECTORS] = packed(low, high);
+      dqkv[first + s * ROW + vector % VECTORS] = packedEight(low, high);
     }
   }
-}
-
-// Eight f16 in a vector.
-fn packed(low: vec4f, high: vec4f) -> vec4u {
-  return vec4u(
-    pack2x16float(low.xy),
-    pack2x16float(low.zw),
-    pack2x16float(high.xy),
-    pack2x16float(high.zw),
-  );
 }
 
 // Dropout's factors of four keys.
@@ -291,8 +281,8 @@ fn main(
               // only if DROPOUT
               fp[i] *= factorsOf(firstDraw, firstKey + column + j * 16 + i * 4);
             }
-            memory[scoresAt + j * 4] = packed(fp[0], fp[1]);
-            memory[scoresAt + j * 4 + 1] = packed(fp[2], fp[3]);
+            memory[scoresAt + j * 4] = packedEight(fp[0], fp[1]);
+            memory[scoresAt + j * 4 + 1] = packedEight(fp[2], fp[3]);
           }
         }
         workgroupBarrier();
@@ -356,8 +346,8 @@ fn main(
               dp *= factorsOf(firstDraw, firstKey + column + n * 4);
               ds[i] = p[n] * (dp - vec4f(rowDelta));
             }
-            memory[scoresAt + j * 4] = packed(ds[0], ds[1]);
-            memory[scoresAt + j * 4 + 1] = packed(ds[2], ds[3]);
+            memory[scoresAt + j * 4] = packedEight(ds[0], ds[1]);
+            memory[scoresAt + j * 4 + 1] = packedEight(ds[2], ds[3]);
           }
         }
         workgroupBarrier();

@@ -1,5 +1,5 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, by tensor cores.
-// Needs seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+// Needs packedEight() from ../packed_f16.wgsl, seenBy() from window.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
@@ -92,16 +92,6 @@ fn stage(fetched: Fetched, index: u32) {
       memory[TILE + vector / VECTORS * TILE_ROW + vector % VECTORS] = fetched[f];
     }
   }
-}
-
-// Eight f16 in a vector.
-fn packed(low: vec4f, high: vec4f) -> vec4u {
-  return vec4u(
-    pack2x16float(low.xy),
-    pack2x16float(low.zw),
-    pack2x16float(high.xy),
-    pack2x16float(high.zw),
-  );
 }
 
 @compute @workgroup_size(QUERIES)
@@ -235,8 +225,8 @@ fn main(
               }
             }
           }
-          memory[index * SCORE_ROW + j * 4] = packed(p[0], p[1]);
-          memory[index * SCORE_ROW + j * 4 + 1] = packed(p[2], p[3]);
+          memory[index * SCORE_ROW + j * 4] = packedEight(p[0], p[1]);
+          memory[index * SCORE_ROW + j * 4 + 1] = packedEight(p[2], p[3]);
         }
         total += (total4.x + total4.y) + (total4.z + total4.w);
       }
@@ -298,7 +288,7 @@ fn main(
         let factor = bitcast<f32>(memory[at + SCORE_QUADS].x);
         let low = factor * bitcast<vec4f>(memory[at + column * 2]);
         let high = factor * bitcast<vec4f>(memory[at + column * 2 + 1]);
-        y[(sequence + t) * C + h * VECTORS + first * 2 + column] = packed(low, high);
+        y[(sequence + t) * C + h * VECTORS + first * 2 + column] = packedEight(low, high);
       }
     }
     workgroupBarrier();
