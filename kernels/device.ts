@@ -128,6 +128,7 @@ const WANTED_LIMITS = [
   "maxComputeWorkgroupSizeX",
   "maxComputeWorkgroupSizeY",
   "maxComputeWorkgroupSizeZ",
+  "maxStorageBuffersPerShaderStage",
 ] as const;
 
 /**

@@ -1,7 +1,7 @@
 import { type Device, DeviceError, LimitError } from "./device.ts";
 
 /** Element type of a tensor on the device. */
-export type DType = "f32" | "f16" | "u32";
+export type DType = "f32" | "f16" | "u32" | "i8";
 
 /** A typed view of `size(shape)` elements of a GPU buffer, starting at `offsetBytes`. */
 export interface Tensor {
@@ -17,7 +17,7 @@ export interface Tensor {
   readonly offsetBytes: number;
 }
 
-/** Elements of a tensor on the host: floats for `f32` and `f16`, integers for `u32`. */
+/** Elements of a tensor on the host: floats for `f32`, `f16` and `i8`, integers for `u32`. */
 export type HostArray = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
 
 /** Product of all dimensions. */
@@ -27,7 +27,7 @@ export function size(shape: readonly number[]): number {
 
 /** Size of one element in bytes. */
 export function bytesPerElement(dtype: DType): number {
-  return dtype === "f16" ? 2 : 4;
+  return dtype === "i8" ? 1 : dtype === "f16" ? 2 : 4;
 }
 
 /** Bytes that a tensor occupies on the device, a multiple of four as storage bindings require. */
@@ -119,7 +119,9 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
     ? new Uint32Array(padded)
     : tensor.dtype === "f32"
     ? new Float32Array(padded)
-    : new Float16Array(padded);
+    : tensor.dtype === "f16"
+    ? new Float16Array(padded)
+    : new Int8Array(padded);
   elements.set(data);
   device.gpu.queue.writeBuffer(
     tensor.buffer,
@@ -129,7 +131,7 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
 }
 
 /**
- * Reads tensors back to the host in one round trip; `f16` is widened to `f32`.
+ * Reads tensors back to the host in one round trip; `f16` and `i8` are widened to `f32`.
  *
  * The call waits until the device is idle: do not call it in a loop over steps or tokens.
  *
@@ -184,6 +186,7 @@ export async function download(
     const length = size(t.shape);
     if (t.dtype === "u32") return new Uint32Array(slice, 0, length);
     if (t.dtype === "f32") return new Float32Array(slice, 0, length);
+    if (t.dtype === "i8") return new Float32Array(new Int8Array(slice, 0, length));
     return new Float32Array(new Float16Array(slice, 0, length));
   });
   staging.destroy();

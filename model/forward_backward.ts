@@ -1,9 +1,11 @@
 import type { Arena } from "../kernels/arena.ts";
+import type { Device } from "../kernels/device.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
+import { canNormalize, MOST_BUFFERS, partsOf } from "../kernels/matmul/launches.ts";
 import type { BackwardEpilogue, ForwardEpilogue, MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
@@ -12,9 +14,11 @@ import { type QkNorm, ropeBackward, ropeForward } from "../kernels/rope/rope.ts"
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
 import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
-import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
+import { type Gpt, headName, headOf, masterOf, matrixOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import {
+  adaptersBeside,
+  biasOf,
   gatedLayersForward,
   linearLayerBackward,
   linearLayerForward,
@@ -146,6 +150,23 @@ export function forward(
   return ln;
 }
 
+/** Rows of a pass whose launches are fused, at most. */
+const MOST_FUSED_ROWS = 8;
+
+/** Elements of the partial sums of a projection after attention, at most: the next launch reads them in every workgroup. */
+const MOST_PROJECTED = 16_384;
+
+/**
+ * Whether a pass over a cache has few launches. For few rows a launch costs a GPU more than a norm: the products
+ * normalise the rows that they read, attention computes the product after it, and sums over K are stored in parts,
+ * which the next norm adds to the stream.
+ */
+function isFused(device: Device, { config }: Gpt, rows: number): boolean {
+  return rows <= MOST_FUSED_ROWS && !device.isCpu &&
+    canNormalize(device, config.width) && innerWidthOf(config) % 4 === 0 &&
+    device.gpu.limits.maxStorageBuffersPerShaderStage >= MOST_BUFFERS;
+}
+
 /**
  * The parts of the forward pass of a block, each of which takes the number of the block. `forward()` records all of
  * them, and `backward()` once more those whose results were not kept.
@@ -160,24 +181,32 @@ function forwardParts(
   const { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
-  // For one row a launch costs a GPU more than a norm. So the products normalise the row that they
-  // read, which needs vectors of four, and add to the stream themselves.
-  const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
-    innerWidthOf(config) % 4 === 0;
+  const fused = cache !== undefined && isFused(program.device, model, B * T);
 
   const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
   const linear = (
     name: string,
-    { x, ...options }: Operand & Pick<MatmulOptions, "accumulate">,
+    { x, ...options }: Operand & Pick<MatmulOptions, "parts">,
     y: Tensor,
     epilogue?: ForwardEpilogue,
   ) => linearLayerForward(program, model, name, { x }, { y, low }, { ...options, epilogue });
+  // slot 0 is that of products, which may need it before these sums are read
+  const partialSums = (count: number) => program.scratch([count, B * T, config.width], { slot: 1 });
   let stream = at("x"); // [M,C], the residual stream
-  /** Normalises the stream, to which z is added if it is given; returns what the next linear layer reads. */
+  /**
+   * Normalises the stream, to which z is added if it is given, fused its partial sums; returns what the next linear
+   * layer reads.
+   */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
     const { name, y, statistics, site } = norm;
-    if (fused) return { x: stream, normalize: normParameters(model, name) };
     const x = z ? stream : norm.x; // without z the stream begins there
+    if (fused) {
+      stream = norm.x;
+      return {
+        x,
+        normalize: { ...normParameters(model, name), addends: z, total: z && norm.x },
+      };
+    }
     normForward(program, model, name, { x, z }, { sum: z && norm.x, y, statistics }, {
       dropout: dropoutAt(site, dropout),
     });
@@ -186,12 +215,9 @@ function forwardParts(
   };
   /** Adds a linear layer of x to the stream, and normalises the sum. */
   const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
-    if (fused) {
-      linear(name, { x, accumulate: true }, stream);
-      return normalize(norm);
-    }
-    const z = at("projected");
-    linear(name, { x }, z);
+    const parts = fused ? partsOf({ K: x.shape[1]!, N: config.width }) : undefined;
+    const z = parts === undefined ? at("projected") : partialSums(parts);
+    linear(name, { x, parts }, z);
     return normalize(norm, z);
   };
 
@@ -218,9 +244,28 @@ function forwardParts(
         const inputs = { rotation, positions, cursors: cache?.cursors, norm };
         ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
       }
+      const projection = `h.${i}.attn.c_proj`;
       if (cache) {
-        const { cursors, layers } = cache, inputs = rotatesInDecode ? { rotation, norm } : {};
-        attentionDecode(program, { qkv, cursors, ...inputs }, { ...layers[i]!, y }, scores);
+        const inputs = {
+          qkv,
+          cursors: cache.cursors,
+          ...rotatesInDecode ? { rotation, norm } : {},
+        };
+        const { keys, values } = cache.layers[i]!;
+        const isProjected = fused && heads * config.width <= MOST_PROJECTED &&
+          adaptersBeside(model, projection).length === 0;
+        if (isProjected) {
+          const weight = matrixOf(model, `${projection}.weight`), bias = biasOf(model, projection);
+          const projected = partialSums(heads);
+          attentionDecode(
+            program,
+            { ...inputs, projection: { weight, bias } },
+            { keys, values, projected },
+            scores,
+          );
+          return normalize(norms.ln2(i), projected);
+        }
+        attentionDecode(program, inputs, { keys, values, y }, scores);
       } else {
         attentionForward(
           program,
@@ -229,7 +274,7 @@ function forwardParts(
           { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
         );
       }
-      return addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
+      return addAndNormalize(projection, y, norms.ln2(i));
     },
     /** stream += mlp(ln); returns its norm. */
     mlp(i: number, ln: Operand): Operand {

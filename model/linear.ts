@@ -8,7 +8,7 @@ import {
   type MatmulOptions,
 } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
-import type { Tensor } from "../kernels/tensor.ts";
+import { type Tensor, viewTensor } from "../kernels/tensor.ts";
 import { loraScale } from "./files/lora.ts";
 import { type Gpt, masterOf, matrixOf } from "./gpt.ts";
 import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
@@ -31,11 +31,14 @@ export function linearLayerForward(
   name: string,
   { x }: { x: Tensor },
   { y, low }: { y: Tensor; low: LowOf },
-  { epilogue, ...options }: Pick<MatmulOptions, "accumulate" | "normalize"> & {
+  { epilogue, ...options }: Pick<MatmulOptions, "normalize" | "parts"> & {
     epilogue?: ForwardEpilogue | undefined;
   } = {},
 ): void {
   const adapters = adaptersBeside(model, name), last = adapters.at(-1);
+  const first = options.parts === undefined
+    ? y
+    : viewTensor(y, { offset: 0, shape: y.shape.slice(1) });
   linearForward(
     program,
     { x, weight: matrixOf(model, `${name}.weight`), bias: biasOf(model, name) },
@@ -43,7 +46,7 @@ export function linearLayerForward(
     { ...options, epilogue: last ? undefined : epilogue },
   );
   for (const adapter of adapters) {
-    adapterForward(program, model, adapter, { x }, { y, low: low(adapter) }, {
+    adapterForward(program, model, adapter, { x }, { y: first, low: low(adapter) }, {
       normalize: options.normalize,
       epilogue: adapter === last ? epilogue : undefined, // y is complete after the last adapter
     });
@@ -178,11 +181,12 @@ function adapterBackward(
   matmul(program, { a: dlow, b: matrixOf(model, A) }, { y: dx }, { accumulate: true, epilogue });
 }
 
-function adaptersBeside({ config }: Gpt, name: string): Adapter[] {
+/** The adapters of a linear layer. */
+export function adaptersBeside({ config }: Gpt, name: string): Adapter[] {
   return adaptersOf(config).filter((adapter) => weightBeside(adapter) === `${name}.weight`);
 }
 
-/** The layer's bias, if the configuration gives it one. */
-function biasOf(model: Gpt, name: string): Tensor | undefined {
+/** The bias of a linear layer, if the configuration gives it one. */
+export function biasOf(model: Gpt, name: string): Tensor | undefined {
   return model.parameters.tensors.has(`${name}.bias`) ? masterOf(model, `${name}.bias`) : undefined;
 }

@@ -14,6 +14,8 @@
 //          └─────────┘    p              └─────────┘
 //
 // If each text has one new token, ROTATED does with its q and k what ../rope/forward.wgsl does, which saves a launch.
+// PROJECTED saves the launch of the product after attention: instead of y a workgroup stores what its head adds to it.
+// weight: [NH·HS,OUT]; projectionBias: [OUT], which head 0 adds; projected: [NH,B·S,OUT]
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of all tensors but cursors
@@ -26,6 +28,15 @@ const WORKGROUP_SIZE: u32 = 64; // a power of two
 const ROTATED: bool = true; // whether q and k are rotated first; S is 1 then
 const NORM: bool = true; // whether they are normalised before that
 const EPSILON: f32 = 1e-6;
+const PROJECTED: bool = true;
+const BIAS: bool = true; // whether the projection has one
+alias weightType = vec4u; // a fetch of weights, as words
+const EACH: u32 = 8; // weights in it
+const WEIGHT_F16: bool = true; // or else f32
+const OUT: u32 = 4;
+const OUT_LANES: u32 = 1; // invocations along a row of weight
+const ROW_SHARES: u32 = 64; // invocations along its column, which is one head
+const FETCHES: u32 = 1; // of a lane at a time
 
 struct Sizes {
   S: u32,
@@ -40,10 +51,18 @@ struct Sizes {
 @group(0) @binding(3) var<storage, read> qWeight: array<f32>;
 // only if NORM
 @group(0) @binding(4) var<storage, read> kWeight: array<f32>;
-@group(0) @binding(5) var<storage, read_write> keys: array<real4>;
-@group(0) @binding(6) var<storage, read_write> values: array<real4>;
-@group(0) @binding(7) var<storage, read_write> y: array<real4>;
-@group(0) @binding(8) var<uniform> sizes: Sizes;
+// only if PROJECTED
+@group(0) @binding(5) var<storage, read> weight: array<weightType>;
+// only if PROJECTED
+// only if BIAS
+@group(0) @binding(6) var<storage, read> projectionBias: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> keys: array<real4>;
+@group(0) @binding(8) var<storage, read_write> values: array<real4>;
+// unless PROJECTED
+@group(0) @binding(9) var<storage, read_write> y: array<real4>;
+// only if PROJECTED
+@group(0) @binding(10) var<storage, read_write> projected: array<vec4f>;
+@group(0) @binding(11) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4;
 const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four, as are all strides below
@@ -63,6 +82,86 @@ var<workgroup> raw: array<vec4f, RAW>; // q and k of the new token before the no
 var<workgroup> weights: array<f32, WORKGROUP_SIZE>; // also the memory of trees of maxima and sums
 var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
 
+// only if PROJECTED
+const FOURS: u32 = EACH / 4;
+// only if PROJECTED
+const OUT_VECTORS: u32 = OUT / EACH;
+// only if PROJECTED
+const OUT_SHARES: u32 = FOURS * WORKGROUP_SIZE;
+// only if PROJECTED
+var<workgroup> outShares: array<vec4f, OUT_SHARES>;
+// only if PROJECTED
+var<private> fetched: array<weightType, FETCHES>;
+// only if PROJECTED
+var<private> outSums: array<vec4f, FOURS>;
+
+// Begins to read a lane's weights of the head from row `first` on.
+// only if PROJECTED
+fn fetch(head: u32, first: u32, vector: u32) {
+  // unroll
+  for (var i = 0u; i < FETCHES; i++) {
+    let row = head * HS + min(first + i * ROW_SHARES, HS - 1);
+    fetched[i] = weight[row * OUT_VECTORS + min(vector, OUT_VECTORS - 1)];
+  }
+}
+
+// Adds the products of what was fetched and the head's result, which is in q, to outSums.
+// only if PROJECTED
+fn multiply(first: u32) {
+  // unroll
+  for (var i = 0u; i < FETCHES; i++) {
+    let row = first + i * ROW_SHARES;
+    if (row < HS) {
+      let x = q[row / 4][row % 4];
+      // unroll
+      for (var j = 0u; j < FOURS; j++) {
+        // only if WEIGHT_F16
+        outSums[j] += x *
+          vec4f(unpack2x16float(fetched[i][2 * j]), unpack2x16float(fetched[i][2 * j + 1]));
+        // unless WEIGHT_F16
+        outSums[j] += x * bitcast<vec4f>(fetched[i]);
+      }
+    }
+  }
+}
+
+// Stores what a head, whose result is in q, adds to the projection of a row.
+// only if PROJECTED
+fn project(head: u32, row: u32, rows: u32, index: u32) {
+  let share = index / OUT_LANES;
+  let step = FETCHES * ROW_SHARES;
+  for (var firstVector = 0u; firstVector < OUT_VECTORS; firstVector += OUT_LANES) {
+    let vector = firstVector + index % OUT_LANES;
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
+      outSums[j] = vec4f();
+    }
+    for (var first = share; first < HS; first += step) {
+      if (first > share || firstVector > 0) { fetch(head, first, vector); }
+      multiply(first);
+    }
+    workgroupBarrier(); // until all have read the previous sums
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
+      outShares[j * WORKGROUP_SIZE + index] = outSums[j];
+    }
+    workgroupBarrier();
+    if (share == 0 && vector < OUT_VECTORS) {
+      // unroll
+      for (var j = 0u; j < FOURS; j++) {
+        var sum = outSums[j];
+        for (var other = 1u; other < ROW_SHARES; other++) {
+          sum += outShares[j * WORKGROUP_SIZE + index + other * OUT_LANES];
+        }
+        let column = vector * FOURS + j;
+        // only if BIAS
+        if (head == 0) { sum += projectionBias[column]; }
+        projected[(head * rows + row) * (OUT / 4) + column] = sum;
+      }
+    }
+  }
+}
+
 // A component of a head in raw, normalised if rstd is 1 / RMS. q is the head from vector 0 on, k that from QUADS on.
 // only if ROTATED
 fn component(first: u32, c: u32, rstd: f32) -> f32 {
@@ -74,7 +173,7 @@ fn component(first: u32, c: u32, rstd: f32) -> f32 {
 
 // A vector of a head in raw, normalised and rotated, as it is stored.
 // only if ROTATED
-fn rotated(first: u32, quad: u32, position: u32) -> vec4f {
+fn rotated(first: u32, quad: u32, angles: array<vec2f, 4>) -> vec4f {
   var rstd = 1.0;
   // only if NORM
   {
@@ -92,8 +191,7 @@ fn rotated(first: u32, quad: u32, position: u32) -> vec4f {
     let isFirst = c < HALF; // of its pair
     let x = component(first, c, rstd);
     let other = component(first, select(c - HALF, c + HALF, isFirst), rstd);
-    let angle = rotation[position * HALF + c % HALF]; // cosine, sine
-    four[i] = x * angle.x + select(other, -other, isFirst) * angle.y;
+    four[i] = x * angles[i].x + select(other, -other, isFirst) * angles[i].y;
   }
   return vec4f(real4(four));
 }
@@ -102,9 +200,18 @@ fn rotated(first: u32, quad: u32, position: u32) -> vec4f {
 fn highestOf(value: f32, index: u32) -> f32 {
   workgroupBarrier(); // until all have read the weights of the previous iteration
   weights[index] = value;
-  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+  for (var left = WORKGROUP_SIZE; left > 1; ) {
+    let quarter = (left + 3) / 4; // four values per step, because barriers take time
     workgroupBarrier();
-    if (index < half) { weights[index] = max(weights[index], weights[index + half]); }
+    if (index < quarter) {
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        if (index + i * quarter < left) {
+          weights[index] = max(weights[index], weights[index + i * quarter]);
+        }
+      }
+    }
+    left = quarter;
   }
   workgroupBarrier();
   let highest = weights[0];
@@ -125,8 +232,14 @@ fn totalOf(value: f32, index: u32) -> f32 {
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
   let row = group.y;
+  // only if PROJECTED
+  fetch(group.x, index / OUT_LANES, index % OUT_LANES); // long before they are used
   let text = row / sizes.S;
   let cursor = cursors[text];
   let next = cursor.x + row % sizes.S;
@@ -144,14 +257,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let writes = index < QUADS && group.x % GROUP == 0 && position < sizes.T;
   // only if ROTATED
   {
+    var angles: array<vec2f, 4>; // cosine, sine
     if (index < QUADS) {
       raw[index] = vec4f(qkv[row * ROW + head + index]);
       raw[QUADS + index] = vec4f(qkv[newK + index]);
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        angles[i] = rotation[min(position, sizes.T - 1) * HALF + (4 * index + i) % HALF];
+      }
     }
     workgroupBarrier();
     if (index < QUADS) {
-      q[index] = SCALE * rotated(0, index, min(position, sizes.T - 1));
-      newKey[index] = rotated(QUADS, index, min(position, sizes.T - 1));
+      q[index] = SCALE * rotated(0, index, angles);
+      newKey[index] = rotated(QUADS, index, angles);
     }
     if (writes) { keys[place] = real4(newKey[index]); }
   }
@@ -192,6 +310,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
       }
       score = dot(products, vec4f(1.0));
     }
+    // the values are read before they are needed, while the scores are
+    var loaded: array<real4, QUADS>;
+    // unroll
+    for (var i = 0u; i < QUADS; i++) {
+      let s = min(first + min(i * SHARES + share, KEYS - 1), position); // a key past the end has weight 0
+      if (s < cached) {
+        loaded[i] = values[cache + s * QUADS + quad];
+      } else {
+        loaded[i] = qkv[(firstNew + s - cached) * ROW + keyHead + KH * QUADS + quad];
+      }
+    }
     let raised = max(highest, highestOf(score, index));
     let decay = exp(highest - raised);
     let weight = select(0.0, exp(score - raised), inside);
@@ -203,14 +332,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     sum *= decay;
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      let key = min(i * SHARES + share, KEYS - 1); // of this iteration
-      let s = min(first + key, position); // a key past the end has weight 0
-      if (s < cached) {
-        sum += weights[key] * vec4f(values[cache + s * QUADS + quad]);
-      } else {
-        let v = (firstNew + s - cached) * ROW + keyHead + KH * QUADS;
-        sum += weights[key] * vec4f(qkv[v + quad]);
-      }
+      sum += weights[min(i * SHARES + share, KEYS - 1)] * vec4f(loaded[i]);
     }
   }
 
@@ -221,5 +343,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     let half = (count + 1) / 2;
     if (share + half < count) { partial[index] += partial[index + half * QUADS]; }
   }
+  // unless PROJECTED
   if (index < QUADS) { y[row * C + head + index] = real4(partial[index] / total); }
+  // only if PROJECTED
+  {
+    if (index < QUADS) { q[index] = partial[index] / total; }
+    workgroupBarrier();
+    project(group.x, row, groups.y, index);
+  }
 }

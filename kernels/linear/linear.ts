@@ -10,9 +10,8 @@ import type { Program } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias; without a bias y = x · weight. y is set, or with `accumulate` added to. With `epilogue`, an
- * activation function of y is stored too. With `normalize` the product reads the norm of x, which must be a
- * single row.
+ * y = x · weight + bias; without a bias y = x · weight. With `epilogue`, an activation function of y is stored too. With
+ * `normalize` the product reads the norm of x. With `parts` y is f32 [parts,M,N]: partial sums, see `matmul()`.
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y: [M,N]. x, weight and y are f32 or f16.
  *
@@ -22,7 +21,7 @@ export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
   { y }: { y: Tensor },
-  options: Pick<MatmulOptions, "accumulate" | "normalize"> & {
+  options: Pick<MatmulOptions, "normalize" | "parts"> & {
     epilogue?: ForwardEpilogue | undefined;
   } = {},
 ): void {

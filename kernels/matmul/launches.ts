@@ -14,9 +14,10 @@ import vector from "./vector.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
+import type { Device } from "../device.ts";
 import { EPSILON } from "../layernorm/layernorm.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import {
   type MatrixTile,
   matrixTileBytes,
@@ -35,7 +36,7 @@ import {
  *   an operand in the forward pass.
  * - `gatedForward` sets `activated` to activation(gate) · y, beside y: y is the `up` of a gated MLP.
  * - `pairedForward`, for a single row, sets `activated` to activation(a · gateWeight) · y: it computes the gate of a
- *   gated MLP, too. `gateWeight` has the shape and type of b.
+ *   gated MLP, too. `gateWeight` has the shape and type of b, `gateScales` those of `scales`.
  * - `gatedBackward` multiplies y by activation(gate), and sets `dgate` to y · up · activation'(gate). So y and
  *   `dgate` become the gradients of up and gate, if activation(gate) · up was an operand in the forward pass.
  */
@@ -45,7 +46,12 @@ export type Epilogue =
     | { readonly kind: "forward"; readonly activated: Tensor }
     | { readonly kind: "backward"; readonly hidden: Tensor }
     | { readonly kind: "gatedForward"; readonly gate: Tensor; readonly activated: Tensor }
-    | { readonly kind: "pairedForward"; readonly gateWeight: Tensor; readonly activated: Tensor }
+    | {
+      readonly kind: "pairedForward";
+      readonly gateWeight: Tensor;
+      readonly gateScales?: Tensor | undefined;
+      readonly activated: Tensor;
+    }
     | {
       readonly kind: "gatedBackward";
       readonly gate: Tensor;
@@ -63,7 +69,12 @@ export type BackwardEpilogue = Extract<Epilogue, { kind: "backward" | "gatedBack
 /** The tensors of an epilogue by their names in epilogue.wgsl. */
 export function epilogueTensors(
   epilogue: Epilogue | undefined,
-): Partial<Record<"activated" | "hidden" | "gate" | "gateWeight" | "up" | "dgate", Tensor>> {
+): Partial<
+  Record<
+    "activated" | "hidden" | "gate" | "gateWeight" | "gateScales" | "up" | "dgate",
+    Tensor | undefined
+  >
+> {
   if (!epilogue) return {};
   const { kind: _kind, activation: _activation, ...tensors } = epilogue;
   return tensors;
@@ -77,6 +88,10 @@ export interface Normalization {
   readonly bias?: Tensor | undefined;
   /** Addend of the variance, or of the mean of squares; 1e-5 by default. */
   readonly epsilon?: number | undefined;
+  /** f32 [addends,M,K]: what is added to a first, such as partial sums of a product with `parts`. */
+  readonly addends?: Tensor | undefined;
+  /** f32 [M,K]: is set to a + Σ addends. */
+  readonly total?: Tensor | undefined;
 }
 
 /** A tensor that a product adds to y. */
@@ -103,6 +118,10 @@ export interface Product {
   readonly transposeB: boolean;
   readonly accumulate: boolean;
   readonly scale: number;
+  /** f32 [N]: factors of the rows of b, which is i8 then. */
+  readonly scales: Tensor | undefined;
+  /** Number of partial sums in y; undefined if y is the whole sum. */
+  readonly parts: number | undefined;
   /** Elements from one stored row of a to the next. */
   readonly aStride: number;
   /** Column of the stored a in which the product begins. */
@@ -353,33 +372,136 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
   });
 }
 
-/** vector.wgsl, for a single row, as in generation. */
+/** Most rows of a product that `vector.wgsl` computes with one reading of b; more are computed in groups. */
+const MOST_ROWS = 8;
+
+/** Numbers that a workgroup of `vector.wgsl` normalises, at most: they are in its memory and its registers. */
+const MOST_NORMALIZED = 8192;
+
+/** Addends that an invocation of `vector.wgsl` loads at the same time, at most. */
+const MOST_BATCH = 8;
+
+/** Invocations of a workgroup of `vector.wgsl` on a GPU. */
+const VECTOR_INVOCATIONS = 256;
+
+/** Workgroups of `vector.wgsl` along the columns on a GPU, at most: each computes the norm of its rows once. */
+const MOST_VECTOR_GROUPS = 512;
+
+/** Elements per fetch of b, the most that whole fetches of its rows can have; undefined if even the fewest do not fit. */
+export function elementsPerFetch(dtype: DType, rowLength: number): number | undefined {
+  const choices = { f32: [4], f16: [8, 4], i8: [16, 8], u32: [] }[dtype];
+  return choices.find((count) => rowLength % count === 0);
+}
+
+/** Bytes of a workgroup of `vector.wgsl` that has normalised rows. */
+function normalizedBytes({ ROWS, K }: { ROWS: number; K: number }): number {
+  const turns = ceilDiv(ROWS * K / 4, VECTOR_INVOCATIONS);
+  return (16 * turns + 4) * VECTOR_INVOCATIONS;
+}
+
+/** Bytes of a workgroup of `vector.wgsl` for the sums of its lanes, of a pair of products with 16 columns per lane. */
+const MOST_SUM_BYTES = 2 * 32 * VECTOR_INVOCATIONS;
+
+/** Whether `vector.wgsl` can normalise so many rows of K elements at a time. */
+export function canNormalize({ gpu }: Pick<Device, "gpu">, K: number, ROWS = 1): boolean {
+  return K % 4 === 0 && ROWS * K <= MOST_NORMALIZED &&
+    normalizedBytes({ ROWS, K }) + MOST_SUM_BYTES <= gpu.limits.maxComputeWorkgroupStorageSize;
+}
+
+/** Storage buffers that a launch of `vector.wgsl` binds, at most. */
+export const MOST_BUFFERS = 10;
+
+/** Parts of K, at most, and terms of a part, at least. */
+const MOST_PARTS = 8, LEAST_TERMS = 128;
+
+/** Workgroups that keep a large GPU busy. */
+const BUSY_WORKGROUPS = 128;
+
+/** Parts of K for a product of a few rows that has too few columns to keep a GPU busy. */
+export function partsOf({ K, N }: { K: number; N: number }): number {
+  const columnGroups = ceilDiv(N, 32);
+  let parts = Math.min(MOST_PARTS, ceilDiv(BUSY_WORKGROUPS, columnGroups));
+  while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
+  return parts;
+}
+
+/** vector.wgsl, for a few rows, as in generation. */
 export function vectorProduct(program: Program, product: Product): void {
-  const { a, b, N, K, transposeB, normalize } = product;
-  // On a GPU many lanes wait for memory together, and if b is not transposed, 4 quads are as wide as one fetch
-  // from memory. On a CPU barriers are expensive: on lavapipe one lane per quad was two to ten times as fast (two
-  // cores, November 2026).
-  const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
-  const size = QUADS * LANES, levels = Math.ceil(Math.log2(size)); // most levels of a tree of sums
-  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 1 });
+  const { a, b, bias, M, N, K, transposeB, normalize, parts = 1, scale, scales } = product;
+  const { epilogue, bStride } = product, addendCount = normalize?.addends?.shape[0] ?? 0;
+  const { isCpu } = program.device, isPaired = epilogue?.kind === "pairedForward";
+  const EACH = elementsPerFetch(b.dtype, bStride)!, COLUMNS = transposeB ? 4 : EACH;
+  const fetches = K / parts / (transposeB ? EACH : 4); // per vector of columns, in groups of four
+  // On a GPU many lanes wait for memory together. On a CPU barriers are expensive: on lavapipe one lane per vector
+  // was two to ten times as fast (two cores, November 2026).
+  let LANES = isCpu ? 1 : transposeB ? 32 : 64;
+  while (LANES > 8 && transposeB && fetches < LANES) LANES /= 2; // or else lanes would have nothing to read
+  const VECTORS = isCpu ? 16 : VECTOR_INVOCATIONS / LANES;
+  const mostGroups = isCpu ? 1 : isPaired ? 2 : 4; // more would need too many registers
+  const FETCHES = 4 * Math.min(mostGroups, ceilDiv(fetches, LANES));
+  let ROWS = 1;
+  while (ROWS < Math.min(M, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
+  while (normalize && ROWS > 1 && !canNormalize(program.device, K, ROWS)) ROWS /= 2;
+  const vectors = ceilDiv(N, COLUMNS), invocations = VECTORS * LANES;
+  const TURNS = ceilDiv(K / 4, invocations / ROWS);
+  const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS);
+  const levels = Math.ceil(Math.log2(invocations)); // most levels of a tree of sums
+  const { constants, tensors, uniforms } = epilogueOf(
+    product,
+    { operands: 4, result: 1 },
+    K / parts,
+  );
+  const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
   program.dispatch({
     shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
     constants: {
-      QUADS,
+      EACH,
+      ROWS,
+      VECTORS,
+      COLUMNS,
       LANES,
+      FETCHES,
+      TURNS,
+      ADDENDS: addendCount,
+      BATCH: Math.max(1, Math.min(MOST_BATCH, addendCount)),
+      SHARED: LANES > 1,
       EPSILON: normalize?.epsilon ?? EPSILON,
       ...constants,
+      BIAS: false, // this kernel reads it earlier than the epilogue
+      SCALED: false,
+      OFFSET: bias !== undefined,
+      FACTOR: scale !== 1,
       TRANSPOSE_B: transposeB,
+      QUANTIZED: b.dtype === "i8",
       NORMALIZE: normalize !== undefined,
       CENTERED: normalize?.bias !== undefined,
+      ADDED: normalize?.addends !== undefined,
+      STORES_TOTAL: normalize?.total !== undefined,
+      SPLIT: product.parts !== undefined,
+      B_F16: b.dtype === "f16",
       aType: `vec4<${a.dtype}>`,
-      bType: `vec4<${b.dtype}>`,
+      bType: EACH * bytesPerElement(b.dtype) === 16 ? "vec4u" : "vec2u",
     },
-    tensors: { a, b, normWeight: normalize?.weight, normBias: normalize?.bias, ...tensors },
-    uniforms,
-    workgroups: [ceilDiv(N, 4 * QUADS)],
-    iterations: ceilDiv(K, 4 * LANES) + levels +
-      (normalize ? 2 * (ceilDiv(K / 4, size) + levels) : 0),
-    workgroupBytes: size * (16 + (normalize ? 4 : 0)),
+    tensors: {
+      a,
+      b,
+      ...tensors,
+      bias: undefined,
+      offset: bias,
+      scales,
+      normWeight: normalize?.weight,
+      normBias: normalize?.bias,
+      addends: normalize?.addends,
+      total: normalize?.total,
+    },
+    uniforms: {
+      ...uniforms,
+      bStride: bStride / EACH,
+    },
+    workgroups: [groups, ceilDiv(M, ROWS), parts],
+    iterations: turnsOfColumns * (1 + ceilDiv(fetches, LANES) + ROWS * levels) +
+      (normalize ? 2 * levels + TURNS * addendCount : 0),
+    workgroupBytes: (LANES > 1 ? (isPaired ? 2 : 1) * COLUMNS * 4 * invocations : 0) +
+      (normalize ? (16 * TURNS + 4) * invocations : 0),
   });
 }

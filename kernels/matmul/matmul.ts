@@ -3,7 +3,7 @@
  *
  * | kernel | for |
  * | --- | --- |
- * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm and a gate |
+ * | `vector.wgsl` | a few rows, as in generation: as fast as the matrix can be read; can include a norm and a gate |
  * | `matrices.wgsl` | GPUs with tensor cores, if a and b are f16 with rows of a multiple of eight elements |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
  * | `reduce.wgsl` | the sum of partial sums of these two, if K is split because y has too few tiles for a GPU |
@@ -30,6 +30,8 @@ import { recordFastest } from "../tune.ts";
 import {
   type Addend,
   anyProduct,
+  canNormalize,
+  elementsPerFetch,
   type Epilogue,
   epilogueTensors,
   lanesProduct,
@@ -77,8 +79,15 @@ export interface MatmulOptions {
   epilogue?: Epilogue | undefined;
   /** What is added to y before an activation function is applied; its factor is not `scale`. */
   addend?: Addend | undefined;
-  /** Layer-norm or RMS norm of `a` before the product; only for a single row that is not transposed. */
+  /** Layer-norm or RMS norm of `a` before the product, for a few rows that are not transposed. */
   normalize?: Normalization | undefined;
+  /**
+   * Number of partial sums over equal parts of K, for a few rows: y is f32 [parts,M,N] then, and its sum over the parts
+   * is the product. Part 0 includes the bias.
+   */
+  parts?: number | undefined;
+  /** f32 [N]: factors of the rows of b, which is i8 and transposed then. */
+  scales?: Tensor | undefined;
   /** Factor of a · b; 1 by default. */
   scale?: number;
   /** Name of the kernel to use, by default the tuner's choice; for tests and benchmarks. */
@@ -89,7 +98,7 @@ export interface MatmulOptions {
  * y = scale · a · b + bias + addend, summed in f32.
  *
  * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
- * y: [M,N]. Each of a, b, y is f32 or f16. y is set, or with `accumulate` added to. In a batch, a, b and y have one
+ * y: [M,N]. Each of a, b, y is f32 or f16, and b with `scales` i8. y is set, or with `accumulate` added to. In a batch, a, b and y have one
  * more dimension before these, the number of products, which are computed in one launch.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match, or if the kernel that `variant` names cannot
@@ -104,10 +113,12 @@ export function matmul(
   const product = checkProduct({ ...inputs, ...outputs }, options);
   const { device } = program, { matrix, tiled, untiled } = kernelsFor(product, device);
   const { M, N, K, normalize, epilogue } = product;
-  if ((normalize || epilogue?.kind === "pairedForward") && !untiled.has("vector")) {
+  const isForRows = normalize || epilogue?.kind === "pairedForward" || product.scales ||
+    product.parts !== undefined;
+  if (isForRows && !untiled.has("vector")) {
     throw new RangeError(
-      `Cannot run matmul as only a single row is normalised or paired with another product, and sizes ` +
-        `must be multiples of four: ` +
+      `Cannot run matmul as a norm, a paired product, parts and scales need sizes that are ` +
+        `multiples of four, and of eight for i8: ` +
         `current shapes are [${M},${K}] and [${K},${N}]`,
     );
   }
@@ -149,7 +160,7 @@ function checkProduct(
   options: MatmulOptions,
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
-  const { columnsOfA, firstColumnOfY, epilogue, addend, normalize } = options;
+  const { columnsOfA, firstColumnOfY, epilogue, addend, normalize, parts, scales } = options;
   const batch = a.shape.length === 3 ? a.shape[0] : undefined;
   /** The shape of a tensor that holds a matrix of each product. */
   const each = <S extends string>(shape: S) =>
@@ -157,14 +168,18 @@ function checkProduct(
   const { aRows, aColumns } = dims("matmul", { a: [a, each("aRows,aColumns"), "f32|f16"] });
   const { start: aStart, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
-  const yShape = each(firstColumnOfY === undefined ? "M,N" : "M,yColumns");
-  const { activated, hidden, gate, gateWeight, up, dgate } = epilogueTensors(epilogue);
+  const yShape = parts !== undefined
+    ? "parts,M,N"
+    : each(firstColumnOfY === undefined ? "M,N" : "M,yColumns");
+  const { activated, hidden, gate, gateWeight, gateScales, up, dgate } = epilogueTensors(epilogue);
   const { N, yColumns = N } = dims("matmul", {
-    b: [b, each(transposeB ? "N,K" : "K,N"), "f32|f16"],
-    y: [y, yShape, "f32|f16"],
+    b: [b, each(transposeB ? "N,K" : "K,N"), scales ? "i8" : "f32|f16"],
+    scales: [scales, "N", "f32"],
+    y: [y, yShape, parts === undefined ? "f32|f16" : "f32"],
     bias: [bias, "N", "f32"],
     activated: [activated, yShape, y.dtype],
     gateWeight: [gateWeight, each(transposeB ? "N,K" : "K,N"), b.dtype],
+    gateScales: [gateScales, "N", "f32"],
     hidden: [hidden, yShape, y.dtype],
     gate: [gate, yShape, y.dtype],
     up: [up, yShape, y.dtype],
@@ -172,7 +187,9 @@ function checkProduct(
     addend: [addend?.tensor, yShape, y.dtype],
     normalizeWeight: [normalize?.weight, "K", "f32"],
     normalizeBias: [normalize?.bias, "K", "f32"],
-  }, { M, K });
+    addends: [normalize?.addends, "addends,M,K", "f32"],
+    total: [normalize?.total, "M,K", "f32"],
+  }, { M, K, ...(parts === undefined ? {} : { parts }) });
   const yStart = firstColumnOfY ?? 0;
   if (aStart < 0 || aStart + count > aColumns || yStart + N > yColumns) {
     throw new RangeError(
@@ -196,6 +213,8 @@ function checkProduct(
     transposeB,
     accumulate,
     scale,
+    scales,
+    parts,
     aStride: aColumns,
     aStart,
     bStride: transposeB ? K : N,
@@ -228,7 +247,7 @@ type Kernel = (program: Program) => void;
 /** The kernels that can compute a product, by kind and name. A CPU uses the last of the untiled ones. */
 function kernelsFor(
   product: Product,
-  device: Pick<Device, "subgroupSize" | "matrixShapes">,
+  device: Pick<Device, "gpu" | "subgroupSize" | "matrixShapes">,
 ): Record<"matrix" | "tiled" | "untiled", Map<string, Kernel>> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const { a, b, batch } = product, { subgroupSize } = device;
@@ -237,9 +256,16 @@ function kernelsFor(
   const areMultiplesOf4 = (...counts: number[]) => areMultiplesOf(4, ...counts);
   const matrix = new Map<string, Kernel>(), tiled = new Map<string, Kernel>();
   const untiled = new Map<string, Kernel>();
+  const { normalize, parts, scales, epilogue } = product;
+  // other products of several rows are faster with tiles
+  const isForRows = M === 1 || normalize || epilogue?.kind === "pairedForward" || parts || scales;
+  const fetch = elementsPerFetch(b.dtype, bStride); // whole fetches of whole parts
+  const fits = fetch !== undefined && areMultiplesOf4(K, aStart) &&
+    (M === 1 || areMultiplesOf4(aStride)) && K % ((parts ?? 1) * (transposeB ? fetch : 4)) === 0;
   if (
-    M === 1 && batch === undefined && !transposeA && areMultiplesOf4(K, aStart) &&
-    (transposeB || areMultiplesOf4(N, bStride))
+    isForRows && fits && batch === undefined && !transposeA &&
+    (!normalize || canNormalize(device, K)) &&
+    (transposeB || !scales)
   ) {
     untiled.set("vector", (program) => vectorProduct(program, product));
     return { matrix, tiled, untiled };

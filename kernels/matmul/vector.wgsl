@@ -1,30 +1,49 @@
-// y = a · b, or norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
+// y = a · b, or norm(a) · b, for a few rows a.   a: [M,K]; b: [K,N], or [N,K] transposed; y: [M,N]
 // Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
-// For generation of one token at a time, whose speed is that of reading b: each element is read once. A workgroup
-// computes QUADS vectors of four columns of y, and LANES invocations share each vector. A lane reads four steps of
-// k at a time: four rows of b with four columns each, or if b is transposed four columns with four steps each.
-// Neighbours read neighbouring vectors of b. With QUADS = 2 and LANES = 4, invocations 0 to 7 are
+// For generation, whose speed is that of reading b: each element is read once for ROWS rows. A fetch is EACH
+// neighbours in a row of b. A workgroup computes VECTORS vectors of COLUMNS columns of y, and LANES invocations share
+// each vector. A lane has FETCHES fetches under way, of groups of four rows of b, or of four columns if b is
+// transposed. The first of them are before the norm, which fills the time until memory answers. Neighbours fetch
+// neighbours. With VECTORS = 2 and LANES = 4, invocations 0 to 7 are
 //
-//     b                 b transposed         (quad,lane)
-//     0,0 1,0 0,1 1,1   0,0 0,1 0,2 0,3
-//     0,2 1,2 0,3 1,3   1,0 1,1 1,2 1,3
+//     b                   b transposed           (vector,lane)
+//     0,0 1,0 0,1 1,1     0,0 0,1 0,2 0,3
+//     0,2 1,2 0,3 1,3     1,0 1,1 1,2 1,3
 //
-// The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of a again, which takes
-// less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
+// The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of its rows again, which
+// takes less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
 //
+// With ADDED a is first replaced by total = a + Σ addends.   addends: [ADDENDS,M,K]; total: [M,K]
+// With SPLIT workgroup z sums over `split` terms of K, and its y is a partial sum.   y: [parts,M,N]
+// With QUANTIZED b, which is transposed then, has int8 elements, and row n counts scales[n] times.   scales: [N]
 // With PAIRED y is the up of a gated MLP, and the kernel also computes its gate, norm(a) · gateWeight.
-// gateWeight: as b
+// gateWeight: as b; gateScales: [N]
 enable f16;
 
 alias aType = vec4<f16>;
-alias bType = vec4<f16>;
+alias bType = vec4u; // a fetch, as words
+const EACH: u32 = 8;
+const B_F16: bool = true; // or else f32, or int8 if QUANTIZED
 const TRANSPOSE_B: bool = false;
-const QUADS: u32 = 4;
+const QUANTIZED: bool = true;
+const ROWS: u32 = 1; // a power of two
+const VECTORS: u32 = 4;
+const COLUMNS: u32 = 8; // EACH, or 4 if b is transposed
 const LANES: u32 = 64;
+const SHARED: bool = true; // whether there are several
+const FETCHES: u32 = 12; // a multiple of four
 const NORMALIZE: bool = true;
 const CENTERED: bool = true; // whether the mean is subtracted and normBias added
 const EPSILON: f32 = 1e-5;
+const TURNS: u32 = 1; // vectors of four of a row that an invocation normalises
+const ADDED: bool = true; // whether there are addends
+const ADDENDS: u32 = 4;
+const BATCH: u32 = 4; // addends that are loaded at the same time
+const STORES_TOTAL: bool = true;
+const SPLIT: bool = true;
+const OFFSET: bool = true; // whether there is a bias
+const FACTOR: bool = true; // whether a · b is multiplied by a number
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -35,118 +54,334 @@ const EPSILON: f32 = 1e-5;
 @group(0) @binding(3) var<storage, read> normBias: array<vec4f>;
 // only if PAIRED
 @group(0) @binding(13) var<storage, read> gateWeight: array<bType>;
+// only if ADDED
+@group(0) @binding(14) var<storage, read> addends: array<vec4f>;
+// only if QUANTIZED
+@group(0) @binding(15) var<storage, read> scales: array<f32>;
+// only if QUANTIZED
+// only if PAIRED
+@group(0) @binding(16) var<storage, read> gateScales: array<f32>;
+// only if OFFSET
+@group(0) @binding(17) var<storage, read> offset: array<f32>; // [N], the bias
+// only if STORES_TOTAL
+@group(0) @binding(18) var<storage, read_write> total: array<vec4f>;
 
-const WORKGROUP_SIZE: u32 = QUADS * LANES;
-var<workgroup> sums: array<vec4f, WORKGROUP_SIZE>;
-// only if NORMALIZE
-var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
+const WORKGROUP_SIZE: u32 = VECTORS * LANES;
+const FOURS: u32 = EACH / 4; // vectors of four in a fetch
+const GROUPS: u32 = FETCHES / 4; // of four fetches
+const QUADS: u32 = COLUMNS / 4; // sums per row, of four columns each
+const SUMS: u32 = ROWS * QUADS;
+const K_EACH: u32 = select(4u, EACH, TRANSPOSE_B); // terms of K per fetch
 
-// The sum of one value per invocation of the workgroup.
+// only if SHARED
+const SHARES: u32 = QUADS * WORKGROUP_SIZE;
+// only if SHARED
+var<workgroup> shares: array<vec4f, SHARES>;
+var<private> sums: array<vec4f, SUMS>;
+var<private> fetched: array<bType, FETCHES>;
+// only if OFFSET
+var<private> offsetOf: array<f32, COLUMNS>;
+// only if QUANTIZED
+var<private> scaleOf: array<f32, COLUMNS>;
+// only if QUANTIZED
+// only if PAIRED
+var<private> gateScaleOf: array<f32, COLUMNS>;
+// only if PAIRED
+// only if SHARED
+var<workgroup> gateShares: array<vec4f, SHARES>;
+// only if PAIRED
+var<private> gateSums: array<vec4f, SUMS>;
+// only if PAIRED
+var<private> fetchedGate: array<bType, FETCHES>;
 // only if NORMALIZE
-fn workgroupSum(share: f32, index: u32) -> f32 {
+const LANES_OF_ROW: u32 = WORKGROUP_SIZE / ROWS;
+// only if NORMALIZE
+const ROW_FOURS: u32 = TURNS * LANES_OF_ROW;
+// only if NORMALIZE
+const NORMALIZED: u32 = ROWS * ROW_FOURS;
+// only if NORMALIZE
+var<workgroup> normalized: array<vec4f, NORMALIZED>; // a row begins at a multiple of ROW_FOURS
+// only if NORMALIZE
+var<workgroup> terms: array<f32, WORKGROUP_SIZE>;
+
+// The sum of one value per invocation over those that have the same row.
+// only if NORMALIZE
+fn rowSum(term: f32, index: u32) -> f32 {
+  let lane = index % LANES_OF_ROW;
   workgroupBarrier(); // until all have read the previous sum
-  shares[index] = share;
-  for (var left = WORKGROUP_SIZE; left > 1; ) {
+  terms[index] = term;
+  for (var left = LANES_OF_ROW; left > 1; ) {
     let quarter = (left + 3) / 4;
     workgroupBarrier();
-    if (index < quarter) {
-      var sum = shares[index];
+    if (lane < quarter) {
+      var sum = terms[index];
       // unroll
       for (var i = 1u; i < 4u; i++) {
-        if (index + i * quarter < left) { sum += shares[index + i * quarter]; }
+        if (lane + i * quarter < left) { sum += terms[index + i * quarter]; }
       }
-      shares[index] = sum;
+      terms[index] = sum;
     }
     left = quarter;
   }
   workgroupBarrier();
-  return shares[0];
+  return terms[index - lane];
 }
 
-// Mean and rstd of a; the mean counts as 0 unless CENTERED.
+// Sets `normalized` to the rows from firstRow on, in f32.
 // only if NORMALIZE
-fn statistics(index: u32) -> vec2f {
-  var mean = 0.0;
+fn normalizeRows(firstRow: u32, isFirst: bool, index: u32) {
+  let lane = index % LANES_OF_ROW;
+  let row = min(firstRow + index / LANES_OF_ROW, sizes.M - 1);
+  let K4 = sizes.K / 4;
+  var x: array<vec4f, TURNS>;
+  var factor: array<vec4f, TURNS>;
+  // only if CENTERED
+  var shift: array<vec4f, TURNS>;
+  // unroll
+  for (var i = 0u; i < TURNS; i++) {
+    let k4 = lane + i * LANES_OF_ROW;
+    if (k4 < K4) {
+      x[i] = vec4f(a[sizes.aStart + row * sizes.aStride + k4]);
+      factor[i] = normWeight[k4];
+      // only if CENTERED
+      shift[i] = normBias[k4];
+      // only if ADDED
+      for (var p = 0u; p < ADDENDS; p += BATCH) {
+        var batch: array<vec4f, BATCH>; // loaded at the same time
+        // unroll
+        for (var q = 0u; q < BATCH; q++) {
+          batch[q] = addends[(min(p + q, ADDENDS - 1) * sizes.M + row) * K4 + k4];
+        }
+        // unroll
+        for (var q = 0u; q < BATCH; q++) {
+          if (p + q < ADDENDS) { x[i] += batch[q]; }
+        }
+      }
+      // only if STORES_TOTAL
+      if (isFirst) { total[row * K4 + k4] = x[i]; }
+    }
+  }
   // only if CENTERED
   {
     var sum = 0.0;
-    for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
-      sum += dot(vec4f(a[sizes.aStart + k4]), vec4f(1));
+    // unroll
+    for (var i = 0u; i < TURNS; i++) {
+      sum += dot(x[i], vec4f(1)); // 0 past the end
     }
-    mean = workgroupSum(sum, index) / f32(sizes.K);
+    let mean = rowSum(sum, index) / f32(sizes.K);
+    // unroll
+    for (var i = 0u; i < TURNS; i++) {
+      x[i] -= mean;
+    }
   }
   var squares = 0.0;
-  for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
-    let difference = vec4f(a[sizes.aStart + k4]) - mean;
-    squares += dot(difference, difference);
+  // unroll
+  for (var i = 0u; i < TURNS; i++) {
+    if (lane + i * LANES_OF_ROW < K4) { squares += dot(x[i], x[i]); }
   }
-  return vec2f(mean, inverseSqrt(workgroupSum(squares, index) / f32(sizes.K) + EPSILON));
+  let rstd = inverseSqrt(rowSum(squares, index) / f32(sizes.K) + EPSILON);
+  // unroll
+  for (var i = 0u; i < TURNS; i++) {
+    var y = x[i] * rstd * factor[i];
+    // only if CENTERED
+    y += shift[i];
+    normalized[index / LANES_OF_ROW * ROW_FOURS + lane + i * LANES_OF_ROW] = y;
+  }
+  workgroupBarrier();
 }
 
-// The sum over the lanes of a quad, for lane 0: a tree that adds four sums per step, because barriers take time.
-fn laneSum(share: vec4f, lane: u32, quad: u32) -> vec4f {
-  let place = lane * QUADS + quad;
-  var sum = share;
-  // only if PAIRED
+// Four numbers of a row that the product reads.
+fn rowAt(row: u32, firstRow: u32, k4: u32) -> vec4f {
+  var four: vec4f;
+  // only if NORMALIZE
+  four = normalized[row * ROW_FOURS + k4];
+  // unless NORMALIZE
+  four = vec4f(a[sizes.aStart + min(firstRow + row, sizes.M - 1) * sizes.aStride + k4]);
+  return four;
+}
+
+// The j-th vector of four in a fetch.
+fn fourOf(words: bType, j: u32) -> vec4f {
+  var four: vec4f;
+  // only if QUANTIZED
+  four = vec4f(unpack4xI8(words[j]));
+  // unless QUANTIZED
+  // only if B_F16
+  four = vec4f(unpack2x16float(words[2 * j]), unpack2x16float(words[2 * j + 1]));
+  // unless QUANTIZED
+  // unless B_F16
+  four = bitcast<vec4f>(words);
+  return four;
+}
+
+// Index of fetch i of group k4 of four rows, or of column i and fetch k of its row if b is transposed.
+fn placeOf(k: u32, i: u32, vector: u32) -> u32 {
+  if (TRANSPOSE_B) { return min(vector * 4 + i, sizes.N - 1) * sizes.bStride + k; }
+  return (4 * k + i) * sizes.bStride + min(vector, sizes.N / COLUMNS - 1);
+}
+
+// Begins to read b from k on: k counts groups of four rows, or fetches if b is transposed.
+fn fetch(first: u32, end: u32, vector: u32) {
+  // unroll
+  for (var g = 0u; g < GROUPS; g++) {
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let place = placeOf(min(first + g * LANES, end - 1), i, vector);
+      fetched[4 * g + i] = b[place];
+      // only if PAIRED
+      fetchedGate[4 * g + i] = gateWeight[place];
+    }
+  }
+}
+
+// Adds the products of what was fetched to the sums.
+fn multiply(first: u32, end: u32, firstRow: u32) {
+  // unroll
+  for (var g = 0u; g < GROUPS; g++) {
+    let k = first + g * LANES;
+    if (k < end) {
+      // unroll
+      for (var r = 0u; r < ROWS; r++) {
+        if (TRANSPOSE_B) {
+          // unroll
+          for (var j = 0u; j < FOURS; j++) {
+            let a4 = rowAt(r, firstRow, k * FOURS + j);
+            // unroll
+            for (var i = 0u; i < 4u; i++) {
+              sums[r][i] += dot(a4, fourOf(fetched[4 * g + i], j));
+              // only if PAIRED
+              gateSums[r][i] += dot(a4, fourOf(fetchedGate[4 * g + i], j));
+            }
+          }
+        } else {
+          let a4 = rowAt(r, firstRow, k);
+          // unroll
+          for (var i = 0u; i < 4u; i++) {
+            // unroll
+            for (var j = 0u; j < QUADS; j++) {
+              sums[r * QUADS + j] += a4[i] * fourOf(fetched[4 * g + i], j);
+              // only if PAIRED
+              gateSums[r * QUADS + j] += a4[i] * fourOf(fetchedGate[4 * g + i], j);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Adds up the lanes of a row's sums, for lane 0: a tree that adds four per step, because barriers take time.
+// only if SHARED
+fn addLanes(row: u32, lane: u32, vector: u32) {
+  let place = lane * VECTORS + vector;
   workgroupBarrier(); // until all have read the previous sums
-  sums[place] = sum;
+  // unroll
+  for (var j = 0u; j < QUADS; j++) {
+    shares[j * WORKGROUP_SIZE + place] = sums[row * QUADS + j];
+    // only if PAIRED
+    gateShares[j * WORKGROUP_SIZE + place] = gateSums[row * QUADS + j];
+  }
   for (var left = LANES; left > 1; ) {
     let quarter = (left + 3) / 4;
     workgroupBarrier();
     if (lane < quarter) {
       // unroll
       for (var i = 1u; i < 4u; i++) {
-        if (lane + i * quarter < left) { sum += sums[place + i * quarter * QUADS]; }
+        if (lane + i * quarter < left) {
+          // unroll
+          for (var j = 0u; j < QUADS; j++) {
+            let other = j * WORKGROUP_SIZE + place + i * quarter * VECTORS;
+            sums[row * QUADS + j] += shares[other];
+            // only if PAIRED
+            gateSums[row * QUADS + j] += gateShares[other];
+          }
+        }
       }
-      sums[place] = sum;
+      // unroll
+      for (var j = 0u; j < QUADS; j++) {
+        shares[j * WORKGROUP_SIZE + place] = sums[row * QUADS + j];
+        // only if PAIRED
+        gateShares[j * WORKGROUP_SIZE + place] = gateSums[row * QUADS + j];
+      }
     }
     left = quarter;
   }
-  return sum;
+}
+
+// Reads what the sums of a vector of columns are multiplied by and what is added, which is needed at the end.
+fn readColumns(vector: u32, part: u32) {
+  // unroll
+  for (var i = 0u; i < COLUMNS; i++) {
+    let column = min(vector * COLUMNS + i, sizes.N - 1);
+    // only if QUANTIZED
+    scaleOf[i] = scales[column];
+    // only if QUANTIZED
+    // only if PAIRED
+    gateScaleOf[i] = gateScales[column];
+    // only if OFFSET
+    offsetOf[i] = select(0.0, offset[column], part == 0);
+  }
+}
+
+// Stores the sums of a row for a vector of columns.
+fn storeRow(r: u32, row: u32, vector: u32, part: u32) {
+  // unroll
+  for (var i = 0u; i < COLUMNS; i++) {
+    let column = vector * COLUMNS + i;
+    if (column < sizes.N) {
+      var sum = sums[r * QUADS + i / 4][i % 4];
+      // only if PAIRED
+      gateOfRow = gateSums[r * QUADS + i / 4][i % 4];
+      // only if QUANTIZED
+      sum *= scaleOf[i];
+      // only if QUANTIZED
+      // only if PAIRED
+      gateOfRow *= gateScaleOf[i];
+      // only if FACTOR
+      sum *= sizes.scale;
+      // only if OFFSET
+      sum += offsetOf[i];
+      // only if SPLIT
+      y[(part * sizes.M + row) * sizes.N + column] = yType(sum);
+      // unless SPLIT
+      store(row, column, sum);
+    }
+  }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
-  let lane = select(index / QUADS, index % LANES, TRANSPOSE_B);
-  let quad = select(index % QUADS, index / LANES, TRANSPOSE_B);
-  let column = (group.x * QUADS + quad) * 4;
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = select(index / VECTORS, index % LANES, TRANSPOSE_B);
+  let place = select(index % VECTORS, index / LANES, TRANSPOSE_B);
+  let firstRow = group.y * ROWS;
+  let begin = group.z * (sizes.split / K_EACH) + lane;
+  let end = min((group.z + 1) * sizes.split, sizes.K) / K_EACH;
+  let step = GROUPS * LANES;
 
+  fetch(begin, end, group.x * VECTORS + place);
+  if (lane == 0) { readColumns(group.x * VECTORS + place, group.z); }
   // only if NORMALIZE
-  let norm = statistics(index);
-  var sum = vec4f();
-  // only if PAIRED
-  var gateSum = vec4f();
-  for (var k4 = lane; k4 < sizes.K / 4; k4 += LANES) {
-    var a4 = vec4f(a[sizes.aStart + k4]);
-    // only if NORMALIZE
-    a4 = (a4 - norm.x) * norm.y * normWeight[k4];
-    // only if NORMALIZE
-    // only if CENTERED
-    a4 += normBias[k4];
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      if (TRANSPOSE_B) {
-        let at = min(column + i, sizes.N - 1) * sizes.bStride + k4;
-        sum[i] += dot(a4, vec4f(b[at]));
-        // only if PAIRED
-        gateSum[i] += dot(a4, vec4f(gateWeight[at]));
-      } else {
-        let at = (4 * k4 + i) * sizes.bStride + min(column, sizes.N - 1) / 4;
-        sum += a4[i] * vec4f(b[at]);
-        // only if PAIRED
-        gateSum += a4[i] * vec4f(gateWeight[at]);
-      }
-    }
-  }
-
-  sum = laneSum(sum, lane, quad);
-  // only if PAIRED
-  gateSum = laneSum(gateSum, lane, quad);
-  if (lane != 0) { return; }
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
+  normalizeRows(firstRow, group.x == 0, index);
+  for (var block = group.x; block * VECTORS * COLUMNS < sizes.N; block += groups.x) {
+    let vector = block * VECTORS + place;
+    if (lane == 0 && block > group.x) { readColumns(vector, group.z); }
+    sums = array<vec4f, SUMS>();
     // only if PAIRED
-    gateOfRow = gateSum[i];
-    if (column + i < sizes.N) { store(0, column + i, sum[i]); }
+    gateSums = array<vec4f, SUMS>();
+    for (var first = begin; first < end; first += step) {
+      if (first > begin || block > group.x) { fetch(first, end, vector); }
+      multiply(first, end, firstRow);
+    }
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+      // only if SHARED
+      addLanes(r, lane, place);
+      let row = firstRow + r;
+      if (lane == 0 && row < sizes.M) { storeRow(r, row, vector, group.z); }
+    }
   }
 }

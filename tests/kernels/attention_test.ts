@@ -3,6 +3,7 @@ import { attentionBackward, attentionForward } from "../../kernels/attention/att
 import { attentionDecode } from "../../kernels/attention/decode.ts";
 import { attentionWeights } from "../../kernels/attention/weights.ts";
 import * as reference from "../../kernels/attention/reference.ts";
+import { matmul } from "../../kernels/matmul/reference.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
@@ -550,6 +551,49 @@ Deno.test(
     }
   }),
 );
+
+for (const [dtype, C] of [["f32", 36], [REAL_TYPES.at(-1)!, 2056]] as const) {
+  Deno.test(
+    `attentionDecode() stores what every head adds to a projection of ${C} columns in ${dtype}`,
+    withRandom(async (random) => {
+      const B = 3, NH = 4, KH = 2, HS = 20, T = 9, row = (NH + 2 * KH) * HS;
+      const weight = randomValues(random, NH * HS * C, { dtype }), bias = randomValues(random, C);
+      const cached = () => randomValues(random, B * KH * T * HS, { dtype });
+      const t = tensors({
+        qkv: [[B, row], dtype, randomValues(random, B * row, { dtype })],
+        cursors: [[B, 4], "u32", [5, 0, 2, 99, 0, 0, 1, 99, 17, 9, 0, 99]],
+        keys: [[B, KH, T, HS], dtype, cached()],
+        values: [[B, KH, T, HS], dtype, cached()],
+        y: [[B, NH * HS], dtype],
+        weight: [[NH * HS, C], dtype, weight],
+        bias: [[C], "f32", bias],
+        projected: [[NH, B, C], "f32"],
+      });
+      const { qkv, cursors, keys, values, y, projected } = t;
+      const [heads, parts] = await runProgram(
+        (program) => {
+          attentionDecode(program, { qkv, cursors }, { keys, values, y });
+          const outputs = { keys, values, projected };
+          attentionDecode(program, { qkv, cursors, projection: t }, outputs);
+        },
+        [y, projected],
+        { on: { ...device, isCpu: false } },
+      );
+      const shape = { M: 1, K: HS, N: C };
+      for (let h = 0; h < NH; h++) {
+        for (let b = 0; b < B; b++) {
+          const a = Float32Array.from(heads!.subarray((b * NH + h) * HS, (b * NH + h + 1) * HS));
+          const product = matmul({
+            ...{ a, b: weight.slice(h * HS * C, (h + 1) * HS * C) },
+            ...(h === 0 ? { bias } : {}),
+          }, shape);
+          const part = parts!.subarray((h * B + b) * C, (h * B + b + 1) * C);
+          assertClose(part, product.y, TOLERANCE[dtype]!, `head ${h} of text ${b}`);
+        }
+      }
+    }),
+  );
+}
 
 Deno.test("attentionDecode() throws if it is to rotate several tokens per text, or to normalise alone", () => {
   const t = tensors({

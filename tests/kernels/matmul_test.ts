@@ -213,6 +213,68 @@ for (const isCpu of [true, false]) {
   }
 }
 
+// rows that do not fill a workgroup's, K in several turns and parts, N clamped, fetches of eight and of four elements
+const FEW_ROWS = [
+  { M: 2, K: 528, N: 76, transposeB: false, dtype: "f32" },
+  { M: 3, K: 144, N: 24, transposeB: false, dtype: REAL_TYPES.at(-1)! },
+  { M: 5, K: 140, N: 37, transposeB: true, dtype: REAL_TYPES.at(-1)! },
+] as const;
+for (const { dtype, ...shape } of FEW_ROWS) {
+  const { M, K, N, transposeB } = shape, layout = transposeB ? "NT" : "NN";
+  Deno.test(
+    `matmul() ${layout} [${M},${K}]x[${K},${N}] of ${dtype} adds addends, normalises and stores partial sums`,
+    withRandom(async (random) => {
+      const [weight, offset] = [1, 2].map(() => randomValues(random, K)), addendCount = 11;
+      const a = randomValues(random, M * K), b = randomValues(random, K * N, { dtype });
+      const addends = randomValues(random, addendCount * M * K, { scale: 0.3 });
+      const bias = randomValues(random, N), parts = K % 16 === 0 ? 3 : 1;
+      const total = a.map((value, i) => {
+        for (let p = 0; p < addendCount; p++) value += addends[p * M * K + i]!;
+        return value;
+      });
+      const t = tensors({
+        a: [[M, K], "f32", a],
+        b: [transposeB ? [N, K] : [K, N], dtype, b],
+        bias: [[N], "f32", bias],
+        addends: [[addendCount, M, K], "f32", addends],
+        total: [[M, K], "f32"],
+        weight: [[K], "f32", weight!],
+        offset: [[K], "f32", offset!],
+        layernorm: [[M, N], "f32"],
+        rmsnorm: [[M, N], "f32"],
+        partial: [[parts, M, N], "f32"],
+      });
+      const on = { ...device, isCpu: false };
+      const [layernorm, rmsnorm, partial, stored] = await runProgram(
+        (program) => {
+          const normalize = { weight: t.weight, addends: t.addends };
+          matmul(program, t, { y: t.layernorm }, {
+            transposeB,
+            normalize: { ...normalize, bias: t.offset, total: t.total },
+          });
+          matmul(program, t, { y: t.rmsnorm }, { transposeB, normalize });
+          matmul(program, t, { y: t.partial }, { transposeB, parts, scale: 0.5 });
+        },
+        [t.layernorm, t.rmsnorm, t.partial, t.total],
+        { on },
+      );
+      const tolerance = 2 * TOLERANCE.f32! * Math.max(1, K / 144), norms = { M, C: K };
+      const product = (a: Float32Array) => reference.matmul({ a, b, bias }, shape).y;
+      assertClose(stored!, total, 1e-5, "total");
+      const { y } = layernormForward({ x: total, weight: weight!, bias: offset! }, norms);
+      assertClose(layernorm!, product(y), tolerance, "layernorm");
+      const { y: rms } = rmsnormForward({ x: total, weight: weight! }, norms);
+      assertClose(rmsnorm!, product(rms), tolerance, "rmsnorm");
+      const sums = Float32Array.from({ length: M * N }, (_, i) => {
+        let sum = 0;
+        for (let p = 0; p < parts; p++) sum += partial![p * M * N + i]!;
+        return 2 * (sum - bias[i % N]!) + bias[i % N]!;
+      });
+      assertClose(sums, product(a), tolerance, "partial sums");
+    }),
+  );
+}
+
 // tiles with clamped edges; K no multiple of a step, in whole steps, or split
 for (
   const [variant, K] of [
