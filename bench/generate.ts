@@ -178,7 +178,9 @@ export function decodeBenches(device: Device): KernelBench[] {
         matmul(program, { a: make.noise([1, C], dtype), b }, { y: make.zeros([1, F], dtype) }, {
           normalize: { weight: make.noise([C], "f32") },
           epilogue: {
-            ...{ kind: "pairedForward", activation: "silu", gateWeight },
+            kind: "pairedForward",
+            activation: "silu",
+            gateWeight,
             activated: make.zeros([1, F], dtype),
           },
         });

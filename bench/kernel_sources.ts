@@ -164,8 +164,12 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     ) =>
       createTrainStep(gpt, {
         ...STEP_OPTIONS,
-        ...{ batchSize: 2, sequenceLength: 64, gradientAccumulation: 2 },
-        ...{ documents, dropout: 0.1, labelSmoothing: 0.1 },
+        batchSize: 2,
+        sequenceLength: 64,
+        gradientAccumulation: 2,
+        documents,
+        dropout: 0.1,
+        labelSmoothing: 0.1,
       })
     );
     for (const repetitionPenalty of [1, 1.1]) {

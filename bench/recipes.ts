@@ -223,7 +223,10 @@ async function trainAll(results: Results, files: readonly string[]): Promise<voi
         let loss = NaN;
         for await (
           const event of trainingOf({ ...recipe, ...data }, {
-            ...{ seed, steps, evalEvery: steps, out },
+            seed,
+            steps,
+            evalEvery: steps,
+            out,
           })
         ) {
           if (event.kind === "evaluation") loss = event.loss;

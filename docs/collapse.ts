@@ -110,7 +110,9 @@ export async function trainModel(device: Device, corpus: Corpus, recipe: Recipe)
   using step = createTrainStep(gpt, { batchSize, sequenceLength: contextLength, dropout });
   // at a learning rate of 0 a step changes nothing, and measures the loss
   using evaluation = createTrainStep(gpt, {
-    ...{ batchSize, sequenceLength: contextLength, gradientAccumulation: EVALUATED },
+    batchSize,
+    sequenceLength: contextLength,
+    gradientAccumulation: EVALUATED,
   });
 
   const options = { batchSize, contextLength, gradientAccumulation: 1 };
@@ -131,8 +133,12 @@ export async function trainModel(device: Device, corpus: Corpus, recipe: Recipe)
     await evaluation.submit(0, evaluated, { learningRate: 0 });
     const loss = (await evaluation.reports(1))[0]!.loss;
     record.push({
-      ...{ kind: "evaluation", step: i + 1, epoch: batches.epochsBefore(i + 1), loss },
-      ...{ tokens: EVALUATED * BATCH_TOKENS, entropyPerToken },
+      kind: "evaluation",
+      step: i + 1,
+      epoch: batches.epochsBefore(i + 1),
+      loss,
+      tokens: EVALUATED * BATCH_TOKENS,
+      entropyPerToken,
     });
   }
   const last = losses.slice(-10);

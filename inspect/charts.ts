@@ -30,8 +30,12 @@ const MONOSPACE = { fontFamily: "ui-monospace,Menlo,Consolas,monospace", fontSiz
 
 /** Pixels around a panel without axes. */
 const NO_AXES = {
-  ...{ marginLeft: 12, marginRight: 12, marginTop: 8, marginBottom: 12 },
-  ...{ x: { axis: null }, y: { axis: null } },
+  marginLeft: 12,
+  marginRight: 12,
+  marginTop: 8,
+  marginBottom: 12,
+  x: { axis: null },
+  y: { axis: null },
 } as const;
 
 /** A token on a picture, without the quotes that a table has. */
@@ -76,11 +80,19 @@ export function drawPredictions(
       y: { axis: null, domain: [0, lines], reverse: true },
       marks: [
         plot.rect(boxes, {
-          ...{ x1: "x", x2: "end", y1: "line", y2: (box) => box.line + 1 },
-          ...{ fill: "color", inset: 0.5, title: "hint" },
+          x1: "x",
+          x2: "end",
+          y1: "line",
+          y2: (box) => box.line + 1,
+          fill: "color",
+          inset: 0.5,
+          title: "hint",
         }),
         plot.text(boxes, {
-          ...{ x: "x", y: (box) => box.line + 0.5, text: "text", textAnchor: "start" },
+          x: "x",
+          y: (box) => box.line + 0.5,
+          text: "text",
+          textAnchor: "start",
           ...MONOSPACE,
           pointerEvents: "none",
         }),
@@ -112,7 +124,9 @@ export function drawAttention(
   const cells = weights.flatMap((row, t) =>
     row.flatMap((weight, s) =>
       weight < LEAST_WEIGHT ? [] : [{
-        ...{ t, s, color: faint(BLUE, weight) },
+        t,
+        s,
+        color: faint(BLUE, weight),
         hint: `${quotedToken(tokens[t]!)} attends to ${quotedToken(tokens[s]!)}: ${
           percent(weight)
         }`,
@@ -136,7 +150,9 @@ export function drawAttention(
       height: T * cell + margin + NO_AXES.marginBottom,
     },
     panels: (plot) => [{
-      ...{ marginLeft: margin, marginTop: margin, marginBottom: NO_AXES.marginBottom },
+      marginLeft: margin,
+      marginTop: margin,
+      marginBottom: NO_AXES.marginBottom,
       marginRight: Math.max(NO_AXES.marginRight, least - T * cell - margin),
       x: { ...scale, axis: "top", tickRotate: -90, label: null, ...axis },
       y: { ...scale, label: null, ...axis },
@@ -161,7 +177,10 @@ export function drawLens(
 ): Promise<string> {
   const cells = layers.flatMap((predictions, layer) =>
     predictions.map(({ top: [likeliest], next }, t) => ({
-      ...{ layer, t, text: shown(likeliest!), isNext: next?.rank === 1 },
+      layer,
+      t,
+      text: shown(likeliest!),
+      isNext: next?.rank === 1,
       color: faint(BLUE, 0.75 * likeliest!.probability),
       hint: `${quotedToken(likeliest!)} ${percent(likeliest!.probability)}` +
         (next ? `\n${quotedToken(next)} ${percent(next.probability)}, rank ${next.rank}` : ""),
@@ -182,11 +201,15 @@ export function drawLens(
       height: tokens.length * LENS_CELL.height + 50,
     },
     panels: (plot) => [{
-      ...{ marginLeft: NAMES, marginTop: 38, marginBottom: NO_AXES.marginBottom },
+      marginLeft: NAMES,
+      marginTop: 38,
+      marginBottom: NO_AXES.marginBottom,
       marginRight: NO_AXES.marginRight,
       x: { type: "band", axis: "top", label: "after this many blocks", padding: 0 },
       y: {
-        ...{ type: "band", label: null, padding: 0 },
+        type: "band",
+        label: null,
+        padding: 0,
         domain: tokens.map((_, t) => t),
         tickFormat: (t: number) => shown(tokens[t]!),
       },
@@ -194,7 +217,10 @@ export function drawLens(
         plot.cell(cells, { ...channels, fill: "color", title: "hint", inset: 0.5 }),
         plot.cell(cells.filter(({ isNext }) => isNext), {
           ...channels,
-          ...{ stroke: RED, fill: "none", inset: 1, pointerEvents: "none" },
+          stroke: RED,
+          fill: "none",
+          inset: 1,
+          pointerEvents: "none",
         }),
         plot.text(cells, { ...channels, ...MONOSPACE, text: "text", pointerEvents: "none" }),
       ],

@@ -84,11 +84,19 @@ export function drawJudgements(
           marks: [
             ...noPoints(plot, rows),
             plot.areaY(isCompared ? sampled : greedy, {
-              ...{ x: "step", y1: "low", y2: "high", z: "figure" },
-              ...{ fill: color, fillOpacity: 0.15 },
+              x: "step",
+              y1: "low",
+              y2: "high",
+              z: "figure",
+              fill: color,
+              fillOpacity: 0.15,
             }),
             plot.lineY(attention, {
-              ...{ x: "step", y: "weight", stroke: PINK, strokeWidth: 1.5, strokeDasharray: "6 3" },
+              x: "step",
+              y: "weight",
+              stroke: PINK,
+              strokeWidth: 1.5,
+              strokeDasharray: "6 3",
             }),
             plot.lineY(greedy, isCompared ? { ...channels, strokeDasharray: "1 3" } : channels),
             plot.lineY(sampled, { ...channels, strokeWidth: 2.5 }),

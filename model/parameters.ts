@@ -219,7 +219,11 @@ export function linearModules(config: GptConfig): LinearModule[] {
     return names.map((name, i) => {
       const { first: firstColumn, count } = columns[i]!;
       return {
-        ...{ name, parameter, firstColumn, inputs, outputs: count },
+        name,
+        parameter,
+        firstColumn,
+        inputs,
+        outputs: count,
         ...(isInterleaved && parameter === "attn.c_attn" ? { interleavedHeads: heads } : {}),
       };
     });

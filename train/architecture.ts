@@ -116,8 +116,14 @@ export function newModel(
   const { norm, positions, mlp, biases, qkNorm } = partsOf(options, DEFAULT_ARCHITECTURE);
   const hasBiases = biases === "on";
   return withoutDefaults({
-    ...{ layers, width, heads, keyHeads: kvHeads, headSize, innerWidth: hidden },
-    ...{ contextLength, vocabularySize },
+    layers,
+    width,
+    heads,
+    keyHeads: kvHeads,
+    headSize,
+    innerWidth: hidden,
+    contextLength,
+    vocabularySize,
     // the family whose names and defaults fit best
     family: positions === "learned" ? "gpt2" : norm === "rmsnorm" ? "llama" : "gpt_neox",
     norm,

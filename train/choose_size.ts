@@ -108,34 +108,59 @@ function planAtDepth(depth: number, known: Unsized): Planned {
 async function planInTime(
   seconds: () => number,
   known: Unsized,
-  { signal, onNotice }: Callbacks,
+  callbacks: Callbacks,
 ): Promise<Planned> {
-  const { given, typed, defaults } = known.setup, text = textOf(known);
-  const fixed = typedAmong(given, typed);
-  const noteLate = (secondsPerStep: number) => {
-    const left = Math.max(0, seconds());
-    if (secondsPerStep <= left) return;
-    onNotice(
+  const { given } = known.setup;
+  const isSized = given.depth === undefined && !isSizeOpen(given);
+  const { planned, secondsPerStep } = isSized
+    ? await planSteps(seconds, known, callbacks)
+    : await planDepth(seconds, known, callbacks);
+  const left = Math.max(0, seconds());
+  if (secondsPerStep > left) {
+    callbacks.onNotice(
       `a step takes ${shortDuration(secondsPerStep)}, and there are ${shortDuration(left)} for ` +
         "steps: the training does one step and ends late",
     );
-  };
-  if (given.depth === undefined && !isSizeOpen(given)) {
-    const { batchSize, contextLength } = sizesOf(given, defaults);
-    const { tokensPerSecond } = (await measure({}, known, { signal, mustFit: true }))!;
-    const tokensPerStep = batchSize * contextLength * given.gradientAccumulation;
-    noteLate(tokensPerStep / tokensPerSecond);
-    const inTime = Math.floor(seconds() * tokensPerSecond / tokensPerStep);
-    const steps = given.steps ?? Math.max(1, inTime);
-    const blockParameters = countBlockParameters(configAt({}, known));
-    const untyped = { steps, schedule: fixed.schedule ?? "wsd" };
-    const sizes = { batchSize, contextLength, steps };
-    const plan = { ...withFigures(sizes, { given, blockParameters, ...text }), options: untyped };
-    return { plan, untyped };
   }
+  return planned;
+}
+
+/** A plan that was made from measurements. */
+interface Measured {
+  readonly planned: Planned;
+  /** Time of a step of the plan. */
+  readonly secondsPerStep: number;
+}
+
+/** The plan of a model whose size is given: as many steps as fit the time. */
+async function planSteps(
+  seconds: () => number,
+  known: Unsized,
+  { signal }: Callbacks,
+): Promise<Measured> {
+  const { given, typed, defaults } = known.setup;
+  const { batchSize, contextLength } = sizesOf(given, defaults);
+  const { tokensPerSecond } = (await measure({}, known, { signal, mustFit: true }))!;
+  const secondsPerStep = batchSize * contextLength * given.gradientAccumulation / tokensPerSecond;
+  const steps = given.steps ?? Math.max(1, Math.floor(seconds() / secondsPerStep));
+  const schedule = typedAmong(given, typed).schedule ?? "wsd";
+  const blockParameters = countBlockParameters(configAt({}, known));
+  const sizes = { batchSize, contextLength, steps };
+  const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
+  const untyped = { steps, schedule };
+  return { planned: { plan: { ...figures, options: untyped }, untyped }, secondsPerStep };
+}
+
+/** The plan of a model whose size the time decides, or the depth that is given. */
+async function planDepth(
+  seconds: () => number,
+  known: Unsized,
+  { signal, onNotice }: Callbacks,
+): Promise<Measured> {
+  const { given, typed, defaults } = known.setup, text = textOf(known);
   let mustFit = true; // the smallest model, as nothing else can be planned
   const plan = await planForSeconds(seconds(), {
-    given: fixed,
+    given: typedAmong(given, typed),
     ...text,
     depths: given.depth === undefined ? allowedDepths(given, typed, defaults) : [given.depth],
     async measure(sizes, depth) {
@@ -148,9 +173,11 @@ async function planInTime(
   const { depth, options } = plan;
   const { tokens, tokensPerSecond } = plan.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
-  noteLate(batchSize * contextLength * given.gradientAccumulation / tokensPerSecond);
   const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...text });
-  return { plan, untyped };
+  return {
+    planned: { plan, untyped },
+    secondsPerStep: batchSize * contextLength * given.gradientAccumulation / tokensPerSecond,
+  };
 }
 
 /** What a plan knows of the text. */
@@ -186,7 +213,10 @@ async function measure(
   let batches: Batches, recompute: RecomputeMode;
   try {
     batches = new Batches(corpus.training, {
-      ...{ ...shape, sequence, documents, seed },
+      ...shape,
+      sequence,
+      documents,
+      seed,
       padding: corpus.tokenizer.endOfText,
       beginOfText: corpus.tokenizer.beginOfText,
     });

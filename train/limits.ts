@@ -174,8 +174,15 @@ export interface Allocation {
 /** The bytes of allocations by role, to the byte. */
 export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
   const memory = {
-    ...{ total: 0, parameters: 0, optimizer: 0, gradients: 0, activations: 0, logits: 0 },
-    ...{ other: 0, evaluation: 0, samples: 0 },
+    total: 0,
+    parameters: 0,
+    optimizer: 0,
+    gradients: 0,
+    activations: 0,
+    logits: 0,
+    other: 0,
+    evaluation: 0,
+    samples: 0,
   };
   for (const { role, bytes } of allocations) {
     memory[role] += bytes;

@@ -262,9 +262,14 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const tokens = step * tokensPerStep;
     const { loss, bitsPerByte } = record.lastEvaluation ?? {};
     yield {
-      ...{ kind: "end", reason, step, path: path!, prompt } as const,
+      kind: "end" as const,
+      reason,
+      step,
+      path: path!,
+      prompt,
       ...(best ? { best } : {}),
-      ...{ seconds: Number(loop.seconds().toFixed(1)), tokens },
+      seconds: Number(loop.seconds().toFixed(1)),
+      tokens,
       flops: tokens * flopsPerToken(gpt.config, options.freeze),
       ...(typeof loss === "number" ? { loss } : {}),
       ...(typeof bitsPerByte === "number" ? { bitsPerByte } : {}),

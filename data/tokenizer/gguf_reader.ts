@@ -200,7 +200,7 @@ function sentencePieceFile(
     },
     model: {
       type: "BPE",
-      ...{ dropout: null },
+      dropout: null,
       unk_token: unknown ?? null,
       continuing_subword_prefix: null,
       end_of_word_suffix: null,

@@ -37,7 +37,11 @@ export async function openPool(
 ): Promise<TokenizerPool> {
   const tables = encoderTables(json);
   const tokenizer = {
-    ...{ json, vocabularySize, endOfText, endOfTextToken, tables },
+    json,
+    vocabularySize,
+    endOfText,
+    endOfTextToken,
+    tables,
     ...(beginOfText === undefined ? {} : { beginOfText }),
   };
   const size = Math.min(
