@@ -181,10 +181,9 @@ export function sample(
   const { device } = program;
   const { maxComputeInvocationsPerWorkgroup } = device.gpu.limits;
   const most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
-  const LOADS = device.isCpu ? 4 : 16;
   const iterationsOf = (invocations: number) => {
     const penalized = penalties ? 2 * ceilDiv(V, invocations) + 2 * ceilDiv(N, invocations) : 0;
-    const turns = ceilDiv(V, LOADS * invocations), scan = Math.log2(invocations);
+    const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
     const others = logprobs ? (2 + TOP) * turns : 0;
     return penalized + others + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) +
       scan +
@@ -204,7 +203,6 @@ export function sample(
       PENALTIES: penalties,
       LOGPROBS: logprobs !== undefined,
       WORKGROUP_SIZE,
-      LOADS,
       END_IDS: MOST_END_IDS,
     },
     tensors: {

@@ -15,7 +15,6 @@ alias real = f16; // element type of logits
 const PENALTIES: bool = true; // whether a setting may be a penalty
 const LOGPROBS: bool = true; // whether logprobs may be wanted
 const WORKGROUP_SIZE: u32 = 256; // a power of two
-const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const END_IDS: u32 = 16;
 
 struct Sizes {
@@ -57,6 +56,7 @@ const KEY_OF_MINUS_INFINITY: u32 = 0x00800000;
 const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended if a score is NaN
 const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score is infinite
 
+const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const STRIDE: u32 = LOADS * WORKGROUP_SIZE;
 
 // A rank is two words, the key of the score and the complemented number of the token, of which only the lower 21
