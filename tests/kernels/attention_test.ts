@@ -176,7 +176,7 @@ function variantsOf(
   return new Map([...program.tunables.values()].map(({ key, variants }) => [key, variants]));
 }
 
-const DOCUMENTS = [[1, 66, 1, 1, 30, 32], [64, 67]];
+const DOCUMENTS = [[1, 63, 2, 1, 32, 32], [63, 68]];
 
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
   { variant: "rows", B: 1, T: 1, NH: 1, HS: 4 },
@@ -249,14 +249,14 @@ const MATRIX_DEVICE = HAS_MATRICES ? device : withEmulatedMatrices(device);
 const MATRIX_SHAPE = { NH: 2, KH: 1, HS: 16, scale: 0.4, window: 37, rate: 0.3 };
 const MATRIX_TOLERANCE = 2 * TOLERANCE.f16!; // p and ds are rounded, too
 const MATRIX_CASES: readonly (readonly [
-  sizes: Pick<Case, "B" | "T" | "documents">,
+  sizes: Pick<Case, "B" | "T" | "window" | "documents">,
   maxBindingBytes: number,
 ])[] = [
   [{ B: 1, T: 1 }, Infinity],
   [{ B: 2, T: 70 }, Infinity],
   [{ B: 1, T: 99 }, 128 * 2 * 16 * 4], // one partial sum of dq, to which several blocks of keys are added
-  [{ B: 2, T: 99, documents: [[40, 1, 58], [99]] }, Infinity],
-  [{ B: 1, T: 99, documents: [[1, 64, 34]] }, 128 * 2 * 16 * 4],
+  [{ B: 2, T: 99, window: 70, documents: [[40, 1, 58], [99]] }, Infinity],
+  [{ B: 1, T: 99, window: 70, documents: [[1, 64, 34]] }, 128 * 2 * 16 * 4],
 ];
 const isTested = (variant: string) =>
   /^matrix /.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
