@@ -349,7 +349,10 @@ export function scalingTable({ points, launchMs }: Scaling): string {
   ].join("\n\n");
 }
 
-/** The time of training steps and of tokens by kernel: a table per model, in it a row per kernel and a column per profile. */
+/**
+ * The time of training steps and of tokens by kernel: a table per model, in it a row per kernel and a column per
+ * profile.
+ */
 export function profileTables(profiles: NonNullable<Report["profiles"]>): string[] {
   // `train step f16 mini 32x128 V 50257`, `generate f16 mini 1 stream x 256 V 50257`
   const modelOf = ([name]: [string, unknown]) => /\bf(?:16|32) (\S+)/.exec(name)?.[1] ?? name;

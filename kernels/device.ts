@@ -22,7 +22,10 @@ export interface Device {
   readonly name: string;
   /** Whether the adapter computes on the CPU, as Mesa's lavapipe does. */
   readonly isCpu: boolean;
-  /** The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`, or `Dawn on Vulkan (vendor nvidia)`. */
+  /**
+   * The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`, or `Dawn on
+   * Vulkan (vendor nvidia)`.
+   */
   readonly backend: string;
   /** Features that were requested and granted: those of `WANTED_FEATURES` that the adapter lists. */
   readonly features: ReadonlySet<string>;

@@ -196,8 +196,8 @@ export class Program implements Disposable {
    * Appends a launch, and compiles its shader if the device has not done so before.
    *
    * @throws {TypeError} if a tensor or uniform is missing, the shader declares none of that name, or a buffer is
-   * bound both to be read and to be written; {LimitError} if the launch would exceed a limit of the device, or on a CPU adapter the number of loop
-   * iterations; {RangeError} if an offset is not aligned or a uniform is out of range.
+   * bound both to be read and to be written; {LimitError} if the launch would exceed a limit of the device, or on a CPU
+   * adapter the number of loop iterations; {RangeError} if an offset is not aligned or a uniform is out of range.
    */
   dispatch(dispatch: Dispatch): void {
     const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;

@@ -57,7 +57,10 @@ export const ARCHITECTURES: Readonly<Record<ArchitectureName, Architecture>> = {
   },
 };
 
-/** The architecture of a new model for which none is given: the one that learned best at small sizes, see docs/recipes.md. */
+/**
+ * The architecture of a new model for which none is given: the one that learned best at small sizes, see
+ * docs/recipes.md.
+ */
 export const DEFAULT_ARCHITECTURE: Architecture & { readonly arch: ArchitectureName } = {
   arch: "neox",
   ...ARCHITECTURES.neox,

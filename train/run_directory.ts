@@ -180,9 +180,9 @@ export class RunDirectory {
    * perhaps `best` are rewritten.
    *
    * Then older checkpoints beyond `keep` are removed or lose the state of the optimizer, except the best one and that
-   * of step `beforeCooldown`, from which the run can be extended; those that adapters of other runs need keep their weights. That comes first if there is no room without it. Later
-   * checkpoints stay: they are damaged, or the training would have resumed from them. A failure after the rename is
-   * a notice.
+   * of step `beforeCooldown`, from which the run can be extended; those that adapters of other runs need keep their
+   * weights. That comes first if there is no room without it. Later checkpoints stay: they are damaged, or the training
+   * would have resumed from them. A failure after the rename is a notice.
    *
    * @returns the checkpoint's path.
    * @throws {CheckpointError} if there is no room or the system refuses; older checkpoints stay.

@@ -111,7 +111,10 @@ function checkId(token: string, id: number): void {
   );
 }
 
-/** A function that finds the id of a token by its content. Added tokens come before others, and of several the first one counts. */
+/**
+ * A function that finds the id of a token by its content. Added tokens come before others, and of several the first one
+ * counts.
+ */
 function createIdOf(
   added: readonly AddedToken[],
   tokens: readonly string[],
