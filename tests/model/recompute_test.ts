@@ -29,9 +29,9 @@ const CASES: Readonly<Record<string, Case>> = {
   "frozen parts": { freeze: "embeddings,0", options: { dropout: 0.2 } },
   "adapters": { config: { lora: { rank: 3, alpha: 6, targets: ["c_attn", "c_fc", "c_proj"] } } },
   "GPT-Neo": { config: { family: "gpt_neo", attentionWindows: [0, 3, 0, 3], ownHead: true } },
-  "the Llama family": {
+  "the Llama family, documents apart": {
     config: { family: "llama", keyHeads: 1, qkNorm: true },
-    options: { dropout: 0.2 },
+    options: { dropout: 0.2, documents: "apart" },
   },
 };
 
@@ -57,10 +57,12 @@ async function gradientsWith(
       (_, b) => Array.from({ length: T + 1 }, (_, t) => (5 * b + 3 * t * t + i) % 67),
     );
   const count = options?.gradientAccumulation ?? 1;
-  const batches = Array.from(
-    { length: count },
-    (_, i) => batchOf(rows(i), { contextLength: T, padding: 0 }),
-  );
+  const isApart = options?.documents === "apart";
+  const positions = Uint32Array.from({ length: 3 * T }, (_, m) => m % T % 5);
+  const batches = Array.from({ length: count }, (_, i) => ({
+    ...batchOf(rows(i), { contextLength: T, padding: 0 }),
+    ...(isApart ? { positions } : {}),
+  }));
   await step.submit(3, batches, { learningRate: 1e-3 });
   const [gradients, parameters] = await download(device, step.gradients.flat, gpt.parameters.flat);
   const [report] = await step.reports(1);
