@@ -4,7 +4,13 @@ import { isSystemError } from "../files/disk.ts";
 import type { Ingredients } from "../train/compare.ts";
 import { METRICS_FILE } from "../train/metrics.ts";
 import { isLocked } from "../train/run_directory.ts";
-import { type Evaluated, type LastSteps, RunIndex, tokensPerStepOf } from "./run_index.ts";
+import {
+  type Evaluated,
+  type LastSteps,
+  RunIndex,
+  tokensPerStepOf,
+  type Warning,
+} from "./run_index.ts";
 import { glance, RunReader } from "./run_reader.ts";
 import {
   detailsOf,
@@ -39,8 +45,8 @@ export interface RunCurves {
   readonly entropyPerToken: number | null;
   /** The evaluation with the least loss. */
   readonly best: Evaluated | null;
-  /** Warnings in the record. */
-  readonly warnings: number;
+  /** The newest warnings in the record, in ascending order of their steps. */
+  readonly warnings: readonly Pick<Warning, "step" | "name">[];
   /** By `curveName()`. */
   readonly curves: Readonly<Record<string, Columns>>;
 }
@@ -125,7 +131,7 @@ export class WatchedRun {
       tokensPerStep: Number.isNaN(index.tokensPerStep) ? null : index.tokensPerStep,
       entropyPerToken: index.entropyPerToken ?? null,
       best: index.best ?? null,
-      warnings: index.warnings.length,
+      warnings: index.warnings.map(({ step, name }) => ({ step, name })),
       curves: index.curves(isAppended ? known : undefined),
     };
   }

@@ -35,6 +35,7 @@ import { AXES } from "./selection.js";
  * @typedef {object} Line
  * @property {DrawnRun} run
  * @property {Figure} figure
+ * @property {number[]} steps
  * @property {number[]} x
  * @property {(number | null)[]} y as the record has it
  * @property {(number | null)[] | undefined} smooth undefined without smoothing
@@ -55,6 +56,9 @@ const MOST_ROWS = 100;
 
 /** Points on which Page Up and Page Down move the cursor. */
 const PAGE_POINTS = 20;
+
+/** Lines among which the names of warnings are distributed, so that those of neighbours do not cover each other. */
+const MARK_LINES = 4;
 
 /** Seconds between two ticks of a time axis. */
 const TIME_STEPS = [1, 2, 5, 10, 15, 30].flatMap((step) => [step, 60 * step, 3600 * step])
@@ -82,6 +86,9 @@ export class ChartView {
   #selection;
   /** @type {number[]} */
   #floors = [];
+  /** Warnings: their places on the horizontal axis, and the colours of their runs.
+   * @type {{ x: number, color: number, name: string }[]} */
+  #marks = [];
 
   /** @param {Chart} chart */
   constructor(chart) {
@@ -131,6 +138,7 @@ export class ChartView {
     this.#floors = this.#chart.floor
       ? [...new Set(runs.flatMap(({ curves }) => curves.entropyPerToken ?? []))]
       : [];
+    this.#marks = this.#chart.floor ? runs.flatMap((run) => this.#marksOf(run)) : [];
     const form = JSON.stringify([
       selection.axis,
       this.#isLog,
@@ -142,6 +150,20 @@ export class ChartView {
     this.#form = form;
     this.#read();
     this.#fillTable();
+  }
+
+  /**
+   * The warnings of a run, at the first points of a curve from their steps on.
+   *
+   * @param {DrawnRun} run
+   */
+  #marksOf(run) {
+    const { color, curves: { warnings } } = run;
+    const line = this.#lines.find((line) => line.run === run);
+    return warnings.flatMap(({ step, name }) => {
+      const x = line?.x[line.steps.findIndex((at) => at >= step)] ?? line?.x.at(-1);
+      return x === undefined ? [] : [{ x, color, name }];
+    });
   }
 
   /** Draws everything again, as after a change of colours. */
@@ -232,7 +254,7 @@ export class ChartView {
           drag: { x: true, y: false },
         },
         hooks: {
-          draw: [(plot) => this.#drawFloors(plot)],
+          draw: [(plot) => this.#drawFloors(plot), (plot) => this.#drawMarks(plot)],
           setCursor: [() => this.#read({ isMoved: true })],
         },
       },
@@ -244,26 +266,33 @@ export class ChartView {
 
   /** @param {Plot} plot */
   #drawFloors(plot) {
-    const { ctx, bbox } = plot;
+    const { bbox: { left, width } } = plot;
     for (const floor of this.#floors) {
       const y = Math.round(plot.valToPos(floor, "y", true));
-      ctx.save();
-      ctx.strokeStyle = ctx.fillStyle = colorOf("--muted");
-      ctx.lineWidth = devicePixelRatio;
-      ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
-      ctx.beginPath();
-      ctx.moveTo(bbox.left, y);
-      ctx.lineTo(bbox.left + bbox.width, y);
-      ctx.stroke();
-      ctx.font = `${12 * devicePixelRatio}px ${getComputedStyle(document.body).fontFamily}`;
-      ctx.textAlign = "left";
-      ctx.textBaseline = "top";
-      ctx.fillText(
-        `entropy of the text ${figureText(floor)}`,
-        bbox.left + 4 * devicePixelRatio,
-        y + 4 * devicePixelRatio,
-      );
-      ctx.restore();
+      drawRule(plot, {
+        from: [left, y],
+        to: [left + width, y],
+        dash: [6, 4],
+        color: colorOf("--muted"),
+        text: `entropy of the text ${figureText(floor)}`,
+      });
+    }
+  }
+
+  /** @param {Plot} plot */
+  #drawMarks(plot) {
+    const { bbox: { left, top, width, height } } = plot;
+    for (const [i, { x: value, color, name }] of this.#marks.entries()) {
+      const x = Math.round(plot.valToPos(value, "x", true));
+      if (x < left || x > left + width) continue; // the reader has zoomed
+      drawRule(plot, {
+        from: [x, top],
+        to: [x, top + height],
+        dash: [2, 3],
+        color: colorOf(`--run-${color}`),
+        text: name,
+        line: i % MARK_LINES,
+      });
     }
   }
 
@@ -405,6 +434,37 @@ export class ChartView {
 }
 
 /**
+ * Draws a dashed line with a text beside it, `line` lines below the top of the line.
+ *
+ * @param {Plot} plot
+ * @param {{
+ *   from: [x: number, y: number],
+ *   to: [x: number, y: number],
+ *   dash: number[],
+ *   color: string,
+ *   text: string,
+ *   line?: number,
+ * }} rule in pixels of the canvas but for dashes, which are in those of the page
+ */
+function drawRule({ ctx, bbox }, { from, to, dash, color, text, line = 0 }) {
+  const pixels = devicePixelRatio;
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = color;
+  ctx.lineWidth = pixels;
+  ctx.setLineDash(dash.map((length) => length * pixels));
+  ctx.beginPath();
+  ctx.moveTo(...from);
+  ctx.lineTo(...to);
+  ctx.stroke();
+  ctx.font = `${12 * pixels}px ${getComputedStyle(document.body).fontFamily}`;
+  const isLeft = from[0] + 4 * pixels + ctx.measureText(text).width <= bbox.left + bbox.width;
+  ctx.textAlign = isLeft ? "left" : "right";
+  ctx.textBaseline = "top";
+  ctx.fillText(text, from[0] + (isLeft ? 4 : -4) * pixels, from[1] + (4 + 16 * line) * pixels);
+  ctx.restore();
+}
+
+/**
  * @param {DrawnRun} run
  * @param {Figure} figure
  * @param {Selection} selection
@@ -421,16 +481,17 @@ function lineOf(run, figure, { axis, smoothing }) {
   const isSmoothed = smoothing > 0 && figure.noisy === true;
   const smooth = isSmoothed ? movingAverage(mean, smoothing) : undefined;
   /** @type {number[]} */
-  const x = [];
+  const x = [], steps = [];
   /** @type {(number | null)[]} */
   const y = [], smoothed = [];
   for (const [i, place] of places.entries()) {
     if (place === null || x.length > 0 && place <= /** @type {number} */ (x.at(-1))) continue;
     x.push(place);
+    steps.push(step[i] ?? 0);
     y.push(value[i] ?? null);
     smoothed.push(smooth?.[i] ?? null);
   }
-  return { run, figure, x, y, smooth: smooth && smoothed };
+  return { run, figure, steps, x, y, smooth: smooth && smoothed };
 }
 
 /**

@@ -56,7 +56,7 @@ function factsOf({ row, curves }) {
     ["validation loss", figure(row.validation?.loss)],
     ["best loss", best ? `${figure(best.loss)} at ${figure(best.step)}` : UNKNOWN],
     ["entropy of the text", figure(curves?.entropyPerToken)],
-    ["warnings", curves?.warnings ? figure(curves.warnings) : UNKNOWN],
+    ["warnings", figure(curves?.warnings.length || null)],
     ["tokens/s", figure(row.tokensPerSecond)],
     ["time left", timeLeft(row, curves)],
     ["memory", byteCount(row.memoryBytes)],

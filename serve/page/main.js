@@ -171,7 +171,9 @@ async function readCurves(name) {
     const known = curves.get(name);
     const read = await source.curves(name, known && lastSteps(known));
     if (colors.has(name)) curves.set(name, known && read.isAppended ? appended(known, read) : read);
-    if (known?.isComplete && read.warnings > known.warnings) say(`${name}: a warning`);
+    if (known?.isComplete && read.warnings.length > known.warnings.length) {
+      say(`${name}: a warning`);
+    }
     problem.hidden = true;
   } catch (error) {
     if (source.isSaved || rows.has(name)) showProblem(error);

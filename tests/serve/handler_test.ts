@@ -144,6 +144,7 @@ Deno.test("/api/run has options, checkpoints, samples and warnings of a run", as
       ...steps(4),
       evaluation(2, 3),
       evaluation(4, 4),
+      '{"kind":"warning","step":4,"name":"overfitting","message":"It memorizes."}',
       '{"kind":"sample","step":4,"prompt":"<b>","text":"x"}',
     ].join("\n"),
   );
@@ -159,7 +160,9 @@ Deno.test("/api/run has options, checkpoints, samples and warnings of a run", as
     ],
   );
   assert.ok(details.checkpoints.every(({ bytes }) => bytes > 100));
-  assert.deepEqual((await json<RunCurves>("/api/curves?run=whole")).best, { step: 2, loss: 3 });
+  const { best, warnings } = await json<RunCurves>("/api/curves?run=whole");
+  assert.deepEqual(best, { step: 2, loss: 3 });
+  assert.deepEqual(warnings, [{ step: 4, name: "overfitting" }]);
   assert.deepEqual(details.samples, [{ step: 4, prompt: "<b>", text: "x" }]);
   assert.ok(details.options.some(([flag, value]) => flag === "--learning-rate" && value === 0.5));
   assert.ok(!details.options.some(([flag]) => flag === "--ends-with"), "no option of train");
