@@ -182,15 +182,17 @@ export {
 } from "./data/text/dataset.ts";
 export type { DataOptions } from "./data/text/files.ts";
 export {
+  conversationsOf,
   type DataProgress,
   type Documents,
   documentsOf,
   type ReadOptions,
 } from "./data/text/documents.ts";
 export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
-export type { Conversation, Message } from "./data/text/conversations.ts";
+export type { Conversation, ConversationFields, Message } from "./data/text/conversations.ts";
 export { DataError } from "./data/text/data_error.ts";
 export { type Batch, Batches, type BatchesOptions, batchOf } from "./data/tokens/batches.ts";
+export type { PackingCounts } from "./data/tokens/packing.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
 export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
@@ -214,6 +216,7 @@ export {
 } from "./data/tokenizer/tokenizer.ts";
 export {
   type ChatFormat,
+  ConversationError,
   createChatFormat,
   defaultChatTemplate,
   type EncodedConversation,

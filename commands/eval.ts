@@ -46,7 +46,7 @@ const program = withModelOptions(
       "the text that this run holds out of its training, such as to compare a base with it",
     ).conflicts("data"),
   )
-  .option("--text-field <name>", TEXT_FIELD, "text")
+  .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
   .option(
     "--tokens <n>",
     "tokens to evaluate, from the beginning of the text, rounded up to whole batches; 0: all",

@@ -3,6 +3,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
@@ -21,7 +22,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
     new Option("--data-version <version>", "edition of tinystories (default: v2)")
       .choices(["v1", "v2"] as const),
   )
-  .option("--text-field <name>", TEXT_FIELD, "text")
+  .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "number of workers (default: one per core)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
@@ -64,9 +65,12 @@ const program = command("prepare", "Tokenize data, so that training on it starts
             : `written to ${cache}: ${byteCount(bytes)} of text in ${duration(seconds)}, ` +
               `${byteCount(bytes / seconds)}/s`,
         );
+        const documents = training.documents + validation.documents;
+        const answers = answerTokens(training) + answerTokens(validation);
         output(
-          `${name}: ${training.documents + validation.documents} documents, ` +
-            `${training.length + validation.length} tokens\n`,
+          `${name}: ${documents} ${training.answersOf ? "conversations" : "documents"}, ` +
+            `${training.length + validation.length} tokens` +
+            (training.answersOf ? `, ${answers} of them in answers\n` : "\n"),
         );
         corpus.close();
       } catch (error) {
@@ -77,5 +81,14 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       }
     })
   );
+
+/** Tokens of a data set that the assistant says. */
+function answerTokens({ documents, answersOf }: TokenDataset): number {
+  let tokens = 0;
+  for (let d = 0; answersOf && d < documents; d++) {
+    for (const { start, end } of answersOf(d)) tokens += end - start;
+  }
+  return tokens;
+}
 
 await program.parseAsync();

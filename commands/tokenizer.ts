@@ -26,7 +26,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
   )
   .option("--out <file>", "file to write", "tokenizer.json")
   .option("--force", "replace an existing file")
-  .option("--text-field <name>", TEXT_FIELD, "text")
+  .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
   .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
     run(async () => {
       if (checkFilePath(out, "--out") && !force) {
@@ -66,7 +66,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
         }
         const seconds = (performance.now() - start) / 1000;
         status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-        const field = textField === "text" ? [] : ["--text-field", textField];
+        const field = textField === undefined ? [] : ["--text-field", textField];
         const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
         output(`${out}: ${made} tokens; to use it: ${use}\n`);
       } finally {

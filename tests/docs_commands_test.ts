@@ -51,6 +51,8 @@ async function writeTexts(folder: string): Promise<void> {
   Deno.writeTextFileSync(join(folder, "books", "one.txt"), stories);
   Deno.writeFileSync(join(folder, "books", "two.txt.gz"), gzipSync(stories));
   Deno.writeTextFileSync(join(folder, "notes.jsonl"), `{"text":"A note."}\n`.repeat(9));
+  const chat = `{"prompt":"Who is Tim?","completion":"Tim is a boy."}\n`.repeat(40);
+  Deno.writeTextFileSync(join(folder, "chat.jsonl"), chat);
   const { json } = await trainTokenizer([stories], { vocabularySize: 300 });
   Deno.writeTextFileSync(join(folder, "own.json"), json);
   const [example] = /(?<=```ts\n)[^]*?(?=```)/.exec(

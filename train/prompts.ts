@@ -11,7 +11,7 @@ const CHARACTERS = 10;
 
 /**
  * A prompt that fits the text of a training: the first words of a held-out document, or of a part of the held-out
- * text if that is a single document.
+ * text if that is a single document; of a conversation what precedes the first answer.
  *
  * The prompt depends on nothing but the text and the turn, so that a resumed run draws the same samples. It has at
  * most half of a document, which leaves something to generate, and is empty if no words are that short.
@@ -22,7 +22,14 @@ export function heldOutPrompt(
   { validation, tokenizer }: Pick<Corpus, "validation" | "tokenizer">,
   turn: number,
 ): string {
-  const { length, documents } = validation;
+  const { length, documents, answersOf } = validation;
+  if (answersOf) {
+    const document = turn % documents, { beginOfText } = tokenizer;
+    const ids = Array.from(
+      validation.read(validation.documentStart(document), answersOf(document)[0]!.start),
+    );
+    return tokenizer.decode(ids[0] === beginOfText ? ids.slice(1) : ids); // prompts begin with it anyway
+  }
   const isDocument = documents > 1;
   const start = isDocument
     ? validation.documentStart(turn % documents)

@@ -1,5 +1,6 @@
 import { dirname, join, resolve } from "node:path";
 import type { Documents } from "../data/text/documents.ts";
+import type { PackingCounts } from "../data/tokens/packing.ts";
 import { DataError } from "../data/text/data_error.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
@@ -277,6 +278,42 @@ export async function* openCorpus(
   return corpus;
 }
 
+/**
+ * The choices with those that the kind of the documents decides: each conversation sees only itself.
+ *
+ * @throws {UserError} if the options contradict that.
+ */
+export function* fittingTo(
+  setup: Setup,
+  { name, training }: Corpus,
+): Generator<TrainEvent, Setup> {
+  const { given, typed } = setup;
+  if (!training.answersOf || given.documents === "apart") return setup;
+  if (typed.includes("documents")) {
+    throw new UserError(
+      `Cannot train on ${name} with --documents ${given.documents} as each conversation must see ` +
+        `only itself: use --documents apart`,
+    );
+  }
+  yield { kind: "notice", message: `--documents apart, as ${name} holds conversations` };
+  return { ...setup, given: { ...given, documents: "apart" } };
+}
+
+/** A sentence about conversations that rows are too short for. */
+function shortRows(
+  { cut, leftOut, used }: PackingCounts,
+  contextLength: number,
+): string | undefined {
+  if (cut === 0 && leftOut === 0) return undefined;
+  const parts = [
+    ...(leftOut > 0
+      ? [`left out ${leftOut} of ${used + leftOut} conversations, whose first answer is not in it`]
+      : []),
+    ...(cut > 0 ? [`left out the last messages of ${cut} conversations`] : []),
+  ];
+  return `--context-length ${contextLength}: ${parts.join("; ")}`;
+}
+
 /** What to do if a program gives other texts than before. */
 const GIVE_THE_TEXTS = "Give the same texts, choose another out, or start over with fresh: true";
 
@@ -305,6 +342,9 @@ export function* finishSetup(
     padding: corpus.tokenizer.endOfText,
     beginOfText: corpus.tokenizer.beginOfText,
   });
+  const short = batches.conversations &&
+    shortRows(batches.conversations, sizesOf(given, defaults).contextLength);
+  if (short !== undefined) yield { kind: "notice", message: short };
   const named = {
     data: corpus.data,
     validationData: corpus.validationData,

@@ -25,6 +25,7 @@ import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./opti
 import {
   cacheBeside,
   finishSetup,
+  fittingTo,
   makeSetup,
   notDownloaded,
   offline,
@@ -137,8 +138,9 @@ export async function* train(
     };
 
     const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
-    const setup = yield* makeSetup(place, wanted, checkpoint);
-    const corpus = resources.adopt(yield* openCorpus(place, setup), (corpus) => corpus.close());
+    const chosen = yield* makeSetup(place, wanted, checkpoint);
+    const corpus = resources.adopt(yield* openCorpus(place, chosen), (corpus) => corpus.close());
+    const setup = yield* fittingTo(chosen, corpus);
     const { minutes } = setup.given, done = secondsBefore(out, setup);
     const seconds = () => done + (performance.now() - since) / 1000;
     const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();

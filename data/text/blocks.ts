@@ -1,3 +1,5 @@
+import type { ConversationFields } from "./conversations.ts";
+
 /**
  * Blocks of about a megabyte of documents, which one thread reads, and several clean and tokenize.
  *
@@ -25,6 +27,8 @@ export interface PartsOrigin {
   readonly placeUnit: PlaceUnit;
   /** If the parts are JSON objects: the field that holds the document. */
   readonly field?: string;
+  /** If they are JSON objects that hold conversations: by which fields. */
+  readonly conversation?: ConversationFields;
 }
 
 /** Consecutive documents of one file; the first and the last may be parts of longer ones. */

@@ -1,7 +1,14 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { isObject } from "../../files/json.ts";
+import { isObject, type JsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { type Block, startOf } from "./blocks.ts";
+import {
+  type Conversation,
+  type ConversationFields,
+  conversationOf,
+  MalformedConversation,
+  writeConversation,
+} from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { fieldNames, fieldOf, listOfNames } from "./fields.ts";
 import { TO_UTF8 } from "./formats.ts";
@@ -13,26 +20,36 @@ export interface CleanBlock {
   readonly text: Uint8Array<ArrayBuffer>;
   /** Where each document ends in `text`. */
   readonly ends: readonly number[];
+  /** The place in the file of each document. */
+  readonly places: readonly number[];
   /** Documents that end here. */
   readonly ended: number;
   /** Lines, elements or rows without a document, because their text is null or blank. */
   readonly blank: number;
+  /** Conversations that are left out because the assistant says nothing in them. */
+  readonly unanswered: number;
 }
 
 /**
  * Cleans the documents of a block in place: `\r\n` becomes `\n`, white space at both ends is removed,
- * blank documents are dropped, and a zero byte is put after each.
+ * blank documents are dropped, and a zero byte is put after each. Conversations become what `writeConversation()`
+ * writes.
  *
  * @throws {DataError} if a document is not text.
  */
 export function clean(block: Block): CleanBlock {
   const { bytes, continued, open } = block;
-  const ends: number[] = [], last = block.ends.length - 1;
-  let at = 0, blank = 0; // the spare byte of each document keeps `at` before the bytes that are not cleaned yet
+  const ends: number[] = [], places: number[] = [], last = block.ends.length - 1;
+  let at = 0, blank = 0, unanswered = 0; // the spare byte of each document keeps `at` before the bytes that are not cleaned yet
   block.ends.forEach((rawEnd, i) => {
     const isBeginning = i > 0 || !continued, isEnding = i < last || !open;
     let start = startOf(block, i);
-    let end = block.field === undefined ? rawEnd : unwrapJson(block, i);
+    const unwrapped = unwrap(block, i, rawEnd);
+    if (unwrapped === undefined) {
+      unanswered++;
+      return;
+    }
+    let end = unwrapped;
     const hasReturns = checkText(block, i, end);
     while (isBeginning && start < end) {
       const width = widthOfSpace(bytes, start);
@@ -53,11 +70,12 @@ export function clean(block: Block): CleanBlock {
     end = at + end - start;
     if (hasReturns) end = joinLineEnds(bytes, at, end);
     ends.push(end);
+    places.push(block.places[i]!);
     if (isEnding) bytes[end] = 0;
     at = isEnding ? end + 1 : end;
   });
   const ended = ends.length - (open ? 1 : 0);
-  return { text: bytes.subarray(0, at), ends, ended, blank };
+  return { text: bytes.subarray(0, at), ends, places, ended, blank, unanswered };
 }
 
 /** Zero bytes in a row that no text has: a file that was not written to its end may be full of them. */
@@ -89,9 +107,58 @@ function checkText(block: Block, i: number, end: number): boolean {
   return bytesAsText.includes("\r");
 }
 
-/** Replaces a JSON object by the document in it, which is never longer, and returns the new end. */
-function unwrapJson(block: Block, i: number): number {
-  const { bytes, ends, places, placeUnit, file, field } = block;
+/**
+ * Replaces a JSON object by the document in it, which is never longer.
+ *
+ * @returns the new end; undefined for a conversation in which the assistant says nothing.
+ */
+function unwrap(block: Block, i: number, end: number): number | undefined {
+  const { bytes, field, conversation } = block, start = startOf(block, i);
+  let document: string | undefined;
+  if (conversation) {
+    const messages = readMessages(block, i, conversation);
+    if (messages?.every(({ role }) => role !== "assistant")) return undefined;
+    document = messages && writeConversation(messages);
+  } else if (field === undefined) {
+    return end;
+  } else {
+    document = readField(block, i, field);
+  }
+  if (document === undefined) return start;
+  return start + new TextEncoder().encodeInto(document, bytes.subarray(start, end)).written;
+}
+
+/** The conversation in a JSON object; undefined if it is null. */
+function readMessages(
+  block: Block,
+  i: number,
+  fields: ConversationFields,
+): Conversation | undefined {
+  try {
+    return conversationOf(readObject(block, i), fields);
+  } catch (error) {
+    if (!(error instanceof MalformedConversation)) throw error;
+    const { file, placeUnit, places } = block;
+    throw new DataError(`${file} as ${placeUnit} ${places[i]} must ${error.message}`);
+  }
+}
+
+/** The text in a field of a JSON object; undefined if it is null. */
+function readField(block: Block, i: number, field: string): string | undefined {
+  const { file, placeUnit, places } = block, value = readObject(block, i);
+  const text = fieldOf(value, field);
+  if (text === null) return undefined;
+  if (typeof text === "string") return text;
+  throw new DataError(
+    `${file} as ${placeUnit} ${places[i]} must hold a string in its field ${field}: ` +
+      (text === undefined ? "" : `current value is ${quoted(text, 40)}; `) +
+      `its fields are ${listOfNames(fieldNames(value))}; choose with --text-field`,
+  );
+}
+
+/** The JSON object of a line, element or row. */
+function readObject(block: Block, i: number): JsonObject {
+  const { bytes, ends, places, placeUnit, file } = block;
   const fail = (requirement: string, value: string) =>
     new DataError(`${file} as ${placeUnit} ${places[i]} must ${requirement}: ${value}`);
   const start = startOf(block, i);
@@ -104,15 +171,8 @@ function unwrapJson(block: Block, i: number): number {
     const reason = printable((error as Error).message.split("\n")[0]!);
     throw fail("be JSON", placeUnit === "line" ? `${reason}; ${ONE_PER_LINE}` : reason);
   }
-  if (!isObject(value)) throw fail("be a JSON object", `current value is ${quoted(value, 40)}`);
-  const text = fieldOf(value, field!);
-  if (text === null) return start;
-  if (typeof text === "string") return start + new TextEncoder().encodeInto(text, json).written;
-  throw fail(
-    `hold a string in its field ${field}`,
-    (text === undefined ? "" : `current value is ${quoted(text, 40)}; `) +
-      `its fields are ${listOfNames(fieldNames(value))}; choose with --text-field`,
-  );
+  if (isObject(value)) return value;
+  throw fail("be a JSON object", `current value is ${quoted(value, 40)}`);
 }
 
 const ONE_PER_LINE = "objects must be one per line, or all in one array";

@@ -1,5 +1,9 @@
+import { isObject, type JsonObject } from "../../files/json.ts";
+import { quoted } from "../../files/printable.ts";
+import { fieldOf } from "./fields.ts";
+
 /**
- * Conversations: messages in turn, each with the role of who says it.
+ * Conversations: messages in turn, each with the role of who says it; and how rows of data hold them.
  *
  * @module
  */
@@ -14,3 +18,175 @@ export interface Message {
 
 /** Messages in the order in which they were said. */
 export type Conversation = readonly Message[];
+
+/** Fields of a row that hold a conversation: one a list of messages, or two a question and its answer. */
+export type ConversationFields =
+  | { readonly messages: string }
+  | { readonly prompt: string; readonly completion: string };
+
+/** Fields that hold a list of messages, by OpenAI's and by ShareGPT's name. */
+const LISTS = ["messages", "conversations"] as const;
+
+/** The fields of a question and its answer. */
+const PAIR = { prompt: "prompt", completion: "completion" } as const;
+
+/** Fields beside the messages: an instruction for the assistant, and tools, which are refused. */
+const SYSTEM = "system", TOOLS = ["tools", "functions"] as const;
+
+/** Roles by the names that data has for them, those of ShareGPT among them. */
+const ROLES: Readonly<Record<string, Message["role"]>> = {
+  system: "system",
+  developer: "system",
+  user: "user",
+  human: "user",
+  assistant: "assistant",
+  gpt: "assistant",
+  model: "assistant",
+};
+
+/** Roles and fields of messages that call tools. */
+const TOOL_ROLES = ["tool", "function", "function_call", "observation"];
+const TOOL_FIELDS = ["tool_calls", "function_call"] as const;
+
+/**
+ * The fields by which rows hold conversations.
+ *
+ * @param names the fields of the first row.
+ * @param textField the field that the user names, and whether it holds a list.
+ * @returns undefined if rows hold texts: they do if they have a field `text` and the user names no other.
+ */
+export function conversationFields(
+  names: readonly string[],
+  textField?: { readonly name: string; readonly isList: boolean },
+): ConversationFields | undefined {
+  if (textField) return textField.isList ? { messages: textField.name } : undefined;
+  if (names.includes("text")) return undefined;
+  const list = LISTS.find((name) => names.includes(name));
+  if (list !== undefined) return { messages: list };
+  return Object.values(PAIR).every((name) => names.includes(name)) ? PAIR : undefined;
+}
+
+/** The columns of a table that a conversation is read from, if they are there. */
+export function conversationColumns(fields: ConversationFields): string[] {
+  return [...Object.values(fields), SYSTEM, ...TOOLS];
+}
+
+/** A row that does not hold a conversation; the message completes "as line 3 must". */
+export class MalformedConversation extends Error {
+  constructor(requirement: string, value: unknown, advice: string) {
+    const current = value === undefined ? "it is absent" : `current value is ${quoted(value, 40)}`;
+    super(`${requirement}: ${current}; ${advice}`);
+  }
+}
+
+/**
+ * The conversation that a row holds. Values may be written as JSON, as tables without nested values have them.
+ *
+ * @returns undefined if the row holds null.
+ * @throws {MalformedConversation} if it does not hold a conversation.
+ */
+export function conversationOf(
+  row: JsonObject,
+  fields: ConversationFields,
+): Conversation | undefined {
+  for (const field of TOOLS) {
+    const tools = row[field];
+    if (!isNothing(tools)) throw new MalformedConversation(`have no ${field}`, tools, NO_TOOLS);
+  }
+  const messages = "messages" in fields
+    ? listOf(fieldOf(row, fields.messages), fields.messages)
+    : pairOf(row, fields);
+  const system = row[SYSTEM];
+  if (!messages || isNothing(system)) return messages;
+  if (typeof system === "string") return [{ role: "system", content: system }, ...messages];
+  throw new MalformedConversation(`hold a string in its field ${SYSTEM}`, system, EXAMPLE);
+}
+
+const NO_TOOLS = "tools are not supported: leave out conversations that have them";
+const EXAMPLE = 'a message is {"role": "user", "content": "Hello"}';
+
+function isNothing(value: unknown): boolean {
+  return value === undefined || value === null || value === "" ||
+    Array.isArray(value) && value.length === 0;
+}
+
+/** A question and its answer, each a string or a list of messages. */
+function pairOf(
+  row: JsonObject,
+  { prompt, completion }: { prompt: string; completion: string },
+): Conversation | undefined {
+  const parts = ([[prompt, "user"], [completion, "assistant"]] as const).map(([field, role]) => {
+    const value = fieldOf(row, field);
+    return typeof value === "string" ? [{ role, content: value }] : listOf(value, field);
+  });
+  return parts.includes(undefined) ? undefined : parts.flatMap((messages) => messages!);
+}
+
+function listOf(value: unknown, field: string): Conversation | undefined {
+  const list = typeof value === "string" ? parsed(value) : value;
+  if (list === null) return undefined;
+  if (Array.isArray(list)) return list.map((item, i) => messageOf(item, `${field}[${i}]`));
+  throw new MalformedConversation(`hold a list of messages in its field ${field}`, value, EXAMPLE);
+}
+
+function parsed(json: string): unknown {
+  if (json === "") return null;
+  try {
+    return JSON.parse(json);
+  } catch {
+    return undefined;
+  }
+}
+
+function messageOf(item: unknown, place: string): Message {
+  if (!isObject(item)) throw new MalformedConversation(`hold a message in ${place}`, item, EXAMPLE);
+  const isShareGpt = !("role" in item) && "from" in item;
+  const [roleField, contentField] = isShareGpt ? ["from", "value"] : ["role", "content"];
+  const given = item[roleField!], role = ROLES[String(given)];
+  const called = TOOL_FIELDS.find((field) => !isNothing(item[field]));
+  if (called !== undefined) {
+    throw new MalformedConversation(`have no ${place}.${called}`, item[called], NO_TOOLS);
+  }
+  if (typeof given !== "string" || role === undefined || !Object.hasOwn(ROLES, given)) {
+    throw new MalformedConversation(
+      `have a known role in ${place}.${roleField}`,
+      given,
+      TOOL_ROLES.includes(String(given)) ? NO_TOOLS : `roles are ${listOfRoles()}`,
+    );
+  }
+  const content = textOf(item[contentField!]);
+  if (content !== undefined) return { role, content };
+  throw new MalformedConversation(
+    `hold a string in ${place}.${contentField}`,
+    item[contentField!],
+    EXAMPLE,
+  );
+}
+
+function listOfRoles(): string {
+  const [last, ...others] = Object.keys(ROLES).reverse();
+  return `${others.reverse().join(", ")} and ${last}`;
+}
+
+/** The content of a message; OpenAI also writes it as a list of parts, of which those that are texts are joined. */
+function textOf(content: unknown): string | undefined {
+  if (typeof content === "string") return content;
+  const isText = (part: unknown): part is { text: string } =>
+    isObject(part) && part.type === "text" && typeof part.text === "string";
+  if (!Array.isArray(content) || content.length === 0 || !content.every(isText)) return undefined;
+  return content.map(({ text }) => text).join("");
+}
+
+/**
+ * A conversation as one line of text: a JSON list of roles and contents by turns. It is never longer than the JSON of
+ * the row that holds it, so that it takes its place in memory.
+ */
+export function writeConversation(messages: Conversation): string {
+  return JSON.stringify(messages.flatMap(({ role, content }) => [role, content]));
+}
+
+/** Reads what `writeConversation()` wrote. */
+export function readConversation(line: string): Conversation {
+  const parts = JSON.parse(line) as string[];
+  return parts.flatMap((role, i) => i % 2 === 0 ? [{ role, content: parts[i + 1]! }] : []);
+}

@@ -1,9 +1,11 @@
-import { Buffer } from "node:buffer";
+import { Buffer, isUtf8 } from "node:buffer";
 import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import type { Part } from "./blocks.ts";
+import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { listOfNames } from "./fields.ts";
+import { TO_UTF8 } from "./formats.ts";
 import {
   hasByteOrderMark,
   joinLineEnds,
@@ -19,17 +21,20 @@ import {
  *
  * Quotes enclose a whole field, and are doubled inside. TSV may also be written without quoting: other
  * quotes are text there. A quote that begins a field and is closed in another field or row is refused,
- * because everything between them would become one document.
+ * because everything between them would become one document. Of conversations each part is a JSON object with the
+ * columns that hold them.
  *
  * @throws {DataError} if the table is malformed, the column is absent or a row is too long.
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, column, tabs }: Pick<OpenFile, "file" | "column"> & { tabs: boolean },
+  { file, column, conversation, tabs }: Pick<OpenFile, "file" | "column" | "conversation"> & {
+    tabs: boolean;
+  },
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];
-  let place: number | undefined; // of the column in a row
+  let documentOf: ((fields: readonly Buffer[]) => Uint8Array) | undefined; // known after the first line
   let bytes = 0, lines = 0; // up to the end of the last row
   const parser = parse({
     delimiter: tabs ? "\t" : ",",
@@ -43,8 +48,18 @@ export async function* csvParts(
         throw Object.assign(new Error("a quote joins fields"), { code: "JOINED" });
       }
       [bytes, lines] = [info.bytes, info.lines];
-      if (place === undefined) place = placeOf(fields.map(String), { file, column });
-      else parts.push({ bytes: fields[place]!, place: lines });
+      if (documentOf) {
+        parts.push({ bytes: documentOf(fields), place: lines });
+      } else {
+        const header = fields.map(String);
+        documentOf = conversation
+          ? objectsOf(header, {
+            file,
+            columns: conversationColumns(conversation),
+            line: () => lines,
+          })
+          : columnOf(header, { file, column });
+      }
       return null; // the parser keeps nothing
     },
   });
@@ -102,12 +117,29 @@ function isJoined(fields: readonly Buffer[], bytes: number): boolean {
 
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, QUOTE = 0x22;
 
-function placeOf(
+/** The function that gives the columns of a row that are there as a JSON object. */
+function objectsOf(
+  header: readonly string[],
+  { file, columns, line }: { file: string; columns: readonly string[]; line: () => number },
+): (fields: readonly Buffer[]) => Uint8Array {
+  const places = columns.map((name) => [name, header.indexOf(name)] as const)
+    .filter(([, place]) => place >= 0);
+  return (fields) => {
+    const values = places.map(([name, place]) => {
+      if (isUtf8(fields[place]!)) return [name, fields[place]!.toString()];
+      throw new DataError(`${file} as line ${line()} must be UTF-8: it is not; ${TO_UTF8}`);
+    });
+    return new TextEncoder().encode(JSON.stringify(Object.fromEntries(values)));
+  };
+}
+
+/** The function that gives the column of a row. */
+function columnOf(
   header: readonly string[],
   { file, column }: Pick<OpenFile, "file" | "column">,
-): number {
+): (fields: readonly Buffer[]) => Uint8Array {
   const place = header.indexOf(column);
-  if (place >= 0 && place === header.lastIndexOf(column)) return place;
+  if (place >= 0 && place === header.lastIndexOf(column)) return (fields) => fields[place]!;
   const [only] = header, separator = header.length > 1 ? undefined : /[;\t|]/.exec(only!)?.[0];
   throw new DataError(
     `${file} as its first line must name one column ${column}: it has ${listOfNames(header)}; ` +

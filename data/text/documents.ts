@@ -1,8 +1,9 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { UserError } from "../../files/user_error.ts";
-import { type Block, blocksOf } from "./blocks.ts";
+import { type Block, blocksOf, type PartsOrigin } from "./blocks.ts";
 import { clean, type CleanBlock } from "./clean.ts";
+import { type Conversation, readConversation } from "./conversations.ts";
 import { SEPARATOR } from "./readers.ts";
 
 /** A sequence of documents that can be read any number of times. */
@@ -17,6 +18,8 @@ export interface Documents {
   readonly textBytes: number;
   /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
   readonly lines?: number;
+  /** Whether they are conversations, each as `writeConversation()` writes it once its block is clean. */
+  readonly areConversations?: boolean;
   /** Reads the documents from the first. */
   read(): AsyncIterable<Block>;
 }
@@ -47,6 +50,20 @@ export interface ReadOptions {
 
 /** Documents that are in memory. */
 export function documentsOf(name: string, texts: readonly string[]): Documents {
+  return inMemory(texts, { file: name, placeUnit: "document" });
+}
+
+/** Conversations that are in memory. */
+export function conversationsOf(name: string, conversations: readonly Conversation[]): Documents {
+  const rows = conversations.map((messages) => JSON.stringify({ messages }));
+  const conversation = { messages: "messages" };
+  return {
+    ...inMemory(rows, { file: name, placeUnit: "document", conversation }),
+    areConversations: true,
+  };
+}
+
+function inMemory(texts: readonly string[], origin: PartsOrigin): Documents {
   const hash = createHash("sha256");
   for (const text of texts) hash.update(text).update("\0");
   const encoder = new TextEncoder();
@@ -60,11 +77,11 @@ export function documentsOf(name: string, texts: readonly string[]): Documents {
     }
   }
   return {
-    name,
+    name: origin.file,
     bytes,
     textBytes: bytes,
     fingerprint: hash.digest("hex"),
-    read: () => blocksOf(parts(), { file: name, placeUnit: "document" }, progress),
+    read: () => blocksOf(parts(), origin, progress),
   };
 }
 
@@ -74,19 +91,23 @@ async function* cleanBlocks(
   { signal, onProgress, onNotice }: ReadOptions,
 ): AsyncGenerator<CleanBlock> {
   const { name, bytes: totalBytes } = documents;
-  let rows = 0, blank = 0;
+  let rows = 0, blank = 0, unanswered = 0;
   for await (const block of documents.read()) {
     signal?.throwIfAborted();
     onProgress?.({ stage: "reading", name, doneBytes: block.bytesRead, totalBytes });
     const cleaned = clean(block);
     blank += cleaned.blank;
-    rows += cleaned.blank + cleaned.ended;
+    unanswered += cleaned.unanswered;
+    rows += cleaned.blank + cleaned.unanswered + cleaned.ended;
     yield cleaned;
   }
-  checkRows(documents, { blank, rows }, onNotice);
+  checkRows(documents, { blank, unanswered, rows }, onNotice);
 }
 
-/** The texts of documents; a long document gives several texts, each of which ends with a word. */
+/**
+ * The texts of documents; a long document gives several texts, each of which ends with a word. A conversation gives
+ * the contents of its messages.
+ */
 export async function* readTexts(
   documents: Documents,
   options: ReadOptions = {},
@@ -94,7 +115,9 @@ export async function* readTexts(
   for await (const { text, ends } of cleanBlocks(documents, options)) {
     let start = 0;
     for (const end of ends) {
-      yield Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
+      const document = Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
+      if (documents.areConversations) yield* readConversation(document).map((one) => one.content);
+      else yield document;
       start = end + 1;
     }
   }
@@ -110,17 +133,31 @@ export async function hashDocuments(
   return hash.digest("hex");
 }
 
+/** Reports how many conversations are left out, if any are. */
+export function noteUnanswered(
+  name: string,
+  { unanswered, documents }: { unanswered: number; documents: number },
+  onNotice: ReadOptions["onNotice"],
+): void {
+  if (unanswered === 0) return;
+  onNotice?.(
+    `left out ${unanswered} of ${unanswered + documents} conversations of ${name}: ` +
+      "the assistant says nothing in them",
+  );
+}
+
 /** Lines of a text file above which a notice tells that they are one document. */
 const MANY_LINES = 100;
 
 /**
- * Reports how many rows hold no text, and whether a text file of many lines is one document.
+ * Reports how many rows hold no text, in how many conversations the assistant says nothing, and whether a text file of
+ * many lines is one document.
  *
- * @throws {UserError} if no row holds text.
+ * @throws {UserError} if no row is used.
  */
 export function checkRows(
   { name, lines = 0 }: Documents,
-  { blank, rows }: { blank: number; rows: number },
+  { blank, unanswered, rows }: { blank: number; unanswered: number; rows: number },
   onNotice: ReadOptions["onNotice"],
 ): void {
   if (rows === blank) {
@@ -129,9 +166,17 @@ export function checkRows(
         (rows > 0 ? `the text of all its ${rows} rows is null or blank` : "it is empty"),
     );
   }
+  if (rows === blank + unanswered) {
+    throw new UserError(
+      `Cannot use ${name} as the assistant must say something in its conversations: ` +
+        `it does in none of ${unanswered}`,
+      { hint: `Answers are messages like {"role": "assistant", "content": "Hello"}` },
+    );
+  }
   if (blank > 0) {
     onNotice?.(`skipped ${blank} of ${rows} rows of ${name}: their text is null or blank`);
   }
+  noteUnanswered(name, { unanswered, documents: rows - blank - unanswered }, onNotice);
   if (rows - blank === 1 && lines > MANY_LINES) {
     onNotice?.(`${name} is one document: if it holds several, put ${SEPARATOR} between them`);
   }

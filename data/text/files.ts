@@ -8,11 +8,12 @@ import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
 import { type Block, blocksOf, type Part, type PlaceUnit } from "./blocks.ts";
 import { csvParts } from "./csv.ts";
+import { type ConversationFields, conversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
-import { listOfNames } from "./fields.ts";
+import { fieldOf, listOfNames } from "./fields.ts";
 import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
-import { parquetParts } from "./parquet.ts";
+import { parquetColumns, parquetParts } from "./parquet.ts";
 import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
 import { decodeUtf16, unpack } from "./unpack.ts";
 
@@ -25,8 +26,9 @@ import { decodeUtf16, unpack } from "./unpack.ts";
 /** How to find and read data. */
 export interface DataOptions extends Omit<HubOptions, "onProgress"> {
   /**
-   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` by default. A
-   * nested one in JSON and Parquet is `data.text`.
+   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text, or a list of messages; a nested one
+   * in JSON and Parquet is `data.text`. By default it is `text`; without a field of that name rows may hold
+   * conversations, in the fields `messages` or `conversations`, or `prompt` and `completion`.
    */
   readonly textField?: string | undefined;
   /** Edition of `tinystories`; `v2` by default. */
@@ -48,6 +50,8 @@ export interface DataFile {
   readonly fingerprint: string;
   /** Lines that end in the first `HEAD_BYTES` of its content. */
   readonly lines: number;
+  /** The fields that hold conversations, if its rows hold these. */
+  readonly conversation?: ConversationFields;
 }
 
 /** Files that were found by a name. */
@@ -65,7 +69,9 @@ export async function findFiles(
   const files = new Map<string, DataFile>();
   const pinned: string[] = [], repeated = new Set<string>();
   for (const spec of data) {
-    const found = spec.startsWith("hf:") ? await filesOfHub(spec, options) : await localFiles(spec);
+    const found = spec.startsWith("hf:")
+      ? await filesOfHub(spec, options)
+      : await localFiles(spec, options);
     pinned.push(found.pinned);
     for (const file of found.files) {
       if (files.has(file.identity)) repeated.add(file.name);
@@ -79,12 +85,12 @@ export async function findFiles(
 }
 
 /** The files that a path or pattern names, sorted. */
-async function localFiles(spec: string): Promise<Found> {
+async function localFiles(spec: string, options: DataOptions): Promise<Found> {
   if (spec === "-") {
     throw new DataError("-: standard input cannot be data, as data is read more than once");
   }
   const files: DataFile[] = [];
-  for (const path of await expand(spec)) files.push(await localFile(path));
+  for (const path of await expand(spec)) files.push(await localFile(path, options));
   // a pattern stays relative if the name of the working directory would itself be a pattern
   const staysRelative = isPattern(spec) && isPattern(resolve("."));
   return { files, pinned: staysRelative ? spec : resolve(spec) };
@@ -137,7 +143,7 @@ export async function filesOfHub(spec: string, options: DataOptions): Promise<Fo
         onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
     });
     const name = `hf:${repo}/${path}`;
-    const local = await localFile(file.path, name);
+    const local = await localFile(file.path, options, name);
     const fingerprint = file.sha256 ?? local.fingerprint;
     return { ...local, identity: `${name}@${file.commit}`, fingerprint, commit: file.commit };
   };
@@ -158,8 +164,12 @@ export async function filesOfHub(spec: string, options: DataOptions): Promise<Fo
   return { files, pinned: `hf:${repo}/${path}@${commit}` };
 }
 
-/** A file on this machine. Its name decides its format. */
-async function localFile(path: string, name: string = path): Promise<DataFile> {
+/** A file on this machine. Its name decides its format, and its first row whether rows hold conversations. */
+async function localFile(
+  path: string,
+  options: DataOptions,
+  name: string = path,
+): Promise<DataFile> {
   const stats = attempt(name, () => statSync(path));
   if (stats.isDirectory()) {
     const example = JSON.stringify(join(path, "*.txt"));
@@ -175,7 +185,64 @@ async function localFile(path: string, name: string = path): Promise<DataFile> {
     name,
     () => [realpathSync(path), fingerprintOf(file.handle, stats)] as const,
   );
-  return { name, identity, path, format, bytes: stats.size, fingerprint, lines };
+  const found = { name, identity, path, format, bytes: stats.size, fingerprint, lines };
+  const conversation = await conversationIn(found, file.handle, options);
+  return conversation ? { ...found, conversation } : found;
+}
+
+/** The fields in which the rows of a file hold conversations, if they do. */
+async function conversationIn(
+  file: DataFile,
+  handle: number,
+  { textField, onNotice }: DataOptions,
+): Promise<ConversationFields | undefined> {
+  const { name, format: { kind }, bytes } = file;
+  if (kind === "text") return undefined;
+  const open = { file: name, handle, bytes, column: "", progress: { bytesRead: 0 } };
+  let names: readonly string[], isList: (field: string) => boolean;
+  if (kind === "parquet") {
+    const columns = await parquetColumns(open);
+    names = columns.map((column) => column.name);
+    isList = (field) => columns.find((column) => column.name === field)?.isList ?? false;
+  } else if (kind === "csv" || kind === "tsv") {
+    names = headerOf(await headOf(handle, name), kind === "csv" ? "," : "\t");
+    isList = () => false;
+  } else {
+    const row = await firstRow(file, open);
+    names = Object.keys(row);
+    isList = (field) => Array.isArray(fieldOf(row, field));
+  }
+  const fields = conversationFields(
+    names,
+    textField === undefined ? undefined : { name: textField, isList: isList(textField) },
+  );
+  const other = fields ? undefined : conversationFields(names.filter((field) => field !== "text"));
+  if (other && textField === undefined && "messages" in other && isList(other.messages)) {
+    onNotice?.(
+      `${name} has texts in its field text, which are used, and conversations in ` +
+        `${other.messages}: these are used with --text-field ${other.messages}`,
+    );
+  }
+  return fields;
+}
+
+/** The names of columns in the first line of a table, as far as its beginning holds it. */
+function headerOf(head: Uint8Array, delimiter: string): string[] {
+  const [line] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
+  return line!.split(delimiter).map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
+}
+
+/** The first object of a file of JSON; empty if it is damaged, which its reader reports. */
+async function firstRow(file: DataFile, open: OpenFile): Promise<object> {
+  try {
+    for await (const parts of partsOf(file, open)) {
+      const [first] = parts;
+      if (first) return Object(JSON.parse(new TextDecoder().decode(first.bytes)));
+    }
+  } catch (error) {
+    if (!(error instanceof SyntaxError || error instanceof DataError)) throw error;
+  }
+  return {};
 }
 
 const LINE_FEED = 0x0a;
@@ -214,16 +281,28 @@ function fingerprintOf(handle: number, { size, mtimeMs }: Stats): string {
 /** Bytes per read. */
 const CHUNK_BYTES = 4 * 2 ** 20;
 
-/** The documents of files, one file after the other. */
+/**
+ * The documents of files, one file after the other.
+ *
+ * @throws {DataError} if some hold conversations and others texts.
+ */
 export function readFiles(
   files: readonly DataFile[],
   { textField = "text" }: DataOptions,
 ): Documents {
   const hash = createHash("sha256"), [first] = files;
-  for (const { fingerprint, format } of files) {
+  for (const { name, fingerprint, format, conversation } of files) {
     const { kind, packing } = format;
     const how = { kind, compressed: packing !== undefined };
-    hash.update(JSON.stringify([fingerprint, how, kind === "text" ? "" : textField]));
+    const fields = conversation ?? (kind === "text" ? "" : textField);
+    hash.update(JSON.stringify([fingerprint, how, fields]));
+    if (!conversation !== !first!.conversation) {
+      const [has, other] = conversation ? [name, first!.name] : [first!.name, name];
+      throw new DataError(
+        `${has} as files that are read together must all hold conversations, or all texts: ` +
+          `it holds conversations, and ${other} does not`,
+      );
+    }
   }
   return {
     name: titleOf(files.map(({ name }) => name)),
@@ -231,6 +310,7 @@ export function readFiles(
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
     textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
     ...(files.length === 1 && first!.format.kind === "text" ? { lines: first!.lines } : {}),
+    ...(first?.conversation ? { areConversations: true } : {}),
     async *read() {
       let before = 0;
       for (const file of files) {
@@ -254,15 +334,24 @@ function expansionOf({ kind, packing }: Format): number {
 }
 
 async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {
-  const { name, path, bytes, format } = file, progress = { bytesRead: 0 };
+  const { name, path, bytes, format, conversation } = file, progress = { bytesRead: 0 };
   using opened = attempt(name, () => openFile(path, "r"));
-  const source = { file: name, handle: opened.handle, bytes, column: textField, progress };
-  let text: AsyncIterable<Uint8Array> = readChunks(source, CHUNK_BYTES);
+  const { placeUnit, ofObjects } = READERS[format.kind];
+  const origin = {
+    placeUnit,
+    file: name,
+    ...(conversation ? { conversation } : ofObjects ? { field: textField } : {}),
+  };
+  const { handle } = opened, open = { file: name, handle, bytes, column: textField, progress };
+  yield* blocksOf(partsOf(file, { ...open, conversation }), origin, progress);
+}
+
+/** The parts of an open file. */
+function partsOf({ name, format }: DataFile, open: OpenFile): AsyncIterable<Part[]> {
+  let text: AsyncIterable<Uint8Array> = readChunks(open, CHUNK_BYTES);
   if (format.packing) text = unpack(text, format.packing, name);
   if (format.encoding) text = decodeUtf16(text, format.encoding, name);
-  const { read, placeUnit, ofObjects } = READERS[format.kind];
-  const origin = { placeUnit, file: name, ...(ofObjects ? { field: textField } : {}) };
-  yield* blocksOf(read(text, source), origin, progress);
+  return READERS[format.kind].read(text, open);
 }
 
 /** How the documents of a file are found. */

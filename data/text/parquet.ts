@@ -3,6 +3,7 @@ import { readAt } from "../../files/disk.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Part } from "./blocks.ts";
+import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { fieldOf, listOfNames } from "./fields.ts";
 import type { OpenFile } from "./readers.ts";
@@ -14,18 +15,11 @@ const COMPRESSORS = {
   ZSTD: (packed: Uint8Array) => zstdDecompressSync(packed),
 };
 
-/**
- * The documents of a Parquet file; a value that is null is an empty document.
- *
- * Memory holds the column of one row group at a time, packed and unpacked.
- *
- * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
- */
-export async function* parquetParts(
-  { file, handle, bytes, column, progress }: OpenFile,
-): AsyncGenerator<Part[]> {
-  const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await load("hyparquet");
-  const asyncBuffer = {
+type Column = ReturnType<Package<"hyparquet">["parquetSchema"]>;
+
+/** A Parquet file that can be read at random. */
+function bufferOf({ handle, bytes, progress }: Pick<OpenFile, "handle" | "bytes" | "progress">) {
+  return {
     byteLength: bytes,
     slice(start: number, end = bytes) {
       const buffer = new Uint8Array(end - start);
@@ -34,50 +28,102 @@ export async function* parquetParts(
       return buffer.buffer;
     },
   };
+}
+
+/**
+ * The columns of a Parquet file, and whether each holds lists, perhaps as JSON.
+ *
+ * @throws {DataError} if the file is damaged.
+ */
+export async function parquetColumns(
+  file: Pick<OpenFile, "file" | "handle" | "bytes" | "progress">,
+): Promise<{ name: string; isList: boolean }[]> {
+  const { parquetMetadataAsync, parquetSchema } = await load("hyparquet");
+  return await attempt(file.file, 0, async () => {
+    const { children } = parquetSchema(await parquetMetadataAsync(bufferOf(file)));
+    return children.map((child) => ({
+      name: child.element.name,
+      isList: child.children.length > 0 && !isGroup(child) ||
+        child.element.converted_type === "JSON",
+    }));
+  });
+}
+
+/**
+ * The documents of a Parquet file; a value that is null is an empty document. Of conversations each part is a JSON
+ * object with the columns that hold them.
+ *
+ * Memory holds the columns of one row group at a time, packed and unpacked.
+ *
+ * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
+ */
+export async function* parquetParts(open: OpenFile): AsyncGenerator<Part[]> {
+  const { file, column, conversation } = open, asyncBuffer = bufferOf(open);
+  const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await load("hyparquet");
+  const metadata = await attempt(file, 0, () => parquetMetadataAsync(asyncBuffer));
+  const { children } = parquetSchema(metadata);
+  const refuse = (requirement: string) =>
+    new DataError(
+      `${file} as ${requirement} the column ${column}: its columns are ` +
+        `${listOfNames(children.flatMap(columnNames))}; choose with --text-field`,
+    );
+  const wanted = conversation ? conversationColumns(conversation) : [column];
+  const columns = wanted.flatMap((name) =>
+    children.find(({ element }) => element.name === name) ??
+      children.find((child) => columnNames(child).includes(name)) ?? []
+  );
+  if (columns.length === 0) throw refuse("it must have");
   let row = 0;
-  try {
-    const metadata = await parquetMetadataAsync(asyncBuffer);
-    const { children } = parquetSchema(metadata);
-    const outer = children.find(({ element }) => element.name === column) ??
-      children.find((child) => columnNames(child).includes(column));
-    const refuse = (requirement: string) =>
-      new DataError(
-        `${file} as ${requirement} the column ${column}: its columns are ` +
-          `${listOfNames(children.flatMap(columnNames))}; choose with --text-field`,
-      );
-    if (!outer) throw refuse("it must have");
-    for (const group of metadata.row_groups) {
-      const needsLz4 = group.columns.some(({ meta_data }) => meta_data?.codec.startsWith("LZ4"));
+  for (const group of metadata.row_groups) {
+    const needsLz4 = group.columns.some(({ meta_data }) => meta_data?.codec.startsWith("LZ4"));
+    const compressors = needsLz4 ? (await load("hyparquet-compressors")).compressors : COMPRESSORS;
+    const rows = await attempt(file, row, async () => {
       const rows = await parquetReadObjects({
         file: asyncBuffer,
         metadata: { ...metadata, row_groups: [group] },
-        columns: [outer.element.name],
-        compressors: needsLz4 ? (await load("hyparquet-compressors")).compressors : COMPRESSORS,
-        utf8: false,
-        parsers: { stringFromBytes: (text: Uint8Array) => text },
+        columns: columns.map(({ element }) => element.name),
+        compressors,
+        ...(conversation
+          ? {}
+          : { utf8: false, parsers: { stringFromBytes: (text: Uint8Array) => text } }),
       });
-      if (rows.length !== Number(group.num_rows)) {
-        throw new Error(`a group holds ${rows.length} of its ${group.num_rows} rows`);
-      }
-      yield rows.map((object) => {
-        row++;
-        const text = fieldOf(object, column) ?? new Uint8Array(0);
-        if (text instanceof Uint8Array) return { bytes: text, place: row };
-        throw refuse(`row ${row} must hold a string in`);
-      });
-    }
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new DataError(`${file} as Parquet after row ${row}: ${(error as Error).message}`, {
-      cause: error, // hyparquet throws errors of all kinds if a file is damaged
+      if (rows.length === Number(group.num_rows)) return rows;
+      throw new Error(`a group holds ${rows.length} of its ${group.num_rows} rows`);
+    });
+    yield rows.map((object) => {
+      row++;
+      if (conversation) return { bytes: jsonOf(object), place: row };
+      const text = fieldOf(object, column) ?? new Uint8Array(0);
+      if (text instanceof Uint8Array) return { bytes: text, place: row };
+      throw refuse(`row ${row} must hold a string in`);
     });
   }
 }
 
+/** A row as JSON, in which a whole number of 64 bits is written as a usual one. */
+function jsonOf(row: unknown): Uint8Array {
+  const json = JSON.stringify(row, (_, value) => typeof value === "bigint" ? Number(value) : value);
+  return new TextEncoder().encode(json);
+}
+
+/** Runs an action of hyparquet, which throws errors of all kinds if a file is damaged. */
+async function attempt<T>(file: string, row: number, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const reason = `${file} as Parquet after row ${row}: ${(error as Error).message}`;
+    throw new DataError(reason, { cause: error });
+  }
+}
+
 /** The names by which `fieldOf()` finds columns, lists as a whole. */
-function columnNames(column: ReturnType<Package<"hyparquet">["parquetSchema"]>): string[] {
-  const { children, path } = column;
-  const isGroup = children.length > 0 &&
+function columnNames(column: Column): string[] {
+  return isGroup(column) ? column.children.flatMap(columnNames) : [column.path.join(".")];
+}
+
+/** Whether a column holds objects of several columns. */
+function isGroup({ children }: Column): boolean {
+  return children.length > 0 &&
     children.every(({ element }) => element.repetition_type !== "REPEATED");
-  return isGroup ? children.flatMap(columnNames) : [path.join(".")];
 }

@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { Part } from "./blocks.ts";
+import type { ConversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 
 /**
@@ -16,6 +17,8 @@ export interface OpenFile {
   readonly bytes: number;
   /** The field or column that holds the documents; a nested one is `data.text`. */
   readonly column: string;
+  /** The fields or columns in its place if the documents are conversations. */
+  readonly conversation?: ConversationFields | undefined;
   /** Is set to the end of what has been read. */
   readonly progress: { bytesRead: number };
 }

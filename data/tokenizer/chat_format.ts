@@ -7,6 +7,20 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 export type { Span };
 
+/** A conversation that a chat template cannot write. */
+export class ConversationError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "ConversationError";
+  /** What it must be, and why it is not: `it must fit the chat template: it says "Roles must alternate"`. */
+  readonly reason: string;
+
+  /** An error whose sentence is `Cannot encode a conversation as` and the reason. */
+  constructor(reason: string) {
+    super(`Cannot encode a conversation as ${reason}`);
+    this.reason = reason;
+  }
+}
+
 /** A conversation as a model reads it. */
 export interface EncodedConversation {
   /** The tokens. */
@@ -27,20 +41,20 @@ export interface ChatFormat {
   /**
    * The text of a conversation; with `addGenerationPrompt` it ends where an answer begins.
    *
-   * @throws {UserError} if the template refuses it.
+   * @throws {ConversationError} if the template refuses it.
    */
   render(messages: Conversation, options?: { addGenerationPrompt?: boolean }): string;
   /**
    * The tokens of a whole conversation, and which of them the assistant says: what the template marks with
    * `{% generation %}`, or otherwise what an assistant's message adds to the text that asks for it.
    *
-   * @throws {UserError} if the template refuses it.
+   * @throws {ConversationError} if the template refuses it.
    */
   encode(messages: Conversation): EncodedConversation;
   /**
    * The tokens that a model reads to answer the last message.
    *
-   * @throws {UserError} if the template refuses it.
+   * @throws {ConversationError} if the template refuses it.
    */
   promptIds(messages: Conversation): number[];
 }
@@ -71,11 +85,18 @@ export function defaultChatTemplate(
     "{{ '<|assistant|>\\n' }}{% endif %}";
 }
 
-/** The tokenizer with a chat template: its own, or the default one. */
-export function withChatTemplate<T extends Tokenizer>(tokenizer: T): T {
-  return defaultTemplate(tokenizer.chatTemplate) === undefined
-    ? { ...tokenizer, chatTemplate: defaultChatTemplate(tokenizer) }
-    : tokenizer;
+/**
+ * The tokenizer of a model that is trained on conversations: it has a chat template, its own or the default one, and a
+ * text ends where an answer does.
+ *
+ * @throws {UserError} if the template is not Jinja.
+ */
+export async function withChatFormat(tokenizer: Tokenizer): Promise<Tokenizer> {
+  const { template, endIds } = await createChatFormat(tokenizer);
+  const chatTemplate = defaultTemplate(tokenizer.chatTemplate) === undefined
+    ? template
+    : tokenizer.chatTemplate!;
+  return { ...tokenizer, chatTemplate, endIds };
 }
 
 /**
@@ -107,9 +128,7 @@ export async function createChatFormat(
     renderer = await createRenderer(template, { now });
   } catch (error) {
     if (!(error instanceof TemplateError)) throw error;
-    throw new UserError(
-      `Cannot use the model's chat template as it must be Jinja: ${error.message}`,
-    );
+    throw new UserError(`Cannot use a chat template as it must be Jinja: ${error.message}`);
   }
   const { endOfTextToken: eos_token, bosToken: bos_token = eos_token } = tokenizer;
   const rendered = (messages: Conversation, add_generation_prompt = false) => {
@@ -118,9 +137,7 @@ export async function createChatFormat(
       return renderer({ ...variables, messages: messages.map(wellFormed), add_generation_prompt });
     } catch (error) {
       if (!(error instanceof TemplateError)) throw error;
-      throw new UserError(
-        `Cannot write a conversation as it must fit the model's chat template: ${error.message}`,
-      );
+      throw new ConversationError(`it must fit the chat template: ${error.message}`);
     }
   };
   /** What assistants' messages add to a text: what they have beyond the text that asks for them. */
@@ -130,10 +147,10 @@ export async function createChatFormat(
       const before = rendered(messages.slice(0, i), true).text;
       const after = i + 1 < messages.length ? rendered(messages.slice(0, i + 1)).text : text;
       if (!after.startsWith(before) || !text.startsWith(after)) {
-        throw new UserError(
-          `Cannot find the assistant's tokens as the model's chat template must either mark them ` +
-            `with {% generation %} or write the beginning of a conversation always alike: ` +
-            `it writes message ${i + 1} of ${messages.length} differently`,
+        throw new ConversationError(
+          `the chat template must mark what the assistant says with {% generation %}, or write the ` +
+            `beginning of a conversation always alike: it does not up to message ${i + 1} of ` +
+            `${messages.length}`,
         );
       }
       return before.length < after.length ? [{ start: before.length, end: after.length }] : [];
@@ -170,7 +187,7 @@ function endIdsOf(
       { role: "assistant", content: answer },
     ]));
   } catch (error) {
-    if (!(error instanceof UserError)) throw error; // a template that wants other messages says so later
+    if (!(error instanceof ConversationError)) throw error; // a template that wants other messages says so later
   }
   const at = text.lastIndexOf(answer);
   const end = at < 0

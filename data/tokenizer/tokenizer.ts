@@ -182,8 +182,11 @@ export async function compactTokenizer(
   full: Tokenizer,
   usedIds: Iterable<number>,
 ): Promise<Tokenizer> {
-  const tables = gpt2TablesOf(full);
-  if (tables) return await byteLevelTokenizer(compactTables(tables, usedIds));
+  const tables = gpt2TablesOf(full), { chatTemplate } = full;
+  if (tables) {
+    const compact = await byteLevelTokenizer(compactTables(tables, usedIds));
+    return chatTemplate === undefined ? compact : { ...compact, chatTemplate };
+  }
   throw new UserError(
     `Cannot make a tokenizer compact as it must be of GPT-2's kind and end documents with ` +
       `${END_OF_TEXT}: current end is ${quoted(full.endOfTextToken)}`,

@@ -1,6 +1,8 @@
 import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
-import type { TokenDataset } from "./token_dataset.ts";
+import type { Span } from "../tokenizer/chat_format.ts";
+import { type PackedConversation, PackedRows, type PackingCounts } from "./packing.ts";
+import { concatenated, moved, type TokenDataset, type Tokens } from "./token_dataset.ts";
 
 /** A target that the loss ignores. */
 export const IGNORED = 0xffffffff;
@@ -28,9 +30,15 @@ export interface BatchesOptions {
   readonly batchSize: number;
   /** T: tokens per row. */
   readonly contextLength: number;
-  /** `packed`: contexts cut from the stream of all documents; `padded`: one document per row. */
+  /**
+   * `packed`: contexts cut from the stream of all documents, or rows of whole conversations; `padded`: one document per
+   * row.
+   */
   readonly sequence: "packed" | "padded";
-  /** `apart`: batches have `positions`, so that each document of a row sees only itself; `joined` by default. */
+  /**
+   * `apart`: batches have `positions`, so that each document of a row sees only itself; `joined` by default, which
+   * conversations must not be.
+   */
   readonly documents?: "joined" | "apart";
   /** Seed of the order. */
   readonly seed: number;
@@ -54,16 +62,29 @@ export class Batches {
   readonly #dataset: TokenDataset;
   readonly #options: BatchesOptions;
   readonly #rows: number;
+  /** The rows of conversations. */
+  readonly #packed: PackedRows | undefined;
 
   /**
    * The batches of a data set.
    *
-   * @throws {UserError} if the tokens are too few for a single row.
+   * @throws {UserError} if the tokens are too few for a single row; {RangeError} if conversations are joined.
    */
   constructor(dataset: TokenDataset, options: BatchesOptions) {
     this.#dataset = dataset;
     this.#options = options;
-    const { contextLength: T, sequence } = options;
+    const { contextLength: T, sequence, documents = "joined" } = options;
+    if (dataset.answersOf) {
+      if (documents !== "apart") {
+        throw new RangeError(
+          `Cannot make batches of conversations as documents must be "apart": current value is "${documents}"`,
+        );
+      }
+      const onePerRow = sequence === "padded";
+      this.#packed = new PackedRows(dataset, { rowLength: T + 1, onePerRow });
+      this.#rows = this.#packed.length;
+      return;
+    }
     const least = sequence === "packed" ? T + 1 : 2;
     if (dataset.length < least) {
       throw new UserError(
@@ -73,6 +94,11 @@ export class Batches {
       );
     }
     this.#rows = sequence === "packed" ? Math.floor((dataset.length - 1) / T) : dataset.documents;
+  }
+
+  /** How many conversations the rows hold; undefined if the documents are texts. */
+  get conversations(): PackingCounts | undefined {
+    return this.#packed?.counts;
   }
 
   /** Batches per epoch, rounded up. */
@@ -100,10 +126,14 @@ export class Batches {
   /** Number of targets that are not ignored in `count` batches from number `index` on; reads no tokens. */
   counted(index: number, count: number): number {
     const { batchSize, contextLength: T, sequence } = this.#options;
-    const rows = batchSize * count;
-    if (sequence === "packed") return rows * T;
+    const rows = batchSize * count, packed = this.#packed;
+    if (sequence === "packed" && !packed) return rows * T;
     let counted = 0;
     for (let row = index * batchSize; row < index * batchSize + rows; row++) {
+      if (packed) {
+        counted += packed.targets(this.#shuffled(row));
+        continue;
+      }
       const { start, end } = this.#placeOf(row);
       counted += Math.max(0, end - start - 1);
     }
@@ -112,12 +142,26 @@ export class Batches {
 
   /** Row number `row`, counted from the beginning of the training. */
   #row(row: number): Row {
+    if (this.#packed) return this.#rowOf(this.#packed.at(this.#shuffled(row)));
     const { start, end } = this.#placeOf(row);
     return {
       tokens: this.#dataset.read(start, end),
       countFrom: 0,
       documentStarts: this.#documentStarts(start, end),
     };
+  }
+
+  /** A row of conversations. */
+  #rowOf(conversations: readonly PackedConversation[]): Row {
+    const parts: Tokens[] = [], documentStarts: number[] = [], answers: Span[] = [];
+    let length = 0;
+    for (const { start, end, answers: spans } of conversations) {
+      documentStarts.push(length);
+      answers.push(...moved(spans, length - start));
+      parts.push(this.#dataset.read(start, end));
+      length += end - start;
+    }
+    return { tokens: concatenated(parts), countFrom: 0, documentStarts, answers };
   }
 
   /** Places at which documents begin after the first of these tokens of the data set, counted from that token. */
@@ -139,18 +183,22 @@ export class Batches {
     return starts;
   }
 
+  /** The place in the data set of row number `row` of the training, which visits them in another order in each epoch. */
+  #shuffled(row: number): number {
+    return permute(row % this.#rows, this.#rows, this.#options.seed, Math.floor(row / this.#rows));
+  }
+
   /** Where the tokens of a row are in the data set. */
   #placeOf(row: number): { start: number; end: number } {
     const { contextLength: T, sequence, seed } = this.#options;
     const dataset = this.#dataset;
-    const epoch = Math.floor(row / this.#rows);
-    const place = permute(row % this.#rows, this.#rows, seed, epoch);
+    const place = this.#shuffled(row);
     if (sequence === "padded") {
       const start = dataset.documentStart(place), end = dataset.documentStart(place + 1);
       return { start, end: Math.min(end, start + T + 1) };
     }
     // each epoch cuts the stream at a random phase, of at most the tokens that the rows leave over
-    const spare = dataset.length - 1 - this.#rows * T;
+    const epoch = Math.floor(row / this.#rows), spare = dataset.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
     return { start, end: start + T + 1 };
   }
@@ -163,10 +211,11 @@ const PHASE = 0x7068;
 export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLength" | "padding">;
 
 /**
- * Batches in which every token of a data set, end-of-text included, is a target exactly once.
+ * Batches in which every token of a data set, end-of-text included, is a target exactly once; of conversations every
+ * token of an answer.
  *
- * Each document begins a row, after the token that ends the previous document (`padding` is that token). The
- * rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
+ * Each text begins a row, after the token that ends the previous text (`padding` is that token); a conversation begins a
+ * row with its first token. The rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
  * token is therefore predicted from the beginning of its document or from at least half a context, and the
  * loss does not depend on where rows were cut.
  */
@@ -178,14 +227,18 @@ export function* evaluationBatches(
   const overlap = Math.floor(T / 2);
   let rows: Row[] = [];
   for (let d = 0; d < dataset.documents; d++) {
-    const first = dataset.documentStart(d), end = dataset.documentStart(d + 1);
-    for (let counted = first; counted < end;) { // targets of this document before it are done
-      const start = counted === first ? first - 1 : counted - 1 - overlap;
-      const stop = Math.min(end, start + T + 1);
+    const first = dataset.documentStart(d), answers = dataset.answersOf?.(d);
+    const end = answers ? answers.at(-1)?.end ?? first : dataset.documentStart(d + 1);
+    const firstTarget = answers ? first + 1 : first;
+    for (let counted = firstTarget; counted < end;) { // targets of this document before it are done
+      const start = counted === firstTarget ? counted - 1 : counted - 1 - overlap;
+      const stop = Math.min(end, start + T + 1), countFrom = counted - 1 - start;
+      const hasTargets = answers?.some((one) => one.end > counted && one.start < stop) ?? true;
+      counted = stop;
+      if (!hasTargets) continue;
       const tokens = new Uint32Array(stop - start).fill(padding);
       tokens.set(dataset.read(Math.max(first, start), stop), start < first ? 1 : 0);
-      rows.push({ tokens, countFrom: counted - 1 - start });
-      counted = stop;
+      rows.push({ tokens, countFrom, ...(answers ? { answers: moved(answers, -start) } : {}) });
       if (rows.length < batchSize) continue;
       yield makeBatch(rows, options);
       rows = [];
@@ -223,6 +276,8 @@ interface Row {
   readonly countFrom: number;
   /** Places at which documents begin after the first token, in ascending order; none by default. */
   readonly documentStarts?: readonly number[];
+  /** The tokens that are targets, in ascending order; all but the first by default. */
+  readonly answers?: readonly Span[];
 }
 
 /** Shifts and pads rows; a missing row is all padding. */
@@ -235,11 +290,15 @@ function makeBatch(
   const inputs = new Uint32Array(B * T).fill(padding);
   const targets = new Uint32Array(B * T).fill(IGNORED);
   let counted = 0;
-  rows.forEach(({ tokens, countFrom }, b) => {
+  rows.forEach(({ tokens, countFrom, answers = [{ start: 1, end: tokens.length }] }, b) => {
     const { input, target } = shiftedPair(tokens);
     inputs.set(input, b * T);
-    targets.set(target.subarray(countFrom), b * T + countFrom);
-    counted += target.length - countFrom;
+    for (const { start, end } of answers) {
+      const from = Math.max(countFrom, start - 1), to = Math.min(target.length, end - 1);
+      if (from >= to) continue;
+      targets.set(target.subarray(from, to), b * T + from);
+      counted += to - from;
+    }
   });
   const batch = { inputs, targets, counted, order: placesInOrder(inputs) };
   return documents === "apart" ? { ...batch, positions: positionsOf(rows, B, T) } : batch;

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { type Dataset, type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
-import { type Documents, hashDocuments } from "../text/documents.ts";
+import { type Documents, hashDocuments, noteUnanswered } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
+import { withChatFormat } from "../tokenizer/chat_format.ts";
 import {
   compactTokenizer,
   gpt2Tokenizer,
@@ -109,6 +110,9 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { tokenized, isCached, tokenizer, isCompact, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts, options)
     : await tokenizeAndChoose(parts, options);
+  for (const [i, part] of isCached ? tokenized.entries() : []) {
+    noteUnanswered(parts[i]!.name, part, options.onNotice); // as whoever tokenized them was told
+  }
   const [, validationHash] = tokenized.map(({ hash }) => hash);
   if (validationHash === tokenized[0]!.hash) {
     options.onNotice?.(
@@ -158,15 +162,17 @@ interface TokenizedParts {
  * the cache serve as well.
  */
 async function tokenizeFor(
-  tokenizer: Tokenizer,
+  given: Tokenizer,
   parts: readonly Documents[],
   options: CorpusOptions,
 ): Promise<TokenizedParts> {
+  const tokenizer = await fittingTo(given, parts);
   const isCompact = options.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
   const found = openAll(parts, tokenizer, options);
   if (found) return { tokenized: found, isCached: true, tokenizer, isCompact };
-  const base = options.baseTokenizer ?? await gpt2Tokenizer(),
-    whole = openAll(parts, base, options);
+  const { chatTemplate } = tokenizer, usual = options.baseTokenizer ?? await gpt2Tokenizer();
+  const base = chatTemplate === undefined ? usual : { ...usual, chatTemplate };
+  const whole = openAll(parts, base, options);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
     const newIds = idsInPart(tokenizer, base);
     return { tokenized: whole, isCached: true, tokenizer, isCompact, newIds };
@@ -176,13 +182,20 @@ async function tokenizeFor(
   return { tokenized, isCached: false, tokenizer, isCompact };
 }
 
+/** A tokenizer, with a chat template if any documents are conversations. */
+async function fittingTo(tokenizer: Tokenizer, parts: readonly Documents[]): Promise<Tokenizer> {
+  const hasConversations = parts.some(({ areConversations }) => areConversations);
+  return hasConversations ? await withChatFormat(tokenizer) : tokenizer;
+}
+
 /** Tokenizes with the base tokenizer, then keeps its vocabulary or the part that the data uses. */
 async function tokenizeAndChoose(
   parts: readonly Documents[],
   options: CorpusOptions,
 ): Promise<TokenizedParts> {
   const { vocabulary = "auto", baseTokenizer } = options;
-  const base = baseTokenizer ?? await gpt2Tokenizer(), found = openAll(parts, base, options);
+  const base = await fittingTo(baseTokenizer ?? await gpt2Tokenizer(), parts);
+  const found = openAll(parts, base, options);
   const tokenized = found ?? await tokenizeAll(parts, base, options);
   const isCached = found !== undefined;
   const whole = { tokenized, isCached, tokenizer: base, isCompact: false };
@@ -190,7 +203,7 @@ async function tokenizeAndChoose(
   const used = usedIds(tokenized);
   const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
   if (vocabulary === "auto" && !isSmallPart) return whole;
-  const tokenizer = await compactTokenizer(base, used);
+  const tokenizer = await fittingTo(await compactTokenizer(base, used), parts);
   return { ...whole, tokenizer, isCompact: true, newIds: idsInPart(tokenizer, base) };
 }
 
@@ -204,8 +217,8 @@ export async function hashData(
   options: CorpusOptions & { readonly tokenizer: Tokenizer },
 ): Promise<string> {
   const parts = partsOf(await openDataset(options.data, options));
-  const found = openAll(parts, options.tokenizer, options) ??
-    openAll(parts, await gpt2Tokenizer(), options);
+  const found = openAll(parts, await fittingTo(options.tokenizer, parts), options) ??
+    openAll(parts, await fittingTo(await gpt2Tokenizer(), parts), options);
   if (found) {
     for (const part of found) part.close();
     return hashOf(found.map(({ hash }) => hash));
@@ -228,7 +241,8 @@ export async function loadWhole(
     },
 ): Promise<TokenizedDocuments> {
   const { training } = await openDataset(options.data, options);
-  return await tokenizeDocuments(training, options);
+  const tokenizer = await fittingTo(options.tokenizer, [training]);
+  return await tokenizeDocuments(training, { ...options, tokenizer });
 }
 
 /** The documents of a data set: those to train on, then those to validate with, if it has any. */

@@ -1,3 +1,6 @@
+import { UserError } from "../../files/user_error.ts";
+import type { Span } from "../tokenizer/chat_format.ts";
+
 /** Ids of tokens, of two bytes each if the vocabulary allows it, or else of four. */
 export type Tokens = Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
 
@@ -8,7 +11,7 @@ export function tokensType(
   return vocabularySize <= 2 ** 16 ? Uint16Array : Uint32Array;
 }
 
-/** The tokens of consecutive documents, each document followed by end-of-text. */
+/** The tokens of consecutive documents: texts, each followed by end-of-text, or conversations. */
 export interface TokenDataset {
   /** Number of tokens. */
   readonly length: number;
@@ -22,24 +25,58 @@ export interface TokenDataset {
   read(start: number, end: number): Tokens;
   /** The place of a document's first token; the number of tokens for the index after the last document. */
   documentStart(index: number): number;
+  /**
+   * What the assistant says in a conversation, in order, as parts of the data set: only these tokens are targets. Absent
+   * if the documents are texts, all of whose tokens are targets.
+   */
+  answersOf?(index: number): readonly Span[];
+}
+
+/** `TokenDataset.answersOf()` for answers in one array: where each begins and ends, by turns. */
+export function createAnswersOf(
+  answers: ArrayLike<number>,
+  documentStart: (index: number) => number,
+): (index: number) => Span[] {
+  return (index) => {
+    const start = documentStart(index), end = documentStart(index + 1), spans: Span[] = [];
+    let low = 0, high = answers.length / 2; // of the first answer in the document or after it
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if (answers[2 * middle]! < start) low = middle + 1;
+      else high = middle;
+    }
+    for (; 2 * low < answers.length && answers[2 * low]! < end; low++) {
+      spans.push({ start: answers[2 * low]!, end: answers[2 * low + 1]! });
+    }
+    return spans;
+  };
+}
+
+/** Spans whose places are counted from another one. */
+export function moved(spans: readonly Span[], by: number): Span[] {
+  return spans.map(({ start, end }) => ({ start: start + by, end: end + by }));
 }
 
 /** A data set whose tokens are in memory. */
 export function tokenDataset(
   tokens: Tokens,
   documentStarts: ArrayLike<number> = [0],
+  answers?: ArrayLike<number>,
 ): TokenDataset {
+  const documentStart = (index: number) => documentStarts[index] ?? tokens.length;
   return {
+    ...(answers ? { answersOf: createAnswersOf(answers, documentStart) } : {}),
     length: tokens.length,
     documents: documentStarts.length,
     read: (start, end) => tokens.subarray(start, end),
-    documentStart: (index) => documentStarts[index] ?? tokens.length,
+    documentStart,
   };
 }
 
 /** The same data set in other ids. */
 export function renumbered(dataset: TokenDataset, newIds: Uint32Array): TokenDataset {
   return {
+    ...(dataset.answersOf ? { answersOf: (index) => dataset.answersOf!(index) } : {}),
     length: dataset.length,
     documents: dataset.documents,
     read: (start, end) => dataset.read(start, end).map((id) => newIds[id]!) as Tokens,
@@ -53,11 +90,19 @@ const HELD_OUT = 20;
 /**
  * Divides a data set: every twentieth document is held out for validation; of fewer than twenty the last
  * one, and of a single document its last twentieth.
+ *
+ * @throws {UserError} if the data set is a single conversation.
  */
 export function holdOut(
   dataset: TokenDataset,
 ): { training: TokenDataset; validation: TokenDataset } {
   const { length, documents } = dataset;
+  if (documents === 1 && dataset.answersOf) {
+    throw new UserError(
+      "Cannot hold out a conversation for validation as there must be at least two: current number is 1",
+      { hint: "Name conversations to validate with: --validation-data FILE" },
+    );
+  }
   if (documents === 1) {
     const cut = Math.floor(length * (1 - 1 / HELD_OUT));
     return { training: slice(dataset, 0, cut), validation: slice(dataset, cut, length) };
@@ -96,6 +141,11 @@ function select(
   const length = offsets[runs]!;
   const documents = (runs - 1) * count +
     Math.min(count, dataset.documents - first - (runs - 1) * every);
+  /** The run that holds a document, and the document's index in the data set. */
+  const placeOf = (index: number) => {
+    const i = Math.floor(index / count);
+    return [i, first + i * every + index % count] as const;
+  };
   return {
     length,
     documents,
@@ -109,9 +159,17 @@ function select(
     },
     documentStart(index) {
       if (index >= documents) return length;
-      const i = Math.floor(index / count), document = first + i * every + index % count;
+      const [i, document] = placeOf(index);
       return offsets[i]! + dataset.documentStart(document) - starts[i]!;
     },
+    ...(dataset.answersOf
+      ? {
+        answersOf(index) {
+          const [i, document] = placeOf(index);
+          return moved(dataset.answersOf!(document), offsets[i]! - starts[i]!);
+        },
+      }
+      : {}),
   };
 }
 

@@ -12,13 +12,14 @@ import {
 import { join } from "node:path";
 import { readAt, writeAll, writeSynced } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
-import { type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
+import { createAnswersOf, type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
 
 /**
- * Token files: a directory of three plain files.
+ * Token files: a directory of three plain files, or of four if the documents are conversations.
  *
  *     tokens.bin     the ids, u16 or u32, little-endian, as nanoGPT's
  *     documents.bin  where each document starts among them, f64; read whole: 8 bytes per document
+ *     answers.bin    where each answer of conversations starts and ends, f64; read whole: 16 bytes per answer
  *     meta.json      what the tokens were made from, which ids occur, and checksums
  *
  * Opening large files reads little of them, and yet no damaged token is ever returned: each megabyte is
@@ -27,7 +28,8 @@ import { type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
  * @module
  */
 
-const TOKENS = "tokens.bin", DOCUMENTS = "documents.bin", META = "meta.json";
+const TOKENS = "tokens.bin", DOCUMENTS = "documents.bin", ANSWERS = "answers.bin";
+const META = "meta.json";
 
 /** Changes with the files' layout, and with the way in which documents are read and tokenized. */
 const VERSION = 4;
@@ -35,8 +37,8 @@ const VERSION = 4;
 /** Bytes of tokens per checksum. */
 const BLOCK_BYTES = 2 ** 20;
 
-/** Bytes of a document's start. */
-const START_BYTES = 8;
+/** Bytes of a document's start, and of an answer's start and end. */
+const START_BYTES = 8, ANSWER_BYTES = 16;
 
 /** Most bytes of tokens that are all compared with their checksums on opening, which is fast. */
 const CHECKED_AT_ONCE = 64 * 2 ** 20;
@@ -55,6 +57,8 @@ export interface TokenizedDocuments extends TokenDataset {
   readonly hash: string;
   /** UTF-8 bytes of the documents. */
   readonly bytes: number;
+  /** Conversations that are left out because the assistant says nothing in them. */
+  readonly unanswered: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
   /** Bytes of tokens and starts of documents in files; `meta.json` has some more. */
@@ -71,6 +75,10 @@ interface Meta extends TokenFileOrigin, Pick<TokenizedDocuments, "hash" | "bytes
   readonly documents: number;
   /** SHA-256 of documents.bin. */
   readonly documentsSha256: string;
+  /** Of conversations: SHA-256 of answers.bin. */
+  readonly answersSha256?: string;
+  /** Of conversations: those that are left out. */
+  readonly unanswered?: number;
   /** SHA-256 of each megabyte of tokens.bin. */
   readonly tokensSha256: readonly string[];
 }
@@ -83,11 +91,12 @@ interface Meta extends TokenFileOrigin, Pick<TokenizedDocuments, "hash" | "bytes
 export function openTokenFiles(directory: string, origin: TokenFileOrigin): TokenizedDocuments {
   const meta = readMeta(directory, origin);
   const { tokens: length, documents, hash, bytes, usedIds, tokensSha256: checksums } = meta;
-  const documentsPath = join(directory, DOCUMENTS), startBytes = readFileSync(documentsPath);
-  if (sha256(startBytes) !== meta.documentsSha256) {
-    throw damaged(documentsPath, "it does not match its checksum");
-  }
-  const starts = new Float64Array(Uint8Array.from(startBytes).buffer);
+  const { unanswered = 0 } = meta;
+  const starts = readPlaces(join(directory, DOCUMENTS), meta.documentsSha256);
+  const answers = meta.answersSha256 === undefined
+    ? undefined
+    : readPlaces(join(directory, ANSWERS), meta.answersSha256);
+  const documentStart = (index: number) => starts[index] ?? length;
   const Type = meta.bytesPerToken === 2 ? Uint16Array : Uint32Array;
   const path = join(directory, TOKENS), handle = openSync(path, "r");
   const close = () => closeSync(handle);
@@ -119,7 +128,8 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
     documents,
     hash,
     bytes,
-    fileBytes: tokenBytes + startBytes.length,
+    unanswered,
+    fileBytes: tokenBytes + starts.byteLength + (answers?.byteLength ?? 0),
     usedIds,
     close,
     read(start, end) {
@@ -128,8 +138,16 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
       check(from, to);
       return new Type(readBetween(handle, from, to).buffer);
     },
-    documentStart: (index) => starts[index] ?? length,
+    documentStart,
+    ...(answers ? { answersOf: createAnswersOf(answers, documentStart) } : {}),
   };
+}
+
+/** The places in a file that is read whole. */
+function readPlaces(path: string, checksum: string): Float64Array {
+  const bytes = readFileSync(path);
+  if (sha256(bytes) !== checksum) throw damaged(path, "it does not match its checksum");
+  return new Float64Array(Uint8Array.from(bytes).buffer);
 }
 
 function readMeta(directory: string, origin: TokenFileOrigin): Meta {
@@ -151,27 +169,30 @@ function damaged(path: string, reason: string): UserError {
 export class TokenFileWriter {
   #length: number;
   #documents: number;
+  #answers: number;
   readonly #directory: string;
   readonly #vocabularySize: number;
   readonly #tokensHandle: number;
   readonly #documentsHandle: number;
+  readonly #answersHandle: number | undefined;
 
   /**
-   * Opens the files, of which `length` tokens and `documents` starts are kept.
+   * Opens the files, of which `length` tokens, `documents` starts and, of conversations, `answers` are kept.
    *
    * @throws {Error} if they hold less than that.
    */
   constructor(
     directory: string,
-    { vocabularySize, length, documents }: {
+    { vocabularySize, length, documents, answers }: {
       vocabularySize: number;
       length: number;
       documents: number;
+      answers?: number;
     },
   ) {
     this.#directory = directory;
     this.#vocabularySize = vocabularySize;
-    [this.#length, this.#documents] = [length, documents];
+    [this.#length, this.#documents, this.#answers] = [length, documents, answers ?? 0];
     const open = (name: string, size: number) => {
       const path = join(directory, name);
       const current = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
@@ -180,6 +201,7 @@ export class TokenFileWriter {
       return openSync(path, current > 0 ? "r+" : "w+");
     };
     this.#documentsHandle = open(DOCUMENTS, documents * START_BYTES);
+    this.#answersHandle = answers === undefined ? undefined : open(ANSWERS, answers * ANSWER_BYTES);
     this.#tokensHandle = open(TOKENS, this.#tokenBytes);
     rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
   }
@@ -192,23 +214,33 @@ export class TokenFileWriter {
     return this.#length * this.#Type.BYTES_PER_ELEMENT;
   }
 
-  /** Appends tokens, among which documents start at `starts`. */
-  append(tokens: Tokens, starts: ArrayLike<number>): void {
-    const places = Float64Array.from(starts, (start) => this.#length + start);
+  /** Appends tokens, among which documents start at `starts` and answers begin and end at `answers`. */
+  append({ tokens, starts, answers }: {
+    tokens: Tokens;
+    starts: ArrayLike<number>;
+    answers: ArrayLike<number>;
+  }): void {
+    const placesOf = (given: ArrayLike<number>) =>
+      bytesOf(Float64Array.from(given, (place) => this.#length + place));
     writeAll(this.#tokensHandle, bytesOf(tokens), this.#tokenBytes);
-    writeAll(this.#documentsHandle, bytesOf(places), this.#documents * START_BYTES);
+    writeAll(this.#documentsHandle, placesOf(starts), this.#documents * START_BYTES);
+    if (this.#answersHandle !== undefined) {
+      writeAll(this.#answersHandle, placesOf(answers), this.#answers * ANSWER_BYTES);
+    }
     this.#length += tokens.length;
     this.#documents += starts.length;
+    this.#answers += answers.length / 2;
   }
 
   /** Makes all that has been appended survive a power cut. */
   sync(): void {
     fsyncSync(this.#tokensHandle);
     fsyncSync(this.#documentsHandle);
+    if (this.#answersHandle !== undefined) fsyncSync(this.#answersHandle);
   }
 
   /** Completes the files: reads them once more for the checksums and the ids that occur. */
-  finish(about: TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes">): void {
+  finish(about: TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">): void {
     this.sync();
     const Type = this.#Type, fileBytes = this.#tokenBytes;
     const isUsed = new Uint8Array(this.#vocabularySize), tokensSha256: string[] = [];
@@ -230,6 +262,12 @@ export class TokenFileWriter {
       documentsSha256: sha256(
         readBetween(this.#documentsHandle, 0, this.#documents * START_BYTES),
       ),
+      ...(this.#answersHandle === undefined ? {} : {
+        unanswered: about.unanswered,
+        answersSha256: sha256(
+          readBetween(this.#answersHandle, 0, this.#answers * ANSWER_BYTES),
+        ),
+      }),
       tokensSha256,
     };
     const json = JSON.stringify({ sha256: sha256(JSON.stringify(meta)), ...meta });
@@ -240,6 +278,7 @@ export class TokenFileWriter {
   close(): void {
     closeSync(this.#tokensHandle);
     closeSync(this.#documentsHandle);
+    if (this.#answersHandle !== undefined) closeSync(this.#answersHandle);
   }
 }
 

@@ -79,33 +79,44 @@ export function openCached(
 /** Where the token files of documents are, where they are made, and what they are made from. */
 function placeIn(
   cacheDirectory: string,
-  { fingerprint }: Documents,
-  { hash, beginOfText }: Tokenizer,
+  { fingerprint, areConversations }: Documents,
+  { hash, beginOfText, bosToken, chatTemplate }: Tokenizer,
 ) {
   // earlier versions left out the token before each document; their files have the name without the suffix
-  const suffix = beginOfText === undefined ? "" : "-begin";
+  const suffix = areConversations
+    ? `-chat-${sha256(JSON.stringify([chatTemplate, bosToken])).slice(0, 16)}`
+    : beginOfText === undefined
+    ? ""
+    : "-begin";
   const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`);
   return { path, partial: `${path}.partial`, origin: { fingerprint, tokenizerHash: hash } };
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 async function tokenizeInMemory(
   documents: Documents,
   options: TokenizeOptions,
 ): Promise<TokenizedDocuments> {
-  const parts: Tokens[] = [], starts: number[] = [];
+  const parts: Tokens[] = [], starts: number[] = [], answers: number[] = [];
   const progress = nothingDone();
-  const hash = await appendAll(documents, options, progress, (block) => {
+  const { hash, unanswered } = await appendAll(documents, options, progress, (block) => {
     const offset = progress.length - block.tokens.length;
     for (const start of block.starts) starts.push(offset + start);
+    for (const place of block.answers) answers.push(offset + place);
     parts.push(block.tokens);
   });
   const tokens = concatenated(parts);
   return {
-    ...tokenDataset(tokens, starts),
+    ...tokenDataset(tokens, starts, documents.areConversations ? answers : undefined),
     hash,
     bytes: progress.bytes,
+    unanswered,
     usedIds: [...new Set(tokens)].sort((a, b) => a - b),
-    fileBytes: tokens.byteLength + Float64Array.BYTES_PER_ELEMENT * starts.length,
+    fileBytes: tokens.byteLength +
+      Float64Array.BYTES_PER_ELEMENT * (starts.length + answers.length),
     close() {},
   };
 }
@@ -118,10 +129,12 @@ interface Progress {
   /** Tokens. */
   length: number;
   documents: number;
+  /** Answers of conversations. */
+  answers: number;
 }
 
 function nothingDone(): Progress {
-  return { blocks: 0, bytes: 0, length: 0, documents: 0 };
+  return { blocks: 0, bytes: 0, length: 0, documents: 0, answers: 0 };
 }
 
 async function tokenizeIntoCache(
@@ -180,12 +193,21 @@ async function tokenizeInto(
         `make room, or put the run and its cache elsewhere`,
     );
   }
+  const openWriter = () => {
+    const { length, documents: starts, answers } = progress;
+    return new TokenFileWriter(files, {
+      vocabularySize,
+      length,
+      documents: starts,
+      ...(documents.areConversations ? { answers } : {}),
+    });
+  };
   let writer: TokenFileWriter;
   try {
-    writer = new TokenFileWriter(files, { vocabularySize, ...progress });
+    writer = openWriter();
   } catch {
     progress = nothingDone(); // the files hold less than is recorded
-    writer = new TokenFileWriter(files, { vocabularySize, ...progress });
+    writer = openWriter();
   }
   let recorded = performance.now();
   const record = () => {
@@ -195,11 +217,11 @@ async function tokenizeInto(
     recorded = performance.now();
   };
   try {
-    const hash = await appendAll(documents, options, progress, (block) => {
-      writer.append(block.tokens, block.starts);
+    const { hash, unanswered } = await appendAll(documents, options, progress, (block) => {
+      writer.append(block);
       if (performance.now() - recorded >= RECORD_MS) record();
     });
-    writer.finish({ ...origin, hash, bytes: progress.bytes });
+    writer.finish({ ...origin, hash, unanswered, bytes: progress.bytes });
   } catch (error) {
     if (signal?.aborted) record();
     throw error;
@@ -209,7 +231,7 @@ async function tokenizeInto(
 }
 
 /** Changes with everything that decides how documents are divided into blocks and tokenized. */
-const PROGRESS_VERSION = 3;
+const PROGRESS_VERSION = 4;
 
 function readProgress(path: string): Progress {
   try {
@@ -225,31 +247,33 @@ function readProgress(path: string): Progress {
  *
  * @param progress is updated after each block.
  * @param append is called with each block in order, after that.
- * @returns the hash of all documents.
+ * @returns the hash of all documents, and the number of conversations that are left out.
  */
 async function appendAll(
   documents: Documents,
   options: TokenizeOptions,
   progress: Progress,
   append: (block: TokenBlock) => void,
-): Promise<string> {
+): Promise<Pick<TokenizedDocuments, "hash" | "unanswered">> {
   const { name, bytes: totalBytes } = documents, { onProgress, onNotice } = options;
   const hash = createHash("sha256"), done = progress.blocks;
-  let blocks = 0, blank = 0, rows = 0;
+  let blocks = 0, blank = 0, unanswered = 0, rows = 0;
   for await (const block of tokenBlocks(documents, done, options)) {
     hash.update(block.text);
     blank += block.blank;
-    rows += block.blank + block.ended;
+    unanswered += block.unanswered;
+    rows += block.blank + block.unanswered + block.ended;
     onProgress?.({ stage: "tokenizing", name, doneBytes: block.bytesRead, totalBytes });
     if (blocks++ < done) continue;
     progress.blocks++;
     progress.bytes += block.text.length - block.ended;
     progress.length += block.tokens.length;
     progress.documents += block.starts.length;
+    progress.answers += block.answers.length / 2;
     append(block);
   }
-  checkRows(documents, { blank, rows }, onNotice);
-  return hash.digest("hex");
+  checkRows(documents, { blank, unanswered, rows }, onNotice);
+  return { hash: hash.digest("hex"), unanswered };
 }
 
 /** The blocks of documents, tokenized by all workers at once, in order; the first `done` are only cleaned. */
@@ -258,7 +282,8 @@ async function* tokenBlocks(
   done: number,
   { tokenizer, workers, signal }: TokenizeOptions,
 ): AsyncGenerator<TokenBlock> {
-  const pool = await openPool(tokenizer, { bytes: documents.bytes, workers });
+  const { bytes, areConversations } = documents;
+  const pool = await openPool(tokenizer, { bytes, areConversations, workers });
   const most = 2 * BLOCK_BYTES * pool.size; // bytes of pending blocks
   const pending: { result: Promise<TokenBlock>; bytes: number }[] = [];
   let blocks = 0, pendingBytes = 0;
@@ -271,8 +296,8 @@ async function* tokenBlocks(
     for await (const block of documents.read()) {
       signal?.throwIfAborted();
       if (blocks++ < done) {
-        const { bytesRead } = block;
-        yield { ...clean(block), bytesRead, tokens: new Uint16Array(), starts: new Uint32Array() };
+        const { bytesRead } = block, tokens = new Uint16Array(), none = new Uint32Array();
+        yield { ...clean(block), bytesRead, tokens, starts: none, answers: none };
         continue;
       }
       const bytes = block.bytes.length;

@@ -29,20 +29,30 @@ const WORKERS_WITHOUT_TABLES = 4;
  * tokenizes.
  */
 export async function openPool(
-  { json, vocabularySize, beginOfText, endOfText, endOfTextToken }: Tokenizer,
-  { bytes, workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency) }: {
+  given: Tokenizer,
+  {
+    bytes,
+    areConversations = false,
+    workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency),
+  }: {
     bytes: number;
+    areConversations?: boolean | undefined;
     workers: number | undefined;
   },
 ): Promise<TokenizerPool> {
-  const tables = encoderTables(json);
+  const { json, vocabularySize, beginOfText, endOfText, endOfTextToken, bosToken, chatTemplate } =
+    given;
+  const tables = areConversations ? undefined : encoderTables(json);
   const tokenizer = {
     json,
     vocabularySize,
     endOfText,
     endOfTextToken,
     tables,
+    areConversations,
     ...(beginOfText === undefined ? {} : { beginOfText }),
+    ...(bosToken === undefined ? {} : { bosToken }),
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
   };
   const size = Math.min(
     workers,

@@ -35,8 +35,8 @@ scope.onmessage = async ({ data }) => {
       return;
     }
     const result = (await tokenize!)(data.block);
-    const { text, tokens, starts } = result;
-    scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer]);
+    const { text, tokens, starts, answers } = result;
+    scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer, answers.buffer]);
   } catch (error) {
     scope.postMessage(error instanceof DataError ? { reason: error.reason } : { error });
   }

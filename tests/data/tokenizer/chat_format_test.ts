@@ -1,7 +1,12 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../../files/user_error.ts";
 import type { Conversation } from "../../../data/text/conversations.ts";
 import { gpt2File } from "../../../data/tokenizer/byte_level.ts";
-import { createChatFormat, defaultChatTemplate } from "../../../data/tokenizer/chat_format.ts";
+import {
+  createChatFormat,
+  defaultChatTemplate,
+  withChatFormat,
+} from "../../../data/tokenizer/chat_format.ts";
 import {
   gpt2Tokenizer,
   parseTokenizer,
@@ -100,15 +105,16 @@ Deno.test("encode() refuses a template that writes the beginning of a conversati
     "{% for m in messages %}{{ m.content }}{% if loop.last %}.{% endif %}{% endfor %}";
   const format = await createChatFormat({ ...await gpt2Tokenizer(), chatTemplate });
   assert.throws(() => format.encode(conversation), {
-    name: "UserError",
-    message: /^Cannot find the assistant's tokens .*: it writes message 3 of 5 differently$/,
+    name: "ConversationError",
+    message:
+      /^Cannot encode a conversation as the chat template must mark .* not up to message 3 of 5$/,
   });
 });
 
 Deno.test("createChatFormat() and encode() refuse templates that fail or exceed a bound", async () => {
   const tokenizer = await gpt2Tokenizer();
   const cases: [template: string, message: RegExp][] = [
-    ["{% for %}", /^Cannot use the model's chat template as it must be Jinja: /],
+    ["{% for %}", /^Cannot use a chat template as it must be Jinja: /],
     ["{{ raise_exception('no \x1b turn') }}", /chat template: it says "no \\u001b turn"$/],
     [
       "{% for i in range(9000) %}{% for i in range(9000) %}{% endfor %}{% endfor %}",
@@ -125,7 +131,11 @@ Deno.test("createChatFormat() and encode() refuse templates that fail or exceed 
   for (const [chatTemplate, message] of cases) {
     await assert.rejects(
       async () => (await createChatFormat({ ...tokenizer, chatTemplate })).encode(conversation),
-      { name: "UserError", message },
+      (error: Error) => {
+        assert.ok(error instanceof UserError);
+        assert.match(error.message, message);
+        return true;
+      },
     );
   }
 });
@@ -137,6 +147,19 @@ Deno.test("createChatFormat() gives a template the date only when it is an argum
   const now = new Date(2026, 1, 3, 4, 5);
   assert.equal((await createChatFormat(tokenizer)).render([]), "no date");
   assert.equal((await createChatFormat(tokenizer, { now })).render([]), "03 Feb 2026, 04:05");
+});
+
+Deno.test("withChatFormat() adds the default template, and ends texts where answers end", async () => {
+  const tokenizer = await byteTokenizer("<|endoftext|>", "<|turn|>");
+  const plain = await withChatFormat(tokenizer);
+  assert.deepEqual([plain.chatTemplate, plain.endIds], [defaultChatTemplate(tokenizer), [256]]);
+  const template = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}";
+  for (
+    const chatTemplate of [template, [{ name: "default", template }, { name: "a", template: "" }]]
+  ) {
+    const kept = await withChatFormat({ ...tokenizer, chatTemplate });
+    assert.deepEqual([kept.chatTemplate, kept.endIds], [chatTemplate, [257, 256]]);
+  }
 });
 
 Deno.test("defaultChatTemplate() begins with the token that begins every text", async () => {

@@ -139,6 +139,69 @@ Deno.test("Batches counts positions in padded rows and in their padding from 0",
   ]);
 });
 
+/** Three conversations, with an answer or two; tokens count up from 100. */
+const CHATS = tokenDataset(
+  Uint32Array.from({ length: 21 }, (_, i) => i + 100),
+  [0, 5, 14],
+  [2, 4, 7, 8, 11, 13, 17, 20],
+);
+
+Deno.test("Batches packs conversations whole, each with positions from 0, and asks for answers alone", () => {
+  const options = { ...OPTIONS, batchSize: 2, contextLength: 9, documents: "apart" } as const;
+  const batches = new Batches(CHATS, options), _ = IGNORED;
+  assert.deepEqual(batches.conversations, { used: 3, cut: 0, leftOut: 0 });
+  assert.equal(batches.perEpoch, 1);
+  const { inputs, targets, positions, counted } = batches.at(0);
+  const rows = [0, 1].map((b) => {
+    const row = <T extends Uint32Array>(all: T) => [...all.subarray(9 * b, 9 * b + 9)];
+    return [row(inputs), row(targets), row(positions!)];
+  }).sort((a, b) => a[0]![0]! - b[0]![0]!);
+  assert.deepEqual(rows, [
+    [ // the first and the last
+      [100, 101, 102, 103, 114, 115, 116, 117, 118],
+      [_, 102, 103, _, _, _, 117, 118, 119],
+      [0, 1, 2, 3, 0, 1, 2, 3, 4],
+    ],
+    [
+      [105, 106, 107, 108, 109, 110, 111, 9, 9],
+      [_, 107, _, _, _, 111, 112, _, _],
+      [0, 1, 2, 3, 4, 5, 6, 0, 1],
+    ],
+  ]);
+  assert.equal(counted, 8);
+  assert.equal(batches.counted(0, 3), 24);
+  const again = Array.from({ length: 8 }, (_, i) => batches.at(i).inputs[0]);
+  assert.ok(new Set(again).size > 1, "epochs have different orders");
+});
+
+Deno.test("Batches cuts conversations after an answer, and puts one in each row if sequences are padded", () => {
+  const options = { ...OPTIONS, contextLength: 5, sequence: "padded", documents: "apart" } as const;
+  const batches = new Batches(CHATS, options);
+  assert.deepEqual(batches.conversations, { used: 3, cut: 1, leftOut: 0 });
+  const targets = [...batches.at(0).targets].filter((target) => target !== IGNORED);
+  assert.deepEqual(targets.sort((a, b) => a - b), [102, 103, 107, 117, 118, 119]);
+  assert.equal(batches.counted(0, 1), 6);
+  assert.throws(() => new Batches(CHATS, { ...options, documents: "joined" }), RangeError);
+});
+
+Deno.test("evaluationBatches() makes every token of an answer a target once, after half a context", () => {
+  for (const contextLength of [4, 5, 7, 12]) {
+    const options = { batchSize: 2, contextLength, padding: 9 };
+    const targets: number[] = [];
+    for (const batch of evaluationBatches(CHATS, options)) {
+      batch.targets.forEach((target, m) => {
+        if (target === IGNORED) return;
+        targets.push(target);
+        assert.equal(batch.inputs[m], target - 1);
+        const isBeginning = [100, 105, 114].includes(batch.inputs[m - m % contextLength]!);
+        assert.ok(isBeginning || m % contextLength >= Math.floor(contextLength / 2));
+      });
+      assert.equal(batch.counted, batch.targets.filter((target) => target !== IGNORED).length);
+    }
+    assert.deepEqual(targets, [102, 103, 107, 111, 112, 117, 118, 119]);
+  }
+});
+
 Deno.test("Batches.at() gives the same batch in any order", () => {
   const batches = new Batches(text(101, 50), OPTIONS);
   const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));

@@ -53,6 +53,27 @@ Deno.test("holdOut() holds every twentieth document out, the last of fewer, the 
   }
 });
 
+Deno.test("holdOut() and renumbered() keep what the assistant says in conversations", () => {
+  const starts = Array.from({ length: 45 }, (_, d) => 10 * d);
+  const answers = starts.flatMap((start) => [start + 2, start + 4, start + 6, start + 10]);
+  const tokens = Uint16Array.from({ length: 450 }, (_, i) => i);
+  const dataset = tokenDataset(tokens, starts, answers);
+  const { training, validation } = holdOut(
+    renumbered(dataset, Uint32Array.from({ length: 450 }, (_, i) => 7 * i)),
+  );
+  for (const part of [training, validation]) {
+    for (let d = 0; d < part.documents; d++) {
+      const start = part.documentStart(d), [id] = part.read(start, start + 1);
+      const said = part.answersOf!(d).flatMap(({ start, end }) => [...part.read(start, end)]);
+      assert.deepEqual(said, [2, 3, 6, 7, 8, 9].map((place) => id! + 7 * place));
+    }
+  }
+  assert.throws(() => holdOut(tokenDataset(tokens, [0], [2, 4])), {
+    name: "UserError",
+    message: /^Cannot hold out a conversation for validation as there must be at least two/,
+  });
+});
+
 Deno.test("renumbered() changes ids and nothing else", () => {
   const other = renumbered(datasetOf([[2, 0, 1], [2]]), Uint32Array.of(7, 8, 9));
   check(other, [[9, 7, 8], [9]], { random: new Random(1), what: "renumbered" });

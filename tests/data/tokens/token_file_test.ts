@@ -9,7 +9,7 @@ const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
 const ORIGIN = { fingerprint: "ab".repeat(32), tokenizerHash: "cd".repeat(32) };
-const ABOUT = { ...ORIGIN, hash: "ef".repeat(32), bytes: 99 };
+const ABOUT = { ...ORIGIN, hash: "ef".repeat(32), bytes: 99, unanswered: 0 };
 
 /** Documents of random tokens. */
 function randomDocuments(random: Random, vocabularySize: number): Uint32Array[] {
@@ -31,10 +31,12 @@ function append(
   const starts = startsOf(documents);
   for (let at = 0, length; at < all.length; at += length) {
     length = 1 + random.below(60);
-    writer.append(
-      all.slice(at, at + length),
-      starts.filter((start) => start >= at && start < at + length).map((start) => start - at),
-    );
+    writer.append({
+      tokens: all.slice(at, at + length),
+      starts: starts.filter((start) => start >= at && start < at + length)
+        .map((start) => start - at),
+      answers: [],
+    });
   }
 }
 
@@ -81,6 +83,37 @@ for (const V of [300, 2 ** 16, 2 ** 16 + 1]) {
     file.close();
   });
 }
+
+Deno.test("openTokenFiles() gives the answers of conversations, also of a resumed writer", () => {
+  const path = join(directory, "chat");
+  mkdirSync(path, { recursive: true });
+  const how = { vocabularySize: 300 }, tokens = Uint16Array.from({ length: 10 }, (_, i) => i);
+  const append = (writer: TokenFileWriter) =>
+    writer.append({ tokens, starts: [0, 5], answers: [1, 3, 3, 5, 6, 10] });
+  const first = new TokenFileWriter(path, { ...how, length: 0, documents: 0, answers: 0 });
+  append(first);
+  append(first);
+  first.close();
+  const second = new TokenFileWriter(path, { ...how, length: 10, documents: 2, answers: 3 });
+  append(second);
+  second.finish({ ...ABOUT, unanswered: 4 });
+  second.close();
+  const files = openTokenFiles(path, ORIGIN);
+  const spans = (...places: [number, number][]) => places.map(([start, end]) => ({ start, end }));
+  assert.deepEqual([0, 1, 2, 3].map((d) => files.answersOf!(d)), [
+    spans([1, 3], [3, 5]),
+    spans([6, 10]),
+    spans([11, 13], [13, 15]),
+    spans([16, 20]),
+  ]);
+  assert.deepEqual([files.unanswered, files.fileBytes], [4, 2 * 20 + 8 * 4 + 16 * 6]);
+  files.close();
+  Deno.truncateSync(join(path, "answers.bin"), 90);
+  assert.throws(
+    () => openTokenFiles(path, ORIGIN),
+    /answers\.bin as it does not match its checksum/,
+  );
+});
 
 Deno.test("TokenFileWriter resumes after the recorded tokens, and writes the same bytes", () => {
   const seed = freshSeed(), random = new Random(seed);
@@ -139,7 +172,9 @@ Deno.test("openTokenFiles() opens a large file at once, and read() refuses damag
   const V = 2 ** 20, megabytes = 66;
   const writer = writerOf("large", V);
   const tokens = new Uint32Array(2 ** 18);
-  for (let i = 0; i < megabytes; i++) writer.append(tokens.fill(i), [0]);
+  for (let i = 0; i < megabytes; i++) {
+    writer.append({ tokens: tokens.fill(i), starts: [0], answers: [] });
+  }
   writer.finish(ABOUT);
   writer.close();
   const path = join(directory, "large");

@@ -5,8 +5,10 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import { openDataset } from "../../../data/text/dataset.ts";
-import { type Documents, documentsOf } from "../../../data/text/documents.ts";
+import { type Documents, documentsOf, hashDocuments } from "../../../data/text/documents.ts";
 import { sampleStories } from "../../../data/text/stories.ts";
+import { createChatFormat, withChatFormat } from "../../../data/tokenizer/chat_format.ts";
+import type { TokenizedDocuments } from "../../../data/tokens/token_file.ts";
 import {
   openCached,
   tokenizeDocuments,
@@ -190,6 +192,79 @@ const undisturbed = once(async () => {
   const cacheDirectory = join(directory, "undisturbed");
   await tokenizeStories(cacheDirectory);
   return cacheDirectory;
+});
+
+Deno.test("tokenizeDocuments() gives conversations the tokens of their template, with any workers and resumed", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const roles = ["user", "assistant", "system", "assistant"];
+  const conversations = Array.from(
+    { length: 300 },
+    (_, i) =>
+      Array.from({ length: 1 + random.below(5) }, (_, turn) => ({
+        role: i % 9 === 0 ? "user" : roles[turn % 4]!,
+        content: i + turn === 1 ? "Once upon a time. ".repeat(60_000) : oddText(random),
+      })),
+  );
+  const path = join(directory, "chat.jsonl");
+  const rows = conversations.map((messages) => JSON.stringify({ messages }));
+  Deno.writeTextFileSync(path, rows.join("\n"));
+  const documents = await openFile(path), format = await createChatFormat(tokenizer);
+  const answered = conversations.filter((all) => all.some(({ role }) => role === "assistant"));
+  const encoded = answered.map((messages) => format.encode(messages));
+  const notices: string[] = [], cacheDirectory = join(directory, "chat");
+  const given = await withChatFormat(tokenizer);
+  const check = async (dataset: TokenizedDocuments) => {
+    assert.equal(dataset.documents, encoded.length);
+    encoded.forEach(({ ids, answers }, d) => {
+      const start = dataset.documentStart(d);
+      assert.deepEqual([...dataset.read(start, dataset.documentStart(d + 1))], ids, `seed ${seed}`);
+      const moved = answers.map((span) => ({ start: start + span.start, end: start + span.end }));
+      assert.deepEqual(dataset.answersOf!(d), moved, `seed ${seed}`);
+    });
+    assert.equal(dataset.unanswered, conversations.length - answered.length);
+    assert.equal(dataset.hash, await hashDocuments(documents));
+    dataset.close();
+  };
+  const onNotice = (notice: string) => notices.push(notice);
+  await check(await tokenizeDocuments(documents, { tokenizer: given, workers: 1, onNotice }));
+  assert.match(
+    notices.join(),
+    /^left out \d+ of 300 conversations of chat\.jsonl: the assistant says nothing/,
+  );
+  const controller = new AbortController();
+  let blocks = 0;
+  await assert.rejects(tokenizeDocuments({ ...documents, bytes: 2 ** 26 }, {
+    ...{ tokenizer: given, workers: 2, cacheDirectory, signal: controller.signal },
+    onProgress: () => ++blocks === 2 && controller.abort(),
+  }));
+  await check(await tokenizeDocuments(documents, { tokenizer: given, cacheDirectory }));
+  const files = readdirSync(join(cacheDirectory, readdirSync(cacheDirectory)[0]!));
+  assert.deepEqual(files.sort(), ["answers.bin", "documents.bin", "meta.json", "tokens.bin"]);
+  const another = { ...given, chatTemplate: "{% for m in messages %}{{ m.content }}{% endfor %}" };
+  assert.equal(openCached(documents, { tokenizer: another, cacheDirectory }), undefined);
+});
+
+Deno.test("tokenizeDocuments() names the row that a chat template refuses", async () => {
+  const path = join(directory, "refused.jsonl"), messages = [{ role: "assistant", content: "a" }];
+  Deno.writeTextFileSync(path, `\n${JSON.stringify({ messages })}`);
+  const documents = await openFile(path);
+  for (
+    const [chatTemplate, reason] of [
+      ["{{ raise_exception('no') }}", 'it must fit the chat template: it says "no"'],
+      [
+        "{% generation %}{% endgeneration %}",
+        "it must have an answer: the chat template marks nothing",
+      ],
+    ] as const
+  ) {
+    await assert.rejects(
+      tokenizeDocuments(documents, { tokenizer: { ...tokenizer, chatTemplate } }),
+      {
+        name: "DataError",
+        message: new RegExp(`^Cannot read data file ${path}, line 2, as ${reason}`),
+      },
+    );
+  }
 });
 
 Deno.test("tokenizeDocuments() leaves three plain files in the cache, and finds them", async () => {
