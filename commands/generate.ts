@@ -1,4 +1,4 @@
-import { windowStart } from "../generate/decoder.ts";
+import { windowStart } from "../generate/slots.ts";
 import {
   type BatchPiece,
   generateBatch,

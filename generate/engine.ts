@@ -1,9 +1,11 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
-import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { createDecoder } from "./decoder.ts";
+import type { Device } from "../kernels/device.ts";
+import { MOST_LOGPROBS, type SamplerOptions } from "../kernels/sample/sample.ts";
+import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
 import { DEFAULT_SAMPLER, resolveSampler } from "./generate.ts";
 import type { LoadedModel } from "./load.ts";
+import { LOGPROBS_KEPT, mostSequences, type Sequence, Slots, type Span } from "./slots.ts";
 import { type GenerateResult, Stream } from "./stream.ts";
 
 /** A completion that an engine computes. */
@@ -95,11 +97,32 @@ export interface Engine extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** Alternatives per token, at most. */
-export const MOST_LOGPROBS = 20;
-
 /** Tokens of the longest request by default, or contexts, if these are more. */
 const MAX_TOKENS = 32_768, MAX_CONTEXTS = 4;
+
+/** Requests that can run at the same time by default, if their caches fit the device. */
+const SLOTS = 64;
+
+/**
+ * Milliseconds of the device per chunk: tokens are read back, and requests join and leave, between chunks. A read-back
+ * takes Deno 2.9 another 10 ms, in which the device computes the next chunk; a shorter chunk would leave it idle.
+ */
+const CHUNK_MS = 14;
+
+/** Milliseconds before the expected end of a chunk at which the host begins to wait for it. */
+const MARGIN_MS = 2;
+
+/** Milliseconds for which the host waits at least if the device was still computing. */
+const LEAST_WAIT_MS = 0.3;
+
+/** Tokens of an engine's first chunk, and most tokens of any. */
+const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_TOKENS = LOGPROBS_KEPT;
+
+/** Passes that read known tokens, per chunk, at most. */
+const MOST_READS = 16;
+
+/** Sequences whose known tokens are read by one pass, at most. */
+const MOST_READ = 8;
 
 /** A request that waits or runs. */
 interface Job {
@@ -108,23 +131,41 @@ interface Job {
   readonly stream: Stream;
   /** What its reader has not taken. */
   readonly output: Output;
+  /** Its tokens on the device, while it has a slot. */
+  sequence?: Sequence | undefined;
 }
 
 /** What the reader of a request has not taken yet. */
 class Output {
   #text = "";
   #ids: number[] = [];
+  readonly #logprobs: TokenLogprobs[] | undefined;
+  #taken = 0; // of #ids and #logprobs
   #result: GenerateResult | undefined;
   #failure: { error: unknown } | undefined;
   #changed = Promise.withResolvers<void>();
   /** Whether the reader has gone. */
   isAbandoned = false;
 
-  add(text: string, stream: Stream): void {
+  constructor({ logprobs }: EngineRequest) {
+    if (logprobs !== undefined) this.#logprobs = [];
+  }
+
+  /** Whether the last piece was added. */
+  get isComplete(): boolean {
+    return this.#result !== undefined || this.#failure !== undefined;
+  }
+
+  add(text: string, ids: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
     this.#text += text;
-    this.#ids.push(...stream.takeIds());
-    this.#result = stream.result;
-    if (this.#text !== "" || this.#result) this.#changed.resolve();
+    this.#ids.push(...ids);
+    this.#logprobs?.push(...logprobs);
+    if (text !== "") this.#changed.resolve();
+  }
+
+  end(result: GenerateResult): void {
+    this.#result = result;
+    this.#changed.resolve();
   }
 
   fail(error: unknown): void {
@@ -133,23 +174,51 @@ class Output {
   }
 
   /** The pieces, each as soon as there is one. */
-  async *pieces(): AsyncGenerator<EnginePiece, void> {
+  pieces(): AsyncGenerator<EnginePiece, void> {
+    const pieces = this.#pieces(), end = pieces.return.bind(pieces);
+    return Object.assign(pieces, {
+      return: (value: void) => { // a generator that has not begun ends without its `finally`
+        this.isAbandoned = true;
+        return end(value);
+      },
+    });
+  }
+
+  async *#pieces(): AsyncGenerator<EnginePiece, void> {
     try {
       for (;;) {
         await this.#changed.promise;
         this.#changed = Promise.withResolvers();
         if (this.#failure) throw this.#failure.error;
         const result = this.#result;
-        const piece = { text: this.#text, ids: this.#ids, ...(result ? { result } : {}) };
-        this.#text = "";
-        this.#ids = [];
-        yield piece;
+        yield this.#take();
         if (result) return;
       }
     } finally {
       this.isAbandoned = true;
     }
   }
+
+  #take(): EnginePiece {
+    const text = this.#text, ids = this.#ids.slice(this.#taken);
+    const logprobs = this.#logprobs?.slice(this.#taken), result = this.#result;
+    this.#text = "";
+    this.#taken = this.#ids.length;
+    return { text, ids, ...(logprobs ? { logprobs } : {}), ...(result ? { result } : {}) };
+  }
+}
+
+/** What was submitted to the device at once. */
+interface Chunk {
+  /** The tokens that it draws. */
+  readonly drawn: readonly { job: Job; span: Span }[];
+  /** Steps that draw a token of every row. */
+  readonly steps: number;
+  readonly rows: number;
+  /** Passes that read known tokens. */
+  readonly reads: number;
+  /** When its submission began. */
+  readonly sinceMs: number;
 }
 
 /**
@@ -179,7 +248,7 @@ class Output {
 export function createEngine(model: LoadedModel, options: EngineOptions = {}): Engine {
   const { contextLength } = model.gpt.config;
   const {
-    slots = 64,
+    slots = Math.min(SLOTS, mostSequences(model.gpt, contextLength)),
     maxTokens = Math.max(MAX_TOKENS, MAX_CONTEXTS * contextLength),
     ...others
   } = options;
@@ -190,17 +259,26 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
       `Cannot create an engine as ${name} must be a positive integer: current value is ${value}`,
     );
   }
-  return new SerialEngine(model, { slots, maxTokens });
+  return new BatchingEngine(model, { slots, maxTokens });
 }
 
-/** An engine that computes one request after the other. */
-class SerialEngine implements Engine {
+/** Numbers of rows for which passes are recorded: few requests do not pay for the rows of many. */
+function rowCounts(most: number): number[] {
+  const counts = [2];
+  for (let rows = 8; rows < most; rows *= 2) counts.push(rows);
+  return [...counts.filter((rows) => rows < most), most];
+}
+
+/** An engine that draws the tokens of all requests together, in chunks. */
+class BatchingEngine implements Engine {
   readonly #model: LoadedModel;
-  readonly #slots: number;
   readonly #maxTokens: number;
+  readonly #slotCount: number;
+  readonly #slots: Slots;
+  readonly #pace: Pace;
   readonly #waiting: Job[] = [];
+  readonly #running: Set<Job> = new Set();
   #work: Promise<void> | undefined;
-  #running = 0;
   #ended = 0;
   #tokensDrawn = 0;
   #promptTokensRead = 0;
@@ -209,8 +287,15 @@ class SerialEngine implements Engine {
 
   constructor(model: LoadedModel, { slots, maxTokens }: { slots: number; maxTokens: number }) {
     this.#model = model;
-    this.#slots = slots;
     this.#maxTokens = maxTokens;
+    this.#slotCount = slots;
+    this.#slots = new Slots(model.gpt, {
+      ...{ slots, maxTokens, penalties: true, logprobs: true },
+      drawRows: rowCounts(slots),
+      readRows: rowCounts(Math.min(slots, MOST_READ)),
+    });
+    this.#slots.recordReading();
+    this.#pace = new Pace(model.gpt.device);
   }
 
   submit(request: EngineRequest): AsyncGenerator<EnginePiece, void> {
@@ -222,8 +307,8 @@ class SerialEngine implements Engine {
 
   stats(): EngineStats {
     return {
-      slots: this.#slots,
-      running: this.#running,
+      slots: this.#slotCount,
+      running: this.#running.size,
       waiting: this.#waiting.length,
       ended: this.#ended,
       tokensDrawn: this.#tokensDrawn,
@@ -234,6 +319,7 @@ class SerialEngine implements Engine {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#work;
+    this.#slots[Symbol.dispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -277,38 +363,217 @@ class SerialEngine implements Engine {
       request,
       sampler: resolveSampler(sampler ?? DEFAULT_SAMPLER),
       stream: new Stream(tokenizer, { promptIds, endIds, stop }),
-      output: new Output(),
+      output: new Output(request),
     };
   }
 
+  /** Computes until no request is left. While the results of a chunk are read back, the device computes the next one. */
   async #run(): Promise<void> {
-    for (let job = this.#waiting.shift(); job; job = this.#waiting.shift()) {
-      this.#running++;
-      try {
-        await this.#complete(job);
-      } catch (error) {
-        job.output.fail(error);
-      } finally {
-        this.#running--;
-        this.#ended++;
+    const { device } = this.#model.gpt;
+    try {
+      await this.#slots.compiling();
+      for (let chunk = this.#begin(); chunk;) {
+        let sinceMs = performance.now();
+        const results = download(device, ...this.#resultsOf(chunk));
+        results.catch(() => {}); // begin() may throw before they are awaited
+        if (device.provider === "native") this.#pace.computed(chunk, sinceMs); // it has waited for the device
+        const next = this.#begin();
+        sinceMs = performance.now();
+        const arrays = await results;
+        if (device.provider === "dawn") this.#pace.computed(chunk, sinceMs);
+        this.#deliver(chunk, arrays);
+        if (next) await this.#pace.pause(next);
+        chunk = next ?? this.#begin();
       }
+    } catch (error) {
+      this.#failure = { error };
+      for (const job of [...this.#running, ...this.#waiting.splice(0)]) this.#fail(job, error);
     }
   }
 
-  async #complete({ request, sampler, stream, output }: Job): Promise<void> {
-    const { promptIds, maxNewTokens, seed, signal } = request;
-    const isEnded = () => signal?.aborted || output.isAbandoned || this.#isClosed;
-    using decoder = createDecoder(this.#model.gpt, {
-      ...{ prompts: [promptIds], seeds: [seed], maxNewTokens, sampler },
-    });
-    this.#promptTokensRead += promptIds.length;
-    for (let drawn = 0; drawn < maxNewTokens && !stream.result && !isEnded();) {
-      const count = Math.min(16, maxNewTokens - drawn);
-      const [tokens] = await decoder.next(count);
-      output.add(stream.push(tokens!), stream);
-      drawn += count;
-      this.#tokensDrawn += count;
+  /** Submits the next chunk; undefined if there is nothing to compute. */
+  #begin(): Chunk | undefined {
+    const sinceMs = performance.now();
+    this.#leave();
+    this.#join();
+    const jobs = new Map(
+      [...this.#running].flatMap((job) => job.sequence ? [[job.sequence, job]] : []),
+    );
+    const sequences = [...jobs.keys()], rows = sequences.length;
+    if (rows === 0) return undefined;
+    const reads = this.#read(sequences);
+    const isFirst = [...jobs].every(([{ length }, { request: { promptIds } }]) =>
+      length === promptIds.length
+    );
+    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst }));
+    return {
+      drawn: spans.map((span) => ({ span, job: jobs.get(span.sequence)! })),
+      steps: Math.max(0, ...spans.map(({ count }) => count)),
+      rows,
+      reads,
+      sinceMs,
+    };
+  }
+
+  /** Takes the slots of the requests that need them no more. */
+  #leave(): void {
+    for (const job of [...this.#running, ...this.#waiting]) {
+      const { request: { signal }, stream, output, sequence } = job;
+      if (signal?.aborted || output.isAbandoned || this.#isClosed) {
+        output.add(stream.end("aborted"), []);
+        this.#end(job);
+      } else if (sequence?.length === sequence?.most) this.#removeSequence(job);
     }
-    if (!stream.result) output.add(stream.end(isEnded() ? "aborted" : "length"), stream);
+  }
+
+  /** Gives free slots to the requests that wait. */
+  #join(): void {
+    while (this.#waiting.length > 0 && this.#slots.free > 0) {
+      const job = this.#waiting.shift()!, { request, sampler, stream } = job;
+      const { promptIds, maxNewTokens, seed, logprobs } = request;
+      this.#running.add(job);
+      if (maxNewTokens === 0) {
+        job.output.add(stream.end("length"), []);
+        this.#end(job);
+        continue;
+      }
+      job.sequence = this.#slots.add(promptIds, {
+        ...{ most: promptIds.length + maxNewTokens, sampler, seed, logprobs },
+        endIds: stream.endIds,
+      });
+      this.#promptTokensRead += promptIds.length;
+    }
+  }
+
+  /** Reads known tokens, piece by piece; returns the number of passes. */
+  #read(sequences: readonly Sequence[]): number {
+    const slots = this.#slots, unread = (sequence: Sequence) => slots.unread(sequence);
+    const most = this.#pace.reads(sequences.some((sequence) => slots.drawable(sequence) > 0));
+    for (let reads = 0; reads < most; reads++) {
+      const [oldest, ...others] = sequences.filter((sequence) => unread(sequence) > 0);
+      if (!oldest) return reads;
+      // the shortest first, so that they wait for no long prompt, and the oldest, so that it waits for no short ones
+      others.sort((a, b) => unread(a) - unread(b));
+      slots.read([oldest, ...others.slice(0, slots.mostRead - 1)]);
+    }
+    return most;
+  }
+
+  /** What is read back of a chunk. */
+  #resultsOf({ drawn }: Chunk): Tensor[] {
+    const tensors = drawn.flatMap(({ job, span }) => [
+      this.#slots.tokensOf(span),
+      ...(job.request.logprobs === undefined ? [] : this.#slots.logprobsOf(span)),
+    ]);
+    return tensors.length > 0 ? tensors : [this.#slots.anyTensor];
+  }
+
+  /** Adds the results of a chunk to the outputs. */
+  #deliver({ drawn }: Chunk, results: readonly HostArray[]): void {
+    const arrays = results.values() as ArrayIterator<Uint32Array<ArrayBuffer>>;
+    for (const { job, span } of drawn) {
+      const { request, stream, output } = job;
+      const tokens = arrays.next().value!;
+      const words = request.logprobs === undefined
+        ? []
+        : this.#slots.logprobsOf(span).flatMap(() => [...arrays.next().value!]);
+      if (output.isComplete) continue; // it has left meanwhile
+      try {
+        const before = stream.tokens, text = stream.push(tokens), ids = stream.takeIds();
+        this.#tokensDrawn += stream.tokens - before;
+        const logprobs = ids.slice(0, words.length).map((_, i) =>
+          logprobsAt(words, i, request.logprobs!)
+        );
+        output.add(text, ids, logprobs);
+      } catch (error) {
+        this.#fail(job, error);
+        continue;
+      }
+      const isWhole = span.first + span.count === span.sequence.most;
+      if (isWhole && !stream.result) output.add(stream.end("length"), []);
+      if (stream.result) this.#end(job);
+    }
+  }
+
+  #end(job: Job): void {
+    job.output.end(job.stream.result!);
+    this.#drop(job);
+  }
+
+  #fail(job: Job, error: unknown): void {
+    job.output.fail(error);
+    this.#drop(job);
+  }
+
+  #drop(job: Job): void {
+    this.#removeSequence(job);
+    this.#running.delete(job);
+    const i = this.#waiting.indexOf(job);
+    if (i >= 0) this.#waiting.splice(i, 1);
+    this.#ended++;
+  }
+
+  #removeSequence(job: Job): void {
+    if (job.sequence) this.#slots.remove(job.sequence);
+    job.sequence = undefined;
+  }
+}
+
+/** The logprobs of a token, from what `sample()` stored. */
+function logprobsAt(words: readonly number[], i: number, count: number): TokenLogprobs {
+  const at = (k: number): TokenLogprob => {
+    const place = 2 * (i * (1 + MOST_LOGPROBS) + k);
+    const [logprob] = new Float32Array(Uint32Array.of(words[place + 1]!).buffer);
+    return { id: words[place]!, logprob: logprob! };
+  };
+  return { ...at(0), top: Array.from({ length: count }, (_, k) => at(1 + k)) };
+}
+
+/** Chooses how much a chunk computes, so that it takes the device `CHUNK_MS`. */
+class Pace {
+  readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
+  readonly #firstStepMs: number;
+  #readMs = CHUNK_MS / 4;
+  #idleMs = 0; // when the device had computed the last chunk
+
+  constructor({ isCpu }: Device) {
+    this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
+  }
+
+  /** Milliseconds of a step that draws a token of every row. */
+  #stepOf(rows: number): number {
+    return this.#stepMs.get(Math.ceil(Math.log2(rows))) ?? this.#firstStepMs;
+  }
+
+  /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
+  tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
+    const count = CHUNK_MS / this.#stepOf(rows);
+    return Math.max(1, Math.min(MOST_TOKENS, Math.round(isFirst ? count / 4 : count)));
+  }
+
+  /** Passes of a chunk that read known tokens: they may take as long as its steps. */
+  reads(othersDraw: boolean): number {
+    return othersDraw
+      ? Math.max(1, Math.min(MOST_READS, Math.floor(CHUNK_MS / this.#readMs)))
+      : MOST_READS;
+  }
+
+  /** Learns that the device has just computed a chunk, for which the host has waited since some time. */
+  computed({ steps, rows, reads, sinceMs }: Chunk, waitingMs: number): void {
+    const now = performance.now(), tookMs = now - Math.max(sinceMs, this.#idleMs);
+    const isLate = now - waitingMs < LEAST_WAIT_MS; // the device was idle for an unknown time
+    const stepMs = this.#stepOf(rows),
+      setStep = (ms: number) => this.#stepMs.set(Math.ceil(Math.log2(rows)), ms);
+    this.#idleMs = now;
+    if (isLate && steps > 0) setStep(0.8 * stepMs);
+    else if (isLate) this.#readMs *= 0.8;
+    else if (reads === 0) setStep((stepMs + tookMs / steps) / 2);
+    else this.#readMs = (this.#readMs + Math.max(0, tookMs - steps * stepMs) / reads) / 2;
+  }
+
+  /** Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it. */
+  pause({ steps, rows, reads, sinceMs }: Chunk): Promise<void> {
+    const endMs = sinceMs + steps * this.#stepOf(rows) + reads * this.#readMs - MARGIN_MS;
+    return new Promise((resolve) => setTimeout(resolve, Math.max(0, endMs - performance.now())));
   }
 }

@@ -5,7 +5,8 @@ import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
-import { createDecoder, mostSequences } from "./decoder.ts";
+import { createDecoder } from "./decoder.ts";
+import { mostSequences } from "./slots.ts";
 
 /**
  * Finds out whether some work fits a device before the work begins, by recording it on a `dryDevice()`, which

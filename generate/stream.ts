@@ -30,7 +30,8 @@ export class Stream {
   readonly #vocabularySize: number;
   readonly #decoder: { push(id: number): string };
   readonly #stops: readonly string[];
-  #tokens = 0;
+  /** Tokens drawn, the one that ends the text among them. */
+  tokens = 0;
   #ids: number[] = []; // drawn since they were last taken
   #held = ""; // the end of the text, if a stop text may begin there
 
@@ -52,13 +53,13 @@ export class Stream {
     let certain = "";
     for (const id of tokens) {
       checkSample(id, this.#vocabularySize);
-      this.#tokens++;
+      this.tokens++;
       if (this.endIds.includes(id)) return certain + this.end("end-of-text");
       this.#ids.push(id);
       this.#held += this.#decoder.push(id);
       const found = earliest(this.#held, this.#stops);
       if (found !== undefined) {
-        this.result = { reason: "stop", tokens: this.#tokens };
+        this.result = { reason: "stop", tokens: this.tokens };
         return certain + this.#held.slice(0, found);
       }
       const length = this.#held.length - longestBeginning(this.#held, this.#stops);
@@ -73,7 +74,7 @@ export class Stream {
    * drawn.
    */
   end(reason: GenerateResult["reason"]): string {
-    this.result = { reason, tokens: this.#tokens };
+    this.result = { reason, tokens: this.tokens };
     return this.#held;
   }
 

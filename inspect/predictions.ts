@@ -1,5 +1,5 @@
 import { UserError } from "../files/user_error.ts";
-import { windowStart } from "../generate/decoder.ts";
+import { windowStart } from "../generate/slots.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import { forward } from "../model/forward_backward.ts";

@@ -1,5 +1,6 @@
 import type { JsonObject } from "../files/json.ts";
-import { createDecoder, windowStart } from "../generate/decoder.ts";
+import { createDecoder } from "../generate/decoder.ts";
+import { windowStart } from "../generate/slots.ts";
 import { DEFAULT_SAMPLER, promptIds } from "../generate/generate.ts";
 import { attentionWeightsOf } from "../inspect/inspect.ts";
 import { neighboursOf } from "../inspect/neighbours.ts";

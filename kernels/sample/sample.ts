@@ -80,7 +80,10 @@ const ONE = 2 ** 31;
 export const MOST_END_IDS: number = 16;
 
 /** Numbers per text in the settings of `sample()`. */
-export const SETTINGS: number = 10 + MOST_END_IDS;
+export const SETTINGS: number = 11 + MOST_END_IDS;
+
+/** Alternatives per token whose logprobs are computed, at most. */
+export const MOST_LOGPROBS: number = 20;
 
 /** How a text is continued. */
 export interface TextSettings {
@@ -92,6 +95,8 @@ export interface TextSettings {
   readonly firstDrawn: number;
   /** Tokens after which no further one is drawn; none by default. */
   readonly endIds?: readonly number[] | undefined;
+  /** Likeliest tokens whose logprobs are stored beside that of the drawn token; by default none is stored. */
+  readonly logprobs?: number | undefined;
 }
 
 /**
@@ -100,7 +105,7 @@ export interface TextSettings {
  * @throws {UserError} if an option of the sampler is out of range, or if there are too many tokens that end the text.
  */
 export function samplerSettings(
-  { sampler, seed, firstDrawn, endIds = [] }: TextSettings,
+  { sampler, seed, firstDrawn, endIds = [], logprobs }: TextSettings,
 ): Uint32Array<ArrayBuffer> {
   validateSampler(sampler);
   if (endIds.length > MOST_END_IDS) {
@@ -118,8 +123,9 @@ export function samplerSettings(
   words[7] = isGreedy ? 0 : Math.min(topK, MOST);
   words[8] = isGreedy || topP === 1 ? 0 : Math.ceil(topP * ONE);
   reals[9] = isGreedy ? -Infinity : Math.log(minP);
-  words.fill(MOST, 10); // no token has this number
-  words.set(endIds, 10);
+  words[10] = logprobs === undefined ? 0 : 1 + logprobs;
+  words.fill(MOST, 11); // no token has this number
+  words.set(endIds, 11);
   return words;
 }
 
@@ -143,6 +149,10 @@ export function hasPenalties(
  * text's last token, which grows by one, a number that does not change, the text's slot, and its end: if the index is not
  * below it, nothing is drawn. After a token that ends the text the end becomes 0.
  *
+ * logprobs: u32 [slots,P,TOP,2], if a text may have some: in row i % P, if i is the index of the drawn token, are tokens
+ * and the bits of the f32 logarithms of their probabilities, before any option is applied: of the drawn token, then of as
+ * many of the likeliest as the settings say, at most TOP − 1.
+ *
  * If a logit of a text is NaN or its highest logit is not finite, the appended number is no token, and the end becomes 0;
  * `checkSample()` throws on it.
  *
@@ -152,14 +162,15 @@ export function hasPenalties(
 export function sample(
   program: Program,
   { logits, settings }: { logits: Tensor; settings: Tensor },
-  { tokens, cursors }: { tokens: Tensor; cursors: Tensor },
+  { tokens, cursors, logprobs }: { tokens: Tensor; cursors: Tensor; logprobs?: Tensor | undefined },
   { vocabularySize: V, penalties }: { vocabularySize: number; penalties: boolean },
 ): void {
-  const { B, W, N } = dims("sample", {
+  const { B, W, N, P = 1, TOP = 0 } = dims("sample", {
     logits: [logits, "B,W", "f32|f16"],
     settings: [settings, "slots,SETTINGS", "u32"],
     tokens: [tokens, "slots,N", "u32"],
     cursors: [cursors, "B,4", "u32"],
+    logprobs: [logprobs, "slots,P,TOP,2", "u32"],
   }, { SETTINGS });
   if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
     throw new RangeError(
@@ -170,11 +181,12 @@ export function sample(
   const { device } = program;
   const { maxComputeInvocationsPerWorkgroup } = device.gpu.limits;
   const most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
-  const LOADS = device.isCpu ? 4 : 16;
   const iterationsOf = (invocations: number) => {
     const penalized = penalties ? 2 * ceilDiv(V, invocations) + 2 * ceilDiv(N, invocations) : 0;
-    const turns = ceilDiv(V, LOADS * invocations), scan = Math.log2(invocations);
-    return penalized + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) + scan +
+    const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
+    const others = logprobs ? (2 + TOP) * turns : 0;
+    return penalized + others + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) +
+      scan +
       MOST_END_IDS;
   };
   // barriers are expensive on a CPU adapter, where few invocations suffice until their loops reach the
@@ -189,8 +201,8 @@ export function sample(
       real: logits.dtype,
       DROPOUT: false,
       PENALTIES: penalties,
+      LOGPROBS: logprobs !== undefined,
       WORKGROUP_SIZE,
-      LOADS,
       END_IDS: MOST_END_IDS,
     },
     tensors: {
@@ -198,12 +210,13 @@ export function sample(
       settings,
       tokens,
       cursors,
+      logprobs,
       penalized: penalties ? program.scratch([B, V]) : undefined,
     },
-    uniforms: { W, V, N },
+    uniforms: { W, V, N, P, TOP },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),
-    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 12),
+    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 14),
   });
 }
 

@@ -1,7 +1,9 @@
 // tokens[slot, next + 1] = a token drawn from logits[b].   logits: [B,W]; tokens: [slots,N]; cursors: [B,4]
 // Needs pcgHash() from ../random.wgsl.
 //
-// settings: [slots], as samplerSettings() in sample.ts writes them.
+// settings: [slots], as samplerSettings() in sample.ts writes them; logprobs: [slots,P,TOP], each a token and the bits of
+// its logprob, those for the token at index i in row i % P.
+//
 // sample.ts says how tokens are drawn. The first V columns of the logits count; penalized: [B,V], scratch. Each
 // workgroup draws for one row. Tokens are not sorted but selected by radix: every token has a rank, higher if its
 // score is higher or, among equal scores, its number lower. Top-k and top-p allow the tokens whose rank is at least
@@ -11,14 +13,16 @@ enable f16;
 
 alias real = f16; // element type of logits
 const PENALTIES: bool = true; // whether a setting may be a penalty
+const LOGPROBS: bool = true; // whether logprobs may be wanted
 const WORKGROUP_SIZE: u32 = 256; // a power of two
-const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const END_IDS: u32 = 16;
 
 struct Sizes {
   W: u32,
   V: u32,
   N: u32,
+  P: u32,
+  TOP: u32, // tokens per place, the drawn one among them
 }
 
 struct Settings {
@@ -32,6 +36,7 @@ struct Settings {
   topK: u32, // 0: all
   topP: u32, // in parts of ONE; 0: all
   leastRelativeLogit: f32, // log of min-p
+  logprobs: u32, // tokens whose logprobs are wanted: the drawn one and the likeliest
   endIds: array<u32, END_IDS>,
 }
 
@@ -41,7 +46,9 @@ struct Settings {
 @group(0) @binding(3) var<storage, read_write> cursors: array<vec4u>; // next token, token at position 0, slot, end
 // only if PENALTIES
 @group(0) @binding(4) var<storage, read_write> penalized: array<atomic<u32>>;
-@group(0) @binding(5) var<uniform> sizes: Sizes;
+// only if LOGPROBS
+@group(0) @binding(5) var<storage, read_write> logprobs: array<vec2u>;
+@group(0) @binding(6) var<uniform> sizes: Sizes;
 
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
 const KEY_OF_INFINITY: u32 = 0xff800000;
@@ -49,6 +56,7 @@ const KEY_OF_MINUS_INFINITY: u32 = 0x00800000;
 const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended if a score is NaN
 const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score is infinite
 
+const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const STRIDE: u32 = LOADS * WORKGROUP_SIZE;
 
 // A rank is two words, the key of the score and the complemented number of the token, of which only the lower 21
@@ -75,6 +83,10 @@ var<workgroup> reached: vec3u; // a bin, the part of it that is needed, and what
 var<workgroup> highestKey: atomic<u32>;
 var<workgroup> highestDraw: atomic<u32>;
 var<workgroup> drawn: atomic<u32>;
+// only if LOGPROBS
+var<workgroup> nextKey: atomic<u32>;
+// only if LOGPROBS
+var<workgroup> nextToken: atomic<u32>;
 var<workgroup> isDecided: bool;
 var<workgroup> rowCursor: vec4u;
 
@@ -309,6 +321,53 @@ fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
   return atomicLoad(&drawn);
 }
 
+// The highest rank below another one.
+// only if LOGPROBS
+fn rankBelow(rank: vec2u) -> vec2u {
+  var best = vec2u();
+  for (var v = id; v < sizes.V; v += STRIDE) {
+    let scores = scoresFrom(v);
+    // unroll
+    for (var i = 0u; i < LOADS; i++) {
+      let token = v + i * WORKGROUP_SIZE;
+      let own = rankOf(scores[i], token);
+      if (token < sizes.V && !reaches(own, rank) && reaches(own, best)) { best = own; }
+    }
+  }
+  workgroupBarrier(); // until all have read the previous result
+  if (id == 0) {
+    atomicStore(&nextKey, 0);
+    atomicStore(&nextToken, 0);
+  }
+  workgroupBarrier();
+  atomicMax(&nextKey, best.x);
+  workgroupBarrier();
+  if (best.x == atomicLoad(&nextKey)) { atomicMax(&nextToken, best.y); }
+  workgroupBarrier();
+  return vec2u(atomicLoad(&nextKey), atomicLoad(&nextToken));
+}
+
+// Stores the logprobs of the drawn token and of the likeliest, by the logits before the penalties.
+// only if LOGPROBS
+fn storeLogprobs(slot: u32, place: u32, token: u32) {
+  // only if PENALTIES
+  isPenalized = false;
+  inverseTemperature = 1;
+  var rank = rankBelow(vec2u(NOT_A_NUMBER));
+  highest = scoreOf(rank.x);
+  let logTotal = log(weightAbove(vec2u()));
+  let out = (slot * sizes.P + place % sizes.P) * sizes.TOP;
+  let score = f32(logits[row * sizes.W + token]);
+  if (id == 0) { logprobs[out] = vec2u(token, bitcast<u32>(score - highest - logTotal)); }
+  let count = settings[slot].logprobs;
+  for (var i = 1u; i < count; i++) {
+    if (id == 0) {
+      logprobs[out + i] = vec2u(~rank.y, bitcast<u32>(scoreOf(rank.x) - highest - logTotal));
+    }
+    rank = rankBelow(rank);
+  }
+}
+
 fn isEnd(slot: u32, token: u32) -> bool {
   for (var i = 0u; i < END_IDS; i++) {
     if (settings[slot].endIds[i] == token) { return true; }
@@ -357,6 +416,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   }
   let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));
   let token = draw(threshold, noise, settings[slot].leastRelativeLogit);
+
+  // only if LOGPROBS
+  if (settings[slot].logprobs > 0) { storeLogprobs(slot, next + 1, token); }
 
   if (id == 0) {
     let infinite = key >= KEY_OF_INFINITY || key <= KEY_OF_MINUS_INFINITY;

@@ -1,22 +1,36 @@
 import assert from "node:assert/strict";
-import { createEngine, type Engine, type EngineRequest } from "../../generate/engine.ts";
+import { Random } from "../../data/random.ts";
+import {
+  createEngine,
+  type Engine,
+  type EnginePiece,
+  type EngineRequest,
+} from "../../generate/engine.ts";
 import { generate } from "../../generate/generate.ts";
+import { Slots } from "../../generate/slots.ts";
+import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { predictionsOf } from "../../inspect/predictions.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
+import { download, upload } from "../../kernels/tensor.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { masterOf } from "../../model/gpt.ts";
+import { openTestDevice } from "../gpu.ts";
 import { device } from "../kernels/harness.ts";
-import { byteTokenizer, randomModel } from "./models.ts";
+import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 
 const tokenizer = byteTokenizer();
 const model = { gpt: randomModel(device, "f32"), tokenizer };
 
 const PLAIN: EngineRequest = { promptIds: [72, 105], seed: 3, maxNewTokens: 60 };
 
-/** The whole completion of a request. */
-async function completed(engine: Engine, request: EngineRequest) {
-  let text = "";
-  const ids: number[] = [];
-  for await (const piece of engine.submit(request)) {
-    text += piece.text;
-    ids.push(...piece.ids);
-    if (piece.result) return { text, ids, ...piece.result };
+/** The whole completion of a request, in one piece. */
+async function completed(engine: Engine, request: EngineRequest): Promise<Required<EnginePiece>> {
+  const whole = { text: "", ids: [] as number[], logprobs: [] as object[] };
+  for await (const { text, ids, logprobs = [], result } of engine.submit(request)) {
+    whole.text += text;
+    whole.ids.push(...ids);
+    whole.logprobs.push(...logprobs);
+    if (result) return { ...whole, result } as Required<EnginePiece>;
   }
   throw new Error("the completion has no end");
 }
@@ -27,7 +41,7 @@ async function generated({ promptIds, seed, maxNewTokens, sampler, stop, endIds 
   let text = "";
   for (;;) {
     const { done, value } = await stream.next();
-    if (done) return { text, ...value };
+    if (done) return { text, result: value };
     text += value;
   }
 }
@@ -44,8 +58,8 @@ Deno.test("createEngine() completes requests as generate() does", async () => {
     { ...PLAIN, maxNewTokens: 0 },
   ];
   const all = await Promise.all(requests.map((request) => completed(engine, request)));
-  for (const [i, { ids: _, ...completion }] of all.entries()) {
-    assert.deepEqual(completion, await generated(requests[i]!), `request ${i}`);
+  for (const [i, { text, result }] of all.entries()) {
+    assert.deepEqual({ text, result }, await generated(requests[i]!), `request ${i}`);
   }
 });
 
@@ -75,4 +89,195 @@ Deno.test("createEngine() refuses a request that it cannot complete at once", as
     message: "Cannot generate as the engine is closed",
   });
   assert.throws(() => createEngine(model, { slots: 0 }), { name: "RangeError", message: /slots/ });
+});
+
+/** A request of random length, sampler and ends. */
+function randomRequest(random: Random): EngineRequest {
+  const chance = (p: number) => random.below(1000) < 1000 * p;
+  const below = (most: number) => random.below(most);
+  return {
+    promptIds: Array.from(
+      { length: 1 + below(chance(0.2) ? 3 * CONFIG.contextLength : 9) },
+      () => below(CONFIG.vocabularySize - 1),
+    ),
+    maxNewTokens: chance(0.1) ? below(2) : below(chance(0.2) ? 3 * CONFIG.contextLength : 30),
+    seed: below(2 ** 31),
+    sampler: {
+      temperature: chance(0.3) ? 0 : 0.5 + below(10) / 10,
+      topK: chance(0.3) ? below(50) : 0,
+      topP: chance(0.5) ? 1 : 0.9,
+      minP: chance(0.3) ? 0.02 : 0,
+      ...(chance(0.3) ? { repetitionPenalty: 1.3, repetitionWindow: below(20) } : {}),
+      ...(chance(0.3) ? { presencePenalty: 1, frequencyPenalty: 0.5 } : {}),
+    },
+    ...(chance(0.3) ? { stop: ["e", "th"] } : {}),
+    ...(chance(0.3) ? { endIds: Array.from({ length: 8 }, () => below(256)) } : {}),
+    ...(chance(0.3) ? { logprobs: below(21) } : {}),
+  };
+}
+
+const FAMILIES: Record<string, Partial<GptConfig>> = {
+  "GPT-2": {},
+  Llama: {
+    ...{ family: "llama", heads: 4, keyHeads: 2, headSize: 8, qkNorm: true, rotaryBase: 50 },
+    ...{ attentionWindows: [0, 9] },
+  },
+};
+
+for (const [family, change] of Object.entries(FAMILIES)) {
+  Deno.test(`createEngine() completes each of many requests to a ${family} as if it were alone`, async () => {
+    const gpt = randomModel(device, "f32", change);
+    await using engine = createEngine({ gpt, tokenizer }, { slots: 19 });
+    const random = new Random(5),
+      requests = Array.from({ length: 60 }, () => randomRequest(random));
+    const together = await Promise.all(requests.map(async (request, i) => {
+      await new Promise((resolve) => setTimeout(resolve, random.below(250)));
+      if (i % 6 === 5) { // leaves after its first piece, or before
+        const pieces = engine.submit(request);
+        if (i % 4 === 1) await pieces.next();
+        await pieces.return();
+        return undefined;
+      }
+      return await completed(engine, request);
+    }));
+    assert.equal(engine.stats().running + engine.stats().waiting, 0);
+    assert.equal(engine.stats().ended, requests.length);
+    for (const [i, whole] of together.entries()) {
+      if (!whole) continue;
+      assert.deepEqual(await completed(engine, requests[i]!), whole, `request ${i}`);
+      const { logprobs } = requests[i]!;
+      if (logprobs === undefined) continue;
+      assert.equal(whole.logprobs.length, whole.ids.length);
+      assert.ok(
+        whole.logprobs.every(({ id, top }, t) => id === whole.ids[t] && top.length === logprobs),
+      );
+    }
+    gpt.destroy();
+  });
+}
+
+Deno.test("createEngine() has the logprobs of the model's distribution", async () => {
+  await using engine = createEngine(model, { slots: 2 });
+  const request = { ...PLAIN, maxNewTokens: 30, logprobs: 3, sampler: { presencePenalty: 2 } };
+  const { ids, logprobs } = await completed(engine, request);
+  const all = [...PLAIN.promptIds, ...ids], from = PLAIN.promptIds.length - 1;
+  const { predictions } = await predictionsOf(model, all, { top: 3, from });
+  for (const [t, { id, logprob, top }] of logprobs.entries()) {
+    const { next, top: likeliest } = predictions[t]!;
+    assert.ok(id === next!.id && Math.abs(logprob + next!.loss) < 1e-4);
+    for (const [k, { id, probability }] of likeliest.entries()) {
+      assert.ok(top[k]!.id === id && Math.abs(top[k]!.logprob - Math.log(probability)) < 1e-4);
+    }
+  }
+});
+
+Deno.test("createEngine() ends a request whose signal aborts or whose reader leaves, and gives its slot to the next", async () => {
+  await using engine = createEngine(model, { slots: 1 });
+  const endless = { ...PLAIN, maxNewTokens: 20_000 };
+  const controller = new AbortController();
+  const first = engine.submit({ ...endless, signal: controller.signal });
+  await first.next();
+  const waiting = engine.submit({ ...endless, signal: controller.signal });
+  const unread = engine.submit(endless);
+  const last = completed(engine, { ...PLAIN, maxNewTokens: 3 });
+  assert.deepEqual([engine.stats().running, engine.stats().waiting], [1, 3]);
+  controller.abort();
+  for (const pieces of [first, waiting]) {
+    const all = await Array.fromAsync(pieces);
+    assert.equal(all.at(-1)!.result!.reason, "aborted");
+  }
+  await unread.return();
+  assert.equal((await last).result.tokens, 3);
+  assert.equal(engine.stats().ended, 4);
+  assert.ok(engine.stats().tokensDrawn < 2000, `${engine.stats().tokensDrawn}`);
+});
+
+Deno.test("createEngine() joins the pieces that a slow reader has not taken", async () => {
+  await using engine = createEngine(model, { slots: 2 });
+  const pieces = engine.submit(PLAIN);
+  while (engine.stats().ended === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  const all = await Array.fromAsync(pieces), { text, result } = await completed(engine, PLAIN);
+  assert.deepEqual(all.map(({ text, result }) => ({ text, result })), [{ text, result }]);
+});
+
+Deno.test("createEngine() needs no more memory, however many requests it completes", async () => {
+  const { gpu } = device, create = gpu.createBuffer;
+  let bytes = 0, buffers = 0;
+  gpu.createBuffer = (descriptor) => {
+    const buffer = create.call(gpu, descriptor), destroy = buffer.destroy;
+    bytes += descriptor.size;
+    buffers++;
+    buffer.destroy = () => {
+      bytes -= descriptor.size;
+      buffers--;
+      destroy.call(buffer);
+    };
+    return buffer;
+  };
+  try {
+    const engine = createEngine(model, { slots: 5 });
+    const atStart = [bytes, buffers], dry = dryDevice(device);
+    createEngine({ gpt: { ...model.gpt, device: dry }, tokenizer }, { slots: 5 });
+    assert.equal(dry.bytes, bytes);
+    const random = new Random(7),
+      requests = Array.from({ length: 30 }, () => randomRequest(random));
+    await Promise.all(requests.map((request) => completed(engine, request)));
+    assert.deepEqual([bytes, buffers], atStart);
+    await engine.close();
+    assert.deepEqual([bytes, buffers], [0, 0]);
+  } finally {
+    gpu.createBuffer = create;
+  }
+});
+
+Deno.test("createEngine() fails a request whose logits are not finite, and completes the next", async () => {
+  const gpt = randomModel(device, "f32"), wte = masterOf(gpt, "wte.weight");
+  const [before] = await download(device, wte);
+  await using engine = createEngine({ gpt, tokenizer }, { slots: 2 });
+  upload(device, wte, new Float32Array(before!.length).fill(NaN));
+  await assert.rejects(completed(engine, PLAIN), { name: "UserError", message: /logits are NaN/ });
+  upload(device, wte, before!);
+  assert.equal((await completed(engine, PLAIN)).result.tokens, 60);
+  gpt.destroy();
+});
+
+Deno.test("createEngine() ends open requests when it is closed", async () => {
+  const engine = createEngine(model, { slots: 1 });
+  const open = [0, 1].map((seed) => engine.submit({ ...PLAIN, seed, maxNewTokens: 20_000 }));
+  await open[0]!.next();
+  await engine.close();
+  for (const pieces of open) {
+    const { result } = (await Array.fromAsync(pieces)).at(-1)!;
+    assert.equal(result!.reason, "aborted");
+  }
+});
+
+Deno.test("createEngine() fails all requests when the device is lost", async () => {
+  const lost = await openTestDevice();
+  const gpt = randomModel(lost, "f32"), engine = createEngine({ gpt, tokenizer }, { slots: 1 });
+  const open = [0, 1].map((seed) => engine.submit({ ...PLAIN, seed, maxNewTokens: 20_000 }));
+  await open[0]!.next();
+  lost.gpu.destroy();
+  for (const pieces of open) await assert.rejects(Array.fromAsync(pieces), { name: "DeviceError" });
+  assert.throws(() => engine.submit(PLAIN), { name: "DeviceError" });
+  await engine.close();
+});
+
+Deno.test("Slots draws nothing behind a token that ends the text", async () => {
+  const sampler = { ...DEFAULT_SAMPLER }, most = 40;
+  const draw = async (endIds: number[]) => {
+    using slots = new Slots(model.gpt, {
+      ...{ slots: 1, maxTokens: most, drawRows: [1], readRows: [1] },
+      ...{ penalties: false, logprobs: false },
+    });
+    const sequence = slots.add([3], { most, seed: 1, sampler, endIds });
+    const [span] = slots.draw(20);
+    slots.draw(5); // the cursors of the first draw stay
+    const [tokens] = await download(device, slots.tokensOf({ ...span!, count: 25 }));
+    assert.equal(sequence.length, 26);
+    return [...tokens!];
+  };
+  const all = await draw([]), end = all[6]!;
+  const ended = all.slice(0, all.indexOf(end) + 1);
+  assert.deepEqual(await draw([end]), [...ended, ...new Array(25 - ended.length).fill(0)]);
 });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { windowStart } from "../../generate/decoder.ts";
+import { windowStart } from "../../generate/slots.ts";
 import { logitsOf, lossOf } from "../../inspect/inspect.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../../inspect/predictions.ts";
 import { tokenOf } from "../../inspect/tokens.ts";

@@ -262,6 +262,54 @@ Deno.test(
   }),
 );
 
+Deno.test(
+  "sample() stores the logprobs of the drawn and the likeliest tokens, whatever the sampler does",
+  withRandom(async (random) => {
+    const V = 203, W = 204, P = 4, TOP = 6, N = 9;
+    for (const isCpu of [true, false]) {
+      const wanted = [5, undefined, 0, 3], B = wanted.length;
+      const logits = [0, 1, 2, 3].map((b) => {
+        const values = randomValues(random, V, { scale: 4 });
+        return b === 3 ? values.map(Math.round) : values; // equal ones come by their numbers
+      });
+      const sampler = { ...PLAIN, temperature: 0, presencePenalty: 2, repetitionPenalty: 3 };
+      const t = tensors({
+        logits: [[B, W], "f32", logits.flatMap((values) => [...values, NaN])],
+        settings: [
+          [B, SETTINGS],
+          "u32",
+          wanted.flatMap((logprobs, seed) => [
+            ...samplerSettings({ sampler, seed, firstDrawn: 1, logprobs }),
+          ]),
+        ],
+        tokens: [[B, N], "u32", new Uint32Array(B * N).fill(7)],
+        cursors: [[B, 4], "u32", [0, 1, 2, 3].flatMap((b) => [4 + b, 0, b, 99])],
+        logprobs: [[B, P, TOP, 2], "u32", new Uint32Array(B * P * TOP * 2).fill(9)],
+      });
+      const [tokens, stored] = await runProgram(
+        (program) => sample(program, t, t, { vocabularySize: V, penalties: true }),
+        [t.tokens, t.logprobs],
+        { on: { ...device, isCpu } },
+      );
+      const reals = new Float32Array((stored as Uint32Array<ArrayBuffer>).buffer);
+      for (const [b, count] of wanted.entries()) {
+        const p = softmax(logits[b]!), place = (b * P + (5 + b) % P) * TOP;
+        const drawn = tokens![b * N + 5 + b]!;
+        const ranked = [...p.keys()].sort((a, c) => p[c]! - p[a]! || a - c);
+        const expected = count === undefined ? [] : [drawn, ...ranked.slice(0, count)];
+        for (let i = 0; i < P * TOP; i++) {
+          const at = b * P * TOP + i, id = expected[at - place];
+          if (at < place || id === undefined) assert.equal(stored![2 * at], 9, `${b}, ${i}`);
+          else {
+            assert.equal(stored![2 * at], id);
+            assert.ok(Math.abs(reals[2 * at + 1]! - Math.log(p[id]!)) < 1e-5);
+          }
+        }
+      }
+    }
+  }),
+);
+
 Deno.test("samplerSettings() takes at most sixteen tokens that end a text", () => {
   const text = { sampler: PLAIN, seed: 1, firstDrawn: 2 };
   assert.throws(() => samplerSettings({ ...text, endIds: new Array(17).fill(1) }), {

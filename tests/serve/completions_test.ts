@@ -3,7 +3,7 @@ import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { generate, type GenerateOptions } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
-import { windowStart } from "../../generate/decoder.ts";
+import { windowStart } from "../../generate/slots.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
 import { directory } from "../checkpoints.ts";
 import { assertClose, device } from "../kernels/harness.ts";
