@@ -140,24 +140,31 @@ export async function createChatFormat(
       throw new ConversationError(`it must fit the chat template: ${error.message}`);
     }
   };
-  /** What assistants' messages add to a text: what they have beyond the text that asks for them. */
+  const end = messageEnd(tokenizer, rendered);
+  /**
+   * What assistants' messages add to a text: what they have beyond the text that asks for them. If a template writes an
+   * answer in another way once the conversation continues, as Qwen3's leaves out thoughts, the answer ends with the
+   * token that ends messages.
+   */
   const additions = (messages: Conversation, text: string): Span[] =>
     messages.flatMap(({ role }, i) => {
       if (role !== "assistant") return [];
       const before = rendered(messages.slice(0, i), true).text;
       const after = i + 1 < messages.length ? rendered(messages.slice(0, i + 1)).text : text;
-      if (!after.startsWith(before) || !text.startsWith(after)) {
-        throw new ConversationError(
-          `the chat template must mark what the assistant says with {% generation %}, or write the ` +
-            `beginning of a conversation always alike: it does not up to message ${i + 1} of ` +
-            `${messages.length}`,
-        );
-      }
-      return before.length < after.length ? [{ start: before.length, end: after.length }] : [];
+      const start = before.length, isKept = after.startsWith(before) && text.startsWith(after);
+      if (isKept) return start < after.length ? [{ start, end: after.length }] : [];
+      const at = end && text.startsWith(before) ? text.indexOf(end.text, start) : -1;
+      if (at >= 0) return [{ start, end: at + end!.text.length }];
+      throw new ConversationError(
+        `the chat template must mark what the assistant says with {% generation %}, or write the ` +
+          `beginning of a conversation always alike: it does not up to message ${i + 1} of ` +
+          `${messages.length}`,
+      );
     });
+  const { endOfText, endIds = [endOfText] } = tokenizer;
   return {
     template,
-    endIds: endIdsOf(tokenizer, rendered),
+    endIds: [...new Set([...end ? [end.id] : [], ...endIds])],
     render: (messages, { addGenerationPrompt = false } = {}) =>
       rendered(messages, addGenerationPrompt).text,
     encode(messages) {
@@ -174,11 +181,11 @@ function wellFormed({ role, content }: Message): Message {
   return { role, content: content.toWellFormed() };
 }
 
-/** Ids at which an answer ends: the first special token behind it in the template, and those of the tokenizer. */
-function endIdsOf(
-  { endOfText, endIds = [endOfText], encode, byteLength }: Tokenizer,
+/** The token that ends an answer: the first special one behind it in the template, if there is one. */
+function messageEnd(
+  { encode, decode, byteLength }: Tokenizer,
   render: (messages: Conversation) => { text: string },
-): number[] {
+): { id: number; text: string } | undefined {
   const answer = "answer";
   let text = "";
   try {
@@ -190,10 +197,9 @@ function endIdsOf(
     if (!(error instanceof ConversationError)) throw error; // a template that wants other messages says so later
   }
   const at = text.lastIndexOf(answer);
-  const end = at < 0
-    ? undefined
-    : encode(text.slice(at + answer.length)).find((id) => byteLength(id) === 0);
-  return [...new Set(end === undefined ? endIds : [end, ...endIds])];
+  const behind = at < 0 ? [] : encode(text.slice(at + answer.length));
+  const id = behind.find((id) => byteLength(id) === 0);
+  return id === undefined ? undefined : { id, text: decode([id]) };
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   parseTokenizer,
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
+import { differencesOf, type EncodedByTransformers } from "../../parity/conversations.ts";
 
 const conversation: Conversation = [
   { role: "system", content: "Be brief." },
@@ -98,6 +99,21 @@ Deno.test("encode() follows the marks of a template when it has some", async () 
     "<|endoftext|>",
     "\ufeff\x85 \u{103ff}<|endoftext|>",
   ]);
+});
+
+Deno.test("encode() ends an answer with its message if the template writes it in another way later", async () => {
+  const chatTemplate = "{% for m in messages %}<{{ m.role }}>{{ '\\n' }}" +
+    "{% if loop.last and m.role == 'assistant' %}(thought){% endif %}{{ m.content }}{{ eos_token }}\n" +
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{{ '\\n' }}{% endif %}";
+  const { answers } = await answersOf({ ...await gpt2Tokenizer(), chatTemplate }, conversation);
+  assert.deepEqual(answers, ["A boy 😀 <|endoftext|>", "(thought)<|endoftext|>\n"]);
+});
+
+Deno.test("encode() and promptIds() give the ids and the answers that transformers gives", async () => {
+  const path = new URL("../../golden/conversations.json", import.meta.url);
+  const golden = JSON.parse(Deno.readTextFileSync(path)) as EncodedByTransformers;
+  assert.ok(golden.cases.length > 30);
+  assert.deepEqual(await differencesOf(golden), []);
 });
 
 Deno.test("encode() refuses a template that writes the beginning of a conversation in two ways", async () => {
