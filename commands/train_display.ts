@@ -20,6 +20,9 @@ const SLOW_STEP_MS = 20_000;
 /** Columns of a log. */
 const LOG_COLUMNS = 80;
 
+/** The event that begins a training. */
+type Start = TrainEvent & { kind: "start" };
+
 /** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
 export class TrainDisplay {
   readonly #bar: ProgressBar;
@@ -58,56 +61,8 @@ export class TrainDisplay {
       case "notice":
       case "warning":
         return this.#bar.print(event.message);
-      case "start": {
-        const { corpus, options, parameters, trainedParameters } = event;
-        const trained = trainedParameters === parameters
-          ? `${parameters}`
-          : `${trainedParameters} of ${parameters}`;
-        this.#logEvery = options.logEvery;
-        this.#stepSizes = options;
-        this.#waitingSinceMs = performance.now();
-        this.#isScaled = options.precision === "f16";
-        const { epochs } = event; // 0.034 has more digits than 1.4
-        this.#epochDigits = Math.max(1, 1 - Math.floor(Math.log10(epochs)));
-        const { evalTokens } = options;
-        const some = evalTokens > 0 && evalTokens < corpus.validationTokens
-          ? `, of which ${evalTokens} are evaluated`
-          : "";
-        const isOwn = ![undefined, "gpt2"].includes(options.tokenizer);
-        const kind = isOwn && corpus.vocabulary === "full" ? "" : `${corpus.vocabulary} `;
-        this.#bar.print(
-          `data ${corpus.name}: ${corpus.documents} document${
-            corpus.documents === 1 ? "" : "s"
-          }, ` +
-            `${corpus.trainingTokens} tokens to train on, ` +
-            `${corpus.validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
-            `${some}; ${kind}vocabulary of ${corpus.vocabularySize}` +
-            (corpus.cached ? "; found in the cache" : ""),
-        );
-        this.#isPreparing = false;
-        const { resumedFrom, steps } = event;
-        if (resumedFrom !== undefined && resumedFrom >= steps) {
-          const more = options.endsWith === "epochs"
-            ? "more --epochs"
-            : `--steps above ${resumedFrom}`;
-          const first = cooldownStart(options), { out } = options;
-          return this.#bar.print(
-            steps === resumedFrom && first > 0 && first < steps
-              ? `${out} has done ${resumedFrom} steps already, and its cool-down: to continue from ` +
-                `before the cool-down, give --resume-from ${first} and ${more}`
-              : `${out} has done ${resumedFrom} steps already: give ${more} to continue`,
-          );
-        }
-        this.#bar.print(describeOptions(options, this.#columns));
-        this.#bar.print(
-          (options.dryRun ? "dry run, " : "") +
-            (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
-            ` ${trained} parameters for ${steps} steps, ` +
-            `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
-        );
-        if (!options.dryRun) this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
-        return;
-      }
+      case "start":
+        return this.#showStart(event);
       case "tuning":
         this.#waitingSinceMs = performance.now();
         this.#bar.update(
@@ -153,6 +108,32 @@ export class TrainDisplay {
     this.#bar.close();
   }
 
+  /** Says on what a training trains, how, and how long. */
+  #showStart(event: Start): void {
+    const { corpus, options, parameters, trainedParameters, steps, epochs, resumedFrom } = event;
+    this.#logEvery = options.logEvery;
+    this.#stepSizes = options;
+    this.#waitingSinceMs = performance.now();
+    this.#isScaled = options.precision === "f16";
+    this.#epochDigits = Math.max(1, 1 - Math.floor(Math.log10(epochs))); // 0.034 has more digits than 1.4
+    this.#bar.print(describeData(corpus, options));
+    this.#isPreparing = false;
+    if (resumedFrom !== undefined && resumedFrom >= steps) {
+      return this.#bar.print(describeDone(resumedFrom, steps, options));
+    }
+    this.#bar.print(describeOptions(options, this.#columns));
+    const trained = trainedParameters === parameters
+      ? `${parameters}`
+      : `${trainedParameters} of ${parameters}`;
+    this.#bar.print(
+      (options.dryRun ? "dry run, " : "") +
+        (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
+        ` ${trained} parameters for ${steps} steps, ` +
+        `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
+    );
+    if (!options.dryRun) this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
+  }
+
   /** Says after a slow first step how large a step is. */
   #noteSlowStep(): void {
     if (this.#waitingSinceMs === undefined) return;
@@ -194,6 +175,31 @@ export class TrainDisplay {
   }
 }
 
+/** The data of a training. */
+function describeData(corpus: Start["corpus"], options: ResolvedOptions): string {
+  const { name, vocabulary, vocabularySize, documents, trainingTokens, validationTokens } = corpus;
+  const { evalTokens, tokenizer } = options;
+  const isPart = evalTokens > 0 && evalTokens < validationTokens;
+  const isOwn = ![undefined, "gpt2"].includes(tokenizer);
+  return `data ${name}: ${documents} document${documents === 1 ? "" : "s"}, ` +
+    `${trainingTokens} tokens to train on, ` +
+    `${validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
+    (isPart ? `, of which ${evalTokens} are evaluated` : "") +
+    `; ${isOwn && vocabulary === "full" ? "" : `${vocabulary} `}vocabulary of ${vocabularySize}` +
+    (corpus.cached ? "; found in the cache" : "");
+}
+
+/** What continues a training that has done its steps. */
+function describeDone(done: number, steps: number, options: ResolvedOptions): string {
+  const { out } = options, first = cooldownStart(options);
+  const more = options.endsWith === "epochs" ? "more --epochs" : `--steps above ${done}`;
+  return steps === done && first > 0 && first < steps
+    ? `${out} has done ${done} steps already, and its cool-down: to continue from ` +
+      `before the cool-down, give --resume-from ${first} and ${more}`
+    : `${out} has done ${done} steps already: give ${more} to continue`;
+}
+
+/** The options of a training in lines of so many columns, without those that say where it is and what it does. */
 function describeOptions(options: ResolvedOptions, columns: number): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
