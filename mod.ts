@@ -345,3 +345,5 @@ export {
   type StoryFigure,
   type StoryShares,
 } from "./inspect/judge.ts";
+export { type Api, type ApiOptions, createApi, type RequestRecord } from "./serve/api.ts";
+export type { ServedModelOptions } from "./serve/served_model.ts";

@@ -9,10 +9,20 @@ import { FLAG, sentenceOf, UserError, type UserErrorOptions } from "../files/use
  */
 
 /**
- * Statuses of an error: the request is wrong, comes from another page, names what is absent, has the wrong method, is
- * too large, or cannot be answered now.
+ * Statuses of an error: the request is wrong, has no key, comes from another page, names what is absent, has the wrong
+ * method, arrives too slowly, is too large, or is one too many; the server has a mistake, or cannot answer now.
  */
-export type ErrorStatus = 400 | 403 | 404 | 405 | 413 | 503;
+export type ErrorStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
+
+/** What an `ApiError` has beside its status and its sentence. */
+export interface ApiErrorOptions extends UserErrorOptions {
+  /** The field of the request that is wrong. */
+  readonly param?: string;
+  /** OpenAI's name for the kind of error, which programs compare. */
+  readonly code?: string;
+  /** Seconds after which the same request may succeed. */
+  readonly retryAfterSeconds?: number;
+}
 
 /** A request that is not answered: what is wrong, in one sentence, and with which field. */
 export class ApiError extends UserError {
@@ -22,16 +32,22 @@ export class ApiError extends UserError {
   readonly status: ErrorStatus;
   /** The field of the request that is wrong. */
   readonly param: string | undefined;
+  /** OpenAI's name for the kind of error. */
+  readonly code: string | undefined;
+  /** Seconds after which the same request may succeed. */
+  readonly retryAfterSeconds: number | undefined;
 
   /** Creates the error from its sentence, which names fields as requests do, `max_tokens`. */
   constructor(
     status: ErrorStatus,
     sentence: string,
-    { param, ...options }: UserErrorOptions & { param?: string } = {},
+    { param, code, retryAfterSeconds, ...options }: ApiErrorOptions = {},
   ) {
     super(sentence, options);
     this.status = status;
     this.param = param;
+    this.code = code;
+    this.retryAfterSeconds = retryAfterSeconds;
   }
 }
 
@@ -60,22 +76,42 @@ export function toApiError(error: unknown, status: ErrorStatus): ApiError {
   );
 }
 
+/** What went wrong, as an `ApiError`: 500 for a programmer's mistake, which is the cause. */
+export function apiErrorOf(error: unknown, status: ErrorStatus): ApiError {
+  try {
+    return toApiError(error, status);
+  } catch (cause) {
+    return new ApiError(500, "Cannot answer because of a mistake in toy-transformer", { cause });
+  }
+}
+
 /** Most characters of a sentence: errors of files quote what the files hold. */
 const MOST_CHARACTERS = 1000;
 
+/** OpenAI's type of an error by its status; others are `invalid_request_error`. */
+const TYPES: Partial<Record<ErrorStatus, string>> = {
+  429: "rate_limit_error",
+  500: "server_error",
+  503: "server_error",
+};
+
 /** The body of an error's response. */
-export function errorBody({ status, message, param }: ApiError): { error: object } {
+export function errorBody({ status, message, param, code }: ApiError): { error: object } {
   return {
     error: {
       message,
-      type: status < 500 ? "invalid_request_error" : "server_error",
+      type: TYPES[status] ?? "invalid_request_error",
       param: param ?? null,
-      code: status === 404 && param === "model" ? "model_not_found" : null,
+      code: code ?? null,
     },
   };
 }
 
 /** The response to a request that failed. */
 export function errorResponse(error: ApiError): Response {
-  return Response.json(errorBody(error), { status: error.status });
+  const { status, retryAfterSeconds } = error;
+  return Response.json(errorBody(error), {
+    status,
+    headers: retryAfterSeconds === undefined ? {} : { "retry-after": `${retryAfterSeconds}` },
+  });
 }

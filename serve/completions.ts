@@ -1,17 +1,28 @@
-import { isObject, type JsonObject } from "../files/json.ts";
-import {
-  type BatchPiece,
-  generateBatch,
-  type GenerateResult,
-  promptIds,
-  seededStreams,
-} from "../generate/generate.ts";
-import { sequencesAtOnce } from "../generate/limits.ts";
+import type { EnginePiece, TokenLogprobs } from "../generate/engine.ts";
+import { promptIds } from "../generate/generate.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
-import { ApiError, errorBody, toApiError } from "./api_error.ts";
-import type { ModelSlot, ServedModel } from "./model_slot.ts";
-import { BOOLEAN, checkRequest, type Field, type FieldTable, TEXT, whole } from "./request.ts";
-import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
+import { tokenOf } from "../inspect/tokens.ts";
+import type { JsonObject } from "../files/json.ts";
+import {
+  type Answer,
+  answerWith,
+  type Choice,
+  FINISH_REASONS,
+  type RequestContext,
+} from "./answer.ts";
+import { ApiError } from "./api_error.ts";
+import {
+  COMMON_FIELDS,
+  type CommonFields,
+  completionId,
+  engineRequest,
+  MOST_COMPLETIONS,
+  MOST_TOKENS,
+  seedsOf,
+} from "./common_fields.ts";
+import type { Models } from "./models.ts";
+import { BOOLEAN, checkRequest, type FieldTable, only, TEXT, whole } from "./request.ts";
+import type { ServedModel } from "./served_model.ts";
 
 /**
  * Completions in the shape of OpenAI's API (https://platform.openai.com/docs/api-reference/completions).
@@ -19,111 +30,55 @@ import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.
  * @module
  */
 
-/** Completions per request, and tokens per completion, at most. */
-const MOST_COMPLETIONS = 128, MOST_TOKENS = 16_384;
-
 /** Alternatives per token in `logprobs`, at most, as OpenAI has it. */
 const MOST_LOGPROBS = 5;
 
+/** A text, or its ids. */
+type Prompt = string | readonly number[];
+
 /** The fields of a request. */
-interface CompletionFields extends SamplerFields {
-  model: string;
-  prompt: string | readonly string[];
+interface CompletionFields extends CommonFields {
+  prompt: Prompt | readonly Prompt[];
   max_tokens: number;
-  n: number;
-  seed: number | undefined;
-  stop: string | readonly string[];
-  stream: boolean;
-  stream_options: { include_usage?: boolean };
   logprobs: number | undefined;
+  echo: boolean;
   /** As in vLLM: the ids of prompt and completion are part of the response. */
   return_token_ids: boolean;
-  user: string;
-  best_of: number;
-  echo: boolean;
-  frequency_penalty: number;
-  logit_bias: JsonObject;
-  presence_penalty: number;
-  suffix: string;
-}
-
-/** A text, or a list of texts. */
-function texts(most: number): Omit<Field<string | readonly string[]>, "fallback"> {
-  return {
-    must: `a text or a list of 1 to ${most} texts`,
-    holds: (value) =>
-      TEXT.holds(value) ||
-      Array.isArray(value) && value.length > 0 && value.length <= most && value.every(TEXT.holds),
-  };
-}
-
-/** A field of OpenAI's that has no effect here and must have its default. */
-function fixed<Value>(fallback: Value): Field<Value> {
-  const json = JSON.stringify(fallback);
-  return {
-    must: `${json}, as others are not supported`,
-    holds: (value) => JSON.stringify(value) === json,
-    fallback,
-  };
 }
 
 /** What a request may hold. */
 const FIELDS: FieldTable<CompletionFields> = {
-  model: TEXT,
-  prompt: { ...texts(MOST_COMPLETIONS), fallback: "" },
-  max_tokens: { ...whole(1, MOST_TOKENS), fallback: 16 },
-  ...SAMPLER_FIELDS,
-  n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
-  seed: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
-  stop: { ...texts(4), fallback: [] },
-  stream: BOOLEAN,
-  stream_options: {
-    must: "an object with include_usage, true or false, at most",
+  ...COMMON_FIELDS,
+  prompt: {
+    must: `a text, a list of ids, or a list of 1 to ${MOST_COMPLETIONS} of them`,
     holds: (value) =>
-      isObject(value) &&
-      Object.entries(value).every(([name, option]) =>
-        name === "include_usage" && BOOLEAN.holds(option)
-      ),
-    fallback: {},
+      isPrompt(value) ||
+      Array.isArray(value) && value.length > 0 && value.length <= MOST_COMPLETIONS &&
+        value.every(isPrompt),
+    fallback: "",
   },
+  max_tokens: { ...whole(0, MOST_TOKENS), fallback: 16 },
   logprobs: { ...whole(0, MOST_LOGPROBS), fallback: undefined },
+  echo: BOOLEAN,
   return_token_ids: BOOLEAN,
-  user: { ...TEXT, fallback: "" },
-  best_of: fixed(1),
-  echo: fixed(false),
-  frequency_penalty: fixed(0),
-  logit_bias: fixed({}),
-  presence_penalty: fixed(0),
-  suffix: fixed(""),
+  ...{ best_of: only(1), suffix: only("") },
 };
 
-/** Why a completion ended, in OpenAI's words; one that was aborted has no reader. */
-const FINISH_REASONS: Readonly<Record<GenerateResult["reason"], "length" | "stop">> = {
-  length: "length",
-  stop: "stop",
-  "end-of-text": "stop",
-  aborted: "stop",
-};
+function isPrompt(value: unknown): value is Prompt {
+  return TEXT.holds(value) ||
+    Array.isArray(value) && value.length > 0 &&
+      value.every((id) => Number.isSafeInteger(id) && id >= 0);
+}
 
 /** Logarithms of the probabilities that the model gives to tokens, before the sampler changes them. */
 interface Logprobs {
   tokens: string[];
-  token_logprobs: number[];
+  /** Null for a first token, which follows nothing. */
+  token_logprobs: (number | null)[];
   /** The likeliest tokens and the drawn one; null if none are asked for. */
-  top_logprobs: Record<string, number>[] | null;
+  top_logprobs: (Record<string, number> | null)[] | null;
   /** Where each token begins in prompt and completion. */
   text_offset: number[];
-}
-
-/** A completion, or the next part of one. */
-interface Choice {
-  text: string;
-  index: number;
-  logprobs: Logprobs | null;
-  finish_reason: "length" | "stop" | null;
-  /** Present if `return_token_ids` is true. */
-  token_ids?: readonly number[];
-  prompt_token_ids?: readonly number[];
 }
 
 /**
@@ -132,11 +87,12 @@ interface Choice {
  * @returns the whole answer, or a stream of its parts as server-sent events.
  */
 export async function complete(
-  slot: ModelSlot,
+  models: Models,
   body: JsonObject,
-  signal: AbortSignal,
+  context: RequestContext,
 ): Promise<Response> {
-  const request = checkRequest(body, FIELDS, "complete"), count = countOf(request);
+  const fields = checkRequest(body, FIELDS, "complete"), prompts = promptsOf(fields);
+  const count = fields.n * prompts.length;
   if (count > MOST_COMPLETIONS) {
     throw new ApiError(
       400,
@@ -145,261 +101,121 @@ export async function complete(
       { param: "n" },
     );
   }
-  const reader = new AbortController(); // aborts when the reader of a stream goes away
-  const answered = Promise.withResolvers<Response>();
-  const work = slot.use(
-    request.model,
-    AbortSignal.any([signal, reader.signal]),
-    async (model, signal) => {
-      const completions = new Completions(model, request);
-      completions.check(slot.freeBytes());
-      if (!request.stream) return answered.resolve(Response.json(await completions.whole(signal)));
-      const stream = eventStream(() => reader.abort());
-      const headers = { "content-type": "text/event-stream" };
-      answered.resolve(new Response(stream.readable, { headers }));
-      await sendChunks(stream, completions.chunks(signal), signal);
-    },
-  );
-  work.catch(answered.reject);
-  return await answered.promise;
+  context.record.prompt = fields.prompt;
+  return await answerWith(models, fields, context, (model) => answerOf(model, fields));
 }
 
-/** Completions of a request: n per prompt. */
-function countOf({ prompt, n }: CompletionFields): number {
-  return n * [prompt].flat().length;
-}
-
-/** Sends chunks as they come, then the end of the answer or the error. */
-async function sendChunks(
-  { send, close, fail }: ReturnType<typeof eventStream>,
-  chunks: AsyncIterable<object>,
-  signal: AbortSignal,
-): Promise<void> {
-  try {
-    for await (const chunk of chunks) send(JSON.stringify(chunk));
-    signal.throwIfAborted();
-    send("[DONE]");
-    close();
-  } catch (error) {
-    try {
-      send(JSON.stringify(errorBody(toApiError(error, 503))));
-      close();
-    } catch (mistake) {
-      fail(mistake);
-    }
-    throw error; // the slot must know of a device that is lost
-  }
-}
-
-/**
- * A stream of server-sent events. Events wait in memory for a slow reader, so that it does not hold up others; there
- * are never more than the tokens of one request.
- */
-function eventStream(onCancel: () => void) {
-  const utf8 = new TextEncoder();
-  let controller: ReadableStreamDefaultController<Uint8Array>, isOpen = true;
-  const readable = new ReadableStream<Uint8Array>({
-    start: (started) => {
-      controller = started;
-    },
-    cancel() {
-      isOpen = false;
-      onCancel();
-    },
-  });
-  return {
-    readable,
-    send: (data: string) => {
-      if (isOpen) controller.enqueue(utf8.encode(`data: ${data}\n\n`));
-    },
-    close: () => {
-      if (isOpen) controller.close();
-      isOpen = false;
-    },
-    fail: (error: unknown) => {
-      if (isOpen) controller.error(error);
-      isOpen = false;
-    },
-  };
-}
-
-/** One of the completions of a request: its tokens so far, of which logprobs may be asked for. */
-class Completion {
-  readonly promptIds: readonly number[];
-  readonly #model: ServedModel;
-  readonly #top: number | undefined;
-  readonly #decoder: { push(id: number): string };
-  #ids: readonly number[]; // of prompt and completion
-  #offset: number;
-
-  constructor(
-    model: ServedModel,
-    { prompt, promptIds, top }: {
-      prompt: string;
-      promptIds: readonly number[];
-      top: number | undefined;
-    },
-  ) {
-    this.#model = model;
-    this.promptIds = this.#ids = promptIds;
-    this.#top = top;
-    this.#decoder = model.tokenizer.decoder(promptIds);
-    this.#offset = prompt.length;
-  }
-
-  /** Adds the next tokens, and returns their logprobs if they are asked for. */
-  async add(ids: readonly number[]): Promise<Logprobs | null> {
-    const from = this.#ids.length - 1, top = this.#top;
-    if (top === undefined) return null;
-    this.#ids = [...this.#ids, ...ids];
-    const { predictions } = await predictionsOf(this.#model, this.#ids, { top, from });
-    const logprobs: Logprobs = {
-      tokens: [],
-      token_logprobs: [],
-      top_logprobs: top === 0 ? null : [],
-      text_offset: [],
-    };
-    for (const { next, top: likeliest } of predictions) {
-      if (!next) break;
-      logprobs.tokens.push(next.text);
-      logprobs.token_logprobs.push(-next.loss);
-      logprobs.top_logprobs?.push(Object.fromEntries(
-        [...likeliest, next].map(({ text, probability }) => [text, Math.log(probability)]),
-      ));
-      logprobs.text_offset.push(this.#offset);
-      this.#offset += this.#decoder.push(next.id).length;
-    }
-    return logprobs;
-  }
-}
-
-/** A choice, and its next part behind it. */
-function joined(before: Choice, next: Choice): Choice {
-  return {
-    ...before,
-    text: before.text + next.text,
-    finish_reason: next.finish_reason,
-    logprobs: before.logprobs && next.logprobs && {
-      tokens: [...before.logprobs.tokens, ...next.logprobs.tokens],
-      token_logprobs: [...before.logprobs.token_logprobs, ...next.logprobs.token_logprobs],
-      top_logprobs: before.logprobs.top_logprobs &&
-        [...before.logprobs.top_logprobs, ...next.logprobs.top_logprobs!],
-      text_offset: [...before.logprobs.text_offset, ...next.logprobs.text_offset],
-    },
-    ...(before.token_ids ? { token_ids: [...before.token_ids, ...next.token_ids!] } : {}),
-  };
+/** The prompts of a request; a list of ids is one. */
+function promptsOf({ prompt }: CompletionFields): readonly Prompt[] {
+  if (typeof prompt === "string") return [prompt];
+  return typeof prompt[0] === "number" ? [prompt as readonly number[]] : prompt as Prompt[];
 }
 
 /** The completions of a request: `n` of each prompt. */
-class Completions {
-  readonly #model: ServedModel;
-  readonly #request: CompletionFields;
-  readonly #streams: ReturnType<typeof seededStreams>; // by choice
-  readonly #completions: readonly Completion[]; // by choice
-  readonly #head: { id: string; object: "text_completion"; created: number; model: string };
+function answerOf(model: ServedModel, fields: CompletionFields): Answer {
+  const prompts = promptsOf(fields).map((prompt) => ({ prompt, ids: idsOf(model, prompt) }));
+  const choices = prompts.flatMap((prompt) => Array<typeof prompt>(fields.n).fill(prompt));
+  const seeds = seedsOf(fields, choices.length);
+  return {
+    choices: choices.map((prompt, i) => choiceOf(model, fields, { ...prompt, seed: seeds[i]! })),
+    promptTokens: prompts.reduce((sum, { ids }) => sum + ids.length, 0),
+    head: completionId("cmpl", model),
+    object: "text_completion",
+    objectOfParts: "text_completion",
+  };
+}
 
-  constructor(model: ServedModel, request: CompletionFields) {
-    const { prompt, n, seed } = request, { tokenizer, name } = model;
-    this.#model = model;
-    this.#request = request;
-    const prompts = [prompt].flat();
-    const choices = prompts.flatMap((prompt) => Array<string>(n).fill(prompt));
-    this.#streams = seededStreams(choices, seed);
-    const ids = new Map(prompts.map((prompt) => [prompt, promptIds(tokenizer, prompt)]));
-    this.#completions = choices.map((prompt) =>
-      new Completion(model, { prompt, promptIds: ids.get(prompt)!, top: request.logprobs })
-    );
-    this.#head = {
-      id: `cmpl-${crypto.randomUUID()}`,
-      object: "text_completion",
-      created: Math.floor(Date.now() / 1000),
-      model: name,
+/** The ids of a prompt. */
+function idsOf({ gpt, tokenizer }: ServedModel, prompt: Prompt): readonly number[] {
+  if (typeof prompt === "string") return promptIds(tokenizer, prompt);
+  const { vocabularySize } = gpt.config, unknown = prompt.find((id) => id >= vocabularySize);
+  if (unknown === undefined) return prompt;
+  throw new ApiError(
+    400,
+    `Cannot complete as ids of prompt must be below ${vocabularySize}: current id is ${unknown}`,
+    { param: "prompt" },
+  );
+}
+
+/** A completion of a prompt. */
+function choiceOf(
+  model: ServedModel,
+  { max_tokens, logprobs: top, echo, return_token_ids, ...fields }: CompletionFields,
+  { prompt, ids: promptIds, seed }: { prompt: Prompt; ids: readonly number[]; seed: number },
+): Choice {
+  const { tokenizer } = model, isText = typeof prompt === "string";
+  const text = isText ? prompt : tokenizer.decode(prompt);
+  // the tokens that the prompt itself has, without the one that begins texts
+  const ownIds = isText ? promptIds.slice(-tokenizer.encode(prompt).length || Infinity) : promptIds;
+  const decoder = tokenizer.decoder(echo ? [] : promptIds);
+  let offset = echo ? 0 : text.length;
+
+  /** The logprobs of the next tokens. */
+  const logprobsOf = ({ ids, logprobs = [] }: EnginePiece): Logprobs | null => {
+    if (top === undefined) return null;
+    const textOf = (id: number) => tokenOf(tokenizer, id).text;
+    const answer: Logprobs = {
+      tokens: ids.map(textOf),
+      token_logprobs: logprobs.map(({ logprob }) => Number.isNaN(logprob) ? null : logprob),
+      top_logprobs: top === 0 ? null : logprobs.map(({ id, logprob, top }) => (
+        Number.isNaN(logprob) ? null : Object.fromEntries(
+          [...top, { id, logprob }].map(({ id, logprob }) => [textOf(id), logprob]),
+        )
+      )),
+      text_offset: [],
     };
-  }
-
-  /**
-   * Makes sure that the completions fit the device and the free memory.
-   *
-   * @throws {ApiError} naming the field to lower.
-   */
-  check(freeBytes: number): void {
-    const { gpt } = this.#model;
-    try {
-      sequencesAtOnce(gpt, {
-        promptTokens: Math.max(...this.#completions.map(({ promptIds }) => promptIds.length)),
-        maxNewTokens: this.#request.max_tokens,
-        samples: this.#streams.length,
-        sampler: samplerOf(this.#request),
-        freeBytes: freeBytes + gpt.bytes, // the model is among the bytes that are counted
-      });
-    } catch (error) {
-      throw toApiError(error, 400);
+    for (const id of ids) {
+      answer.text_offset.push(offset);
+      offset += decoder.push(id).length;
     }
-  }
-
-  #pieces(signal: AbortSignal): AsyncGenerator<BatchPiece, void> {
-    const { max_tokens, stop } = this.#request;
-    return generateBatch(this.#model, {
-      streams: this.#streams,
+    return answer;
+  };
+  const part = (piece: EnginePiece, isFirst: boolean) => ({
+    text: piece.text,
+    logprobs: logprobsOf(piece),
+    finish_reason: piece.result ? FINISH_REASONS[piece.result.reason] : null,
+    ...(return_token_ids ? { token_ids: piece.ids } : {}),
+    ...(return_token_ids && isFirst ? { prompt_token_ids: promptIds } : {}),
+  });
+  return {
+    request: engineRequest(fields, {
+      promptIds,
       maxNewTokens: max_tokens,
-      stop: [stop].flat(),
-      sampler: samplerOf(this.#request),
-      signal,
-    });
-  }
+      seed,
+      ...(top === undefined ? {} : { logprobs: top }),
+    }),
+    ...(echo
+      ? {
+        before: async (signal) => ({
+          text,
+          ids: ownIds,
+          ...(top === undefined ? {} : {
+            logprobs: (await promptLogprobs(model, promptIds, { top, signal }))
+              .slice(promptIds.length - ownIds.length),
+          }),
+        }),
+      }
+      : {}),
+    part,
+    whole: (piece) => part(piece, true),
+  };
+}
 
-  /** The choice that a piece continues. */
-  async #choice(
-    { stream: index, text, ids, result }: BatchPiece,
-    isFirst: boolean,
-  ): Promise<Choice> {
-    const { return_token_ids } = this.#request, completion = this.#completions[index]!;
-    return {
-      text,
-      index,
-      logprobs: await completion.add(ids),
-      finish_reason: result ? FINISH_REASONS[result.reason] : null,
-      ...(return_token_ids ? { token_ids: ids } : {}),
-      ...(return_token_ids && isFirst ? { prompt_token_ids: completion.promptIds } : {}),
-    };
-  }
-
-  #usage(completionTokens: number): object {
-    const { n } = this.#request;
-    const promptTokens =
-      this.#completions.reduce((sum, { promptIds }) => sum + promptIds.length, 0) / n;
-    return {
-      prompt_tokens: promptTokens,
-      completion_tokens: completionTokens,
-      total_tokens: promptTokens + completionTokens,
-    };
-  }
-
-  /** The parts of the choices, as they are drawn. */
-  async *chunks(signal: AbortSignal): AsyncGenerator<object, void> {
-    const begun = new Set<number>();
-    let tokens = 0;
-    for await (const piece of this.#pieces(signal)) {
-      yield { ...this.#head, choices: [await this.#choice(piece, !begun.has(piece.stream))] };
-      begun.add(piece.stream);
-      tokens += piece.result?.tokens ?? 0;
-    }
-    if (this.#request.stream_options.include_usage) {
-      yield { ...this.#head, choices: [], usage: this.#usage(tokens) };
-    }
-  }
-
-  /** All choices, complete. */
-  async whole(signal: AbortSignal): Promise<object> {
-    const choices: Choice[] = [];
-    let tokens = 0;
-    for await (const piece of this.#pieces(signal)) {
-      const before = choices[piece.stream];
-      const choice = await this.#choice(piece, before === undefined);
-      choices[piece.stream] = before === undefined ? choice : joined(before, choice);
-      tokens += piece.result?.tokens ?? 0;
-    }
-    signal.throwIfAborted();
-    return { ...this.#head, choices, usage: this.#usage(tokens) };
-  }
+/** The logprobs of the tokens of a prompt; NaN for the first one, which follows nothing. */
+async function promptLogprobs(
+  model: ServedModel,
+  ids: readonly number[],
+  { top, signal }: { top: number; signal: AbortSignal },
+): Promise<TokenLogprobs[]> {
+  using _ = await model.passes.take(signal);
+  const { predictions } = await predictionsOf(model, ids, { top, signal });
+  const first = { id: ids[0]!, logprob: NaN, top: [] };
+  return [
+    first,
+    ...predictions.slice(0, -1).map(({ top, next }) => ({
+      id: next!.id,
+      logprob: -next!.loss,
+      top: top.map(({ id, probability }) => ({ id, logprob: Math.log(probability) })),
+    })),
+  ];
 }

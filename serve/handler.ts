@@ -3,8 +3,10 @@ import type { Device } from "../kernels/device.ts";
 import { differences } from "../train/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
+import { OWN_HOSTS, refuseForeign } from "./origin.ts";
 import { createPlayground } from "./playground.ts";
 import { RunFolders } from "./run_folders.ts";
+import { MOST_WAITING_BYTES } from "./text_stream.ts";
 import type { WatchedRun } from "./watched_run.ts";
 
 /**
@@ -73,37 +75,42 @@ export function createHandler(
     throw new ApiError(404, `Cannot find run ${quoted(name)} below the folder`, { param: "run" });
   }
 
-  /** A stream of server-sent events: the runs that change. */
+  /**
+   * A stream of server-sent events: the runs that change. It ends if its reader takes nothing while many changes wait;
+   * a page that is still there connects again.
+   */
   function events(): Response {
+    const utf8 = new TextEncoder();
     let stop = () => {};
-    const stream = new ReadableStream<string>({
+    const stream = new ReadableStream<Uint8Array>({
       start(controller) {
-        const unwatch = runs.watch((changes) =>
-          controller.enqueue(`data: ${JSON.stringify(changes)}\n\n`)
-        );
-        const beat = setInterval(() => controller.enqueue(":\n\n"), BEAT_MS);
         const end = () => {
           stop();
           controller.close();
         };
+        const send = (text: string) => {
+          controller.enqueue(utf8.encode(text));
+          if (controller.desiredSize! < 0) end();
+        };
+        const unwatch = runs.watch((changes) => send(`data: ${JSON.stringify(changes)}\n\n`));
+        const beat = setInterval(() => send(":\n\n"), BEAT_MS);
         stop = () => {
           unwatch();
           clearInterval(beat);
           signal?.removeEventListener("abort", end);
         };
         signal?.addEventListener("abort", end);
-        controller.enqueue("retry: 1000\n\n");
+        send("retry: 1000\n\n");
       },
       cancel: () => stop(),
-    });
-    const headers = { "content-type": "text/event-stream" };
-    return new Response(stream.pipeThrough(new TextEncoderStream()), { headers });
+    }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+    return new Response(stream, { headers: { "content-type": "text/event-stream" } });
   }
 
   /** Answers a request, or says why not. */
   async function answer(request: Request): Promise<Response> {
     try {
-      refuseForeign(request);
+      refuseForeign(request, { hosts: OWN_HOSTS, isPage: (path) => path === "/" });
       const response = await route(request);
       if (response) return response;
       throw new ApiError(404, `Cannot find ${quoted(new URL(request.url).pathname)}`);
@@ -122,9 +129,6 @@ export function createHandler(
 /** Milliseconds between two comments in a stream of events, which show that its reader is gone. */
 const BEAT_MS = 15_000;
 
-/** Names by which a browser of this machine reaches the server. */
-const OWN_HOSTS = ["127.0.0.1", "localhost", "[::1]"];
-
 /** Headers of every response: nothing is loaded from elsewhere, and no other page may use it. */
 const HEADERS = {
   "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
@@ -136,29 +140,6 @@ const HEADERS = {
   "x-content-type-options": "nosniff",
   "cache-control": "no-store",
 };
-
-/**
- * Refuses requests that the served page did not make. The name of the host is checked since a foreign page can make
- * its own name resolve to 127.0.0.1 (DNS rebinding). The port is free, as a tunnel may have another one.
- *
- * @throws {ApiError} that names the host or the page that was refused.
- */
-function refuseForeign({ headers, url }: Request): void {
-  const host = headers.get("host") ?? "", origin = headers.get("origin");
-  const refuse = (requirement: string, name: string, value: string) =>
-    new ApiError(403, `Cannot answer as ${requirement}: current ${name} is ${quoted(value)}`);
-  if (!OWN_HOSTS.includes(host.replace(/:\d+$/, "").toLowerCase())) {
-    throw refuse(`the host must be one of ${OWN_HOSTS.join(", ")}`, "host", host);
-  }
-  if (origin !== null && origin !== `http://${host}`) {
-    throw refuse(`the page must be that of http://${host}`, "origin", origin);
-  }
-  const site = headers.get("sec-fetch-site") ?? "none";
-  if (site === "same-origin" || site === "none") return;
-  // a link on another page may open this page, of which it reads nothing
-  const isLink = headers.get("sec-fetch-mode") === "navigate" && new URL(url).pathname === "/";
-  if (!isLink) throw refuse(`the page must be that of http://${host}`, "sec-fetch-site", site);
-}
 
 const TYPES: Readonly<Record<string, string>> = {
   html: "text/html; charset=utf-8",

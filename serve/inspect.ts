@@ -10,9 +10,11 @@ import { samplerDistributions } from "../inspect/sampler.ts";
 import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
 import { createTensor, download } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
+import type { RequestContext } from "./answer.ts";
 import { ApiError } from "./api_error.ts";
-import { checkMemory, type ModelSlot, type ServedModel } from "./model_slot.ts";
+import { checkMemory, type ModelSlot } from "./model_slot.ts";
 import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
+import type { ServedModel } from "./served_model.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 
 /**
@@ -116,15 +118,13 @@ function inspection<Values extends TextFields>(
     values: Values,
     context: { slot: ModelSlot; signal: AbortSignal },
   ) => object | Promise<object>,
-): (slot: ModelSlot, body: JsonObject, signal: AbortSignal) => Promise<Response> {
-  return (slot, body, signal) => {
+): (slot: ModelSlot, body: JsonObject, context: RequestContext) => Promise<Response> {
+  return (slot, body, { signal }) => {
     const values = checkRequest(body, fields, "inspect");
-    return slot.use(
-      values.model,
-      signal,
-      async (model, signal) =>
-        Response.json({ model: model.name, ...await look(model, values, { slot, signal }) }),
-    );
+    return slot.use(values.model, signal, async (model, signal) => {
+      using _ = await model.passes.take(signal);
+      return Response.json({ model: model.name, ...await look(model, values, { slot, signal }) });
+    });
   };
 }
 

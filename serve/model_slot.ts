@@ -2,10 +2,9 @@ import { statSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { quoted } from "../files/printable.ts";
 import { byteCount, byteCounts } from "../files/units.ts";
-import { createDecoder } from "../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { createEngine } from "../generate/engine.ts";
 import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
-import { findSource, type LoadedModel, loadSource } from "../generate/load.ts";
+import { findSource, loadSource } from "../generate/load.ts";
 import type { ModelSource } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
@@ -13,19 +12,17 @@ import { createActivations } from "../model/activations.ts";
 import { listCheckpoints, readHint } from "../model/files/checkpoint.ts";
 import { createGpt } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
+import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
+import type { Models } from "./models.ts";
+import { ServedModel } from "./served_model.ts";
+import { Turns } from "./turns.ts";
 
 /**
- * One model on one device, for one request at a time.
+ * One model on one device: that of the last request.
  *
  * @module
  */
-
-/** A model that is loaded, and its name. */
-export interface ServedModel extends LoadedModel {
-  /** `RUN@STEP`. */
-  readonly name: string;
-}
 
 /** How a slot finds runs, opens the device, and measures the memory. */
 export interface ModelSlotOptions {
@@ -47,23 +44,27 @@ interface Found {
   readonly path: string;
 }
 
-/** Requests that wait for their turn, at most. */
+/** Requests that wait for their model, at most. */
 const MOST_WAITING = 64;
+
+/** Completions of a model that are continued at once. */
+const SLOTS = { gpu: 32, cpu: 8 };
 
 /**
  * Holds the model of the last request. A device is opened, and a model loaded, when a request first needs it. Before
  * another model is loaded, the one that is held is freed.
  */
-export class ModelSlot {
+export class ModelSlot implements Models {
   readonly #findRun: ModelSlotOptions["findRun"];
   readonly #open: () => Promise<Device>;
   /** Free bytes of the system's memory. */
   readonly freeBytes: () => number;
   readonly #closing = new AbortController();
+  readonly #turns = new Turns(); // of those that wait for their model
+  #waiting = 0;
   #device: Device | undefined;
   #loaded: { readonly key: string; readonly model: ServedModel } | undefined;
-  #lastTurn: Promise<void> = Promise.resolve();
-  #waiting = 0;
+  readonly #users = new Set<Promise<unknown>>(); // what is done with the model
 
   constructor({ findRun, open = openDevice, freeBytes = freeMemory }: ModelSlotOptions) {
     this.#findRun = findRun;
@@ -71,63 +72,56 @@ export class ModelSlot {
     this.freeBytes = freeBytes;
   }
 
-  /**
-   * Waits for a turn, loads the model, and runs an action; meanwhile no other action runs.
-   *
-   * @param name `RUN` for its newest whole checkpoint, `RUN@STEP` or `RUN@best`.
-   * @param signal gives the turn up; the action is called with a signal that also aborts when the slot is closed.
-   * @throws {ApiError} 404 if there is no such model, 503 if memory is short or too many requests wait;
-   * {UserError} if the model cannot be loaded; {DeviceError} if the device fails, and the next request opens another.
-   */
   async use<T>(
     name: string,
     signal: AbortSignal,
     action: (model: ServedModel, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const stop = AbortSignal.any([signal, this.#closing.signal]);
     this.#find(name); // a wrong name is refused at once
-    using _ = await this.#turn(stop);
+    using stop = new LinkedAbort(signal, this.#closing.signal);
+    const user = Promise.withResolvers<void>();
     try {
-      // meanwhile a training may have removed the checkpoint that was found, or saved a newer one
-      return await action(await this.#load(this.#find(name)), stop);
+      const model = await this.#enter(name, stop.signal, user.promise);
+      return await action(model, stop.signal);
     } catch (error) {
       // of any other kind, the device stays usable
-      if (error instanceof DeviceError && error.kind !== "invalid") this.#drop();
-      throw error;
-    }
-  }
-
-  /** Stops the action that runs, lets no other begin, and frees model and device. */
-  async close(): Promise<void> {
-    this.#closing.abort(new ApiError(503, "Cannot answer as the server is closed"));
-    await this.#lastTurn;
-    this.#drop();
-  }
-
-  /** Waits for those before; the turn ends when it is disposed. */
-  async #turn(signal: AbortSignal): Promise<Disposable> {
-    signal.throwIfAborted();
-    if (this.#waiting === MOST_WAITING) {
-      throw new ApiError(
-        503,
-        `Cannot answer as at most ${MOST_WAITING} requests may wait: try again later`,
-      );
-    }
-    const turn = Promise.withResolvers<void>(), before = this.#lastTurn;
-    this.#lastTurn = before.then(() => turn.promise);
-    const aborted = Promise.withResolvers<never>(), abort = () => aborted.reject(signal.reason);
-    signal.addEventListener("abort", abort);
-    this.#waiting++;
-    try {
-      await Promise.race([before, aborted.promise]);
-    } catch (error) {
-      turn.resolve();
+      if (error instanceof DeviceError && error.kind !== "invalid") await this.#drop();
       throw error;
     } finally {
-      this.#waiting--;
-      signal.removeEventListener("abort", abort);
+      this.#users.delete(user.promise);
+      user.resolve();
     }
-    return { [Symbol.dispose]: turn.resolve };
+  }
+
+  /** Waits until the model of a name is loaded, and counts a user of it. */
+  async #enter(name: string, signal: AbortSignal, user: Promise<void>): Promise<ServedModel> {
+    if (this.#waiting === MOST_WAITING) {
+      throw new ApiError(
+        429,
+        `Cannot answer as at most ${MOST_WAITING} requests may wait for their model: try again later`,
+        { code: "rate_limit_exceeded", retryAfterSeconds: 1 },
+      );
+    }
+    this.#waiting++;
+    try {
+      using _ = await this.#turns.take(signal);
+      const isLoaded = this.#loaded?.key === keyOf(this.#find(name).path);
+      if (!isLoaded) await unlessAborted(Promise.all(this.#users), signal); // of the model before
+      // meanwhile a training may have removed the checkpoint that was found, or saved a newer one
+      const model = await this.#load(this.#find(name));
+      this.#users.add(user);
+      return model;
+    } finally {
+      this.#waiting--;
+    }
+  }
+
+  /** Stops what is done with the model, lets nothing else begin, and frees model and device. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ApiError(503, "Cannot answer as the server is closed"));
+    await this.#turns.end();
+    await Promise.all(this.#users);
+    await this.#drop();
   }
 
   /** The checkpoint of a name. */
@@ -153,7 +147,7 @@ export class ModelSlot {
           : `its run has no such checkpoint: there are ${
             checkpoints.map(({ step }) => step).reverse().slice(-30).join(", ")
           }`),
-      { param: "model" },
+      { param: "model", code: "model_not_found" },
     );
   }
 
@@ -164,15 +158,18 @@ export class ModelSlot {
     const key = keyOf(source.checkpoint ?? path); // of an older one if the newest is damaged
     if (this.#loaded?.key === key) return this.#loaded.model;
     const device = this.#device ??= await this.#open();
-    this.#loaded?.model.gpt.destroy();
+    const before = this.#loaded?.model;
     this.#loaded = undefined;
+    await before?.engine.close();
+    before?.gpt.destroy();
     await device.gpu.queue.onSubmittedWorkDone(); // the memory of the model before is free then
+    const slots = SLOTS[device.isCpu ? "cpu" : "gpu"];
     const name = `${run}@${Number(basename(source.checkpoint ?? path))}`;
-    const needBytes = checkMemory(device, (dry) => recordModel(dry, source), {
+    const needBytes = checkMemory(device, (dry) => recordModel(dry, source, slots), {
       what: `load ${name}`,
       freeBytes: this.freeBytes(),
     });
-    const model: ServedModel = { ...loadSource(device, source), name };
+    const model = new ServedModel(name, loadSource(device, source), { slots });
     await device.gpu.queue.onSubmittedWorkDone();
     try {
       device.check(); // it reports exhausted memory late
@@ -187,10 +184,11 @@ export class ModelSlot {
     return model;
   }
 
-  #drop(): void {
-    this.#loaded = undefined;
-    this.#device?.destroy();
-    this.#device = undefined;
+  async #drop(): Promise<void> {
+    const model = this.#loaded?.model, device = this.#device;
+    this.#loaded = this.#device = undefined;
+    await model?.engine.close();
+    device?.destroy();
   }
 }
 
@@ -200,18 +198,13 @@ function keyOf(path: string): string {
   return [resolve(path), ino, mtimeMs].join();
 }
 
-/** Records a model, and what the completion of a text as long as its context needs. */
-function recordModel(dry: DryDevice, { config }: ModelSource): void {
+/** Records a model, its engine, and a pass over a text as long as its context. */
+function recordModel(dry: DryDevice, { config, tokenizer }: ModelSource, slots: number): void {
   const precision = resolvePrecision(dry, "auto"), { contextLength } = config;
   const gpt = createGpt(dry, config, { precision });
   const batch = { batchSize: 1, sequenceLength: contextLength };
   createActivations(dry, config, { batch, precision, purpose: "evaluation" });
-  createDecoder(gpt, {
-    prompts: [[0, 0]],
-    seeds: [0],
-    maxNewTokens: contextLength - 1,
-    sampler: DEFAULT_SAMPLER,
-  });
+  createEngine({ gpt, tokenizer }, { slots });
 }
 
 /**

@@ -1,8 +1,12 @@
+import { chat } from "./chat_completions.ts";
+import type { JsonObject } from "../files/json.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
+import type { RequestContext } from "./answer.ts";
 import { complete } from "./completions.ts";
 import { INSPECTIONS } from "./inspect.ts";
 import { ModelSlot, type ModelSlotOptions } from "./model_slot.ts";
 import { readBody } from "./request.ts";
+import { CLIENT_LEFT, RequestRecord } from "./request_record.ts";
 import { samplerSettings } from "./sampler_fields.ts";
 
 /**
@@ -20,12 +24,11 @@ export interface Playground {
 }
 
 /** What a path answers to the body of a request. */
-type Route = (slot: ModelSlot, body: Record<string, unknown>, signal: AbortSignal) => Promise<
-  Response
->;
+type Route = (slot: ModelSlot, body: JsonObject, context: RequestContext) => Promise<Response>;
 
 const ROUTES: ReadonlyMap<string, Route> = new Map<string, Route>([
   ["/v1/completions", complete],
+  ["/v1/chat/completions", chat],
   ...Object.entries(INSPECTIONS),
 ]);
 
@@ -49,9 +52,10 @@ export function createPlayground(options: ModelSlotOptions): Playground {
           );
         }
         if (!route) return Response.json(samplerSettings());
-        return await route(slot, await readBody(request), signal);
+        const context = { signal, record: new RequestRecord(request) };
+        return await route(slot, await readBody(request), context);
       } catch (error) {
-        if (signal.aborted) return new Response(null, { status: 499 }); // nobody reads it
+        if (signal.aborted) return new Response(null, { status: CLIENT_LEFT });
         return errorResponse(toApiError(error, 503));
       }
     },

@@ -1,5 +1,6 @@
 import { quoted } from "../files/printable.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
+import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
 
 /**
@@ -8,8 +9,8 @@ import { ApiError } from "./api_error.ts";
  * @module
  */
 
-/** Most bytes of a request's body. */
-export const MOST_BODY_BYTES = 2 ** 20;
+/** Most bytes of a request's body, and most milliseconds until all of them are there. */
+export const MOST_BODY_BYTES = 2 ** 20, MOST_BODY_MS = 30_000;
 
 /** A field of a request. */
 export interface Field<Value> {
@@ -37,6 +38,25 @@ export const BOOLEAN = {
   fallback: false,
 };
 
+/** A field of OpenAI's that has no effect here and must have one of these values, of which the first is the default. */
+export function only<Value>(...values: readonly [Value, ...Value[]]): Field<Value> {
+  const texts = values.map((value) => JSON.stringify(value));
+  return {
+    must: `${texts.join(" or ")}, as others are not supported`,
+    holds: (value) => texts.includes(JSON.stringify(value)),
+    fallback: values[0],
+  };
+}
+
+/** A field of OpenAI's that must be absent, or an empty list. */
+export function unsupported(what: string): Field<undefined> {
+  return {
+    must: `absent, as ${what} are not supported`,
+    holds: (value) => Array.isArray(value) && value.length === 0,
+    fallback: undefined,
+  };
+}
+
 /** A whole number in a range. */
 export function whole(least: number, most: number): Omit<Field<number>, "fallback"> {
   return {
@@ -51,9 +71,12 @@ export function whole(least: number, most: number): Omit<Field<number>, "fallbac
 /**
  * Reads the body of a request.
  *
- * @throws {ApiError} if it is no JSON object, is too large, or ends early.
+ * @throws {ApiError} if it is no JSON object, is too large, arrives too slowly, or ends early.
  */
-export async function readBody(request: Request): Promise<JsonObject> {
+export async function readBody(
+  request: Request,
+  { mostMs = MOST_BODY_MS }: { mostMs?: number } = {},
+): Promise<JsonObject> {
   const type = request.headers.get("content-type") ?? "";
   // a browser sends this type for another page only with the consent of the server (CORS)
   if (!/^application\/json\s*(;|$)/i.test(type)) {
@@ -64,7 +87,7 @@ export async function readBody(request: Request): Promise<JsonObject> {
       }`,
     );
   }
-  const bytes = await readBytes(request);
+  const bytes = await readBytes(request, mostMs);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
@@ -76,23 +99,40 @@ export async function readBody(request: Request): Promise<JsonObject> {
 }
 
 /** The bytes of a request's body. */
-async function readBytes({ body }: Request): Promise<Uint8Array> {
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  let bytes = 0;
+async function readBytes({ body }: Request, mostMs: number): Promise<Uint8Array> {
+  const reader = body?.getReader();
+  using late = new LinkedAbort();
+  late.after(mostMs, () =>
+    new ApiError(
+      408,
+      `Cannot read the request as its body must arrive within ${mostMs / 1000} s`,
+    ));
+  let bytes = new Uint8Array(2 ** 12), length = 0; // one buffer, as a chunk may have one byte
   try {
-    for await (const chunk of body ?? []) {
-      bytes += chunk.length;
-      if (bytes > MOST_BODY_BYTES) break;
-      chunks.push(chunk);
+    while (reader) {
+      const { value, done } = await unlessAborted(reader.read(), late.signal);
+      if (done) break;
+      if (length + value.length > MOST_BODY_BYTES) {
+        throw new ApiError(
+          413,
+          `Cannot read the request as its body must have at most ${MOST_BODY_BYTES} bytes`,
+        );
+      }
+      if (length + value.length > bytes.length) {
+        const larger = new Uint8Array(2 * (length + value.length));
+        larger.set(bytes.subarray(0, length));
+        bytes = larger;
+      }
+      bytes.set(value, length);
+      length += value.length;
     }
-  } catch (error) { // the client went away, or its chunks are not those of HTTP
-    throw new ApiError(400, "Cannot read the request as its body ends early", { cause: error });
+  } catch (cause) {
+    reader?.cancel().catch(() => {});
+    if (cause instanceof ApiError) throw cause;
+    // the client went away, or its chunks are not those of HTTP
+    throw new ApiError(400, "Cannot read the request as its body ends early", { cause });
   }
-  if (bytes <= MOST_BODY_BYTES) return await new Blob(chunks).bytes();
-  throw new ApiError(
-    413,
-    `Cannot read the request as its body must have at most ${MOST_BODY_BYTES} bytes`,
-  );
+  return bytes.subarray(0, length);
 }
 
 /**

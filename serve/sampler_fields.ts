@@ -16,6 +16,8 @@ export interface SamplerFields {
   min_p: number;
   repetition_penalty: number;
   repetition_window: number;
+  presence_penalty: number;
+  frequency_penalty: number;
 }
 
 /** Options of the sampler by their names in a request. */
@@ -26,6 +28,8 @@ const SAMPLER_OPTIONS: Readonly<Record<keyof SamplerFields, keyof SamplerOptions
   min_p: "minP",
   repetition_penalty: "repetitionPenalty",
   repetition_window: "repetitionWindow",
+  presence_penalty: "presencePenalty",
+  frequency_penalty: "frequencyPenalty",
 };
 
 /** OpenAI's defaults, where they differ from those of `deno task generate`. */

@@ -17,7 +17,16 @@ function modulesOf(folder: string): string[] {
   );
 }
 
-const FOLDERS = ["files/", "kernels/", "data/", "model/", "generate/", "train/", "inspect/"];
+const FOLDERS = [
+  "files/",
+  "kernels/",
+  "data/",
+  "model/",
+  "generate/",
+  "train/",
+  "inspect/",
+  "serve/",
+];
 
 interface Example {
   /** Path of the file from the root, and the number of the example in it. */

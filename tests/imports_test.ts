@@ -67,6 +67,7 @@ const ENTRIES = [
   "commands/inspect.ts",
   "commands/judge.ts",
   "commands/prepare.ts",
+  "commands/serve.ts",
   "commands/shapes.ts",
   "commands/signal_worker.ts",
   "data/tokens/tokenize_worker.ts",

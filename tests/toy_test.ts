@@ -155,6 +155,27 @@ Deno.test({
     assert.ok(await denied("--checkpoint", place));
     adapters("runs/default/checkpoints/000001", "tiny/model");
     assert.ok(!await denied("Once"));
+    // a server needs the network of its address alone
+    const serving = async (...args: string[]) => {
+      const [, given] = /^run (.*?)-q -P=serve /.exec(await flags("serve", ...args))!;
+      return given!.trim();
+    };
+    Deno.removeSync(join(place, "runs"), { recursive: true });
+    for (
+      const [words, address] of [
+        ["", "127.0.0.1:8000"],
+        ["--run a b@best --port 8001", "127.0.0.1:8001"],
+        ["--host 0.0.0.0 --port=80", "0.0.0.0:80"],
+        ["--host=::1", "[::1]:8000"],
+        ["--host a*b", "127.0.0.1:8000"],
+      ] as const
+    ) {
+      const args = words === "" ? [] : words.split(" ");
+      assert.equal(await serving(...args), `--allow-net=${address} --deny-write`, words);
+    }
+    for (const word of ["gpt2", "me=hf:a/b", "x=my run@best"]) {
+      assert.equal(await serving("--model", word), "", word);
+    }
     const allowed = "run -q --no-prompt --allow-env=TOY_COMMAND";
     assert.equal(await flags("check", "a"), "task -q check a");
     for (const words of [[], ["--help"], ["--version"], ["trian"], ["no.*such", "a"], ["files"]]) {

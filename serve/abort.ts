@@ -1,0 +1,53 @@
+/**
+ * A signal that aborts with the first of others, until it is disposed. Of `AbortSignal.any()` with a signal that lives as
+ * long as the server, Deno 2.9 keeps 1.3 kB for good.
+ */
+export class LinkedAbort implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #owned = new DisposableStack();
+
+  constructor(...sources: readonly AbortSignal[]) {
+    for (const source of sources) {
+      if (source.aborted) this.abort(source.reason);
+      const abort = () => this.abort(source.reason);
+      source.addEventListener("abort", abort);
+      this.#owned.defer(() => source.removeEventListener("abort", abort));
+    }
+  }
+
+  /** Aborts with the first of the others, or when `abort()` is called. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Aborts. */
+  abort(reason: unknown): void {
+    this.#controller.abort(reason);
+  }
+
+  /** Aborts after a time with a reason. */
+  after(milliseconds: number, reason: () => Error): void {
+    const timer = setTimeout(() => this.abort(reason()), milliseconds);
+    this.#owned.defer(() => clearTimeout(timer));
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}
+
+/**
+ * Waits for a promise.
+ *
+ * @throws the reason of the signal if it aborts before.
+ */
+export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>(), abort = () => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

@@ -1,0 +1,270 @@
+import type { EnginePiece, EngineRequest } from "../generate/engine.ts";
+import type { GenerateResult } from "../generate/generate.ts";
+import { LinkedAbort } from "./abort.ts";
+import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
+import type { Models } from "./models.ts";
+import type { RequestRecord } from "./request_record.ts";
+import type { ServedModel } from "./served_model.ts";
+import { textStream } from "./text_stream.ts";
+
+/**
+ * Answers of several choices: each is a text that the engine continues, whole or piece by piece.
+ *
+ * @module
+ */
+
+/** What is known of a request, and where it is noted what becomes of it. */
+export interface RequestContext {
+  /** Aborts when the client leaves, or when the answer takes too long. */
+  readonly signal: AbortSignal;
+  readonly record: RequestRecord;
+}
+
+/** One of the choices of an answer. */
+export interface Choice {
+  /** What the engine is asked for; `maxNewTokens` may be 0. */
+  readonly request: EngineRequest;
+  /** What comes before the first piece that the engine draws, such as the prompt. */
+  before?(signal: AbortSignal): Promise<EnginePiece>;
+  /** A piece as part of a stream. */
+  part(piece: EnginePiece, isFirst: boolean): object;
+  /** All pieces, joined. */
+  whole(piece: EnginePiece): object;
+}
+
+/** An answer in the words of one of OpenAI's APIs. */
+export interface Answer {
+  readonly choices: readonly Choice[];
+  /** Tokens of the prompts, each counted once. */
+  readonly promptTokens: number;
+  /** The fields of the answer beside its choices; `object` has another value in the parts of a stream. */
+  readonly head: { readonly id: string; readonly created: number; readonly model: string };
+  readonly object: string;
+  readonly objectOfParts: string;
+}
+
+/** How an answer is given. */
+export interface AnswerOptions {
+  readonly model: string;
+  readonly stream: boolean;
+  readonly stream_options: { readonly include_usage?: boolean };
+}
+
+/** Why a completion ended, in OpenAI's words; one that was aborted has no reader. */
+export const FINISH_REASONS: Readonly<Record<GenerateResult["reason"], "length" | "stop">> = {
+  length: "length",
+  stop: "stop",
+  "end-of-text": "stop",
+  aborted: "stop",
+};
+
+/**
+ * Milliseconds for which a response waits for its first text, so that an error has a status. Then it begins in any case:
+ * Deno 2.9 does not notice that a client leaves before that, if the headers of its request but not its whole body have
+ * come with the first 512 bytes.
+ */
+const HELD_MS = 100;
+
+/**
+ * Answers a request with a model: with JSON, or with a stream of parts as server-sent events. The body of an answer that
+ * fails later is, or ends with, the error.
+ *
+ * @param make makes the answer of a model.
+ */
+export async function answerWith(
+  models: Models,
+  { model: name, stream, stream_options }: AnswerOptions,
+  { signal, record }: RequestContext,
+  make: (model: ServedModel) => Answer | Promise<Answer>,
+): Promise<Response> {
+  const left = new LinkedAbort(signal); // or when the reader of the response leaves
+  const answered = Promise.withResolvers<Response>();
+  const [type, frame] = stream
+    ? ["text/event-stream", (json: string) => `data: ${json}\n\n`] as const
+    : ["application/json", (json: string) => json] as const;
+  models.use(name, left.signal, async (model, signal) => {
+    const answer = await make(model), { choices, promptTokens } = answer;
+    using _ = model.admit(choices.length);
+    record.model = model.name;
+    record.promptTokens = promptTokens;
+    const pieces = noted(piecesOf(model, choices, signal), record);
+    const texts = stream ? partsOf(answer, pieces, stream_options) : wholeOf(answer, pieces);
+    const first = texts.next();
+    await atMost(HELD_MS, first);
+    const { readable, ended } = textStream(
+      framed(restored(first, texts), frame, record),
+      () => left.abort(new DOMException("The reader has left", "AbortError")),
+    );
+    record.bodyBegins();
+    answered.resolve(new Response(readable, { headers: { "content-type": type } }));
+    await ended;
+    signal.throwIfAborted();
+    if (record.error) throw record.error; // who holds the device must know that it is lost
+  }).catch((error) => {
+    record.fail(error);
+    answered.reject(error);
+  }).finally(() => {
+    left[Symbol.dispose]();
+    record.bodyEnds();
+  });
+  return await answered.promise;
+}
+
+/** Waits for a promise, but not longer than some time. */
+async function atMost(milliseconds: number, promise: Promise<unknown>): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, milliseconds));
+  try {
+    await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A piece of one of the choices. */
+type ChoicePiece = EnginePiece & { readonly index: number };
+
+/** The pieces of all choices, as they are drawn. */
+async function* piecesOf(
+  { engine }: ServedModel,
+  choices: readonly Choice[],
+  outer: AbortSignal,
+): AsyncGenerator<ChoicePiece, void> {
+  using over = new LinkedAbort(outer);
+  const streams = choices.map((choice) => choicePieces(engine, choice, over.signal));
+  const next = async (index: number) => ({ index, ...await streams[index]!.next() });
+  const pending = new Map(choices.map((_, index) => [index, next(index)]));
+  try {
+    while (pending.size > 0) {
+      const { index, value, done } = await Promise.race(pending.values());
+      if (done) pending.delete(index);
+      else {
+        pending.set(index, next(index));
+        yield { ...value, index };
+      }
+    }
+    outer.throwIfAborted(); // the engine ends without an error
+  } finally {
+    over.abort(undefined);
+    await Promise.allSettled(streams.map((stream) => stream.return()));
+  }
+}
+
+/** The pieces of a choice: what comes before it, and what the engine draws. */
+async function* choicePieces(
+  engine: ServedModel["engine"],
+  { request, before }: Choice,
+  signal: AbortSignal,
+): AsyncGenerator<EnginePiece, void> {
+  const given = await before?.(signal) ?? { text: "", ids: [] };
+  if (request.maxNewTokens === 0) yield { ...given, result: { reason: "length", tokens: 0 } };
+  else {
+    if (before) yield given;
+    yield* submitted(engine, { ...request, signal });
+  }
+}
+
+/** The pieces of a request of the engine, which refuses it if it can never be completed. */
+function submitted(engine: ServedModel["engine"], request: EngineRequest) {
+  try {
+    return engine.submit(request);
+  } catch (error) {
+    throw toApiError(error, 400);
+  }
+}
+
+/** Pieces whose times and tokens are noted. */
+async function* noted(
+  pieces: AsyncGenerator<ChoicePiece, void>,
+  record: RequestRecord,
+): AsyncGenerator<ChoicePiece, void> {
+  for await (const piece of pieces) {
+    record.add(piece);
+    yield piece;
+  }
+}
+
+/** A generator whose first result was asked for already. */
+async function* restored<T>(
+  first: Promise<IteratorResult<T, void>>,
+  rest: AsyncGenerator<T, void>,
+): AsyncGenerator<T, void> {
+  try {
+    const { value, done } = await first;
+    if (done) return;
+    yield value;
+    yield* rest;
+  } finally {
+    await rest.return();
+  }
+}
+
+/** A piece, and the next one behind it. */
+function joined(before: EnginePiece | undefined, next: EnginePiece): EnginePiece {
+  if (!before) return next;
+  const logprobs = before.logprobs && next.logprobs && [...before.logprobs, ...next.logprobs];
+  return {
+    text: before.text + next.text,
+    ids: [...before.ids, ...next.ids],
+    ...(logprobs ? { logprobs } : {}),
+    ...(next.result ? { result: next.result } : {}),
+  };
+}
+
+function usageOf({ promptTokens }: Answer, completionTokens: number): object {
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+  };
+}
+
+/** The whole answer, as JSON. */
+async function* wholeOf(
+  answer: Answer,
+  pieces: AsyncIterable<ChoicePiece>,
+): AsyncGenerator<string, void> {
+  const { head, object, choices } = answer, whole: EnginePiece[] = [];
+  for await (const piece of pieces) whole[piece.index] = joined(whole[piece.index], piece);
+  const tokens = whole.reduce((sum, { result }) => sum + (result?.tokens ?? 0), 0);
+  yield JSON.stringify({
+    ...head,
+    object,
+    choices: choices.map((choice, index) => ({ index, ...choice.whole(whole[index]!) })),
+    usage: usageOf(answer, tokens),
+  });
+}
+
+/** The parts of a stream, as JSON. */
+async function* partsOf(
+  answer: Answer,
+  pieces: AsyncIterable<ChoicePiece>,
+  { include_usage = false }: AnswerOptions["stream_options"],
+): AsyncGenerator<string, void> {
+  const { objectOfParts: object, choices } = answer, begun = new Set<number>();
+  const part = (choices: readonly object[], usage: object | null) =>
+    JSON.stringify({ ...answer.head, object, choices, ...(include_usage ? { usage } : {}) });
+  let tokens = 0;
+  for await (const { index, ...piece } of pieces) {
+    const choice = choices[index]!.part(piece, !begun.has(index));
+    begun.add(index);
+    tokens += piece.result?.tokens ?? 0;
+    yield part([{ index, ...choice }], null);
+  }
+  if (include_usage) yield part([], usageOf(answer, tokens));
+  yield "[DONE]";
+}
+
+/** The texts of a body: JSON, and at last the error that ends it, if there is one. */
+async function* framed(
+  texts: AsyncGenerator<string, void>,
+  frame: (json: string) => string,
+  record: RequestRecord,
+): AsyncGenerator<string, void> {
+  try {
+    for await (const text of texts) yield frame(text);
+  } catch (error) {
+    record.fail(error);
+    yield frame(JSON.stringify(errorBody(apiErrorOf(error, 503))));
+  }
+}

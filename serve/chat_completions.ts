@@ -1,0 +1,235 @@
+import type { Conversation, Message } from "../data/text/conversations.ts";
+import { isObject, type JsonObject } from "../files/json.ts";
+import { quoted } from "../files/printable.ts";
+import type { EnginePiece } from "../generate/engine.ts";
+import { tokenOf } from "../inspect/tokens.ts";
+import {
+  type Answer,
+  answerWith,
+  type Choice,
+  FINISH_REASONS,
+  type RequestContext,
+} from "./answer.ts";
+import { ApiError, toApiError } from "./api_error.ts";
+import {
+  COMMON_FIELDS,
+  type CommonFields,
+  completionId,
+  engineRequest,
+  MOST_TOKENS,
+  seedsOf,
+} from "./common_fields.ts";
+import type { Models } from "./models.ts";
+import {
+  BOOLEAN,
+  checkRequest,
+  type FieldTable,
+  only,
+  TEXT,
+  unsupported,
+  whole,
+} from "./request.ts";
+import type { ServedModel } from "./served_model.ts";
+
+/**
+ * Answers in a conversation, in the shape of OpenAI's API (https://platform.openai.com/docs/api-reference/chat).
+ *
+ * @module
+ */
+
+/** Alternatives per token in `logprobs`, at most, as OpenAI has it. */
+const MOST_LOGPROBS = 20;
+
+/** The fields of a request. */
+interface ChatFields extends CommonFields {
+  messages: readonly unknown[];
+  max_tokens: number | undefined;
+  max_completion_tokens: number | undefined;
+  logprobs: boolean;
+  top_logprobs: number | undefined;
+}
+
+/** What a request may hold. */
+const FIELDS: FieldTable<ChatFields> = {
+  ...COMMON_FIELDS,
+  messages: {
+    must: "a list of one or more messages",
+    holds: (value) => Array.isArray(value) && value.length > 0,
+  },
+  max_tokens: { ...whole(1, MOST_TOKENS), fallback: undefined },
+  max_completion_tokens: { ...whole(1, MOST_TOKENS), fallback: undefined },
+  logprobs: BOOLEAN,
+  top_logprobs: { ...whole(0, MOST_LOGPROBS), fallback: undefined },
+  // of OpenAI's, without effect here
+  ...{
+    tools: unsupported("tools"),
+    tool_choice: only("none", "auto"),
+    parallel_tool_calls: only(true, false),
+    functions: unsupported("functions"),
+    function_call: only("none", "auto"),
+    response_format: only({ type: "text" }),
+    modalities: only(["text"]),
+    audio: unsupported("audio"),
+    prediction: unsupported("predicted outputs"),
+    reasoning_effort: unsupported("reasoning"),
+    verbosity: unsupported("verbosity"),
+    web_search_options: unsupported("web search"),
+    store: only(false),
+    metadata: { must: "an object", holds: isObject, fallback: {} },
+    service_tier: only("auto", "default"),
+    safety_identifier: { ...TEXT, fallback: "" },
+    prompt_cache_key: { ...TEXT, fallback: "" },
+  },
+};
+
+/** Roles of messages by their names in requests. */
+const ROLES: Readonly<Record<string, string>> = {
+  system: "system",
+  developer: "system",
+  user: "user",
+  assistant: "assistant",
+};
+
+/** Fields of a message that clients send back as they came, empty. */
+const EMPTY_FIELDS = ["refusal", "annotations", "audio", "function_call", "tool_calls"];
+
+/**
+ * Answers `POST /v1/chat/completions`.
+ *
+ * @returns the whole answer, or a stream of its parts as server-sent events.
+ */
+export async function chat(
+  models: Models,
+  body: JsonObject,
+  context: RequestContext,
+): Promise<Response> {
+  const fields = checkRequest(body, FIELDS, "chat"), messages = fields.messages.map(messageOf);
+  const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
+  if (max_tokens !== undefined && max_completion_tokens !== undefined) {
+    throw new ApiError(
+      400,
+      "Cannot chat as max_tokens must be absent beside max_completion_tokens, its new name",
+      { param: "max_tokens" },
+    );
+  }
+  if (top_logprobs !== undefined && !logprobs) {
+    throw new ApiError(400, "Cannot chat as logprobs must be true if top_logprobs is given", {
+      param: "top_logprobs",
+    });
+  }
+  context.record.prompt = messages;
+  return await answerWith(models, fields, context, (model) => answerOf(model, fields, messages));
+}
+
+/**
+ * A message of a request.
+ *
+ * @throws {ApiError} naming the field that is wrong.
+ */
+function messageOf(message: unknown, index: number): Message {
+  const at = `messages[${index}]`;
+  const refuse = (name: string, must: string, value: unknown) => {
+    const param = `${at}${name}`;
+    return new ApiError(
+      400,
+      `Cannot chat as ${param} must be ${must}: current value is ${quoted(value)}`,
+      { param },
+    );
+  };
+  if (!isObject(message)) throw refuse("", "an object with role and content", message);
+  const { role, content, ...others } = message;
+  for (const [name, value] of Object.entries(others)) {
+    const isEmpty = value === null || Array.isArray(value) && value.length === 0;
+    if (EMPTY_FIELDS.includes(name) && isEmpty) continue;
+    throw refuse(`.${name}`, "absent, as it is not supported", value);
+  }
+  if (typeof role !== "string" || !Object.hasOwn(ROLES, role)) {
+    throw refuse(".role", `one of ${Object.keys(ROLES).join(", ")}`, role);
+  }
+  if (typeof content === "string") return { role: ROLES[role]!, content };
+  if (!Array.isArray(content)) throw refuse(".content", "a text or a list of texts", content);
+  const texts = content.map((part: unknown, i) => {
+    const at = `.content[${i}]`;
+    if (!isObject(part)) throw refuse(at, "an object with type and text", part);
+    const { type, text } = part;
+    if (type !== "text") throw refuse(`${at}.type`, '"text", as others are not supported', type);
+    if (typeof text === "string") return text;
+    throw refuse(`${at}.text`, "a text", text);
+  });
+  return { role: ROLES[role]!, content: texts.join("") };
+}
+
+/** The answers of a request: `n` of them. */
+async function answerOf(
+  model: ServedModel,
+  fields: ChatFields,
+  messages: Conversation,
+): Promise<Answer> {
+  const { n, max_tokens, max_completion_tokens = max_tokens, logprobs, top_logprobs = 0 } = fields;
+  const { contextLength } = model.gpt.config;
+  const { promptIds, endIds } = await encoded(model, messages);
+  if (promptIds.length >= contextLength) {
+    throw new ApiError(
+      400,
+      `Cannot chat as the messages must have fewer tokens than the model's context, which has ` +
+        `${contextLength}: current number is ${promptIds.length}`,
+      { param: "messages", code: "context_length_exceeded" },
+    );
+  }
+  const maxNewTokens = max_completion_tokens ??
+    Math.min(MOST_TOKENS, contextLength - promptIds.length);
+  const choices = seedsOf(fields, n).map((seed): Choice => {
+    const logprobsOf = (piece: EnginePiece) =>
+      piece.logprobs ? { content: contentLogprobs(model, piece), refusal: null } : null;
+    const reasonOf = ({ result }: EnginePiece) => result ? FINISH_REASONS[result.reason] : null;
+    return {
+      request: engineRequest(fields, {
+        promptIds,
+        endIds,
+        maxNewTokens,
+        seed,
+        ...(logprobs ? { logprobs: top_logprobs } : {}),
+      }),
+      part: (piece, isFirst) => ({
+        delta: { ...(isFirst ? { role: "assistant" } : {}), content: piece.text },
+        logprobs: logprobsOf(piece),
+        finish_reason: reasonOf(piece),
+      }),
+      whole: (piece) => ({
+        message: { role: "assistant", content: piece.text, refusal: null },
+        logprobs: logprobsOf(piece),
+        finish_reason: reasonOf(piece),
+      }),
+    };
+  });
+  return {
+    choices,
+    promptTokens: promptIds.length,
+    head: completionId("chatcmpl", model),
+    object: "chat.completion",
+    objectOfParts: "chat.completion.chunk",
+  };
+}
+
+/** The ids of a conversation up to where the answer begins, and the ids that end it. */
+async function encoded(model: ServedModel, messages: Conversation) {
+  const format = await model.chatFormat();
+  try {
+    return { promptIds: format.promptIds(messages), endIds: format.endIds };
+  } catch (error) {
+    const { status, message } = toApiError(error, 400); // the template refuses the messages
+    throw new ApiError(status, message, { param: "messages", cause: error });
+  }
+}
+
+/** Logarithms of the probabilities that the model gives to tokens, before the sampler changes them. */
+function contentLogprobs({ tokenizer }: ServedModel, { logprobs = [] }: EnginePiece): object[] {
+  const described = ({ id, logprob }: { id: number; logprob: number }) => {
+    const { text, bytes } = tokenOf(tokenizer, id);
+    return { token: text, logprob, bytes };
+  };
+  return logprobs.map(({ top, ...drawn }) => ({
+    ...described(drawn),
+    top_logprobs: top.map(described),
+  }));
+}

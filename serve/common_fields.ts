@@ -1,0 +1,88 @@
+import { isObject } from "../files/json.ts";
+import type { EngineRequest } from "../generate/engine.ts";
+import { BOOLEAN, type Field, type FieldTable, only, TEXT, whole } from "./request.ts";
+import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
+import type { ServedModel } from "./served_model.ts";
+
+/**
+ * What requests for completions and for chats have in common.
+ *
+ * @module
+ */
+
+/** Completions per request, and tokens per completion, at most. */
+export const MOST_COMPLETIONS = 128, MOST_TOKENS = 16_384;
+
+/** Texts of `stop`, and characters of each, at most. */
+const MOST_STOPS = 16, MOST_STOP_CHARACTERS = 256;
+
+/** The fields that both have. */
+export interface CommonFields extends SamplerFields {
+  model: string;
+  n: number;
+  seed: number | undefined;
+  stop: string | readonly string[];
+  stream: boolean;
+  stream_options: { include_usage?: boolean };
+}
+
+/** A text that may end a completion. */
+const isStop = (value: unknown): value is string =>
+  typeof value === "string" && value !== "" && value.length <= MOST_STOP_CHARACTERS;
+
+/** A field that says nothing about the completion. */
+const ANY_TEXT: Field<string> = { ...TEXT, fallback: "" };
+
+/** The fields that both have, and others of OpenAI's that have no effect here. */
+export const COMMON_FIELDS: FieldTable<CommonFields> = {
+  model: TEXT,
+  ...SAMPLER_FIELDS,
+  n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
+  seed: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
+  stop: {
+    must: `a text of 1 to ${MOST_STOP_CHARACTERS} characters or a list of at most ${MOST_STOPS}`,
+    holds: (value) =>
+      isStop(value) ||
+      Array.isArray(value) && value.length <= MOST_STOPS && value.every(isStop),
+    fallback: [],
+  },
+  stream: BOOLEAN,
+  stream_options: {
+    must: "an object with include_usage, true or false, at most",
+    holds: (value) =>
+      isObject(value) &&
+      Object.entries(value).every(([name, option]) =>
+        name === "include_usage" && BOOLEAN.holds(option)
+      ),
+    fallback: {},
+  },
+  ...{ user: ANY_TEXT, logit_bias: only({}) },
+};
+
+/** The seeds of the choices of a request: the one that is given, or a random one, and those that follow it. */
+export function seedsOf(
+  { seed = crypto.getRandomValues(new Uint32Array(1))[0]! }: CommonFields,
+  count: number,
+): number[] {
+  return Array.from({ length: count }, (_, i) => (seed + i) % 2 ** 32);
+}
+
+/** What the engine is asked for by a request. */
+export function engineRequest(
+  { stop, ...fields }: SamplerFields & Pick<CommonFields, "stop">,
+  request: Pick<EngineRequest, "promptIds" | "maxNewTokens" | "seed" | "endIds" | "logprobs">,
+): EngineRequest {
+  return { ...request, sampler: samplerOf(fields), stop: [stop].flat() };
+}
+
+/** The fields by which an answer is identified. */
+export function completionId(
+  prefix: string,
+  { name }: ServedModel,
+): { id: string; created: number; model: string } {
+  return {
+    id: `${prefix}-${crypto.randomUUID()}`,
+    created: Math.floor(Date.now() / 1000),
+    model: name,
+  };
+}

@@ -1,0 +1,96 @@
+import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format.ts";
+import { createEngine, type Engine, type EngineOptions } from "../generate/engine.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { ApiError } from "./api_error.ts";
+import { Turns } from "./turns.ts";
+
+/** How many completions a model continues at once, and how many requests wait. */
+export interface ServedModelOptions extends EngineOptions {
+  /** Completions that wait for a slot of the engine, at most. */
+  readonly queue?: number | undefined;
+}
+
+/** Completions that wait for a slot, at most, by default. */
+const MOST_WAITING = 256;
+
+/** Weight of the last request in the mean of the times that requests stay. */
+const LAST_WEIGHT = 0.1;
+
+/** Seconds after which a client is asked to try again, at most. */
+const MOST_RETRY_SECONDS = 60;
+
+/** A model that is loaded, its name, and the engine that continues texts with it. */
+export class ServedModel implements LoadedModel {
+  /** The name by which requests ask for it. */
+  readonly name: string;
+  readonly gpt: LoadedModel["gpt"];
+  readonly tokenizer: LoadedModel["tokenizer"];
+  /** Continues texts side by side. */
+  readonly engine: Engine;
+  /** Seconds since 1970 when it was loaded. */
+  readonly created = Math.floor(Date.now() / 1000);
+  /** Passes outside the engine: one at a time, as the memory for one is planned. */
+  readonly passes = new Turns();
+  readonly #most: number; // completions admitted
+  #admitted = 0;
+  #chatFormat: Promise<ChatFormat> | undefined;
+  #meanSeconds = 0; // that a request stays
+
+  constructor(
+    name: string,
+    { gpt, tokenizer }: LoadedModel,
+    { queue = MOST_WAITING, ...options }: ServedModelOptions = {},
+  ) {
+    this.name = name;
+    this.gpt = gpt;
+    this.tokenizer = tokenizer;
+    this.engine = createEngine({ gpt, tokenizer }, options);
+    this.#most = this.engine.stats().slots + queue;
+  }
+
+  /**
+   * Admits completions of one request, which leave when they are disposed.
+   *
+   * @throws {ApiError} 400 if they are more than the model ever admits, 429 if others are in their place.
+   */
+  admit(completions: number): Disposable {
+    if (completions > this.#most) {
+      throw new ApiError(
+        400,
+        `Cannot complete as n times the number of prompts must be at most ${this.#most}: ` +
+          `current number is ${completions}`,
+        { param: "n" },
+      );
+    }
+    if (this.#admitted + completions > this.#most) {
+      throw new ApiError(
+        429,
+        `Cannot answer as at most ${this.#most} completions may run or wait: try again later`,
+        {
+          code: "rate_limit_exceeded",
+          retryAfterSeconds: Math.min(
+            Math.max(1, Math.ceil(this.#meanSeconds)),
+            MOST_RETRY_SECONDS,
+          ),
+        },
+      );
+    }
+    this.#admitted += completions;
+    const since = performance.now();
+    let isAdmitted = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!isAdmitted) return;
+        isAdmitted = false;
+        this.#admitted -= completions;
+        const seconds = (performance.now() - since) / 1000;
+        this.#meanSeconds += LAST_WEIGHT * (seconds - this.#meanSeconds);
+      },
+    };
+  }
+
+  /** Its chat format, which is made when it is first needed. */
+  chatFormat(): Promise<ChatFormat> {
+    return this.#chatFormat ??= createChatFormat(this.tokenizer, { now: new Date() });
+  }
+}

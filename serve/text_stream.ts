@@ -1,0 +1,58 @@
+/** Bytes that wait for a slow reader, at most one text more. */
+export const MOST_WAITING_BYTES = 2 ** 18;
+
+/** Milliseconds after which a reader that takes nothing, while so many bytes wait, counts as gone. */
+const STALLED_MS = 60_000;
+
+/** The body of a response, and the time when it ends. */
+export interface TextStream {
+  /** UTF-8. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Resolves once all texts are sent or the reader has left; it is rejected with an error of their generator. */
+  readonly ended: Promise<void>;
+}
+
+/**
+ * Sends texts. The generator is asked for more only while few bytes wait for the reader.
+ *
+ * @param onLeave is called when the reader leaves, or takes nothing for a minute. The generator must end then.
+ */
+export function textStream(
+  texts: AsyncGenerator<string, void>,
+  onLeave: () => void,
+  { stalledMs = STALLED_MS }: { stalledMs?: number } = {},
+): TextStream {
+  const utf8 = new TextEncoder(), ended = Promise.withResolvers<void>();
+  ended.promise.catch(() => {}); // the reader learns of it, too
+  let stalled: ReturnType<typeof setTimeout> | undefined, hasLeft = false;
+  const leave = () => {
+    clearTimeout(stalled);
+    hasLeft = true;
+    onLeave();
+    texts.return().then(() => ended.resolve(), ended.reject);
+  };
+  const readable = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      clearTimeout(stalled);
+      try {
+        const { value, done } = await texts.next();
+        if (hasLeft) return;
+        if (done) {
+          ended.resolve();
+          return controller.close();
+        }
+        controller.enqueue(utf8.encode(value));
+      } catch (error) {
+        ended.reject(error);
+        return controller.error(error);
+      }
+      if (controller.desiredSize! > 0) return;
+      stalled = setTimeout(() => {
+        controller.error(new Error("The reader of a stream takes nothing"));
+        leave();
+      }, stalledMs);
+    },
+    cancel: leave,
+  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+  return { readable, ended: ended.promise };
+}

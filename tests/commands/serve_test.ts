@@ -1,0 +1,140 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { once } from "../once.ts";
+import { tinyRun } from "../serve/tiny_run.ts";
+import { root, task, tasks } from "./task.ts";
+
+/** A port that was free a moment ago. */
+function freePort(): number {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr;
+  listener.close();
+  return port;
+}
+
+/** A server of this command, once it has printed its address. */
+async function start(args: readonly string[], env: Record<string, string> = {}) {
+  const words = (tasks["serve"].command as string).split(" ").slice(1), port = freePort();
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...words, ...args, "--port", `${port}`],
+    cwd: root,
+    env: { INIT_CWD: "", TOY_COMMAND: "", ...env },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const stderr = new Response(child.stderr).text();
+  const { value } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
+  assert.equal(value, `http://127.0.0.1:${port}/v1\n`, value === undefined ? await stderr : "");
+  const ask = (path: string, body?: unknown, headers: Record<string, string> = {}) =>
+    fetch(`http://127.0.0.1:${port}${path}`, {
+      headers: { "content-type": "application/json", ...headers },
+      ...body === undefined ? {} : { method: "POST", body: JSON.stringify(body) },
+    });
+  const end = async (signal: Deno.Signal = "SIGTERM") => {
+    child.kill(signal);
+    const { code } = await child.status;
+    return { code, stderr: await stderr };
+  };
+  return { port, ask, end, child, stderr };
+}
+
+const ENDLESS = { model: "default", prompt: "One cat", max_tokens: 16384, temperature: 0 };
+
+const ignore = Deno.build.os === "windows"; // which has neither these signals nor sh
+
+const run = once(async () => `default=${await tinyRun()}`);
+
+Deno.test("serve answers the commands of docs/serve.md, logs no text, and ends with SIGTERM", {
+  ignore,
+}, async () => {
+  const { port, end } = await start(["--run", await run()]);
+  const page = Deno.readTextFileSync(join(root, "docs", "serve.md"));
+  const commands = [...page.matchAll(/^```sh\n(curl [^]*?)^```$/gm)].map(([, command]) => command!);
+  assert.equal(commands.length, 5);
+  const answers = [];
+  for (const command of commands) {
+    const line = command.replace("127.0.0.1:8000", `127.0.0.1:${port}`)
+      .replace("Who is Tim?", "I"); // whose context has 16 tokens
+    const { stdout } = await new Deno.Command("sh", { args: ["-c", line] }).output();
+    answers.push(new TextDecoder().decode(stdout));
+  }
+  const [text, chat, stream, score, models] = answers;
+  assert.match(text!, /"object":"text_completion".*"completion_tokens":\d+/);
+  assert.match(chat!, /context_length_exceeded/);
+  assert.match(stream!, /^data: {"id".*\n\ndata: \[DONE\]\n\n$/s);
+  assert.equal(JSON.parse(score!).choices[0].text, "One day");
+  assert.equal(JSON.parse(models!).data[0].id, "default");
+  const { code, stderr } = await end();
+  assert.equal(code, 0);
+  assert.match(stderr, /POST \/v1\/completions 200 {2}default \d+\+60 tokens/);
+  assert.doesNotMatch(stderr, /Once upon|One day/);
+});
+
+Deno.test(
+  "serve finishes answers after SIGTERM and refuses new ones; a second signal ends it at once",
+  { ignore },
+  async () => {
+    const { ask, child, stderr } = await start(["--run", await run(), "--log-prompts"]);
+    const running = await ask("/v1/completions", { ...ENDLESS, max_tokens: 300, stream: true });
+    child.kill("SIGTERM");
+    while ((await ask("/health")).status !== 503);
+    const refused = await ask("/v1/completions", ENDLESS);
+    assert.deepEqual([refused.status, refused.headers.get("retry-after")], [503, "5"]);
+    await refused.body!.cancel();
+    assert.match(await running.text(), /"finish_reason":"length"}\]}\n\ndata: \[DONE\]\n\n$/);
+    assert.equal((await child.status).code, 0);
+    assert.match(await stderr, /prompt "One cat"\n.* completion "/);
+    const other = await start(["--run", await run(), "--drain", "600"]);
+    const endless = await other.ask("/v1/completions", { ...ENDLESS, stream: true });
+    other.child.kill("SIGTERM");
+    while ((await other.ask("/health")).status !== 503);
+    await new Promise((resolve) => setTimeout(resolve, 300)); // two signals within 100 ms are one
+    other.child.kill("SIGTERM");
+    assert.equal((await other.child.status).signal, "SIGTERM");
+    await endless.body!.cancel().catch(() => {});
+  },
+);
+
+Deno.test("serve ends what is left after --drain with an error", { ignore }, async () => {
+  const { ask, end } = await start(["--run", await run(), "--drain", "0"]);
+  const endless = await ask("/v1/completions", { ...ENDLESS, stream: true });
+  const { code } = await end("SIGINT");
+  assert.equal(code, 130);
+  assert.match(await endless.text(), /"message":"Cannot answer as the server is closed"/);
+});
+
+Deno.test("serve asks for the key of the environment, and for one if it listens elsewhere", {
+  ignore,
+}, async () => {
+  const TOY_API_KEY = "a key of many characters";
+  const { ask, end } = await start(["--run", await run()], { TOY_API_KEY });
+  assert.equal((await ask("/v1/models")).status, 401);
+  const authorization = `Bearer ${TOY_API_KEY}`;
+  assert.equal((await ask("/v1/models", undefined, { authorization })).status, 200);
+  const { stderr } = await end();
+  assert.doesNotMatch(stderr, /many characters/);
+  const elsewhere = await task("serve", ["--run", await run(), "--host", "0.0.0.0"]);
+  assert.deepEqual([elsewhere.code, elsewhere.stderr.split("\n")[0]], [
+    1,
+    "Error: Cannot serve on 0.0.0.0 as that needs a key, which requests must have",
+  ]);
+  const short = await task("serve", [], { env: { TOY_API_KEY: "short" } });
+  assert.match(short.stderr, /^Error: Cannot serve as TOY_API_KEY must have 16 characters or more/);
+});
+
+Deno.test("serve says what it cannot serve", async () => {
+  const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 }), name = await run();
+  const cases: [args: string[], message: RegExp][] = [
+    [["--port", `${taken.addr.port}`], /^Error: Cannot serve on 127.0.0.1 as another program uses/],
+    [["--run", name, name], /^Error: Cannot serve two models named "default"\nGive one another/],
+    [["--run", "no/such"], /^Error: Cannot load a model from no\/such as there is no such/],
+    [["--cors", "localhost"], /^Error: Cannot serve as --cors must be an origin, such as/],
+    [["--host", "192.0.2.7"], /^Error: Cannot serve on 192.0.2.7 as that needs a key/],
+  ];
+  for (const [args, message] of cases) {
+    const port = args[0] === "--port" ? [] : ["--port", `${freePort()}`];
+    const { code, stderr } = await task("serve", [...args, ...port]);
+    assert.match(stderr, message);
+    assert.equal(code, 1);
+  }
+  taken.close();
+});
