@@ -207,6 +207,14 @@ export {
   storyEntropy,
 } from "./data/text/stories.ts";
 export {
+  type ConversationOptions,
+  QUESTION_KINDS,
+  type QuestionKind,
+  sampleConversations,
+  type StoryQuestion,
+  storyQuestions,
+} from "./data/text/story_questions.ts";
+export {
   type ChatTemplate,
   compactTokenizer,
   gpt2Tokenizer,
@@ -337,7 +345,11 @@ export { diagnoseRun, type DiagnoseRunOptions, type Diagnosis } from "./inspect/
 export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";
 export { type BeforeCopy, type CopyingHead, copyingHeads } from "./inspect/copying_heads.ts";
 export {
+  type AnswerFigure,
+  type AnswerShares,
   beforeNames,
+  judgeAnswers,
+  type JudgeAnswersOptions,
   judgeModel,
   type JudgeOptions,
   type Share,

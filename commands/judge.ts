@@ -1,20 +1,22 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { printable } from "../files/printable.ts";
-import { align, fits } from "../files/units.ts";
+import { fits, fitTable } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../generate/generate.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
 import { copyingHeads } from "../inspect/copying_heads.ts";
 import {
+  ANSWER_FIGURES,
   beforeNames,
+  judgeAnswers,
+  JUDGED_QUESTIONS,
   JUDGED_STORIES,
   judgeModel,
   type Share,
   shareInterval,
   STORY_FIGURES,
-  type StoryShares,
 } from "../inspect/judge.ts";
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
 import type { Device } from "../kernels/device.ts";
@@ -34,9 +36,13 @@ import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
-/** `judge`: how well the checkpoints of a run write the built-in stories. */
+/** `judge`: how well the checkpoints of a run write the built-in stories, or answer questions about them. */
 const program = withSamplerOptions(
-  command("judge", "Judge by their grammar how well a run continues the built-in stories.")
+  command(
+    "judge",
+    "Judge by their grammar how well a run continues the built-in stories, or, if it was trained " +
+      "on conversations, answers questions about them.",
+  )
     .addOption(gpuOption())
     .optionsGroup("Model:")
     .option("--run <directory>", "judge all checkpoints of this run", "runs/default")
@@ -51,7 +57,18 @@ const program = withSamplerOptions(
       wholeNumber(3, 100_000),
       JUDGED_STORIES,
     )
-    .option("--seed <n>", "seed of the beginnings and of the sampler", wholeNumber(), 1),
+    .option(
+      "--questions <n>",
+      "questions that a model of conversations answers",
+      wholeNumber(1, 100_000),
+      JUDGED_QUESTIONS,
+    )
+    .option(
+      "--seed <n>",
+      "seed of the beginnings or questions and of the sampler",
+      wholeNumber(),
+      1,
+    ),
 )
   .optionsGroup("Output:")
   .option("--svg <file>", "draw the judgements below the run's loss curve")
@@ -64,7 +81,7 @@ type JudgeCommandOptions = ReturnType<typeof program.opts>;
 async function main(options: JudgeCommandOptions): Promise<void> {
   validateSampler(options);
   if (options.svg !== undefined) checkPlot(options.svg);
-  const checkpoints = await checkpointsOf(options), { length } = checkpoints;
+  const { checkpoints, isAsked } = await checkpointsOf(options), { length } = checkpoints;
   const run = runOf(options);
   const judged: JudgedCheckpoint[] = [];
   const device = await openGpu(options), bar = new ProgressBar();
@@ -74,7 +91,7 @@ async function main(options: JudgeCommandOptions): Promise<void> {
       const onProgress = (share: number) =>
         bar.update(i + share, length, `${place}: ${Math.floor(100 * share)} %`);
       const judgement = await attempt(
-        () => judgeCheckpoint(device, checkpoint, options, onProgress),
+        () => judgeCheckpoint(device, checkpoint, { ...options, isAsked, onProgress }),
         {
           isOnly: length === 1,
           bar,
@@ -110,24 +127,28 @@ async function main(options: JudgeCommandOptions): Promise<void> {
 }
 
 /**
- * The directories of the checkpoints to judge, oldest first.
+ * The directories of the checkpoints to judge, oldest first, and whether they answer questions.
  *
  * @throws {CheckpointError} if there is none.
  */
-async function checkpointsOf({ run, checkpoint }: JudgeCommandOptions): Promise<string[]> {
+async function checkpointsOf(
+  { run, checkpoint }: JudgeCommandOptions,
+): Promise<{ checkpoints: string[]; isAsked: boolean }> {
   const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
   const newest = checkpoint === undefined
     ? newestIn(run, onWarning)
     : (await findSource({ run, checkpoint, onWarning })).checkpoint!;
-  const { data } = readTrainerState(newest);
-  if (data.name !== "sample") {
+  const { data } = readTrainerState(newest), isAsked = data.name === "conversations";
+  if (!isAsked && data.name !== "sample") {
     onWarning(
       `the model was trained on ${printable(data.name)}, and the grammar is that of the built-in ` +
         "stories alone",
     );
   }
-  if (checkpoint !== undefined) return [newest];
-  return listCheckpoints(run).map(({ path }) => path).reverse();
+  const checkpoints = checkpoint !== undefined
+    ? [newest]
+    : listCheckpoints(run).map(({ path }) => path).reverse();
+  return { checkpoints, isAsked };
 }
 
 /** The run whose losses are drawn: the one of the options, or the one that holds the directory of a checkpoint. */
@@ -157,24 +178,30 @@ const COPIES = 24;
 async function judgeCheckpoint(
   device: Device,
   checkpoint: string,
-  { stories, seed, ...options }: JudgeCommandOptions,
-  onProgress: (share: number) => void,
+  { stories, questions, seed, isAsked, onProgress, ...options }: JudgeCommandOptions & {
+    isAsked: boolean;
+    onProgress: (share: number) => void;
+  },
 ): Promise<JudgedCheckpoint> {
   const { step } = readTrainerState(checkpoint);
   const model = loadSource(device, await findSource({ checkpoint }));
   using _ = model.gpt;
   const sampler = samplerOf(options);
   const isSampled = sampler.temperature > 0, parts = isSampled ? 2 : 1;
-  const judge = (temperature: number, part: number) =>
-    judgeModel(model, {
-      stories,
+  const judge = (temperature: number, part: number) => {
+    const common = {
       seed,
       sampler: { ...sampler, temperature },
-      onProgress: (done) => onProgress((part + done / stories) / parts),
-    });
+      onProgress: (done: number) =>
+        onProgress((part + done / (isAsked ? questions : stories)) / parts),
+    };
+    return isAsked
+      ? judgeAnswers(model, { questions, ...common })
+      : judgeModel(model, { stories, ...common });
+  };
   onProgress(0);
   const { tokenizer, gpt: { config: { contextLength } } } = model;
-  const texts = beforeNames({ seed, count: COPIES })
+  const texts = beforeNames({ seed, count: isAsked ? 0 : COPIES })
     .filter(({ text }) => tokenizer.encode(text).length < contextLength);
   return {
     step,
@@ -189,16 +216,19 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
   const columns = outputColumns() ?? Infinity;
   const table = (
     temperature: number,
-    of: (checkpoint: JudgedCheckpoint) => StoryShares,
+    of: (checkpoint: JudgedCheckpoint) => Shares,
     cell: Cell,
   ) =>
-    `${samplerText({ ...sampler, temperature })}: ${CELLS.get(cell)}\n` + align([
-      ["step", ...STORY_FIGURES],
-      ...judged.map((one) => [
-        `${one.step}`,
-        ...STORY_FIGURES.map((figure) => cell(of(one)[figure])),
-      ]),
-    ]);
+    `${samplerText({ ...sampler, temperature })}: ${CELLS.get(cell)}\n` + fitTable(
+      {
+        step: ({ step }: JudgedCheckpoint) => `${step}`,
+        ...Object.fromEntries(
+          figuresOf(judged).map((figure) => [figure, (one) => cell(of(one)[figure]!)]),
+        ),
+      },
+      judged,
+      { spare: cell === percentOf ? figuresOf(judged).slice(1).reverse() : [], width: columns },
+    );
   const all = (cell: Cell) =>
     [
       table(0, ({ greedy }) => greedy, cell),
@@ -230,6 +260,14 @@ function samplerText(sampler: SamplerOptions): string {
   ].join(", ");
 }
 
+/** The judged figures by their names. */
+type Shares = Readonly<Record<string, Share>>;
+
+/** The figures of these judgements, in the order in which they are shown. */
+function figuresOf([first]: readonly JudgedCheckpoint[]): readonly string[] {
+  return "all" in first!.greedy ? ANSWER_FIGURES : STORY_FIGURES;
+}
+
 /** Makes a cell of a table. */
 type Cell = (share: Share) => string;
 
@@ -248,11 +286,13 @@ const CELLS = new Map([
 
 /** A judgement for JSON: each share with its interval. */
 function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {
-  const shares = (of: StoryShares) =>
-    Object.fromEntries(STORY_FIGURES.map((figure) => [
-      figure,
-      { ...of[figure], interval: shareInterval(of[figure]) },
-    ]));
+  const shares = (of: Shares) =>
+    Object.fromEntries(
+      Object.entries(of).map(([figure, share]) => [
+        figure,
+        { ...share, interval: shareInterval(share) },
+      ]),
+    );
   return {
     step,
     ...Object.fromEntries(Object.entries(drawn).map(([how, of]) => [how, shares(of)])),

@@ -6,7 +6,14 @@ import {
   ROLES,
   storyBeginnings,
 } from "../data/text/stories.ts";
-import { generateBatch, type SamplerOptions } from "../generate/generate.ts";
+import {
+  QUESTION_KINDS,
+  type QuestionKind,
+  type StoryQuestion,
+  storyQuestions,
+} from "../data/text/story_questions.ts";
+import { createChatFormat } from "../data/tokenizer/chat_format.ts";
+import { generateBatch, type SamplerOptions, type StreamOptions } from "../generate/generate.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { BeforeCopy } from "./copying_heads.ts";
 
@@ -22,6 +29,9 @@ import type { BeforeCopy } from "./copying_heads.ts";
  * A story ends where the model ends it. A story that has a quarter more tokens than any of the grammar would have is cut
  * off and judged as far as it goes: its unfinished sentence does not count, and a hero that was not named again is not
  * kept.
+ *
+ * A model of conversations answers questions about stories on which none was trained. An answer is right if it is that
+ * of the grammar, letter by letter.
  *
  * @module
  */
@@ -43,22 +53,40 @@ export const STORY_FIGURES: readonly StoryFigure[] = ["sentences", ...ROLES];
 /** The figures of a model's stories; `of` is 0 if there was nothing to count. */
 export type StoryShares = Readonly<Record<StoryFigure, Share>>;
 
+/** What is judged of answers: all of them, and those to each kind of question. */
+export type AnswerFigure = "all" | QuestionKind;
+
+/** What is judged, in the order in which it is shown. */
+export const ANSWER_FIGURES: readonly AnswerFigure[] = ["all", ...QUESTION_KINDS];
+
+/** The right answers of a model. */
+export type AnswerShares = Readonly<Record<AnswerFigure, Share>>;
+
+/** How to judge the answers of a model. */
+export interface JudgeAnswersOptions extends Omit<JudgeOptions, "stories"> {
+  /** Questions that the model answers, 200 by default. */
+  questions?: number;
+}
+
 /** How to judge a model. */
 export interface JudgeOptions {
   /** Stories that the model continues, 120 by default. */
   stories?: number;
-  /** Seed of the beginnings and of the sampler, 1 by default; with the same one, models have the same beginnings. */
+  /** Seed of what the model reads and of the sampler, 1 by default; with the same one, all models read the same. */
   seed?: number;
   /** How tokens are drawn; `DEFAULT_SAMPLER` has the values that are absent. */
   sampler?: Partial<SamplerOptions>;
-  /** Is called with the number of stories that are complete. */
+  /** Is called with the number of stories or answers that are complete. */
   onProgress?: (done: number) => void;
 }
 
 /** Stories that are judged by default: a share of 50 % is then known to 9 %, with 95 % confidence. */
 export const JUDGED_STORIES = 120;
 
-/** Tokens that a model may add, per token of the longest rest of the grammar's stories. */
+/** Questions that are asked by default: a share of 90 % is then known to 4 %, with 95 % confidence. */
+export const JUDGED_QUESTIONS = 200;
+
+/** Tokens that a model may add, per token of the longest rest of the grammar's stories, or of its longest answer. */
 const ROOM = 1.25;
 
 /**
@@ -87,17 +115,74 @@ export async function judgeModel(
   // one batch per kind of beginning, as a batch takes as long as its longest story
   for (let kind = 0; kind < ROLES.length; kind++) {
     const places = [...beginnings.keys()].filter((i) => i % ROLES.length === kind);
-    const streams = places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i }));
-    const lengths = places.map((i) => model.tokenizer.encode(beginnings[i]!.rest).length);
-    const maxNewTokens = Math.ceil(ROOM * Math.max(0, ...lengths));
-    for await (
-      const { stream, text, result } of generateBatch(model, { streams, maxNewTokens, sampler })
-    ) {
-      continuations[places[stream]!] += text;
-      if (result) onProgress?.(++done);
-    }
+    const texts = await complete(model, {
+      streams: places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i })),
+      rests: places.map((i) => beginnings[i]!.rest),
+      sampler,
+      onDone: () => onProgress?.(++done),
+    });
+    places.forEach((place, i) => continuations[place] = texts[i]!);
   }
   return sharesOf(beginnings, continuations);
+}
+
+/**
+ * Judges how a model answers questions about the built-in stories, as those of the conversations that it was trained
+ * on; the stories are others. Every question comes with the right answers to those before it.
+ *
+ * @throws {UserError} as `generateBatch()` does, or if the model's chat template cannot write the conversations.
+ *
+ * @example Judge the answers of a run
+ * ```ts
+ * import { judgeAnswers, loadModel, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * const { all, hero } = await judgeAnswers(model, { questions: 9, sampler: { temperature: 0 } });
+ * console.log(`${all.count} of ${all.of} answers are right, ${hero.count} of ${hero.of} names`);
+ * ```
+ */
+export async function judgeAnswers(
+  model: LoadedModel,
+  { questions = JUDGED_QUESTIONS, seed = 1, sampler = {}, onProgress, ...others }:
+    JudgeAnswersOptions = {},
+): Promise<AnswerShares> {
+  refuseOthers("judge a model", "judgeAnswers()", others);
+  const asked = storyQuestions({ seed, count: questions });
+  const { promptIds, endIds } = await createChatFormat(model.tokenizer);
+  let done = 0;
+  const answers = await complete(model, {
+    streams: asked.map(({ messages }, i) => ({
+      promptIds: promptIds(messages),
+      endIds,
+      seed: seed + i,
+    })),
+    rests: asked.map(({ answer }) => answer),
+    sampler,
+    onDone: () => onProgress?.(++done),
+  });
+  return answerSharesOf(asked, answers);
+}
+
+/** What a model adds to each stream; `rests` are what the grammar adds, which bound the length. */
+async function complete(
+  model: LoadedModel,
+  { streams, rests, sampler, onDone }: {
+    streams: readonly StreamOptions[];
+    rests: readonly string[];
+    sampler: Partial<SamplerOptions>;
+    onDone: () => void;
+  },
+): Promise<string[]> {
+  const texts = streams.map(() => "");
+  const lengths = rests.map((rest) => model.tokenizer.encode(rest).length);
+  const maxNewTokens = Math.ceil(ROOM * Math.max(0, ...lengths));
+  for await (
+    const { stream, text, result } of generateBatch(model, { streams, maxNewTokens, sampler })
+  ) {
+    texts[stream] += text;
+    if (result) onDone();
+  }
+  return texts;
 }
 
 /**
@@ -132,6 +217,21 @@ export function sharesOf(
     }
   }
   return shares;
+}
+
+/** How many of the answers are right. */
+export function answerSharesOf(
+  asked: readonly StoryQuestion[],
+  answers: readonly string[],
+): AnswerShares {
+  const shares = Object.fromEntries(ANSWER_FIGURES.map((figure) => [figure, zero()]));
+  asked.forEach(({ kind, answer }, i) => {
+    for (const figure of ["all", kind]) {
+      shares[figure]!.of++;
+      if (answers[i] === answer) shares[figure]!.count++;
+    }
+  });
+  return shares as AnswerShares;
 }
 
 const zero = () => ({ count: 0, of: 0 });

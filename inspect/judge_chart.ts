@@ -1,22 +1,33 @@
 import { BROWN, drawChart, GREEN, noPoints, PINK, PURPLE, YELLOW } from "../train/chart.ts";
 import { LossCurve, lossPanel, stepAxis } from "../train/loss_curve.ts";
 import type { CopyingHead } from "./copying_heads.ts";
-import { shareInterval, STORY_FIGURES, type StoryFigure, type StoryShares } from "./judge.ts";
+import {
+  type AnswerShares,
+  type Share,
+  shareInterval,
+  STORY_FIGURES,
+  type StoryFigure,
+  type StoryShares,
+} from "./judge.ts";
 
 /** The judgement of a checkpoint. */
 export interface JudgedCheckpoint {
   /** Steps done. */
   readonly step: number;
   /** With the likeliest token every time. */
-  readonly greedy: StoryShares;
+  readonly greedy: StoryShares | AnswerShares;
   /** With tokens drawn by a sampler. */
-  readonly sampled?: StoryShares;
+  readonly sampled?: StoryShares | AnswerShares;
   /** What its heads copy of the name of the hero, see `copyingHeads()`. */
   readonly heads?: readonly CopyingHead[];
 }
 
+/** The figures that are drawn. */
+type DrawnFigure = StoryFigure | "all";
+
 /** What each figure is called, and its colour. */
-const FIGURES: Readonly<Record<StoryFigure, { text: string; color: string }>> = {
+const FIGURES: Readonly<Record<DrawnFigure, { text: string; color: string }>> = {
+  all: { text: "right answers", color: GREEN },
   sentences: { text: "sentences of the grammar", color: GREEN },
   hero: { text: "stories that keep their hero", color: PURPLE },
   animal: { text: "… their animal", color: YELLOW },
@@ -25,17 +36,20 @@ const FIGURES: Readonly<Record<StoryFigure, { text: string; color: string }>> = 
 
 /**
  * Draws the judgements of a run's checkpoints as SVG, below the loss curve of the run and over the same steps. Bands
- * are 95 % confidence intervals of the shares of sampled stories. Of the heads, the one that copies the name most in the
+ * are 95 % confidence intervals of the shares of sampled stories or answers. Of answers, the share of all is drawn. Of the heads, the one that copies the name most in the
  * last checkpoint is drawn.
  */
 export function drawJudgements(
   judged: readonly JudgedCheckpoint[],
   { title, losses = new LossCurve() }: { title: string; losses?: LossCurve },
 ): Promise<string> {
-  const rows = STORY_FIGURES.flatMap((figure) =>
+  const areAnswers = judged.some(({ greedy }) => "all" in greedy);
+  const figures: readonly DrawnFigure[] = areAnswers ? ["all"] : STORY_FIGURES;
+  const rows = figures.flatMap((figure) =>
     judged.flatMap(({ step, greedy, sampled }) =>
-      [{ isGreedy: true, share: greedy[figure] }, { isGreedy: false, share: sampled?.[figure] }]
-        .flatMap(({ isGreedy, share }) => {
+      [{ isGreedy: true, shares: greedy }, { isGreedy: false, shares: sampled }]
+        .flatMap(({ isGreedy, shares }) => {
+          const share = (shares as Partial<Record<DrawnFigure, Share>> | undefined)?.[figure];
           if (!share || share.of === 0) return [];
           const [low, high] = shareInterval(share);
           return [{ figure, step, isGreedy, share: share.count / share.of, low, high }];
@@ -44,7 +58,7 @@ export function drawJudgements(
   );
   const greedy = rows.filter(({ isGreedy }) => isGreedy);
   const sampled = rows.filter(({ isGreedy }) => !isGreedy);
-  const color = ({ figure }: { figure: StoryFigure }) => FIGURES[figure].color;
+  const color = ({ figure }: { figure: DrawnFigure }) => FIGURES[figure].color;
   const copying = judged.at(-1)?.heads?.[0];
   const attention = judged.flatMap(({ step, heads = [] }) =>
     heads.filter(({ layer, head }) => layer === copying?.layer && head === copying.head)
@@ -58,11 +72,15 @@ export function drawJudgements(
   return drawChart({
     title,
     notes: isCompared
-      ? ["bold: sampled stories, with 95 % confidence intervals; dotted: greedy ones"]
+      ? [
+        `bold: sampled ${
+          areAnswers ? "answers" : "stories"
+        }, with 95 % confidence intervals; dotted: greedy ones`,
+      ]
       : [],
     legend: [
       ...loss.legend,
-      ...STORY_FIGURES.map((figure) => FIGURES[figure]),
+      ...figures.map((figure) => FIGURES[figure]),
       ...(copying
         ? [{
           text: `head ${copying.layer}.${copying.head} to the earlier name`,

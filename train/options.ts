@@ -167,11 +167,15 @@ export const TRAIN_OPTIONS = {
     help: "width of an MLP between its matrices",
     rule: { help: "4 times the width; 8/3 of it with swiglu" },
   },
-  /** The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories. */
+  /**
+   * The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories, and `conversations` are about
+   * these.
+   */
   data: {
     group: MODEL,
     type: "data",
-    help: `auto, sample, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}; ` +
+    help:
+      `auto, sample, conversations, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}; ` +
       `${SEPARATOR} separates the documents of a text`,
     placeholder: "<what...>",
     default: "auto",

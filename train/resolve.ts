@@ -101,6 +101,23 @@ export function presetDefaults(preset: PresetName): TrainingDefaults {
   };
 }
 
+/** Tokens of a row in which two of the built-in conversations leave few places empty. */
+const CONVERSATION_TOKENS = 320;
+
+/** The defaults with longer rows if built-in conversations need them, and as many tokens per batch, rounded up. */
+export function defaultsForData(
+  defaults: TrainingDefaults,
+  data: TrainOptions["data"],
+): TrainingDefaults {
+  const { batchSize, contextLength } = defaults;
+  if (data !== "conversations" || contextLength >= CONVERSATION_TOKENS) return defaults;
+  return {
+    ...defaults,
+    contextLength: CONVERSATION_TOKENS,
+    batchSize: Math.ceil(batchSize * contextLength / CONVERSATION_TOKENS),
+  };
+}
+
 /** Tokens per batch of a fine-tuning. */
 const FINE_TUNING_TOKENS = 8192;
 

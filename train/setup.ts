@@ -44,6 +44,7 @@ import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
   checkInitial,
   checkOptimizer,
+  defaultsForData,
   fineTuningDefaults,
   NAME_THE_TEXT,
   presetDefaults,
@@ -486,8 +487,10 @@ function chooseDefaults(
   const reason = isResumed && given.depth !== undefined
     ? `depth ${given.depth}, as in the checkpoint`
     : sizeReason(given);
-  if (reason === undefined) return choosePreset(device, given.preset);
-  return { preset: "auto", reason, defaults: presetDefaults("nano") };
+  const chosen: ChosenDefaults = reason === undefined
+    ? choosePreset(device, given.preset)
+    : { preset: "auto", reason, defaults: presetDefaults("nano") };
+  return { ...chosen, defaults: defaultsForData(chosen.defaults, given.data) };
 }
 
 /** Finds the model that `--init-from` names, if it is given. */

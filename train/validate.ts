@@ -1,3 +1,4 @@
+import { namesDataSet } from "../data/text/dataset.ts";
 import { flagOf, taskCommand } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
@@ -44,7 +45,7 @@ function requirementOf(option: Option): string {
     switch: "true or false",
     choice: `one of ${allowedValues(option)?.join(", ")}`,
     preset: `one of ${allowedValues(option)?.join(", ")}`,
-    data: "auto, sample, tinystories or a list of files",
+    data: "auto, sample, conversations, tinystories or a list of files",
   };
   return requirements[type];
 }
@@ -70,7 +71,7 @@ function accepts(option: Option, value: unknown): boolean {
     case "data":
       return Array.isArray(value)
         ? value.length > 0 && value.every(isText)
-        : isText(value) && /^(auto|sample|tinystories(@.+)?)$/.test(value as string);
+        : isText(value) && (value === "auto" || namesDataSet(value as string));
   }
 }
 

@@ -1,6 +1,7 @@
-import { type Documents, documentsOf } from "./documents.ts";
+import { conversationsOf, type Documents, documentsOf } from "./documents.ts";
 import { type DataOptions, filesOfHub, findFiles, isSamePath, readFiles } from "./files.ts";
 import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
+import { sampleConversations } from "./story_questions.ts";
 
 /**
  * Data as a user names it.
@@ -8,8 +9,13 @@ import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
  * @module
  */
 
-/** The built-in stories, TinyStories, at a revision if wanted, or names of files. */
-export type DataSpec = "sample" | "tinystories" | `tinystories@${string}` | readonly string[];
+/** The built-in stories or conversations, TinyStories, at a revision if wanted, or names of files. */
+export type DataSpec =
+  | "sample"
+  | "conversations"
+  | "tinystories"
+  | `tinystories@${string}`
+  | readonly string[];
 
 /** The documents of a data set. */
 export interface Dataset {
@@ -29,11 +35,14 @@ export interface DatasetOptions extends DataOptions {
   readonly validationData?: DataSpec | Documents | undefined;
 }
 
+/** Whether a word names a data set, and not a file. */
+export function namesDataSet(word: string): boolean {
+  return /^(sample|conversations|tinystories(@.+)?)$/.test(word);
+}
+
 /** The name of data that the words of a command line mean. */
 export function parseDataSpec(words: readonly string[]): DataSpec {
-  const [word] = words;
-  const isSet = words.length === 1 && /^(sample|tinystories(@.+)?)$/.test(word!);
-  return isSet ? word as DataSpec : words;
+  return words.length === 1 && namesDataSet(words[0]!) ? words[0] as DataSpec : words;
 }
 
 /**
@@ -67,12 +76,15 @@ const TINYSTORIES = {
   },
 };
 
-/** The seed of the data set `sample`: it is one fixed text. */
+/** The seed of the data sets `sample` and `conversations`: each is one fixed text. */
 const SAMPLE_SEED = 1;
 
+/** Number of documents for validation in the data set `conversations`. */
+const VALIDATION_COUNT = SAMPLE_COUNT / 20;
+
 /**
- * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; files; or
- * documents that are there already.
+ * Finds data: the built-in stories, or the built-in conversations about them; TinyStories, which is downloaded from the
+ * Hugging Face hub; files; or documents that are there already.
  *
  * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, with or without
  * `@REVISION`, in which FILE may be a pattern too. `FORMATS` lists the formats; a file that is named more
@@ -96,12 +108,13 @@ export async function openDataset(
       validationData: validation.data,
     };
   }
-  if (!isTinyStories(training.data)) return { training: training.documents, data: training.data };
+  if (!hasValidation(training.data)) return { training: training.documents, data: training.data };
   const { documents: validation } = await openPart(training.data, "validation", options);
   return { training: training.documents, validation, data: training.data };
 }
 
-function isTinyStories(data: DataSpec): boolean {
+/** Whether a data set has a part for validation. */
+function hasValidation(data: DataSpec): boolean {
   return typeof data === "string" && data !== "sample";
 }
 
@@ -114,6 +127,16 @@ async function openPart(
   if (data === "sample") {
     const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
     return { documents: documentsOf("sample", stories), data };
+  }
+  if (data === "conversations") {
+    const isTraining = part === "training";
+    const conversations = sampleConversations({
+      seed: SAMPLE_SEED,
+      count: isTraining ? SAMPLE_COUNT : VALIDATION_COUNT,
+      unseen: !isTraining,
+    });
+    const name = isTraining ? data : `${data}, validation`;
+    return { documents: conversationsOf(name, conversations), data };
   }
   if (typeof data === "object" && "read" in data) return { documents: data, data: [data.name] };
   if (typeof data !== "string") {

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import type { JsonObject } from "../../files/json.ts";
+import { changeFields, readFields } from "../checkpoints.ts";
 import { once } from "../once.ts";
 import { task } from "./task.ts";
 
@@ -50,6 +52,27 @@ Deno.test("judge --json prints an object per checkpoint, greedy alone at tempera
   const { interval, ...hero } = greedy.hero;
   assert.deepEqual(hero, { count: 0, of: 3 });
   assert.ok(interval[0] === 0 && interval[1] > 0.5 && interval[1] < 0.6, `${interval}`);
+});
+
+Deno.test("judge asks a model of conversations questions", async () => {
+  await trained();
+  const copy = join(directory, "asked"), checkpoint = join(copy, "checkpoints", "000002");
+  assert.equal((await new Deno.Command("cp", { args: ["-r", RUN, copy] }).output()).code, 0);
+  const { data } = readFields(checkpoint);
+  changeFields(checkpoint, { data: { ...(data as JsonObject), name: "conversations" } });
+  const ask = (...args: string[]) =>
+    task("judge", ["--checkpoint", checkpoint, "--questions", "10", "--temperature", "0", ...args]);
+  const { code, stdout, stderr } = await ask();
+  assert.equal(code, 0, stderr);
+  assert.match(
+    stdout.split("\n")[1]!,
+    /^step +all +hero +animal +place +thing +color +food +family +plant +home$/,
+  );
+  assert.match(stdout, /^2 +0 \(0–28\) of 10 +0 \(0–66\) of 2 /m);
+  assert.doesNotMatch(stderr, /Warning|attention/);
+  const { greedy } = JSON.parse((await ask("--json")).stdout);
+  assert.deepEqual(Object.keys(greedy).slice(0, 3), ["all", "hero", "animal"]);
+  assert.equal(greedy.all.of, 10);
 });
 
 Deno.test("judge draws the losses of the run in which a checkpoint is", async () => {

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { QUESTION_KINDS, storyQuestions } from "../../data/text/story_questions.ts";
 import { type Beginning, judgeStory, storyBeginnings } from "../../data/text/stories.ts";
 import {
+  answerSharesOf,
   beforeNames,
+  judgeAnswers,
   judgeModel,
   shareInterval,
   sharesOf,
@@ -54,6 +57,24 @@ Deno.test("sharesOf() counts whole sentences of the continuation when a story is
   assert.deepEqual(counted([" time time time."], [first!])[0], "0 of 1");
 });
 
+Deno.test("answerSharesOf() counts an answer as right if it is that of the grammar to the letter", () => {
+  const asked = storyQuestions({ seed: 1, count: 18 }), right = asked.map(({ answer }) => answer);
+  const { all, ...kinds } = answerSharesOf(asked, right);
+  assert.deepEqual(all, { count: 18, of: 18 });
+  assert.deepEqual(Object.keys(kinds), [...QUESTION_KINDS]);
+  for (const share of Object.values(kinds)) assert.deepEqual(share, { count: 2, of: 2 });
+  const others = [
+    right.map((answer) => `${answer} `),
+    right.map((answer) => answer.slice(0, -1)),
+    right.map((answer) => `${answer} ${answer}`),
+    right.map(() => ""),
+  ];
+  for (const answers of others) assert.equal(answerSharesOf(asked, answers).all.count, 0);
+  const one = right.with(3, "No.");
+  assert.deepEqual(answerSharesOf(asked, one)[asked[3]!.kind], { count: 1, of: 2 });
+  assert.deepEqual(answerSharesOf(asked, one).all, { count: 17, of: 18 });
+});
+
 Deno.test("shareInterval() is Wilson's interval, also when all or nothing was counted", () => {
   const percent = (count: number, of: number) =>
     shareInterval({ count, of }).map((value) => (100 * value).toFixed(1));
@@ -90,6 +111,36 @@ Deno.test("judgeModel() continues every beginning and reports each that is compl
     name: "TypeError",
     message: 'Cannot judge a model as every option must be one of judgeModel(): "count" is none',
   });
+});
+
+Deno.test("judgeAnswers() asks every question and reports each that is answered", async () => {
+  const gpt = randomModel(device, "f32", { contextLength: 512 });
+  const model = { gpt, tokenizer: byteTokenizer() };
+  const done: number[] = [];
+  const shares = await judgeAnswers(model, { questions: 3, onProgress: (n) => done.push(n) });
+  assert.deepEqual(done, [1, 2, 3]);
+  assert.deepEqual([shares.all, shares.hero, shares.home], [
+    { count: 0, of: 3 },
+    { count: 0, of: 1 },
+    { count: 0, of: 0 },
+  ]);
+  await assert.rejects(judgeAnswers(model, { stories: 4 } as never), {
+    name: "TypeError",
+    message:
+      'Cannot judge a model as every option must be one of judgeAnswers(): "stories" is none',
+  });
+});
+
+Deno.test("drawJudgements() draws the share of all answers", async () => {
+  const shares = (count: number) =>
+    answerSharesOf(
+      storyQuestions({ seed: 1, count: 9 }),
+      storyQuestions({ seed: 1, count: count }).map(({ answer }) => answer),
+    );
+  const judged = [1, 2].map((step) => ({ step, greedy: shares(step), heads: [] }));
+  const svg = await drawJudgements(judged, { title: "a" });
+  assert.equal(svg.match(/<circle/g)!.length, 2);
+  assert.ok(svg.includes("right answers") && !svg.includes("keep their hero"));
 });
 
 Deno.test("drawJudgements() draws shares under the losses, each with its interval", async () => {

@@ -7,6 +7,7 @@ import {
   checkInitial,
   checkOptimizer,
   checkRates,
+  defaultsForData,
   fineTuningDefaults,
   presetDefaults,
   resolveOptions,
@@ -113,6 +114,19 @@ Deno.test("resolveOptions() computes the steps from the epochs, and the interval
   // both given: the one reached first
   const both = resume({ epochs: 3, steps: 80 }, passes.kept);
   assert.deepEqual([both.resolved.steps, both.resolved.endsWith], [80, "steps"]);
+});
+
+Deno.test("defaultsForData() makes rows long enough for the built-in conversations, and keeps the tokens per batch", () => {
+  const of = (preset: "nano" | "mini" | "small", data: TrainOptions["data"]) => {
+    const { contextLength, batchSize } = defaultsForData(presetDefaults(preset), data);
+    return [contextLength, batchSize];
+  };
+  assert.deepEqual(of("nano", "conversations"), [320, 4]);
+  assert.deepEqual(of("mini", "conversations"), [320, 13]);
+  assert.deepEqual(of("small", "conversations"), [320, 26]);
+  for (const data of ["auto", "sample", ["conversations"]] as const) {
+    assert.deepEqual(of("nano", data), [64, 16]);
+  }
 });
 
 Deno.test("resolveOptions() throws when the smallest learning rate is above the highest, given or computed", () => {

@@ -7,8 +7,11 @@ import { checkNames, validateOptions } from "../../train/validate.ts";
 
 Deno.test("validateOptions() throws on a value of another type, and names the flag", () => {
   const cases: [object, string][] = [
-    [{ data: "stories.txt" }, "data must be auto, sample, tinystories or a list of files"],
-    [{ data: [] }, "data must be auto, sample, tinystories or a list of files"],
+    [
+      { data: "stories.txt" },
+      "data must be auto, sample, conversations, tinystories or a list of files",
+    ],
+    [{ data: [] }, "data must be auto, sample, conversations, tinystories or a list of files"],
     [{ steps: "3" }, "steps must be an integer from 1"],
     [{ textField: 1 }, "textField must be text"],
     [{ dataVersion: "v3" }, "dataVersion must be one of v1, v2"],
@@ -19,7 +22,16 @@ Deno.test("validateOptions() throws on a value of another type, and names the fl
       return error instanceof UserError;
     });
   }
-  for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
+  for (
+    const data of [
+      "auto",
+      "sample",
+      "conversations",
+      "tinystories",
+      "tinystories@abc",
+      ["x"],
+    ] as const
+  ) {
     validateOptions({ data });
   }
 });

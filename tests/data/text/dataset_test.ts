@@ -8,6 +8,7 @@ import type { DataOptions } from "../../../data/text/files.ts";
 import { type Documents, documentsOf, readTexts } from "../../../data/text/documents.ts";
 import { TO_UTF8 } from "../../../data/text/formats.ts";
 import { HubServer } from "../hub/server.ts";
+import { sampleConversations } from "../../../data/text/story_questions.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -502,6 +503,19 @@ Deno.test("openDataset() reads files of the hub and names their commit", async (
   assert.notEqual(moved.training.fingerprint, training.fingerprint);
 });
 
+Deno.test("openDataset() writes the built-in conversations, with unseen stories to validate with", async () => {
+  const { training, validation, data } = await openDataset("conversations");
+  assert.deepEqual(
+    [data, training.name, validation!.name],
+    ["conversations", "conversations", "conversations, validation"],
+  );
+  assert.ok(training.areConversations);
+  const texts = sampleConversations({ seed: 1, count: 1000, unseen: true }).flat();
+  assert.deepEqual(await textsOf(validation!), texts.map(({ content }) => content));
+  const alone = await openDataset("sample", { validationData: "conversations" });
+  assert.equal(alone.validation!.fingerprint, validation!.fingerprint);
+});
+
 Deno.test("openDataset() reads TinyStories and its validation text", async () => {
   const { server, options } = hubWith("roneneldan/TinyStories", {
     "TinyStoriesV2-GPT4-train.txt": TEXT,
@@ -600,6 +614,7 @@ Deno.test("parseDataSpec() distinguishes data sets from files, asFound() complet
   const isSameData = (asked: DataSpec, found: DataSpec) =>
     JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
   assert.equal(parseDataSpec(["sample"]), "sample");
+  assert.equal(parseDataSpec(["conversations"]), "conversations");
   assert.equal(parseDataSpec(["tinystories@abc"]), "tinystories@abc");
   assert.deepEqual(parseDataSpec(["./tinystories"]), ["./tinystories"]);
   assert.deepEqual(parseDataSpec(["sample", "a.txt"]), ["sample", "a.txt"]);
