@@ -110,7 +110,7 @@ export {
   type PresetName,
   PRESETS,
 } from "./model/config.ts";
-export { createGpt, type Gpt } from "./model/gpt.ts";
+export { createGpt, type Gpt, type Quantization, type QuantizedMatrix } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";
 export {
   type ConfigOptions,

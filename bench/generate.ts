@@ -164,11 +164,23 @@ export function decodeBenches(device: Device): KernelBench[] {
       },
     }),
   );
+  const K = gpu ? 4096 : 256, wideN = 4 * K;
+  const wide = ([dtype, "i8"] as const).map((type): KernelBench => ({
+    // int8 and f16 of one layout
+    name: `one row NT ${type} [1,${K}]x[${K},${wideN}]`,
+    work: { bytes: bytesOf(K * wideN, type) },
+    record(program, make) {
+      const a = make.noise([1, K], dtype), b = make.noise([wideN, K], type);
+      const scales = type === "i8" ? make.noise([wideN], "f32") : undefined;
+      matmul(program, { a, b }, { y: make.zeros([1, wideN], "f32") }, { transposeB: true, scales });
+    },
+  }));
   const cursors = (make: Maker) =>
     make.of([B, 4], "u32", Array.from({ length: B }, (_, b) => [T - 1, 0, b, N]).flat());
   const F = 3 * C;
   return [
     ...products,
+    ...wide,
     {
       name: `one row, gate and up ${dtype} [1,${C}]x[${C},2·${F}]`,
       // both matrices are read

@@ -11,7 +11,7 @@ import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
@@ -23,6 +23,7 @@ const program = withSamplerOptions(
   withModelOptions(
     command("generate", "Continue a text with a trained model."),
   )
+    .addOption(quantizeOption())
     .argument("[prompt]", "the text to continue; - reads it from standard input", "")
     .optionsGroup("Length:")
     .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), 256)
@@ -50,12 +51,13 @@ const program = withSamplerOptions(
       const source = await findNamedModel(options);
       giveBack(...HUB, "write");
       const device = await openGpu(options);
-      const { maxNewTokens, stop, samples } = options;
+      const { maxNewTokens, stop, samples, quantize } = options;
       const promptTokens = Math.max(1, source.tokenizer.encode(prompt).length);
       sequencesAtOnce({
         device,
         config: source.config,
         precision: resolvePrecision(device, "auto"),
+        ...(quantize ? { quantization: quantize } : {}),
       }, {
         promptTokens,
         maxNewTokens,
@@ -70,7 +72,7 @@ const program = withSamplerOptions(
             `${promptTokens - unseen}: its context has ${contextLength}`,
         );
       }
-      const model = loadSource(device, source);
+      const model = loadSource(device, source, { quantize });
       const streams = seededStreams(Array<string>(samples).fill(prompt), options.seed);
       const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler });
       await (options.json ? printObjects : printTexts)(streams, pieces);

@@ -32,6 +32,14 @@ export function withModelOptions(program: Command) {
     .option("--base <model>", TRAIN_OPTIONS.base.help);
 }
 
+/** The option that keeps a model's matrices in fewer bits. */
+export function quantizeOption() {
+  return new Option(
+    "--quantize <type>",
+    "keep matrices as int8: half the memory of f16, and faster on a GPU",
+  ).choices(["int8"] as const);
+}
+
 /** Finds the model that a command's options name, and displays the progress of a download on stderr. */
 export async function findNamedModel(
   { run, checkpoint, model, base }: ModelOptions,

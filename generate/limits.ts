@@ -92,12 +92,15 @@ export interface GenerationPlan {
  * @throws {UserError} naming the option to lower if not even one fits.
  */
 export function sequencesAtOnce(
-  { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
+  { device, config, precision, quantization: quantize }: Pick<
+    Gpt,
+    "device" | "config" | "precision" | "quantization"
+  >,
   { promptTokens, maxNewTokens, samples, sampler, freeBytes = Infinity }: GenerationPlan,
 ): number {
   const misfit = (sequences: number, tokens: number) =>
     misfitOf(device, (dry) => {
-      createDecoder(createGpt(dry, config, { precision }), {
+      createDecoder(createGpt(dry, config, { precision, quantize }), {
         prompts: new Array(sequences).fill([0, 0]), // of two tokens, so that the pass that reads prompts is recorded
         seeds: new Array(sequences).fill(0),
         maxNewTokens: Math.max(1, tokens - 2),

@@ -10,7 +10,7 @@ import {
   readHint,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
-import { createGpt, type Gpt } from "../model/gpt.ts";
+import { createGpt, type Gpt, type Quantization } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { misfitOf, shortageOf } from "./limits.ts";
@@ -42,6 +42,8 @@ export interface LoadOptions extends FindModelOptions {
   model?: string;
   /** `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision?: Precision | "auto";
+  /** `int8` keeps matrices in half the bytes of f16; such a model only generates text. */
+  quantize?: Quantization | undefined;
   /** Is called with a sentence about each damaged checkpoint that is skipped. */
   onWarning?: ((sentence: string) => void) | undefined;
 }
@@ -52,6 +54,7 @@ const LOAD_OPTIONS: Readonly<Record<keyof LoadOptions, true>> = {
   checkpoint: true,
   model: true,
   precision: true,
+  quantize: true,
   onWarning: true,
   contextLength: true,
   base: true,
@@ -109,10 +112,10 @@ export async function findSource(options: LoadOptions): Promise<ModelSource> {
 export function loadSource(
   device: Device,
   source: ModelSource,
-  { precision = "auto" }: Pick<LoadOptions, "precision"> = {},
+  { precision = "auto", quantize }: Pick<LoadOptions, "precision" | "quantize"> = {},
 ): LoadedModel {
   const { config, tokenizer } = source;
-  const how = { precision: resolvePrecision(device, precision) };
+  const how = { precision: resolvePrecision(device, precision), quantize };
   const problem = misfitOf(device, (dry) => createGpt(dry, config, how));
   if (problem) {
     throw new UserError(

@@ -17,7 +17,7 @@ import {
 import { createActivations, logitsColumns } from "../model/activations.ts";
 import { headsOf, innerWidthOf } from "../model/config.ts";
 import { forward } from "../model/forward_backward.ts";
-import { type Gpt, headOf } from "../model/gpt.ts";
+import { type Gpt, headMatrixOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
 import { dtypesOf } from "../model/precision.ts";
 
@@ -199,7 +199,7 @@ export class Slots implements Disposable {
       viewTensor(tensor, { offset: 0, shape: [rows, tensor.shape[1]!] });
     const cursors = first(this.#cursors), logits = first(this.logits);
     const { program, output: { x, ...norm } } = this.#recordForward(rows, 1, cursors);
-    headLogits(program, { x, weight: headOf(this.#model) }, { logits }, norm);
+    headLogits(program, { x, ...headMatrixOf(this.#model) }, { logits }, norm);
     sample(program, { logits, settings: this.#settings }, {
       ...{ tokens: this.#tokens, cursors, logprobs },
     }, { vocabularySize: this.#model.config.vocabularySize, penalties });

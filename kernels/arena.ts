@@ -22,7 +22,7 @@ const ALIGNMENT_BYTES = 256;
 /**
  * Allocates one zeroed buffer for a table of names and shapes.
  *
- * The element offset of a tensor does not depend on the element type, so that arenas of one table
+ * The element offset of a tensor does not depend on the element type unless it is i8, so that arenas of one table
  * (parameters, gradients, moments, f16 copies) correspond element by element.
  */
 export function createArena(
@@ -34,7 +34,7 @@ export function createArena(
   const offsets = new Map<string, number>();
   for (const [key, shape] of shapes) {
     offsets.set(key, length);
-    length += paddedSize(shape);
+    length += paddedSize(shape, dtype);
   }
   const flat = createTensor(device, name, { shape: [length], dtype });
   const tensors = new Map<string, Tensor>();
@@ -69,13 +69,13 @@ export function arenaRange(
   { first, last }: { first: string; last: string },
 ): Tensor {
   const offset = elementOffset(arena, first), { shape } = tensorNamed(arena, last);
-  const end = elementOffset(arena, last) + paddedSize(shape);
+  const end = elementOffset(arena, last) + paddedSize(shape, arena.flat.dtype);
   return viewTensor(arena.flat, { offset, shape: [end - offset] });
 }
 
 /** Elements from the start of a tensor to that of the next one. */
-function paddedSize(shape: readonly number[]): number {
-  const alignment = ALIGNMENT_BYTES / bytesPerElement("f16");
+function paddedSize(shape: readonly number[], dtype: DType): number {
+  const alignment = ALIGNMENT_BYTES / bytesPerElement(dtype === "i8" ? "i8" : "f16");
   return Math.ceil(size(shape) / alignment) * alignment;
 }
 

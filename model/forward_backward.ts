@@ -130,14 +130,22 @@ export function forward(
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, sequenceLength: T } = activations, { config } = model;
-  const wte = masterOf(model, "wte.weight");
+  if (model.quantized && !cache) {
+    throw new RangeError(
+      "Cannot run a model of int8 matrices as it must have a cache of keys and values: current cache is undefined",
+    );
+  }
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
   const parts = forwardParts(program, model, activations, { positions, cache, dropout });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
-    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: stream });
+    const { values, scales } = model.quantized?.get("wte.weight") ?? {};
+    const inputs = { tokens, cursors: cache.cursors, wpe };
+    const wte = values ?? masterOf(model, "wte.weight");
+    embeddingDecode(program, { ...inputs, wte, scales }, { y: stream });
   } else {
     const embedded = dropout ? at("embedded") : stream;
+    const wte = masterOf(model, "wte.weight");
     embeddingForward(program, { tokens, positions, wte, wpe }, { y: embedded }, { T });
     const drop = dropoutAt(SITE.embedding, dropout);
     if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
@@ -252,7 +260,7 @@ function forwardParts(
           ...rotatesInDecode ? { rotation, norm } : {},
         };
         const { keys, values } = cache.layers[i]!;
-        const isProjected = fused && heads * config.width <= MOST_PROJECTED &&
+        const isProjected = fused && !model.quantized && heads * config.width <= MOST_PROJECTED &&
           adaptersBeside(model, projection).length === 0;
         if (isProjected) {
           const weight = matrixOf(model, `${projection}.weight`), bias = biasOf(model, projection);

@@ -32,21 +32,26 @@ export interface HeadOutputs {
  */
 const VECTOR = 4;
 
+/** Scales of whose multiples a slice may start, 256 bytes. */
+const ALIGNED_SCALES = 64;
+
 /**
- * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16. With `normalize`, x,
- * which must be one row then, is normalised first.
+ * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16, or weight i8 with
+ * scales: f32 [V]. With `normalize` a few rows x are normalised first.
  *
  * If rows of logits are a multiple of four long, as `logitsColumns()` makes them, GPUs write vectors.
  */
 export function headLogits(
   program: Program,
-  { x, weight }: { x: Tensor; weight: Tensor },
+  { x, weight, scales }: { x: Tensor; weight: Tensor; scales?: Tensor | undefined },
   { logits }: { logits: Tensor },
   options: Pick<MatmulOptions, "normalize"> = {},
 ): void {
-  for (const { first, view } of rowSlices(program.device, weight, { multipleOf: VECTOR })) {
+  const multipleOf = scales ? ALIGNED_SCALES : VECTOR;
+  for (const { first, rows, view } of rowSlices(program.device, weight, { multipleOf })) {
     matmul(program, { a: x, b: view }, { y: logits }, {
       ...options,
+      scales: scales && rowSlice(scales, { first, rows }).view,
       transposeB: true,
       firstColumnOfY: first,
     });

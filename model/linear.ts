@@ -39,12 +39,14 @@ export function linearLayerForward(
   const first = options.parts === undefined
     ? y
     : viewTensor(y, { offset: 0, shape: y.shape.slice(1) });
-  linearForward(
-    program,
-    { x, weight: matrixOf(model, `${name}.weight`), bias: biasOf(model, name) },
-    { y },
-    { ...options, epilogue: last ? undefined : epilogue },
-  );
+  const bias = biasOf(model, name), quantized = model.quantized?.get(`${name}.weight`);
+  const how = { ...options, epilogue: last ? undefined : epilogue };
+  if (quantized) {
+    const { values: b, scales } = quantized;
+    matmul(program, { a: x, b, bias }, { y }, { ...how, transposeB: true, scales });
+  } else {
+    linearForward(program, { x, weight: matrixOf(model, `${name}.weight`), bias }, { y }, how);
+  }
   for (const adapter of adapters) {
     adapterForward(program, model, adapter, { x }, { y: first, low: low(adapter) }, {
       normalize: options.normalize,
@@ -74,10 +76,20 @@ export function gatedLayersForward(
     biasOf(model, name) === undefined && adaptersBeside(model, name).length === 0
   );
   if (normalize && areProducts) {
-    const gateWeight = matrixOf(model, `${gateName}.weight`);
+    const epilogue = { kind: "pairedForward", activation, activated } as const;
+    const [upInt8, gateInt8] = [upName, gateName].map((name) =>
+      model.quantized?.get(`${name}.weight`)
+    );
+    if (upInt8 && gateInt8) {
+      const { values: gateWeight, scales: gateScales } = gateInt8;
+      return matmul(program, { a: x, b: upInt8.values }, { y: up }, {
+        ...{ normalize, transposeB: true, scales: upInt8.scales },
+        epilogue: { ...epilogue, gateWeight, gateScales },
+      });
+    }
     return matmul(program, { a: x, b: matrixOf(model, `${upName}.weight`) }, { y: up }, {
       normalize,
-      epilogue: { kind: "pairedForward", activation, gateWeight, activated },
+      epilogue: { ...epilogue, gateWeight: matrixOf(model, `${gateName}.weight`) },
     });
   }
   linearLayerForward(program, model, gateName, { x }, { y: gate, low }, { normalize });

@@ -18,7 +18,7 @@ import {
 import { adapterValues, isAdapter, loraScale, mergeLora, nameInAdapterFile } from "./files/lora.ts";
 import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
 import { haveSameValues, PART, readerOf, type TensorReader } from "./files/tensor_files.ts";
-import { type Gpt, masterOf } from "./gpt.ts";
+import { type Gpt, masterOf, setQuantized } from "./gpt.ts";
 import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./parameters.ts";
 
 /**
@@ -107,7 +107,9 @@ export function loadParameters(
   for (const { spec: { name, shape }, parts } of wanted) {
     const [whole] = parts;
     const change = changes.get(name);
-    if (parts.length === 1 && !whole!.transposed && !whole!.interleavedHeads && !change) {
+    const isCopied = parts.length === 1 && !whole!.transposed && !whole!.interleavedHeads &&
+      !change;
+    if (isCopied && !model.quantized?.has(name)) {
       const reader = readers.get(whole!.name)!, count = size(shape);
       for (let first = 0; first < count; first += PART) {
         set(name, first, reader.floats(first, Math.min(PART, count - first)));
@@ -339,8 +341,13 @@ async function downloadParameters(
   );
 }
 
-/** Sets elements of a parameter's master and, under autocast, of its f16 copy, rounded to nearest even. */
+/**
+ * Sets elements of a parameter's master and, under autocast, of its f16 copy, rounded to nearest even. A quantised
+ * matrix needs all elements at once.
+ */
 export function setElements(model: Gpt, name: string, first: number, values: Float32Array): void {
+  const matrix = model.quantized?.get(name);
+  if (matrix) return setQuantized(model.device, name, matrix, values);
   const shape = [values.length];
   for (const whole of [masterOf(model, name), model.copies?.tensors.get(name)]) {
     if (whole) upload(model.device, viewTensor(whole, { offset: first, shape }), values);

@@ -1,7 +1,7 @@
 import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlices } from "../slices.ts";
+import { rowSlice, rowSlices } from "../slices.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -9,18 +9,20 @@ import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
  * y = wte[token].
  *
  * tokens: u32 [slots,N]; cursors: u32 [B,4], per row the index of the next token in its text, that of the token at
- * position 0, the row of its text in `tokens`, and a number that is not read; wte: f32 [V,C]; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte
- * too large for one binding is bound in slices.
+ * position 0, the row of its text in `tokens`, and a number that is not read; wte: f32 [V,C], or i8 with scales: f32 [V],
+ * the factors of its rows; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte too large for one
+ * binding is bound in slices.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or C is not a multiple of
  * four.
  */
 export function embeddingDecode(
   program: Program,
-  { tokens, cursors, wte, wpe }: {
+  { tokens, cursors, wte, scales, wpe }: {
     tokens: Tensor;
     cursors: Tensor;
     wte: Tensor;
+    scales?: Tensor | undefined;
     wpe?: Tensor | undefined;
   },
   { y }: { y: Tensor },
@@ -29,17 +31,31 @@ export function embeddingDecode(
   const { B, N, C, maxT = 0, S } = dims(action, {
     tokens: [tokens, "slots,N", "u32"],
     cursors: [cursors, "B,4", "u32"],
-    wte: [wte, "V,C", "f32"],
+    wte: [wte, "V,C", scales ? "i8" : "f32"],
+    scales: [scales, "V", "f32"],
     wpe: [wpe, "maxT,C", "f32"],
     y: [y, "B·S,C", "f32|f16"],
   });
   assertVectors(action, { wte });
   const M = B * S, WORKGROUP_SIZE = 64;
-  for (const { first, rows, view } of rowSlices(program.device, wte)) {
+  const multipleOf = scales ? 64 : 1; // slices of scales are aligned, too
+  for (const { first, rows, view } of rowSlices(program.device, wte, { multipleOf })) {
     program.dispatch({
       shader: { "kernels/embedding/decode.wgsl": decode },
-      constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE, POSITIONS: wpe !== undefined },
-      tensors: { tokens, cursors, wte: view, wpe, y },
+      constants: {
+        yType: `vec4<${y.dtype}>`,
+        WORKGROUP_SIZE,
+        POSITIONS: wpe !== undefined,
+        QUANTIZED: scales !== undefined,
+      },
+      tensors: {
+        tokens,
+        cursors,
+        ...(scales ? { int8Wte: view } : { wte: view }),
+        scales: scales && rowSlice(scales, { first, rows }).view,
+        wpe,
+        y,
+      },
       uniforms: { firstToken: first, slicedTokens: rows, M, S, N, maxT, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M * C / 4, WORKGROUP_SIZE)),
     });

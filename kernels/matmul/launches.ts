@@ -437,11 +437,11 @@ export function vectorProduct(program: Program, product: Product): void {
   let LANES = isCpu ? 1 : transposeB ? 32 : 64;
   while (LANES > 8 && transposeB && fetches < LANES) LANES /= 2; // or else lanes would have nothing to read
   const VECTORS = isCpu ? 16 : VECTOR_INVOCATIONS / LANES;
-  const mostGroups = isCpu ? 1 : isPaired ? 2 : 4; // more would need too many registers
-  const FETCHES = 4 * Math.min(mostGroups, ceilDiv(fetches, LANES));
   let ROWS = 1;
   while (ROWS < Math.min(M, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
   while (normalize && ROWS > 1 && !canNormalize(program.device, K, ROWS)) ROWS /= 2;
+  const mostGroups = isCpu ? 1 : isPaired || ROWS > 4 ? 2 : 4; // more would need too many registers
+  const FETCHES = 4 * Math.min(mostGroups, ceilDiv(fetches, LANES));
   const vectors = ceilDiv(N, COLUMNS), invocations = VECTORS * LANES;
   const TURNS = ceilDiv(K / 4, invocations / ROWS);
   const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS);
@@ -461,6 +461,7 @@ export function vectorProduct(program: Program, product: Product): void {
       COLUMNS,
       LANES,
       FETCHES,
+      TURNS_OF_K: transposeB ? EACH / 4 : 1,
       TURNS,
       ADDENDS: addendCount,
       BATCH: Math.max(1, Math.min(MOST_BATCH, addendCount)),

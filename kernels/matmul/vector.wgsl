@@ -33,6 +33,7 @@ const COLUMNS: u32 = 8; // EACH, or 4 if b is transposed
 const LANES: u32 = 64;
 const SHARED: bool = true; // whether there are several
 const FETCHES: u32 = 12; // a multiple of four
+const TURNS_OF_K: u32 = 1; // vectors of four of a row of a that meet a fetch: EACH / 4 if b is transposed, or else 1
 const NORMALIZE: bool = true;
 const CENTERED: bool = true; // whether the mean is subtracted and normBias added
 const EPSILON: f32 = 1e-5;
@@ -236,32 +237,41 @@ fn fetch(first: u32, end: u32, vector: u32) {
 
 // Adds the products of what was fetched to the sums.
 fn multiply(first: u32, end: u32, firstRow: u32) {
+  var fours: array<vec4f, ROWS>; // of each row of a
   // unroll
   for (var g = 0u; g < GROUPS; g++) {
     let k = first + g * LANES;
     if (k < end) {
       // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        if (TRANSPOSE_B) {
-          // unroll
-          for (var j = 0u; j < FOURS; j++) {
-            let a4 = rowAt(r, firstRow, k * FOURS + j);
+      for (var j = 0u; j < TURNS_OF_K; j++) {
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+          fours[r] = rowAt(r, firstRow, k * TURNS_OF_K + j);
+        }
+        // unroll
+        for (var i = 0u; i < 4u; i++) {
+          if (TRANSPOSE_B) {
+            let weights = fourOf(fetched[4 * g + i], j);
+            // only if PAIRED
+            let gateWeights = fourOf(fetchedGate[4 * g + i], j);
             // unroll
-            for (var i = 0u; i < 4u; i++) {
-              sums[r][i] += dot(a4, fourOf(fetched[4 * g + i], j));
+            for (var r = 0u; r < ROWS; r++) {
+              sums[r][i] += dot(fours[r], weights);
               // only if PAIRED
-              gateSums[r][i] += dot(a4, fourOf(fetchedGate[4 * g + i], j));
+              gateSums[r][i] += dot(fours[r], gateWeights);
             }
-          }
-        } else {
-          let a4 = rowAt(r, firstRow, k);
-          // unroll
-          for (var i = 0u; i < 4u; i++) {
+          } else {
             // unroll
-            for (var j = 0u; j < QUADS; j++) {
-              sums[r * QUADS + j] += a4[i] * fourOf(fetched[4 * g + i], j);
+            for (var q = 0u; q < QUADS; q++) {
+              let weights = fourOf(fetched[4 * g + i], q);
               // only if PAIRED
-              gateSums[r * QUADS + j] += a4[i] * fourOf(fetchedGate[4 * g + i], j);
+              let gateWeights = fourOf(fetchedGate[4 * g + i], q);
+              // unroll
+              for (var r = 0u; r < ROWS; r++) {
+                sums[r * QUADS + q] += fours[r][i] * weights;
+                // only if PAIRED
+                gateSums[r * QUADS + q] += fours[r][i] * gateWeights;
+              }
             }
           }
         }
