@@ -196,7 +196,6 @@ export type { PackingCounts } from "./data/tokens/packing.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
 export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
-export { openSources, tokenizeSource } from "./data/tokens/deprecated.ts";
 export {
   type Beginning,
   type Judgement,

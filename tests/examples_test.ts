@@ -54,7 +54,7 @@ const PAGES = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) => `d
 const EXAMPLES = ["README.md", ...PAGES, "mod.ts", ...FOLDERS.flatMap(modulesOf)]
   .flatMap(examplesOf);
 
-/** What a user of version 0.1.0 found in its README. */
+/** What a user of version 0.1.0 found in its README, but for names that were removed in 0.3. */
 const OLD_README: Example = {
   name: "README.md of 0.1.0",
   code: `
@@ -67,16 +67,10 @@ const OLD_README: Example = {
     console.log(story);
 
     import * as names from "${new URL("mod.ts", ROOT)}";
-    const { openSources, tokenizeSource, loadCorpus, generateBatch, gpt2Tokenizer, train } = names;
-    for (const named of [loadCorpus, generateBatch, train]) {
+    const { loadCorpus, generateBatch, gpt2Tokenizer, train } = names;
+    for (const named of [loadCorpus, generateBatch, gpt2Tokenizer, train]) {
       if (typeof named !== "function") throw new TypeError("a name is missing");
     }
-    await Deno.writeTextFile("story.txt", "Once upon a time.<|endoftext|>There was a cat.");
-    const { training } = await openSources(["story.txt"]);
-    const tokenizer = await gpt2Tokenizer();
-    const { text } = await tokenizeSource(training, { tokenizer, holdOut: false });
-    if (text.documents !== 2) throw new RangeError("the text has " + text.documents + " documents");
-    text.close();
   `,
 };
 
