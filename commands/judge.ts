@@ -111,7 +111,7 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   }
   if (!options.json) {
     output(tables(judged, options));
-    status("docs/judge.md says what is counted");
+    status(`docs/${isAsked ? "chat" : "judge"}.md says what is counted`);
     const [head] = last.heads ?? [];
     if (head) {
       status(
@@ -213,7 +213,7 @@ async function judgeCheckpoint(
 
 /** A table of the greedy stories, and one of the sampled ones, as wide as the terminal allows. */
 function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): string {
-  const columns = outputColumns() ?? Infinity;
+  const width = outputColumns() ?? Infinity, figures = figuresOf(judged);
   const table = (
     temperature: number,
     of: (checkpoint: JudgedCheckpoint) => Shares,
@@ -222,12 +222,10 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
     `${samplerText({ ...sampler, temperature })}: ${CELLS.get(cell)}\n` + fitTable(
       {
         step: ({ step }: JudgedCheckpoint) => `${step}`,
-        ...Object.fromEntries(
-          figuresOf(judged).map((figure) => [figure, (one) => cell(of(one)[figure]!)]),
-        ),
+        ...Object.fromEntries(figures.map((name) => [name, (one) => cell(of(one)[name]!)])),
       },
       judged,
-      { spare: cell === percentOf ? figuresOf(judged).slice(1).reverse() : [], width: columns },
+      { spare: cell === percentOf ? figures.slice(1).reverse() : [], width },
     );
   const all = (cell: Cell) =>
     [
@@ -237,7 +235,7 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
         : []),
     ].join("\n");
   const wide = all(withInterval);
-  return fits(wide, columns) ? wide : all(percentOf);
+  return fits(wide, width) ? wide : all(percentOf);
 }
 
 /** How tokens are drawn: the options that do something. */

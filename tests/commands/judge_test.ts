@@ -60,19 +60,15 @@ Deno.test("judge asks a model of conversations questions", async () => {
   assert.equal((await new Deno.Command("cp", { args: ["-r", RUN, copy] }).output()).code, 0);
   const { data } = readFields(checkpoint);
   changeFields(checkpoint, { data: { ...(data as JsonObject), name: "conversations" } });
-  const ask = (...args: string[]) =>
-    task("judge", ["--checkpoint", checkpoint, "--questions", "10", "--temperature", "0", ...args]);
-  const { code, stdout, stderr } = await ask();
+  const options = ["--checkpoint", checkpoint, "--questions", "10", "--temperature", "0"];
+  const { code, stdout, stderr } = await task("judge", options);
   assert.equal(code, 0, stderr);
   assert.match(
     stdout.split("\n")[1]!,
     /^step +all +hero +animal +place +thing +color +food +family +plant +home$/,
   );
   assert.match(stdout, /^2 +0 \(0–28\) of 10 +0 \(0–66\) of 2 /m);
-  assert.doesNotMatch(stderr, /Warning|attention/);
-  const { greedy } = JSON.parse((await ask("--json")).stdout);
-  assert.deepEqual(Object.keys(greedy).slice(0, 3), ["all", "hero", "animal"]);
-  assert.equal(greedy.all.of, 10);
+  assert.match(stderr, /^judged step 2, .*\ndocs\/chat.md says what is counted\n$/);
 });
 
 Deno.test("judge draws the losses of the run in which a checkpoint is", async () => {
