@@ -3,7 +3,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
-import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import { countAnswers } from "../data/tokens/token_dataset.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
@@ -66,11 +66,13 @@ const program = command("prepare", "Tokenize data, so that training on it starts
               `${byteCount(bytes / seconds)}/s`,
         );
         const documents = training.documents + validation.documents;
-        const answers = answerTokens(training) + answerTokens(validation);
+        const answers = countAnswers(training);
+        const said = answers === undefined
+          ? ""
+          : `, ${answers + (countAnswers(validation) ?? 0)} of them in answers`;
         output(
           `${name}: ${documents} ${training.answersOf ? "conversations" : "documents"}, ` +
-            `${training.length + validation.length} tokens` +
-            (training.answersOf ? `, ${answers} of them in answers\n` : "\n"),
+            `${training.length + validation.length} tokens${said}\n`,
         );
         corpus.close();
       } catch (error) {
@@ -81,14 +83,5 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       }
     })
   );
-
-/** Tokens of a data set that the assistant says. */
-function answerTokens({ documents, answersOf }: TokenDataset): number {
-  let tokens = 0;
-  for (let d = 0; answersOf && d < documents; d++) {
-    for (const { start, end } of answersOf(d)) tokens += end - start;
-  }
-  return tokens;
-}
 
 await program.parseAsync();

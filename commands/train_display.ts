@@ -181,8 +181,10 @@ function describeData(corpus: Start["corpus"], options: ResolvedOptions): string
   const { evalTokens, tokenizer } = options;
   const isPart = evalTokens > 0 && evalTokens < validationTokens;
   const isOwn = ![undefined, "gpt2"].includes(tokenizer);
-  return `data ${name}: ${documents} document${documents === 1 ? "" : "s"}, ` +
+  const { answerTokens } = corpus, one = answerTokens === undefined ? "document" : "conversation";
+  return `data ${name}: ${documents} ${documents === 1 ? one : `${one}s`}, ` +
     `${trainingTokens} tokens to train on, ` +
+    (answerTokens === undefined ? "" : `${answerTokens} of them in answers, `) +
     `${validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
     (isPart ? `, of which ${evalTokens} are evaluated` : "") +
     `; ${isOwn && vocabulary === "full" ? "" : `${vocabulary} `}vocabulary of ${vocabularySize}` +

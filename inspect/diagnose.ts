@@ -172,7 +172,7 @@ function rowsOf(dataset: TokenDataset, { gpt, tokenizer }: LoadedModel): TextRow
       : Math.floor(place * Math.max(0, length - longest));
     const end = documents > 1 ? dataset.documentStart(document + 1) : length;
     const row = [
-      tokenizer.endOfText,
+      ...dataset.answersOf ? [] : [tokenizer.endOfText], // conversations begin with their first token
       ...dataset.read(start, Math.min(end, start + longest - 1)),
     ];
     if (row.length < 2) continue;
@@ -467,6 +467,15 @@ function checkVanishing(belowF16: number, training: TrainingFacts | undefined): 
 /** Tokens of the text with which a vocabulary is compared, and size of the vocabulary that is made for them. */
 const SAMPLE_TOKENS = 2 ** 15, SMALL_VOCABULARY = 512;
 
+/** Tokens that the assistant says at the beginning of conversations: what is around them is the chat template's. */
+function answersIn(dataset: TokenDataset): number[] {
+  const ids: number[] = [];
+  for (let d = 0; d < dataset.documents && ids.length < SAMPLE_TOKENS; d++) {
+    for (const { start, end } of dataset.answersOf!(d)) ids.push(...dataset.read(start, end));
+  }
+  return ids.slice(0, SAMPLE_TOKENS);
+}
+
 /**
  * Whether a vocabulary fits the text. GPT-2's, with which `misfitsOf()` compares, is no measure here: it is made for
  * English, and a vocabulary of bytes is healthy, too.
@@ -482,8 +491,10 @@ async function checkVocabulary(
   const { training } = text, { vocabularySize, beginOfText, endOfText } = tokenizer;
   const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
   const used = new Set(counted).size / vocabularySize;
-  const ids = [...counted.subarray(0, SAMPLE_TOKENS)]
-    .filter((id) => id !== endOfText && id !== beginOfText);
+  const sampled = training.answersOf
+    ? answersIn(training)
+    : [...counted.subarray(0, SAMPLE_TOKENS)];
+  const ids = sampled.filter((id) => id !== endOfText && id !== beginOfText);
   if (ids.length === 0) {
     return [
       unknownResult("vocabulary", "its text is empty"),

@@ -29,6 +29,8 @@ export type TrainEvent =
       documents: number;
       trainingTokens: number;
       validationTokens: number;
+      /** Of conversations: how many of the training tokens are in answers, which alone are targets. */
+      answerTokens?: number;
       /** Whether the data set has its own validation text; otherwise documents are held out. */
       ownValidation: boolean;
       /** Whether the tokens were found in the cache. */

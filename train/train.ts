@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { countAnswers } from "../data/tokens/token_dataset.ts";
 import { type Documents, documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
@@ -341,7 +342,7 @@ function operationsOf(
 /** The data of a training, for its first event. */
 function describe(corpus: Corpus) {
   const { name, vocabulary, tokenizer, documents, training, validation, ownValidation } = corpus;
-  const { cached, entropyPerToken } = corpus;
+  const { cached, entropyPerToken } = corpus, answerTokens = countAnswers(training);
   return {
     name,
     vocabulary,
@@ -351,6 +352,7 @@ function describe(corpus: Corpus) {
     validationTokens: validation.length,
     ownValidation,
     cached,
+    ...(answerTokens === undefined ? {} : { answerTokens }),
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
   };
 }

@@ -42,6 +42,9 @@ const STEPS_PER_ELEMENT = 4;
 /** Most elements of a list, and most UTF-16 units of a text. */
 const MOST_ELEMENTS = 2 ** 20, MOST_UNITS = 2 ** 26;
 
+/** Most white space between other characters of a template: the library takes quadratic time to read it. */
+const MOST_SPACE = 1000;
+
 type Jinja = Package<"@huggingface/jinja">;
 type Statement = Parameters<InstanceType<Jinja["Interpreter"]>["evaluate"]>[0];
 type Environment = InstanceType<Jinja["Environment"]>;
@@ -68,6 +71,9 @@ export async function createRenderer(
   const marked = template.replace(/\r\n?/g, "\n")
     .replace(/\{%(-?)\s*generation\s*(-?)%\}/g, `{%$1 call ${MARK}() $2%}`)
     .replace(/\{%(-?)\s*endgeneration\s*(-?)%\}/g, "{%$1 endcall $2%}");
+  if (new RegExp(`\\s{${MOST_SPACE + 1}}`).test(template)) {
+    throw new TemplateError(`it has more than ${MOST_SPACE} characters of white space in a row`);
+  }
   const program = attempt(() => {
     const tokens = jinja.tokenize(marked, { lstrip_blocks: true, trim_blocks: true });
     return jinja.parse(tokens);

@@ -52,6 +52,16 @@ export function createAnswersOf(
   };
 }
 
+/** Tokens that the assistant says in all conversations; undefined if the documents are texts. */
+export function countAnswers(dataset: TokenDataset): number | undefined {
+  if (!dataset.answersOf) return undefined;
+  let tokens = 0;
+  for (let d = 0; d < dataset.documents; d++) {
+    for (const { start, end } of dataset.answersOf(d)) tokens += end - start;
+  }
+  return tokens;
+}
+
 /** Spans whose places are counted from another one. */
 export function moved(spans: readonly Span[], by: number): Span[] {
   return spans.map(({ start, end }) => ({ start: start + by, end: end + by }));

@@ -131,6 +131,10 @@ Deno.test("createChatFormat() and encode() refuse templates that fail or exceed 
   const tokenizer = await gpt2Tokenizer();
   const cases: [template: string, message: RegExp][] = [
     ["{% for %}", /^Cannot use a chat template as it must be Jinja: /],
+    [
+      `{{ ' ' }}${" \n".repeat(501)}`,
+      /Jinja: it has more than 1000 characters of white space in a row$/,
+    ],
     ["{{ raise_exception('no \x1b turn') }}", /chat template: it says "no \\u001b turn"$/],
     [
       "{% for i in range(9000) %}{% for i in range(9000) %}{% endfor %}{% endfor %}",
