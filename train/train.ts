@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { countAnswers } from "../data/tokens/token_dataset.ts";
-import { type Documents, documentsOf } from "../data/text/documents.ts";
+import { conversationsOf, type Documents, documentsOf } from "../data/text/documents.ts";
+import type { Conversation } from "../data/text/conversations.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
@@ -86,10 +87,10 @@ export async function* train(
     & {
       device?: Device;
       signal?: AbortSignal;
-      /** Documents to train on, in place of `data`; they are held in memory. */
-      texts?: Iterable<string> | AsyncIterable<string>;
+      /** Documents to train on, all texts or all conversations, in place of `data`; they are held in memory. */
+      texts?: Iterable<string | Conversation> | AsyncIterable<string | Conversation>;
       /** Documents to validate with, in place of `validationData`; they are held in memory. */
-      validationTexts?: Iterable<string> | AsyncIterable<string>;
+      validationTexts?: Iterable<string | Conversation> | AsyncIterable<string | Conversation>;
       /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
       environment?: HubOptions["environment"];
     } = {},
@@ -232,11 +233,11 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
 /**
  * The documents that a program gives; undefined if it gives none.
  *
- * @throws {UserError} if they are not texts; the reason of `signal` if that aborts.
+ * @throws {UserError} if they are not all texts, or all conversations; the reason of `signal` if that aborts.
  */
 async function givenDocuments(
   name: string,
-  texts: Iterable<string> | AsyncIterable<string> | undefined,
+  texts: Iterable<string | Conversation> | AsyncIterable<string | Conversation> | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Documents | undefined> {
   if (texts === undefined) return undefined;
@@ -250,13 +251,19 @@ async function givenDocuments(
   // a single text is an iterable of its characters
   const isIterable = typeof texts !== "string" && Boolean(iterator ?? asyncIterator);
   check(isIterable, "it must be an iterable of strings", texts);
-  const array: string[] = [];
+  const strings: string[] = [], conversations: Conversation[] = [];
   for await (const text of texts) {
     signal?.throwIfAborted();
-    check(typeof text === "string", `text ${array.length + 1} must be a string`, text);
-    array.push(text);
+    const number = strings.length + conversations.length + 1;
+    if (typeof text === "string") strings.push(text);
+    else if (Array.isArray(text)) conversations.push(text);
+    else check(false, `text ${number} must be a string, or a list of messages`, text);
+    const isMixed = strings.length > 0 && conversations.length > 0;
+    check(!isMixed, `text ${number} must be of the kind of those before it`, text);
   }
-  return documentsOf(name, array);
+  return conversations.length > 0
+    ? conversationsOf(name, conversations)
+    : documentsOf(name, strings);
 }
 
 /** What to do if the device fails during a training. */

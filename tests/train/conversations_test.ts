@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import type { Conversation } from "../../data/text/conversations.ts";
 import { defaultChatTemplate } from "../../data/tokenizer/chat_format.ts";
 import { readTokenizer } from "../../data/tokenizer/load.ts";
 import type { TrainOptions } from "../../train/options.ts";
@@ -24,10 +25,14 @@ Deno.writeTextFileSync(
 );
 
 /** Trains, and collects what happens. */
-async function run(out: string, options: Partial<TrainOptions> = {}): Promise<TrainEvent[]> {
+async function run(
+  out: string,
+  options: Partial<TrainOptions> & { texts?: Conversation[] } = {},
+): Promise<TrainEvent[]> {
   const events: TrainEvent[] = [];
   const all = {
-    ...{ data: [chat], batchSize: 2, contextLength: 48 },
+    ...("texts" in options ? {} : { data: [chat] }),
+    ...{ batchSize: 2, contextLength: 48 },
     ...options.initFrom === undefined ? { layers: 1, width: 16, heads: 1 } : {},
     ...{
       warmupSteps: 1,
@@ -90,6 +95,30 @@ Deno.test("train() keeps the chat template of the model that it starts from", as
   await run("tuned", { initFrom: model, steps: 1 });
   const saved = await readTokenizer(join(directory, "tuned", "checkpoints", "000001"));
   assert.equal(saved.chatTemplate, chat_template);
+});
+
+Deno.test("train() accepts conversations of a program, and refuses them among texts", async () => {
+  const conversation = [{ role: "user", content: "Who?" }, { role: "assistant", content: "Me." }];
+  const events = await run("given", { texts: Array(30).fill(conversation), steps: 1 });
+  const start = events.find(({ kind }) => kind === "start");
+  assert.ok(start?.kind === "start" && start.corpus.answerTokens! > 60);
+  for (
+    const [texts, message] of [
+      [
+        [conversation, "a"],
+        /^Cannot use the given text as text 2 must be of the kind of those before/,
+      ],
+      [[{}], /^Cannot use the given text as text 1 must be a string, or a list of messages/],
+      [
+        [conversation, [{ role: "x" }]],
+        /^Cannot read data file the given text as document 2 must have a/,
+      ],
+    ] as const
+  ) {
+    await assert.rejects(run("refused", { texts: texts as unknown as Conversation[] }), {
+      message,
+    });
+  }
 });
 
 Deno.test("train() refuses to join conversations, and rows in which no answer fits", async () => {

@@ -55,7 +55,8 @@ Deno.test("train() refuses to resume with other texts, and texts beside data", a
   });
   await assert.rejects(() => trained({ texts: ["a", 3] as string[], steps: 2, out }), {
     name: "UserError",
-    message: "Cannot use the given text as text 2 must be a string: current value is 3",
+    message:
+      "Cannot use the given text as text 2 must be a string, or a list of messages: current value is 3",
   });
   await assert.rejects(() => trained({ texts: TEXTS, data: "sample", steps: 2, out }), {
     name: "UserError",
@@ -122,7 +123,8 @@ Deno.test("train() refuses texts that are none, and ends while it reads them", a
     });
   }
   await assert.rejects(() => trained({ texts: [undefined] as never[], steps: 1, out }), {
-    message: "Cannot use the given text as text 1 must be a string: current value is undefined",
+    message:
+      "Cannot use the given text as text 1 must be a string, or a list of messages: current value is undefined",
   });
   await assert.rejects(() => trained({ texts: TEXTS, validationTexts: "one", steps: 1, out }), {
     message:
