@@ -57,7 +57,14 @@ export function createDecoder(
   const B = prompts.length;
   const maxTokens = prompts.reduce((most, { length }) => Math.max(most, length), 0) + maxNewTokens;
   const slots = new Slots(model, {
-    ...{ slots: B, maxTokens, drawRows: [B], readRows: [B], logprobs: false },
+    ...{
+      slots: B,
+      maxTokens,
+      drawRows: [B],
+      readRows: [B],
+      batchInvariant: false,
+      logprobs: false,
+    },
     penalties: hasPenalties(sampler),
   });
   if (prompts.some(({ length }) => length > 1)) slots.recordReading();

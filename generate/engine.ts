@@ -264,7 +264,7 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
 
 /** Numbers of rows for which passes are recorded: few requests do not pay for the rows of many. */
 function rowCounts(most: number): number[] {
-  const counts = [2];
+  const counts = [1];
   for (let rows = 8; rows < most; rows *= 2) counts.push(rows);
   return [...counts.filter((rows) => rows < most), most];
 }
@@ -290,7 +290,7 @@ class BatchingEngine implements Engine {
     this.#maxTokens = maxTokens;
     this.#slotCount = slots;
     this.#slots = new Slots(model.gpt, {
-      ...{ slots, maxTokens, penalties: true, logprobs: true },
+      ...{ slots, maxTokens, batchInvariant: true, penalties: true, logprobs: true },
       drawRows: rowCounts(slots),
       readRows: rowCounts(Math.min(slots, MOST_READ)),
     });

@@ -117,6 +117,8 @@ export interface SlotsOptions {
   readonly drawRows: readonly number[];
   /** Numbers of sequences for which passes are recorded that read known tokens, ascending. */
   readonly readRows: readonly number[];
+  /** Whether the bits of a sequence may not depend on the number of rows of a pass. */
+  readonly batchInvariant: boolean;
   /** Whether a sequence may have penalties. */
   readonly penalties: boolean;
   /** Whether logprobs of a sequence may be wanted. */
@@ -190,7 +192,9 @@ export class Slots implements Disposable {
       createActivations(device, config, { batch, precision, purpose: "generation" }),
     );
     const cache = { cursors, layers: this.#layers };
-    return { program, output: forward(program, this.#model, { tokens, cache }, activations) };
+    const { batchInvariant } = this.#options, inputs = { tokens, cache };
+    const output = forward(program, this.#model, inputs, activations, { batchInvariant });
+    return { program, output };
   }
 
   #recordDrawing(rows: number): Pass {

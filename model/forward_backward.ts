@@ -55,8 +55,8 @@ export interface KeyValueCache {
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
-/** A tensor as a matrix product reads it: normalised first if `normalize` is given. */
-export interface Operand extends Pick<MatmulOptions, "normalize"> {
+/** A tensor as a matrix product reads it: normalised first if `normalize` is given, with the kernel for `kernelRows` rows. */
+export interface Operand extends Pick<MatmulOptions, "normalize" | "kernelRows"> {
   readonly x: Tensor;
 }
 
@@ -127,7 +127,11 @@ export function forward(
   model: Gpt,
   { tokens, positions, cache }: ForwardInputs,
   activations: Activations,
-  { dropout }: { dropout?: DropoutOption } = {},
+  { dropout, batchInvariant = false }: {
+    dropout?: DropoutOption;
+    /** Whether the bits of a text, whose pass has a cache, may not depend on the number of texts. */
+    batchInvariant?: boolean;
+  } = {},
 ): Operand {
   const { at, sequenceLength: T } = activations, { config } = model;
   if (model.quantized && !cache) {
@@ -136,7 +140,9 @@ export function forward(
     );
   }
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
-  const parts = forwardParts(program, model, activations, { positions, cache, dropout });
+  const parts = forwardParts(program, model, activations, {
+    ...{ positions, cache, dropout, batchInvariant },
+  });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
     const { values, scales } = model.quantized?.get("wte.weight") ?? {};
@@ -161,6 +167,12 @@ export function forward(
 /** Rows of a pass whose launches are fused, at most. */
 const MOST_FUSED_ROWS = 8;
 
+/**
+ * Parts of a sum over K, at most, if a pass may have many rows: the next launch reads the parts of all its rows in every
+ * workgroup. A guess, as it was not measured.
+ */
+const MOST_PARTS_OF_MANY = 2;
+
 /** Elements of the partial sums of a projection after attention, at most: the next launch reads them in every workgroup. */
 const MOST_PROJECTED = 16_384;
 
@@ -183,13 +195,17 @@ function forwardParts(
   program: Program,
   model: Gpt,
   activations: Activations,
-  { positions, cache, dropout }: Omit<ForwardInputs, "tokens"> & { dropout: DropoutOption },
+  { positions, cache, dropout, batchInvariant = false }: Omit<ForwardInputs, "tokens"> & {
+    dropout: DropoutOption;
+    batchInvariant?: boolean;
+  },
 ) {
   const { at, batchSize: B, sequenceLength: T, purpose } = activations;
   const { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
-  const fused = cache !== undefined && isFused(program.device, model, B * T);
+  const kernelRows = batchInvariant ? (T === 1 ? MOST_FUSED_ROWS : T) : undefined;
+  const fused = cache !== undefined && isFused(program.device, model, kernelRows ?? B * T);
 
   const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
   const linear = (
@@ -212,6 +228,7 @@ function forwardParts(
       stream = norm.x;
       return {
         x,
+        kernelRows,
         normalize: { ...normParameters(model, name), addends: z, total: z && norm.x },
       };
     }
@@ -219,13 +236,14 @@ function forwardParts(
       dropout: dropoutAt(site, dropout),
     });
     stream = norm.x;
-    return { x: y };
+    return { x: y, kernelRows };
   };
   /** Adds a linear layer of x to the stream, and normalises the sum. */
   const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
-    const parts = fused ? partsOf({ K: x.shape[1]!, N: config.width }) : undefined;
+    const most = batchInvariant ? MOST_PARTS_OF_MANY : Infinity;
+    const parts = fused ? Math.min(most, partsOf({ K: x.shape[1]!, N: config.width })) : undefined;
     const z = parts === undefined ? at("projected") : partialSums(parts);
-    linear(name, { x, parts }, z);
+    linear(name, { x, parts, kernelRows }, z);
     return normalize(norm, z);
   };
 
@@ -234,7 +252,9 @@ function forwardParts(
     const hidden = at("hidden", i), activated = at("activated", i);
     if (gatedMlp) {
       const outputs = { gate: at("gate", i), up: hidden, activated, low };
-      gatedLayersForward(program, model, i, ln, outputs, { activation, normalize: ln.normalize });
+      gatedLayersForward(program, model, i, ln, outputs, {
+        ...{ activation, kernelRows, normalize: ln.normalize },
+      });
     } else {
       linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
     }
@@ -260,7 +280,8 @@ function forwardParts(
           ...rotatesInDecode ? { rotation, norm } : {},
         };
         const { keys, values } = cache.layers[i]!;
-        const isProjected = fused && !model.quantized && heads * config.width <= MOST_PROJECTED &&
+        const isProjected = fused && !batchInvariant && !model.quantized &&
+          heads * config.width <= MOST_PROJECTED &&
           adaptersBeside(model, projection).length === 0;
         if (isProjected) {
           const weight = matrixOf(model, `${projection}.weight`), bias = biasOf(model, projection);

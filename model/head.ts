@@ -45,7 +45,7 @@ export function headLogits(
   program: Program,
   { x, weight, scales }: { x: Tensor; weight: Tensor; scales?: Tensor | undefined },
   { logits }: { logits: Tensor },
-  options: Pick<MatmulOptions, "normalize"> = {},
+  options: Pick<MatmulOptions, "normalize" | "kernelRows"> = {},
 ): void {
   const multipleOf = scales ? ALIGNED_SCALES : VECTOR;
   for (const { first, rows, view } of rowSlices(program.device, weight, { multipleOf })) {

@@ -31,7 +31,7 @@ export function linearLayerForward(
   name: string,
   { x }: { x: Tensor },
   { y, low }: { y: Tensor; low: LowOf },
-  { epilogue, ...options }: Pick<MatmulOptions, "normalize" | "parts"> & {
+  { epilogue, ...options }: Pick<MatmulOptions, "normalize" | "parts" | "kernelRows"> & {
     epilogue?: ForwardEpilogue | undefined;
   } = {},
 ): void {
@@ -50,6 +50,7 @@ export function linearLayerForward(
   for (const adapter of adapters) {
     adapterForward(program, model, adapter, { x }, { y: first, low: low(adapter) }, {
       normalize: options.normalize,
+      kernelRows: options.kernelRows,
       epilogue: adapter === last ? epilogue : undefined, // y is complete after the last adapter
     });
   }
@@ -69,7 +70,9 @@ export function gatedLayersForward(
   layer: number,
   { x }: { x: Tensor },
   { gate, up, activated, low }: { gate: Tensor; up: Tensor; activated: Tensor; low: LowOf },
-  { activation, normalize }: Pick<MatmulOptions, "normalize"> & { activation: ActivationFunction },
+  { activation, normalize, kernelRows }: Pick<MatmulOptions, "normalize" | "kernelRows"> & {
+    activation: ActivationFunction;
+  },
 ): void {
   const gateName = `h.${layer}.mlp.c_gate`, upName = `h.${layer}.mlp.c_fc`;
   const areProducts = [gateName, upName].every((name) =>
@@ -83,18 +86,23 @@ export function gatedLayersForward(
     if (upInt8 && gateInt8) {
       const { values: gateWeight, scales: gateScales } = gateInt8;
       return matmul(program, { a: x, b: upInt8.values }, { y: up }, {
-        ...{ normalize, transposeB: true, scales: upInt8.scales },
+        ...{ normalize, kernelRows, transposeB: true, scales: upInt8.scales },
         epilogue: { ...epilogue, gateWeight, gateScales },
       });
     }
     return matmul(program, { a: x, b: matrixOf(model, `${upName}.weight`) }, { y: up }, {
       normalize,
+      kernelRows,
       epilogue: { ...epilogue, gateWeight: matrixOf(model, `${gateName}.weight`) },
     });
   }
-  linearLayerForward(program, model, gateName, { x }, { y: gate, low }, { normalize });
+  linearLayerForward(program, model, gateName, { x }, { y: gate, low }, {
+    normalize,
+    kernelRows,
+  });
   linearLayerForward(program, model, upName, { x }, { y: up, low }, {
     normalize,
+    kernelRows,
     epilogue: { kind: "gatedForward", activation, gate, activated },
   });
 }
@@ -106,17 +114,19 @@ function adapterForward(
   { A, B, module: { firstColumn: firstColumnOfY } }: Adapter,
   { x }: { x: Tensor },
   { y, low }: { y: Tensor; low: Tensor },
-  { normalize, epilogue }: Pick<MatmulOptions, "normalize" | "epilogue">,
+  { normalize, kernelRows, epilogue }: Pick<MatmulOptions, "normalize" | "kernelRows" | "epilogue">,
 ): void {
   matmul(program, { a: x, b: matrixOf(model, A) }, { y: low }, {
     transposeB: true,
     scale: loraScale(model.config.lora!),
     normalize,
+    kernelRows,
   });
   matmul(program, { a: low, b: matrixOf(model, B) }, { y }, {
     transposeB: true,
     firstColumnOfY,
     accumulate: true,
+    kernelRows,
     epilogue,
   });
 }

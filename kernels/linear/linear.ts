@@ -21,7 +21,7 @@ export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
   { y }: { y: Tensor },
-  options: Pick<MatmulOptions, "normalize" | "parts"> & {
+  options: Pick<MatmulOptions, "normalize" | "parts" | "kernelRows"> & {
     epilogue?: ForwardEpilogue | undefined;
   } = {},
 ): void {

@@ -112,6 +112,8 @@ export interface Product {
   readonly addend: Addend | undefined;
   readonly normalize: Normalization | undefined;
   readonly M: number;
+  /** Rows for which the kernel is chosen. */
+  readonly kernelRows: number;
   readonly N: number;
   readonly K: number;
   readonly transposeA: boolean;
@@ -345,7 +347,7 @@ export function anyProduct(program: Program, product: Product): void {
 /** lanes.wgsl, for CPUs with subgroups of LANES lanes. */
 export function lanesProduct(program: Program, product: Product, LANES: number): void {
   const { a, b, M, N, K, transposeA, transposeB, batch = 1 } = product;
-  const ROWS = 32;
+  const ROWS = M <= 8 ? Math.max(8, LANES) : 32; // rows beyond M would be computed in vain
   let STRIPS = 4;
   const columnGroups = ceilDiv(N, 4 * LANES);
   const rowGroups = () => ceilDiv(M, ROWS * STRIPS);
@@ -428,7 +430,8 @@ export function partsOf({ K, N }: { K: number; N: number }): number {
 /** vector.wgsl, for a few rows, as in generation. */
 export function vectorProduct(program: Program, product: Product): void {
   const { a, b, bias, M, N, K, transposeB, normalize, parts = 1, scale, scales } = product;
-  const { epilogue, bStride } = product, addendCount = normalize?.addends?.shape[0] ?? 0;
+  const { kernelRows, epilogue, bStride } = product,
+    addendCount = normalize?.addends?.shape[0] ?? 0;
   const { isCpu } = program.device, isPaired = epilogue?.kind === "pairedForward";
   const EACH = elementsPerFetch(b.dtype, bStride)!, COLUMNS = transposeB ? 4 : EACH;
   const fetches = K / parts / (transposeB ? EACH : 4); // per vector of columns, in groups of four
@@ -438,7 +441,7 @@ export function vectorProduct(program: Program, product: Product): void {
   while (LANES > 8 && transposeB && fetches < LANES) LANES /= 2; // or else lanes would have nothing to read
   const VECTORS = isCpu ? 16 : VECTOR_INVOCATIONS / LANES;
   let ROWS = 1;
-  while (ROWS < Math.min(M, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
+  while (ROWS < Math.min(kernelRows, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
   while (normalize && ROWS > 1 && !canNormalize(program.device, K, ROWS)) ROWS /= 2;
   const mostGroups = isCpu ? 1 : isPaired || ROWS > 4 ? 2 : 4; // more would need too many registers
   const FETCHES = 4 * Math.min(mostGroups, ceilDiv(fetches, LANES));

@@ -86,6 +86,11 @@ export interface MatmulOptions {
    * is the product. Part 0 includes the bias.
    */
   parts?: number | undefined;
+  /**
+   * Number of rows for which the kernel is chosen, M by default. With the same number the bits of a row do not depend on
+   * how many rows there are.
+   */
+  kernelRows?: number | undefined;
   /** f32 [N]: factors of the rows of b, which is i8 and transposed then. */
   scales?: Tensor | undefined;
   /** Factor of a · b; 1 by default. */
@@ -143,14 +148,14 @@ export function matmul(
       preferred,
       record: (program: Program, variant: string) => kernels.get(variant)!(program),
     });
-    const names = [...untiled.keys()];
+    const names = [...untiled.keys()], sizes = { ...product, M: product.kernelRows };
     // tiles are many times slower than the others on a CPU, and many times faster on a GPU
     if (device.isCpu || tiled.size === 0) return from(untiled, names, names.at(-1)!);
     if (matrix.size > 0) {
-      const names = matrixVariantsToMeasure(product);
+      const names = matrixVariantsToMeasure(sizes);
       return from(matrix, names, names[0]!);
     }
-    return from(tiled, variantsToMeasure(product, device.gpu.limits), preferredTiles(product));
+    return from(tiled, variantsToMeasure(sizes, device.gpu.limits), preferredTiles(sizes));
   }
 }
 
@@ -161,6 +166,7 @@ function checkProduct(
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
   const { columnsOfA, firstColumnOfY, epilogue, addend, normalize, parts, scales } = options;
+  const { kernelRows } = options;
   const batch = a.shape.length === 3 ? a.shape[0] : undefined;
   /** The shape of a tensor that holds a matrix of each product. */
   const each = <S extends string>(shape: S) =>
@@ -207,6 +213,7 @@ function checkProduct(
     addend,
     normalize,
     M,
+    kernelRows: kernelRows ?? M,
     N,
     K,
     transposeA,
@@ -225,7 +232,9 @@ function checkProduct(
 }
 
 /** What determines the fastest kernel of a product, for the tuner. */
-function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Product): string {
+function keyOf(
+  { a, b, y, epilogue, kernelRows, N, K, transposeA, transposeB, batch }: Product,
+): string {
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   // checkpoints and tuning files name every activation function gelu, as all of them need the same kernel
   const stored = epilogue && {
@@ -236,7 +245,7 @@ function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Pr
     gatedBackward: " gated gelu'",
   }[epilogue.kind];
   const count = batch === undefined ? "" : `${batch} times `;
-  return `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} ${count}[${M},${K}]x[${K},${N}]${
+  return `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} ${count}[${kernelRows},${K}]x[${K},${N}]${
     stored ?? ""
   }`;
 }
@@ -249,16 +258,19 @@ function kernelsFor(
   product: Product,
   device: Pick<Device, "gpu" | "subgroupSize" | "matrixShapes">,
 ): Record<"matrix" | "tiled" | "untiled", Map<string, Kernel>> {
-  const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
+  const { M, kernelRows, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } =
+    product;
   const { a, b, batch } = product, { subgroupSize } = device;
   const areMultiplesOf = (divisor: number, ...counts: number[]) =>
     counts.every((count) => count % divisor === 0);
   const areMultiplesOf4 = (...counts: number[]) => areMultiplesOf(4, ...counts);
+  const sizes = { ...product, M: kernelRows };
   const matrix = new Map<string, Kernel>(), tiled = new Map<string, Kernel>();
   const untiled = new Map<string, Kernel>();
   const { normalize, parts, scales, epilogue } = product;
   // other products of several rows are faster with tiles
-  const isForRows = M === 1 || normalize || epilogue?.kind === "pairedForward" || parts || scales;
+  const isForRows = kernelRows === 1 || normalize || epilogue?.kind === "pairedForward" || parts ||
+    scales;
   const fetch = elementsPerFetch(b.dtype, bStride); // whole fetches of whole parts
   const fits = fetch !== undefined && areMultiplesOf4(K, aStart) &&
     (M === 1 || areMultiplesOf4(aStride)) && K % ((parts ?? 1) * (transposeB ? fetch : 4)) === 0;
@@ -273,7 +285,7 @@ function kernelsFor(
   const isAligned = areMultiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
     (!product.bias || areMultiplesOf4(N));
   if (isAligned && (!transposeB || areMultiplesOf4(K))) {
-    for (const variant of tileVariants(product)) {
+    for (const variant of tileVariants(sizes)) {
       tiled.set(variant.name, (program) => tiledProduct(program, product, variant));
     }
   }
@@ -281,7 +293,7 @@ function kernelsFor(
     hasMatrices(device) && isAligned && a.dtype === "f16" && b.dtype === "f16" &&
     areMultiplesOf(8, aStride, aStart, bStride)
   ) {
-    for (const variant of matrixVariants(product)) {
+    for (const variant of matrixVariants(sizes)) {
       matrix.set(variant.name, (program) => matrixProduct(program, product, variant));
     }
   }

@@ -388,10 +388,12 @@ fn main(
     }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-      // only if SHARED
-      addLanes(r, lane, place);
       let row = firstRow + r;
-      if (lane == 0 && row < sizes.M) { storeRow(r, row, vector, group.z); }
+      if (row < sizes.M) {
+        // only if SHARED
+        addLanes(r, lane, place);
+        if (lane == 0) { storeRow(r, row, vector, group.z); }
+      }
     }
   }
 }

@@ -116,20 +116,17 @@ function randomRequest(random: Random): EngineRequest {
   };
 }
 
-const FAMILIES: Record<string, Partial<GptConfig>> = {
-  "GPT-2": {},
-  Llama: {
-    ...{ family: "llama", heads: 4, keyHeads: 2, headSize: 8, qkNorm: true, rotaryBase: 50 },
-    ...{ attentionWindows: [0, 9] },
-  },
+const LLAMA: Partial<GptConfig> = {
+  ...{ family: "llama", heads: 4, keyHeads: 2, headSize: 8, qkNorm: true, rotaryBase: 50 },
+  ...{ attentionWindows: [0, 9] },
 };
 
-for (const [family, change] of Object.entries(FAMILIES)) {
+for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
   Deno.test(`createEngine() completes each of many requests to a ${family} as if it were alone`, async () => {
     const gpt = randomModel(device, "f32", change);
     await using engine = createEngine({ gpt, tokenizer }, { slots: 19 });
-    const random = new Random(5),
-      requests = Array.from({ length: 60 }, () => randomRequest(random));
+    const random = new Random(5);
+    const requests = Array.from({ length: 60 }, () => randomRequest(random));
     const together = await Promise.all(requests.map(async (request, i) => {
       await new Promise((resolve) => setTimeout(resolve, random.below(250)));
       if (i % 6 === 5) { // leaves after its first piece, or before
@@ -263,12 +260,49 @@ Deno.test("createEngine() fails all requests when the device is lost", async () 
   await engine.close();
 });
 
+const LORA = { rank: 4, alpha: 8, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] };
+
+for (
+  const [what, change] of Object.entries({
+    "GPT-2": {},
+    "Llama with adapters": { ...LLAMA, lora: LORA },
+  })
+) {
+  Deno.test(`Slots computes the same bits of a ${what} for one sequence as for many with the kernels of a GPU`, async () => {
+    const on = { ...device, isCpu: false, subgroupSize: undefined, choices: new Map() };
+    const gpt = randomModel(on, "f32", change), most = 80;
+    const prompts = Array.from(
+      { length: 9 },
+      (_, b) => Array.from({ length: 1 + 8 * b }, (_, i) => (7 * i + b) % 256),
+    );
+    const logitsOf = async (which: readonly number[]) => {
+      using slots = new Slots(gpt, {
+        ...{ slots: 9, maxTokens: most, drawRows: [1, 9], readRows: [1, 9] },
+        ...{ batchInvariant: true, penalties: false, logprobs: false },
+      });
+      const sequences = which.map((b) =>
+        slots.add(prompts[b]!, { most, seed: b, sampler: DEFAULT_SAMPLER })
+      );
+      for (let unread = sequences; unread.length > 0;) {
+        unread = unread.filter((sequence) => slots.unread(sequence) > 0);
+        if (unread.length > 0) slots.read(unread);
+      }
+      slots.draw(2);
+      const [logits] = await download(device, slots.logits), W = slots.logits.shape[1]!;
+      return which.map((_, row) => logits!.subarray(row * W, row * W + CONFIG.vocabularySize));
+    };
+    const together = await logitsOf([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for (const b of [0, 8]) assert.deepEqual(await logitsOf([b]), [together[b]]);
+    gpt.destroy();
+  });
+}
+
 Deno.test("Slots draws nothing behind a token that ends the text", async () => {
   const sampler = { ...DEFAULT_SAMPLER }, most = 40;
   const draw = async (endIds: number[]) => {
     using slots = new Slots(model.gpt, {
       ...{ slots: 1, maxTokens: most, drawRows: [1], readRows: [1] },
-      ...{ penalties: false, logprobs: false },
+      ...{ batchInvariant: true, penalties: false, logprobs: false },
     });
     const sequence = slots.add([3], { most, seed: 1, sampler, endIds });
     const [span] = slots.draw(20);
