@@ -639,11 +639,11 @@ Deno.test("matmul() computes with non-finite operands", async () => {
   assert.deepEqual([...values!], [Infinity, Infinity, 4, 6]);
 });
 
-Deno.test("matmul() throws on a normalisation of several rows", () => {
+Deno.test("matmul() throws on a normalisation of rows that are no whole vectors", () => {
   const t = tensors({
-    a: [[2, 8], "f32"],
-    b: [[8, 4], "f32"],
-    row: [[8], "f32"],
+    a: [[2, 6], "f32"],
+    b: [[6, 4], "f32"],
+    row: [[6], "f32"],
     y: [[2, 4], "f32"],
   });
   const normalize = { weight: t.row, bias: t.row };
@@ -651,10 +651,42 @@ Deno.test("matmul() throws on a normalisation of several rows", () => {
   assert.throws(() => matmul(program, t, { y: t.y }, { normalize }), {
     name: "RangeError",
     message:
-      "Cannot run matmul as only a single row is normalised or paired with another product, and sizes must be " +
-      "multiples of four: current shapes are [2,8] and [8,4]",
+      "Cannot run matmul as a norm, a paired product, parts and scales need sizes that are multiples of four, " +
+      "and of eight for i8: current shapes are [2,6] and [6,4]",
   });
 });
+
+Deno.test(
+  "matmul() gives a row the same bits among many if the kernel is chosen for the same number of rows",
+  withRandom(async (random) => {
+    const K = 96, N = 40, M = 70, on = { ...device, isCpu: false };
+    const a = randomValues(random, M * K), b = randomValues(random, K * N);
+    const row = randomValues(random, K);
+    for (
+      const { kernelRows, isNormalized } of [
+        { kernelRows: 8, isNormalized: true },
+        { kernelRows: 64, isNormalized: false },
+      ]
+    ) {
+      const rows = async (count: number) => {
+        const t = tensors({
+          a: [[count, K], "f32", a.subarray(0, count * K)],
+          b: [[K, N], "f32", b],
+          row: [[K], "f32", row],
+          y: [[count, N], "f32"],
+        });
+        const normalize = isNormalized ? { weight: t.row, bias: t.row } : undefined;
+        const [y] = await runProgram(
+          (program) => matmul(program, t, { y: t.y }, { normalize, kernelRows }),
+          [t.y],
+          { on },
+        );
+        return y!.subarray(0, N);
+      };
+      assert.deepEqual(await rows(1), await rows(M));
+    }
+  }),
+);
 
 Deno.test("matmul() throws on shapes that do not match and on a sum that is too long", () => {
   using program = new Program({ ...device, isCpu: true }); // on a GPU a sum has no bound
