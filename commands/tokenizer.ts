@@ -8,6 +8,7 @@ import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
 import { type DataProgress, readTexts } from "../data/text/documents.ts";
+import { CHATML_TOKENS } from "../data/tokenizer/chat_format.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
 
 /** `tokenizer`: trains a tokenizer for `train --tokenizer`. */
@@ -47,6 +48,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
         const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
           vocabularySize,
           minFrequency,
+          ...(training.areConversations ? { specialTokens: CHATML_TOKENS } : {}),
           onProgress: (done, total) =>
             display.show({
               stage: "merging tokens of",

@@ -59,7 +59,10 @@ export interface ChatFormat {
   promptIds(messages: Conversation): number[];
 }
 
-/** ChatML, for tokenizers that have its two tokens (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md). */
+/** The tokens of ChatML, which begin and end a message. */
+export const CHATML_TOKENS = ["<|im_start|>", "<|im_end|>"] as const;
+
+/** ChatML, for tokenizers that have its tokens (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md). */
 const CHATML = "{% for message in messages %}" +
   "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}" +
   "{% endfor %}" +
@@ -74,7 +77,7 @@ export function defaultChatTemplate(
   { encode, decode, beginOfText, endOfTextToken }: Tokenizer,
 ): string {
   const begin = beginOfText === undefined ? "" : `{{ ${JSON.stringify(decode([beginOfText]))} }}`;
-  const hasChatml = ["<|im_start|>", "<|im_end|>"].every((token) => encode(token).length === 1);
+  const hasChatml = CHATML_TOKENS.every((token) => encode(token).length === 1);
   if (hasChatml) return begin + CHATML;
   return begin + "{% for message in messages %}" +
     "{% if not loop.first %}{{ '\\n' }}{% endif %}" +

@@ -1,15 +1,17 @@
 import { refuseOthers } from "../../files/option_names.ts";
 import { Heap } from "./bpe.ts";
-import { BYTE_ALPHABET, type ByteLevelTables } from "./byte_level.ts";
-import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { BYTE_ALPHABET, byteLevelFile, type ByteLevelTables } from "./byte_level.ts";
+import { byteLevelTokenizer, parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { WordCutter, WordTable } from "./words.ts";
 
 /** Options of the training of a tokenizer. */
 export interface TrainTokenizerOptions {
-  /** V: number of ids; 256 are bytes, and one ends documents. */
+  /** V: number of ids; 256 are bytes, one ends documents, and the special tokens have one each. */
   readonly vocabularySize: number;
   /** Least number of occurrences of a pair that is merged; 2 by default. */
   readonly minFrequency?: number;
+  /** Further special tokens, such as those of a chat template: their ids are the last ones. */
+  readonly specialTokens?: readonly string[];
   /** Is called, after the text is read, with the number of tokens so far and of all tokens. */
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -40,7 +42,8 @@ export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
  */
 export async function trainTokenizer(
   texts: Iterable<string> | AsyncIterable<string>,
-  { vocabularySize, minFrequency = 2, onProgress = () => {}, ...others }: TrainTokenizerOptions,
+  { vocabularySize, minFrequency = 2, specialTokens = [], onProgress = () => {}, ...others }:
+    TrainTokenizerOptions,
 ): Promise<Tokenizer> {
   refuseOthers("train a tokenizer", "trainTokenizer()", others);
   const check = (name: string, value: number, least: number) => {
@@ -50,7 +53,7 @@ export async function trainTokenizer(
         `current value is ${value}`,
     );
   };
-  check("vocabularySize", vocabularySize, LEAST_VOCABULARY);
+  check("vocabularySize", vocabularySize, LEAST_VOCABULARY + specialTokens.length);
   check("minFrequency", minFrequency, 1);
   const table = new WordTable(), counts: number[] = [];
   const cutter = new WordCutter(), encoder = new TextEncoder();
@@ -66,8 +69,16 @@ export async function trainTokenizer(
       counts[word]!++;
     }
   }
-  const most = vocabularySize - 1; // one id is left for end-of-text
-  return await byteLevelTokenizer(learnMerges(table, counts, { most, minFrequency, onProgress }));
+  const most = vocabularySize - 1 - specialTokens.length; // one id is left for end-of-text
+  const tables = learnMerges(table, counts, { most, minFrequency, onProgress });
+  if (specialTokens.length === 0) return await byteLevelTokenizer(tables);
+  const file = byteLevelFile(tables), added = file.added_tokens!;
+  const specials = specialTokens.map((content, i) => ({
+    ...added[0]!,
+    content,
+    id: tables.tokens.length + 1 + i,
+  }));
+  return await parseTokenizer(JSON.stringify({ ...file, added_tokens: [...added, ...specials] }));
 }
 
 /** A pair of neighbouring tokens that waits to be merged. */

@@ -121,3 +121,21 @@ Deno.test("trainTokenizer() throws on a vocabulary that does not hold the bytes"
   });
   assert.equal((await trainTokenizer([], { vocabularySize: 300 })).vocabularySize, 257);
 });
+
+Deno.test("trainTokenizer() adds special tokens, which have the last ids", async () => {
+  const texts = ["the cat sat on the mat, and the dog sat on the cat"];
+  const specialTokens = ["<|im_start|>", "<|im_end|>"];
+  const plain = await trainTokenizer(texts, { vocabularySize: 264 });
+  const tokenizer = await trainTokenizer(texts, { vocabularySize: 266, specialTokens });
+  const { vocabularySize, endOfText } = tokenizer;
+  assert.deepEqual([vocabularySize, endOfText], [266, plain.endOfText]);
+  assert.deepEqual(tokenizer.encode("<|im_end|>the cat<|im_start|>"), [
+    265,
+    ...plain.encode("the cat"),
+    264,
+  ]);
+  const text = "<|im_end|>";
+  assert.equal(tokenizer.decode(tokenizer.encodeDocument(text)), text);
+  assert.ok(tokenizer.encodeDocument(text).length > 1);
+  await assert.rejects(trainTokenizer(texts, { vocabularySize: 258, specialTokens }), RangeError);
+});
