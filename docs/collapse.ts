@@ -94,7 +94,7 @@ const BATCH_TOKENS = 1024;
 const EVALUATIONS = 10, EVALUATED = 2;
 
 /** Trains a model. */
-export async function trainModel(device: Device, corpus: Corpus, recipe: Recipe): Promise<Trained> {
+async function trainModel(device: Device, corpus: Corpus, recipe: Recipe): Promise<Trained> {
   const { steps, learningRate = 5e-3, dropout = 0, change = (batch) => batch } = recipe;
   const { tokenizer, entropyPerToken = 0 } = corpus, { endOfText, vocabularySize } = tokenizer;
   const { contextLength = PRESETS.nano.contextLength } = recipe;

@@ -136,7 +136,7 @@ function markBefore(path: string, offset: number): Uint8Array<ArrayBuffer> {
  *
  * @throws an error of the system if the file cannot be read.
  */
-export function sampleOf(path: string, tokensPerStep: number): RunIndex {
+function sampleOf(path: string, tokensPerStep: number): RunIndex {
   const index = new RunIndex(tokensPerStep);
   using record = openRecord(path);
   const { size } = record;

@@ -126,6 +126,32 @@ Deno.test("no modules of data/ import each other in a circle", () => {
   for (const path of imports.keys()) if (isChecked(path)) visit(path, []);
 });
 
+/** Paths of the source files below a folder, from the root. */
+function sourcesIn(folder: string): string[] {
+  return Array.from(Deno.readDirSync(`${root}/${folder}`)).flatMap(({ name, isDirectory }) => {
+    const path = folder === "" ? name : `${folder}/${name}`;
+    if (isDirectory) return /^(\.|node_modules$|runs$)/.test(name) ? [] : sourcesIn(path);
+    return /\.(ts|js)$/.test(name) ? [path] : [];
+  });
+}
+
+Deno.test("every function, class and constant that a file exports is named in another file", () => {
+  const paths = sourcesIn("");
+  const texts = paths.map((path) => [path, Deno.readTextFileSync(`${root}/${path}`)] as const);
+  const files = new Map<string, number>(); // by the words that they contain
+  for (const [, text] of texts) {
+    for (const word of new Set(text.match(/\b\w+\b/g))) files.set(word, (files.get(word) ?? 0) + 1);
+  }
+  const exported = texts.filter(([path]) => !path.startsWith("tests/")).flatMap(([path, text]) =>
+    Array.from(
+      text.matchAll(/^export (?:async )?(?:const|let|function\*?|class) (\w+)/gm),
+      ([, name]) => ({ path, name: name! }),
+    )
+  );
+  assert.ok(exported.length > 300, `only ${exported.length} exports were found`);
+  assert.deepEqual(exported.filter(({ name }) => files.get(name) === 1), []);
+});
+
 Deno.test("mod.ts and its worker reach no bare specifier and pin what they take from npm", () => {
   const worker = graphs[ENTRIES.indexOf("data/tokens/tokenize_worker.ts")]!;
   for (const [path, imports] of [...graphs[0]!, ...worker]) {
