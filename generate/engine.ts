@@ -112,8 +112,8 @@ const CHUNK_MS = 14;
 /** Milliseconds before the expected end of a chunk at which the host begins to wait for it. */
 const MARGIN_MS = 2;
 
-/** Milliseconds for which the host waits at least if the device was still computing. */
-const LEAST_WAIT_MS = 0.3;
+/** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
+const LEAST_WAIT_MS = 1;
 
 /** Tokens of an engine's first chunk, and most tokens of any. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_TOKENS = LOGPROBS_KEPT;
@@ -548,7 +548,7 @@ class Pace {
   /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
   tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
     const count = CHUNK_MS / this.#stepOf(rows);
-    return Math.max(1, Math.min(MOST_TOKENS, Math.round(isFirst ? count / 4 : count)));
+    return Math.max(1, Math.min(MOST_TOKENS, Math.ceil(isFirst ? count / 4 : count)));
   }
 
   /** Passes of a chunk that read known tokens: they may take as long as its steps. */
