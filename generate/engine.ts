@@ -107,7 +107,7 @@ const SLOTS = 64;
  * Milliseconds of the device per chunk: tokens are read back, and requests join and leave, between chunks. A read-back
  * takes Deno 2.9 another 10 ms, in which the device computes the next chunk; a shorter chunk would leave it idle.
  */
-const CHUNK_MS = 14;
+const CHUNK_MS = 16;
 
 /** Milliseconds before the expected end of a chunk at which the host begins to wait for it. */
 const MARGIN_MS = 2;

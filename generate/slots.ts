@@ -58,8 +58,8 @@ export function mostSequences(
 /** Tokens of each sequence that one pass reads if they are known, such as those of a prompt. */
 const KNOWN_TOKENS = { gpu: 64, cpu: 16 };
 
-/** Tokens drawn per submit: the device computes while the host encodes the next submit. */
-const SUBMIT_TOKENS = 16;
+/** Tokens drawn by the first submit, and by a later one, at most: the device computes while the host encodes the next. */
+const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 
 /** Tokens that are drawn before their logprobs are overwritten. */
 export const LOGPROBS_KEPT = 64;
@@ -323,8 +323,10 @@ export class Slots implements Disposable {
     );
     if (count === 0) return [];
     const pass = this.#placeRows();
-    for (let left = count; left > 0; left -= SUBMIT_TOKENS) {
-      pass.program.run({ repeats: Math.min(left, SUBMIT_TOKENS) });
+    for (let left = count, most = FIRST_SUBMIT; left > 0; most = Math.min(2 * most, MOST_SUBMIT)) {
+      const repeats = Math.min(left, most);
+      pass.program.run({ repeats });
+      left -= repeats;
     }
     return drawing.map((sequence) => {
       const span = {
