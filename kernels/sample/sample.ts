@@ -1,4 +1,6 @@
-import shader from "./sample.wgsl" with { type: "text" };
+import sampleShader from "./sample.wgsl" with { type: "text" };
+import scores from "./scores.wgsl" with { type: "text" };
+import summarize from "./summarize.wgsl" with { type: "text" };
 import { flagOf } from "../../files/command_line.ts";
 import { UserError } from "../../files/user_error.ts";
 import { dims } from "../dims.ts";
@@ -76,7 +78,10 @@ function inverseOf(temperature: number): number {
 /** Probability 1 in fixed point: ONE in sample.wgsl. */
 const ONE = 2 ** 31;
 
-/** Tokens that end a text, at most: END_IDS in sample.wgsl. */
+/** Tokens per block of summarize.wgsl, and its invocations per workgroup. */
+const BLOCK = 1024, SUMMARIZING = 256;
+
+/** Tokens that end a text, at most: END_IDS in scores.wgsl. */
 export const MOST_END_IDS: number = 16;
 
 /** Numbers per text in the settings of `sample()`. */
@@ -195,25 +200,52 @@ export function sample(
   while (WORKGROUP_SIZE < most && iterationsOf(WORKGROUP_SIZE) > maxIterationsOf(device)) {
     WORKGROUP_SIZE *= 2;
   }
+  const shared = { "kernels/sample/scores.wgsl": scores, ...RANDOM };
+  // a GPU has cores for many workgroups per text; slot 0 is that of `penalized`
+  const blocks = ceilDiv(V, BLOCK), summarized = !device.isCpu;
+  const summaries = summarized
+    ? program.scratch([B, blocks, 2], { slot: 1, dtype: "u32" })
+    : undefined;
+  const noises = summarized ? program.scratch([B, V], { slot: 2 }) : undefined;
+  if (summarized) {
+    program.dispatch({
+      shader: { "kernels/sample/summarize.wgsl": summarize, ...shared },
+      constants: {
+        real: logits.dtype,
+        DROPOUT: false,
+        WORKGROUP_SIZE: SUMMARIZING,
+        EACH: BLOCK / SUMMARIZING,
+        END_IDS: MOST_END_IDS,
+      },
+      tensors: { logits, settings, cursors, summaries, noises },
+      uniforms: { W, V },
+      workgroups: [blocks, B],
+      iterations: Math.log2(SUMMARIZING),
+      workgroupBytes: 4 * (SUMMARIZING + 1),
+    });
+  }
   program.dispatch({
-    shader: { "kernels/sample/sample.wgsl": shader, ...RANDOM },
+    shader: { "kernels/sample/sample.wgsl": sampleShader, ...shared },
     constants: {
       real: logits.dtype,
       DROPOUT: false,
       PENALTIES: penalties,
       LOGPROBS: logprobs !== undefined,
+      SUMMARIZED: summarized,
       WORKGROUP_SIZE,
       END_IDS: MOST_END_IDS,
     },
     tensors: {
       logits,
       settings,
+      summaries,
+      noises,
       tokens,
       cursors,
       logprobs,
       penalized: penalties ? program.scratch([B, V]) : undefined,
     },
-    uniforms: { W, V, N, P, TOP },
+    uniforms: { W, V, N, P, TOP, BLOCKS: blocks },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),
     workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 14),

@@ -1,5 +1,5 @@
 // tokens[slot, next + 1] = a token drawn from logits[b].   logits: [B,W]; tokens: [slots,N]; cursors: [B,4]
-// Needs pcgHash() from ../random.wgsl.
+// Needs keyOf() from scores.wgsl, and pcgHash() from ../random.wgsl.
 //
 // settings: [slots], as samplerSettings() in sample.ts writes them; logprobs: [slots,P,TOP], each a token and the bits of
 // its logprob, those for the token at index i in row i % P.
@@ -9,13 +9,17 @@
 // score is higher or, among equal scores, its number lower. Top-k and top-p allow the tokens whose rank is at least
 // a threshold, which thresholdOf() finds digit by digit from histograms. Floating-point sums over tokens have one
 // order, so that the same logits and seed give the same token whichever other texts are drawn for.
+//
+// A workgroup scans the vocabulary several times. With SUMMARIZED another launch has done with many workgroups what
+// does not depend on a threshold, and the scans for it are left out for texts without penalties and top-k.
+// summaries: [B,BLOCKS], key of a block's highest score and bits of its weight relative to that; noises: [B,V]
 enable f16;
 
 alias real = f16; // element type of logits
 const PENALTIES: bool = true; // whether a setting may be a penalty
 const LOGPROBS: bool = true; // whether logprobs may be wanted
 const WORKGROUP_SIZE: u32 = 256; // a power of two
-const END_IDS: u32 = 16;
+const SUMMARIZED: bool = true; // whether summarize.wgsl has run
 
 struct Sizes {
   W: u32,
@@ -23,39 +27,24 @@ struct Sizes {
   N: u32,
   P: u32,
   TOP: u32, // tokens per place, the drawn one among them
-}
-
-struct Settings {
-  seed: u32,
-  firstDrawn: u32, // index of the first token that was drawn
-  window: u32, // last tokens to which the repetition penalty applies
-  repetitionPenalty: f32,
-  presencePenalty: f32,
-  frequencyPenalty: f32,
-  inverseTemperature: f32, // 0: the likeliest token is drawn
-  topK: u32, // 0: all
-  topP: u32, // in parts of ONE; 0: all
-  leastRelativeLogit: f32, // log of min-p
-  logprobs: u32, // tokens whose logprobs are wanted: the drawn one and the likeliest
-  endIds: array<u32, END_IDS>,
+  BLOCKS: u32,
 }
 
 @group(0) @binding(0) var<storage, read> logits: array<real>;
 @group(0) @binding(1) var<storage, read> settings: array<Settings>;
-@group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(3) var<storage, read_write> cursors: array<vec4u>; // next token, token at position 0, slot, end
+// only if SUMMARIZED
+@group(0) @binding(2) var<storage, read> summaries: array<vec2u>;
+// only if SUMMARIZED
+@group(0) @binding(3) var<storage, read> noises: array<f32>;
+@group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
+@group(0) @binding(5) var<storage, read_write> cursors: array<vec4u>; // next token, token at position 0, slot, end
 // only if PENALTIES
-@group(0) @binding(4) var<storage, read_write> penalized: array<atomic<u32>>;
+@group(0) @binding(6) var<storage, read_write> penalized: array<atomic<u32>>;
 // only if LOGPROBS
-@group(0) @binding(5) var<storage, read_write> logprobs: array<vec2u>;
-@group(0) @binding(6) var<uniform> sizes: Sizes;
+@group(0) @binding(7) var<storage, read_write> logprobs: array<vec2u>;
+@group(0) @binding(8) var<uniform> sizes: Sizes;
 
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
-const KEY_OF_INFINITY: u32 = 0xff800000;
-const KEY_OF_MINUS_INFINITY: u32 = 0x00800000;
-const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended if a score is NaN
-const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score is infinite
-
 const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const STRIDE: u32 = LOADS * WORKGROUP_SIZE;
 
@@ -95,6 +84,8 @@ var<private> row: u32;
 var<private> inverseTemperature: f32;
 // only if PENALTIES
 var<private> isPenalized: bool;
+// only if SUMMARIZED
+var<private> isSummarized: bool; // whether the summaries are of the scores
 var<private> highest: f32; // score
 var<private> total: f32; // weight of the tokens among which top-p selects
 
@@ -154,17 +145,6 @@ fn scoresFrom(v: u32) -> array<f32, LOADS> {
   return scores;
 }
 
-// An integer for every score, in the same order; both zeros have the same.
-fn keyOf(score: f32) -> u32 {
-  let bits = bitcast<u32>(score);
-  if ((bits & 0x7fffffff) > 0x7f800000) { return NOT_A_NUMBER; }
-  return select(bits | 0x80000000, 0 - bits, bits >= 0x80000000);
-}
-
-fn scoreOf(key: u32) -> f32 {
-  return bitcast<f32>(select(0 - key, key & 0x7fffffff, key >= 0x80000000));
-}
-
 // A token's rank: the key of its score, then its complemented number.
 fn rankOf(score: f32, token: u32) -> vec2u {
   return vec2u(keyOf(score), ~token);
@@ -183,7 +163,7 @@ fn probabilityOf(score: f32) -> u32 {
   return u32(exp(relativeLogit(score)) / total * ONE + 0.5);
 }
 
-// Sum of exp(relativeLogit) over the tokens that reach the threshold, in one order.
+// An invocation's part of the sum of exp(relativeLogit) over the tokens that reach the threshold.
 fn weightAbove(threshold: vec2u) -> f32 {
   var weight = 0.0;
   for (var v = id; v < sizes.V; v += STRIDE) {
@@ -196,7 +176,25 @@ fn weightAbove(threshold: vec2u) -> f32 {
       }
     }
   }
-  partial[id] = bitcast<u32>(weight);
+  return weight;
+}
+
+// The same for all tokens, from the weights of blocks.
+// only if SUMMARIZED
+fn weightOfBlocks() -> f32 {
+  var weight = 0.0;
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    let summary = summaries[row * sizes.BLOCKS + block];
+    if (summary.x > KEY_OF_MINUS_INFINITY) {
+      weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
+    }
+  }
+  return weight;
+}
+
+// The sum of one part per invocation, in one order.
+fn totalOf(part: f32) -> f32 {
+  partial[id] = bitcast<u32>(part);
   for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
     workgroupBarrier();
     if (id < half) {
@@ -281,14 +279,6 @@ fn thresholdOf(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
   return found;
 }
 
-// Gumbel noise: −log of an exponential variate −log(1 − u). Small variates win the draw, so u has its 32 bits near
-// 0, where floating-point numbers are dense, and there the logarithm is computed as a series.
-fn gumbel(bits: u32) -> f32 {
-  let u = min((f32(bits) + 0.5) / 4294967296.0, 0.99999994);
-  let series = u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * (0.25 + u * 0.2))));
-  return -log(select(-log(1.0 - u), series, u < 0.0625));
-}
-
 // The token with the highest sum of logit and Gumbel noise, which is a draw by the tokens' probabilities that
 // does not need their sum.
 fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
@@ -296,6 +286,15 @@ fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
   var best = 0u;
   for (var v = id; v < sizes.V; v += STRIDE) {
     let scores = scoresFrom(v);
+    // only if SUMMARIZED
+    var added: array<f32, LOADS>;
+    // only if SUMMARIZED
+    if (isSummarized) {
+      // unroll
+      for (var i = 0u; i < LOADS; i++) {
+        added[i] = noises[row * sizes.V + min(v + i * WORKGROUP_SIZE, sizes.V - 1)];
+      }
+    }
     // unroll
     for (var i = 0u; i < LOADS; i++) {
       let token = v + i * WORKGROUP_SIZE;
@@ -305,7 +304,14 @@ fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
         relative >= leastRelativeLogit
       ) {
         var sum = scores[i];
+        // unless SUMMARIZED
         if (inverseTemperature > 0) { sum = relative + gumbel(pcgHash(token + noise)); }
+        // only if SUMMARIZED
+        if (inverseTemperature > 0 && isSummarized) {
+          sum = relative + added[i];
+        } else if (inverseTemperature > 0) {
+          sum = relative + gumbel(pcgHash(token + noise));
+        }
         if (keyOf(sum) > bestKey) {
           bestKey = keyOf(sum);
           best = token;
@@ -355,7 +361,7 @@ fn storeLogprobs(slot: u32, place: u32, token: u32) {
   inverseTemperature = 1;
   var rank = rankBelow(vec2u(NOT_A_NUMBER));
   highest = scoreOf(rank.x);
-  let logTotal = log(weightAbove(vec2u()));
+  let logTotal = log(totalOf(weightAbove(vec2u())));
   let out = (slot * sizes.P + place % sizes.P) * sizes.TOP;
   let score = f32(logits[row * sizes.W + token]);
   if (id == 0) { logprobs[out] = vec2u(token, bitcast<u32>(score - highest - logTotal)); }
@@ -366,6 +372,29 @@ fn storeLogprobs(slot: u32, place: u32, token: u32) {
     }
     rank = rankBelow(rank);
   }
+}
+
+// The highest key of the blocks that an invocation reads.
+// only if SUMMARIZED
+fn highestOfBlocks() -> u32 {
+  var key = 0u;
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    key = max(key, summaries[row * sizes.BLOCKS + block].x);
+  }
+  return key;
+}
+
+// The highest key of the scores that an invocation reads.
+fn highestOfScores() -> u32 {
+  var key = 0u;
+  for (var v = id; v < sizes.V; v += STRIDE) {
+    let scores = scoresFrom(v);
+    // unroll
+    for (var i = 0u; i < LOADS; i++) {
+      key = max(key, keyOf(scores[i]));
+    }
+  }
+  return key;
 }
 
 fn isEnd(slot: u32, token: u32) -> bool {
@@ -393,25 +422,32 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     isPenalized = penalizes;
   }
 
+  let topK = settings[slot].topK;
+  // only if SUMMARIZED
+  isSummarized = topK == 0;
+  // only if SUMMARIZED
+  // only if PENALTIES
+  isSummarized = isSummarized && !isPenalized;
   var key = 0u;
-  for (var v = id; v < sizes.V; v += STRIDE) {
-    let scores = scoresFrom(v);
-    // unroll
-    for (var i = 0u; i < LOADS; i++) {
-      key = max(key, keyOf(scores[i]));
-    }
-  }
+  // only if SUMMARIZED
+  if (isSummarized) { key = highestOfBlocks(); } else { key = highestOfScores(); }
+  // unless SUMMARIZED
+  key = highestOfScores();
   atomicMax(&highestKey, key);
   workgroupBarrier();
   key = atomicLoad(&highestKey);
   highest = scoreOf(key);
 
   var threshold = vec2u(); // reached by all tokens
-  let topK = settings[slot].topK;
   if (topK > 0) { threshold = thresholdOf(topK, false, threshold); }
   let topP = settings[slot].topP;
   if (topP > 0) {
-    total = weightAbove(threshold);
+    var weight = 0.0;
+    // only if SUMMARIZED
+    if (isSummarized) { weight = weightOfBlocks(); } else { weight = weightAbove(threshold); }
+    // unless SUMMARIZED
+    weight = weightAbove(threshold);
+    total = totalOf(weight);
     threshold = thresholdOf(topP, true, threshold);
   }
   let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));

@@ -128,7 +128,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["histogram", /^histogram$/],
   ["adamw", /^adamw$/],
   ["muon", /^(muon (muon )+(matmul ){15}(muon ?)+)+$/],
-  ["sample", /^sample$/],
+  ["sample", /^sample( sample)?$/],
 ];
 
 Deno.test("benchmarks of kernels launch the kernels that their names say", () => {

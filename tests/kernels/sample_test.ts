@@ -337,6 +337,28 @@ Deno.test(
   }),
 );
 
+Deno.test(
+  "sample() draws on a GPU what the reference draws from several blocks of tokens",
+  withRandom(async (random) => {
+    const V = 2500, dtype = REAL_TYPES.at(-1)!, on = { ...device, isCpu: false };
+    const texts = OPTIONS.flatMap((own, i) =>
+      LOGITS.map((logitsOf, j): Text => {
+        const logits = logitsOf(random, V, dtype);
+        if (j === 0) logits.fill(-Infinity, 0, 1024); // a whole block
+        const history = Array.from({ length: 9 }, () => Math.floor(random() * V));
+        return { logits, history, seed: 7 * i + j, firstDrawn: 4, options: { ...PLAIN, ...own } };
+      })
+    );
+    const drawn = await draw(texts, PLAIN, { dtype, on });
+    for (const [b, text] of texts.entries()) {
+      const expected = expectedOf(text, PLAIN), how = JSON.stringify(text.options);
+      assert.ok(expected.includes(drawn[b]!), `${drawn[b]}, not ${expected}, ${how}`);
+    }
+    const alone = await draw(texts.slice(24, 25), PLAIN, { dtype, on });
+    assert.equal(alone[0], drawn[24]);
+  }),
+);
+
 Deno.test("sample() distinguishes the smallest random numbers", async () => {
   // draws of two tokens whose noisy scores differ by a hundredth, where the noise of one is extreme
   const V = 1000, seeds = 1000;
