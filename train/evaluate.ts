@@ -1,5 +1,5 @@
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
+import { type BatchesOptions, evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
@@ -107,10 +107,14 @@ export interface Evaluator {
 /** Records the losses of one batch without dropout, and their sum. */
 export function recordEvaluation(
   model: Gpt,
-  { batchSize: B, sequenceLength: T }: Pick<EvaluatorOptions, "batchSize" | "sequenceLength">,
+  { batchSize: B, sequenceLength: T, documents = "joined" }:
+    & Pick<EvaluatorOptions, "batchSize" | "sequenceLength">
+    & Pick<BatchesOptions, "documents">,
 ): {
   program: Program;
   tokens: Tensor;
+  /** Present if documents are apart. */
+  positions?: Tensor;
   targets: Tensor;
   losses: RunningSum;
   destroy(): void;
@@ -123,11 +127,14 @@ export function recordEvaluation(
   });
   const tokens = createTensor(device, "tokens", { shape: [B * T], dtype: "u32" });
   const targets = createTensor(device, "targets", { shape: [B * T], dtype: "u32" });
-  const owned: Tensor[] = [tokens, targets];
+  const positions = documents === "apart"
+    ? createTensor(device, "positions", { shape: [B * T], dtype: "u32" })
+    : undefined;
+  const owned: Tensor[] = [tokens, targets, ...positions ? [positions] : []];
 
   const program = new Program(device);
   const at = activations.at;
-  forward(program, model, { tokens }, activations);
+  forward(program, model, { tokens, positions }, activations);
   headLossForward(
     program,
     { x: at("lnf"), weight: headOf(model), targets },
@@ -137,6 +144,7 @@ export function recordEvaluation(
   return {
     program,
     tokens,
+    ...(positions ? { positions } : {}),
     targets,
     losses,
     destroy() {
@@ -159,9 +167,10 @@ export function createEvaluator(
   { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
 ): Evaluator {
   const { device } = model;
-  const { program, tokens, targets, losses, destroy } = recordEvaluation(model, {
+  const { program, tokens, positions, targets, losses, destroy } = recordEvaluation(model, {
     batchSize: B,
     sequenceLength: T,
+    documents: dataset.answersOf ? "apart" : "joined",
   });
   return {
     program,
@@ -172,6 +181,7 @@ export function createEvaluator(
       for (const batch of evaluationBatches(dataset, cut)) {
         upload(device, tokens, batch.inputs);
         upload(device, targets, batch.targets);
+        if (positions) upload(device, positions, batch.positions!);
         await losses.run();
         counted += batch.counted;
         for (const target of batch.targets) {

@@ -1,7 +1,7 @@
 import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
 import type { Span } from "../tokenizer/chat_format.ts";
-import { type PackedConversation, PackedRows, type PackingCounts } from "./packing.ts";
+import { PackedRows, type PackingCounts } from "./packing.ts";
 import { concatenated, moved, type TokenDataset, type Tokens } from "./token_dataset.ts";
 
 /** A target that the loss ignores. */
@@ -142,26 +142,19 @@ export class Batches {
 
   /** Row number `row`, counted from the beginning of the training. */
   #row(row: number): Row {
-    if (this.#packed) return this.#rowOf(this.#packed.at(this.#shuffled(row)));
+    if (this.#packed) {
+      const conversations = this.#packed.at(this.#shuffled(row));
+      return join(conversations.map(({ start, end, answers }) => ({
+        tokens: this.#dataset.read(start, end),
+        answers: moved(answers, -start),
+      })));
+    }
     const { start, end } = this.#placeOf(row);
     return {
       tokens: this.#dataset.read(start, end),
       countFrom: 0,
       documentStarts: this.#documentStarts(start, end),
     };
-  }
-
-  /** A row of conversations. */
-  #rowOf(conversations: readonly PackedConversation[]): Row {
-    const parts: Tokens[] = [], documentStarts: number[] = [], answers: Span[] = [];
-    let length = 0;
-    for (const { start, end, answers: spans } of conversations) {
-      documentStarts.push(length);
-      answers.push(...moved(spans, length - start));
-      parts.push(this.#dataset.read(start, end));
-      length += end - start;
-    }
-    return { tokens: concatenated(parts), countFrom: 0, documentStarts, answers };
   }
 
   /** Places at which documents begin after the first of these tokens of the data set, counted from that token. */
@@ -214,8 +207,8 @@ export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLengt
  * Batches in which every token of a data set, end-of-text included, is a target exactly once; of conversations every
  * token of an answer.
  *
- * Each text begins a row, after the token that ends the previous text (`padding` is that token); a conversation begins a
- * row with its first token. The rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
+ * Each text begins a row, after the token that ends the previous text (`padding` is that token); conversations begin with
+ * their first tokens, and short ones share a row, kept apart by `positions`. The rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
  * token is therefore predicted from the beginning of its document or from at least half a context, and the
  * loss does not depend on where rows were cut.
  */
@@ -223,9 +216,25 @@ export function* evaluationBatches(
   dataset: TokenDataset,
   options: EvaluationOptions,
 ): Generator<Batch> {
-  const { batchSize, contextLength: T, padding } = options;
+  const cut = evaluationRows(dataset, options);
+  const rows = dataset.answersOf ? joined(cut, options.contextLength + 1) : cut;
+  const how = { ...options, documents: dataset.answersOf ? "apart" : "joined" } as const;
+  let batch: Row[] = [];
+  for (const row of rows) {
+    batch.push(row);
+    if (batch.length < options.batchSize) continue;
+    yield makeBatch(batch, how);
+    batch = [];
+  }
+  if (batch.length > 0) yield makeBatch(batch, how);
+}
+
+/** The rows of documents, one or more of each. */
+function* evaluationRows(
+  dataset: TokenDataset,
+  { contextLength: T, padding }: EvaluationOptions,
+): Generator<Row> {
   const overlap = Math.floor(T / 2);
-  let rows: Row[] = [];
   for (let d = 0; d < dataset.documents; d++) {
     const first = dataset.documentStart(d), answers = dataset.answersOf?.(d);
     const end = answers ? answers.at(-1)?.end ?? first : dataset.documentStart(d + 1);
@@ -233,18 +242,47 @@ export function* evaluationBatches(
     for (let counted = firstTarget; counted < end;) { // targets of this document before it are done
       const start = counted === firstTarget ? counted - 1 : counted - 1 - overlap;
       const stop = Math.min(end, start + T + 1), countFrom = counted - 1 - start;
-      const hasTargets = answers?.some((one) => one.end > counted && one.start < stop) ?? true;
+      const targets = answers && within(moved(answers, -start), countFrom + 1, stop - start);
       counted = stop;
-      if (!hasTargets) continue;
+      if (targets?.length === 0) continue;
       const tokens = new Uint32Array(stop - start).fill(padding);
       tokens.set(dataset.read(Math.max(first, start), stop), start < first ? 1 : 0);
-      rows.push({ tokens, countFrom, ...(answers ? { answers: moved(answers, -start) } : {}) });
-      if (rows.length < batchSize) continue;
-      yield makeBatch(rows, options);
-      rows = [];
+      yield { tokens, countFrom, ...(targets ? { answers: targets } : {}) };
     }
   }
-  if (rows.length > 0) yield makeBatch(rows, options);
+}
+
+/** The parts of spans that are between two places. */
+function within(spans: readonly Span[], from: number, to: number): Span[] {
+  return spans.map(({ start, end }) => ({ start: Math.max(start, from), end: Math.min(end, to) }))
+    .filter(({ start, end }) => start < end);
+}
+
+/** Joins consecutive rows of conversations that have at most so many tokens together. */
+function* joined(rows: Iterable<Row>, most: number): Generator<Row> {
+  let parts: Row[] = [], length = 0;
+  for (const row of rows) {
+    if (length + row.tokens.length > most) {
+      yield join(parts);
+      [parts, length] = [[], 0];
+    }
+    parts.push(row);
+    length += row.tokens.length;
+  }
+  if (parts.length > 0) yield join(parts);
+}
+
+/** One row of several, whose documents stay apart. */
+function join(rows: readonly Pick<Row, "tokens" | "answers">[]): Row {
+  const documentStarts: number[] = [], answers: Span[] = [];
+  let length = 0;
+  for (const { tokens, answers: spans = [] } of rows) {
+    documentStarts.push(length);
+    answers.push(...moved(spans, length));
+    length += tokens.length;
+  }
+  const tokens = concatenated(rows.map(({ tokens }) => tokens as Tokens));
+  return { tokens, countFrom: 0, documentStarts, answers };
 }
 
 /**
