@@ -5,19 +5,17 @@ import { printable, quoted } from "../files/printable.ts";
 import { byteCount, shortDuration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { isUsersError } from "../files/disk.ts";
-import { createEngine } from "../generate/engine.ts";
-import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
+import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { type LoadedModel, loadSource } from "../generate/load.ts";
 import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
-import { createGpt } from "../model/gpt.ts";
-import { resolvePrecision } from "../model/precision.ts";
 import { type Api, createApi, type RequestRecord } from "../serve/api.ts";
 import { ApiError, errorResponse } from "../serve/api_error.ts";
+import { recordServedModel } from "../serve/served_model.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
-import { findNamedModel } from "./named_model.ts";
+import { findNamedModel, quantizeOption } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 
 /** `serve`: answers requests over HTTP, in the shape of OpenAI's API. */
@@ -39,6 +37,7 @@ const program = command(
     }, hf:OWNER/NAME, a directory of a model, adapters or a checkpoint, or a .gguf file`,
   )
   .option("--base <model>", TRAIN_OPTIONS.base.help)
+  .addOption(quantizeOption())
   .optionsGroup("Address:")
   .option(
     "--host <address>",
@@ -46,8 +45,8 @@ const program = command(
     "127.0.0.1",
   )
   .option("--port <n>", "port to listen on", wholeNumber(1, 65535), 8000)
-  .option("--allow-host <names...>", "names of this server beside localhost and IP addresses", [])
-  .option("--cors <origins...>", "pages of these origins may use the API; '*': all pages", [])
+  .option("--allow-host <names...>", "names of this server beside localhost and IP addresses")
+  .option("--cors <origins...>", "pages of these origins may use the API; '*': all pages")
   .optionsGroup("Limits:")
   .option(
     "--slots <n>",
@@ -71,10 +70,11 @@ interface Options {
   run?: string[] | undefined;
   model?: string[] | undefined;
   base?: string | undefined;
+  quantize?: "int8" | undefined;
   host: string;
   port: number;
-  allowHost: string[];
-  cors: string[];
+  allowHost?: string[] | undefined;
+  cors?: string[] | undefined;
   slots?: number | undefined;
   queue: number;
   timeout: number;
@@ -82,14 +82,14 @@ interface Options {
   logPrompts?: true | undefined;
 }
 
-/** Completions of a model that run at once. */
-const SLOTS = { gpu: 64, cpu: 8 };
+/** Completions of a model that run at once on a CPU adapter, which more slots do not make faster. */
+const SLOTS_ON_CPU = 8;
 
 /** Least characters of a key. */
 const LEAST_KEY = 16;
 
 async function main(options: Options): Promise<number> {
-  const { host, port, drain, timeout: requestSeconds, allowHost, cors, queue } = options;
+  const { host, port, drain, timeout: requestSeconds, queue, allowHost = [], cors = [] } = options;
   const apiKey = keyFor(host);
   cors.forEach(checkOrigin);
   // before the models are loaded, as a port that is taken is a likely mistake
@@ -98,10 +98,13 @@ async function main(options: Options): Promise<number> {
   const sources = await findModels(options);
   giveBack(...HUB, "write"); // the server listens already
   const device = await openGpu(options);
-  const slots = options.slots ?? SLOTS[device.isCpu ? "cpu" : "gpu"];
-  checkFit(device, sources, slots);
+  const { quantize, slots = device.isCpu ? SLOTS_ON_CPU : undefined } = options;
+  checkFit(device, sources, { slots, quantize });
   const models = Object.fromEntries(
-    [...sources].map(([name, source]): [string, LoadedModel] => [name, loadSource(device, source)]),
+    [...sources].map(([name, source]): [string, LoadedModel] => [
+      name,
+      loadSource(device, source, { quantize }),
+    ]),
   );
   const api = createApi({
     ...{ models, apiKey, slots, queue, requestSeconds },
@@ -112,7 +115,7 @@ async function main(options: Options): Promise<number> {
   });
   ({ handle } = api);
   for (const [name, { config }] of sources) {
-    status(`model ${printable(name)}: context of ${config.contextLength} tokens, ${slots} slots`);
+    status(`model ${printable(name)}, with a context of ${config.contextLength} tokens`);
   }
   output(`${addressOf(server.addr)}/v1\n`);
   const interrupts = await listenForInterrupts(
@@ -230,19 +233,20 @@ function nameOf(spec: string): string {
 }
 
 /** Makes sure that all models and their engines fit the device together. */
-function checkFit(device: Device, sources: Map<string, ModelSource>, slots: number): void {
+function checkFit(
+  device: Device,
+  sources: Map<string, ModelSource>,
+  options: Parameters<typeof recordServedModel>[2],
+): void {
   let needBytes = 0;
   const problem = misfitOf(device, (dry) => {
-    for (const { config, tokenizer } of sources.values()) {
-      const gpt = createGpt(dry, config, { precision: resolvePrecision(dry, "auto") });
-      createEngine({ gpt, tokenizer }, { slots });
-    }
+    for (const source of sources.values()) recordServedModel(dry, source, options);
     needBytes = dry.bytes;
-  }, { freeBytes: freeMemory() });
+  });
   if (problem) {
     throw new UserError(
       `Cannot serve ${sources.size === 1 ? "the model" : `${sources.size} models`} ` +
-        `with ${slots} slots as they must fit ${device.name} ${shortageOf(problem)}`,
+        `as they must fit ${device.name} ${shortageOf(problem)}`,
       { hint: "Choose fewer --slots" },
     );
   }

@@ -111,7 +111,7 @@ export function createApi(
 
   /** Answers by route. */
   async function route(request: Request, record: RequestRecord, signal: AbortSignal) {
-    const { pathname } = new URL(request.url), { method } = request;
+    const { path: pathname, method } = record;
     if (pathname === "/health") return health();
     if (apiKey !== undefined) checkKey(request, apiKey);
     const [, name] = /^\/v1\/models\/(.+)$/s.exec(pathname) ?? [];

@@ -6,7 +6,7 @@ import { ASSETS, PAGE } from "./assets.ts";
 import { OWN_HOSTS, refuseForeign } from "./origin.ts";
 import { createPlayground } from "./playground.ts";
 import { RunFolders } from "./run_folders.ts";
-import { MOST_WAITING_BYTES } from "./text_stream.ts";
+import { pushedStream } from "./text_stream.ts";
 import type { WatchedRun } from "./watched_run.ts";
 
 /**
@@ -76,34 +76,21 @@ export function createHandler(
   }
 
   /**
-   * A stream of server-sent events: the runs that change. It ends if its reader takes nothing while many changes wait;
-   * a page that is still there connects again.
+   * A stream of server-sent events: the runs that change. It ends if its reader takes nothing; a page that is still there
+   * connects again.
    */
   function events(): Response {
-    const utf8 = new TextEncoder();
-    let stop = () => {};
-    const stream = new ReadableStream<Uint8Array>({
-      start(controller) {
-        const end = () => {
-          stop();
-          controller.close();
-        };
-        const send = (text: string) => {
-          controller.enqueue(utf8.encode(text));
-          if (controller.desiredSize! < 0) end();
-        };
-        const unwatch = runs.watch((changes) => send(`data: ${JSON.stringify(changes)}\n\n`));
-        const beat = setInterval(() => send(":\n\n"), BEAT_MS);
-        stop = () => {
-          unwatch();
-          clearInterval(beat);
-          signal?.removeEventListener("abort", end);
-        };
-        signal?.addEventListener("abort", end);
-        send("retry: 1000\n\n");
-      },
-      cancel: () => stop(),
-    }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+    const stream = pushedStream((send, end) => {
+      const unwatch = runs.watch((changes) => send(`data: ${JSON.stringify(changes)}\n\n`));
+      const beat = setInterval(() => send(":\n\n"), BEAT_MS);
+      signal?.addEventListener("abort", end);
+      send("retry: 1000\n\n");
+      return () => {
+        unwatch();
+        clearInterval(beat);
+        signal?.removeEventListener("abort", end);
+      };
+    });
     return new Response(stream, { headers: { "content-type": "text/event-stream" } });
   }
 

@@ -2,20 +2,15 @@ import { statSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { quoted } from "../files/printable.ts";
 import { byteCount, byteCounts } from "../files/units.ts";
-import { createEngine } from "../generate/engine.ts";
 import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
 import { findSource, loadSource } from "../generate/load.ts";
-import type { ModelSource } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
-import { createActivations } from "../model/activations.ts";
 import { listCheckpoints, readHint } from "../model/files/checkpoint.ts";
-import { createGpt } from "../model/gpt.ts";
-import { resolvePrecision } from "../model/precision.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
 import type { Models } from "./models.ts";
-import { ServedModel } from "./served_model.ts";
+import { recordServedModel, ServedModel } from "./served_model.ts";
 import { Turns } from "./turns.ts";
 
 /**
@@ -165,7 +160,7 @@ export class ModelSlot implements Models {
     await device.gpu.queue.onSubmittedWorkDone(); // the memory of the model before is free then
     const slots = SLOTS[device.isCpu ? "cpu" : "gpu"];
     const name = `${run}@${Number(basename(source.checkpoint ?? path))}`;
-    const needBytes = checkMemory(device, (dry) => recordModel(dry, source, slots), {
+    const needBytes = checkMemory(device, (dry) => recordServedModel(dry, source, { slots }), {
       what: `load ${name}`,
       freeBytes: this.freeBytes(),
     });
@@ -196,15 +191,6 @@ export class ModelSlot implements Models {
 function keyOf(path: string): string {
   const { ino, mtimeMs } = statSync(path);
   return [resolve(path), ino, mtimeMs].join();
-}
-
-/** Records a model, its engine, and a pass over a text as long as its context. */
-function recordModel(dry: DryDevice, { config, tokenizer }: ModelSource, slots: number): void {
-  const precision = resolvePrecision(dry, "auto"), { contextLength } = config;
-  const gpt = createGpt(dry, config, { precision });
-  const batch = { batchSize: 1, sequenceLength: contextLength };
-  createActivations(dry, config, { batch, precision, purpose: "evaluation" });
-  createEngine({ gpt, tokenizer }, { slots });
 }
 
 /**

@@ -10,7 +10,7 @@ import { ApiError } from "./api_error.ts";
  */
 
 /** Most bytes of a request's body, and most milliseconds until all of them are there. */
-const MOST_BODY_BYTES = 2 ** 20, MOST_BODY_MS = 30_000;
+export const MOST_BODY_BYTES = 2 ** 20, MOST_BODY_MS = 30_000;
 
 /** A field of a request. */
 export interface Field<Value> {

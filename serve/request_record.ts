@@ -45,7 +45,7 @@ export class RequestRecord {
     } = {},
   ) {
     this.method = method;
-    this.path = new URL(url).pathname;
+    this.path = URL.parse(url)?.pathname ?? ""; // the header Host is part of the URL
     this.#onEnd = onEnd;
     this.texts = keepsTexts ? [] : undefined;
   }

@@ -1,6 +1,11 @@
 import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format.ts";
 import { createEngine, type Engine, type EngineOptions } from "../generate/engine.ts";
 import type { LoadedModel } from "../generate/load.ts";
+import type { ModelSource } from "../generate/source.ts";
+import type { DryDevice } from "../kernels/dry_device.ts";
+import { createActivations } from "../model/activations.ts";
+import { createGpt, type Quantization } from "../model/gpt.ts";
+import { resolvePrecision } from "../model/precision.ts";
 import { ApiError } from "./api_error.ts";
 import { Turns } from "./turns.ts";
 
@@ -93,4 +98,18 @@ export class ServedModel implements LoadedModel {
   chatFormat(): Promise<ChatFormat> {
     return this.#chatFormat ??= createChatFormat(this.tokenizer, { now: new Date() });
   }
+}
+
+/** Records a model with its engine, and a pass over a text as long as its context, to find out whether they fit. */
+export function recordServedModel(
+  dry: DryDevice,
+  { config, tokenizer }: Pick<ModelSource, "config" | "tokenizer">,
+  { quantize, ...options }: EngineOptions & { quantize?: Quantization | undefined },
+): void {
+  const precision = resolvePrecision(dry, "auto");
+  const gpt = createGpt(dry, config, { precision, quantize });
+  createEngine({ gpt, tokenizer }, options);
+  if (quantize) return; // it computes no other passes
+  const batch = { batchSize: 1, sequenceLength: config.contextLength };
+  createActivations(dry, config, { batch, precision, purpose: "evaluation" });
 }

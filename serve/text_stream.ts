@@ -56,3 +56,28 @@ export function textStream(
   }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
   return { readable, ended: ended.promise };
 }
+
+/**
+ * Sends texts as they come. The stream ends if its reader takes nothing while many bytes wait.
+ *
+ * @param begin is called with what sends a text and what ends the stream; it returns what is called at the end.
+ */
+export function pushedStream(
+  begin: (send: (text: string) => void, end: () => void) => () => void,
+): ReadableStream<Uint8Array> {
+  const utf8 = new TextEncoder();
+  let stop: () => void;
+  return new ReadableStream<Uint8Array>({
+    start(controller) {
+      const end = () => {
+        stop();
+        controller.close();
+      };
+      stop = begin((text) => {
+        controller.enqueue(utf8.encode(text));
+        if (controller.desiredSize! < 0) end();
+      }, end);
+    },
+    cancel: () => stop(),
+  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+}
