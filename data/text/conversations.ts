@@ -103,6 +103,7 @@ export function conversationOf(
 }
 
 const NO_TOOLS = "tools are not supported: leave out conversations that have them";
+const NO_WEIGHTS = "the loss counts all that the assistant says: leave out what it must not learn";
 const EXAMPLE = 'a message is {"role": "user", "content": "Hello"}';
 
 function isNothing(value: unknown): boolean {
@@ -143,6 +144,10 @@ function messageOf(item: unknown, place: string): Message {
   const isShareGpt = !("role" in item) && "from" in item;
   const [roleField, contentField] = isShareGpt ? ["from", "value"] : ["role", "content"];
   const given = item[roleField!], role = ROLES[String(given)];
+  const { weight } = item;
+  if (!isNothing(weight) && weight !== 1) {
+    throw new MalformedConversation(`have no ${place}.weight but 1`, weight, NO_WEIGHTS);
+  }
   const called = TOOL_FIELDS.find((field) => !isNothing(item[field]));
   if (called !== undefined) {
     throw new MalformedConversation(`have no ${place}.${called}`, item[called], NO_TOOLS);

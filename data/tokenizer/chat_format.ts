@@ -96,9 +96,12 @@ export function defaultChatTemplate(
  */
 export async function withChatFormat(tokenizer: Tokenizer): Promise<Tokenizer> {
   const { template, endIds } = await createChatFormat(tokenizer);
-  const chatTemplate = defaultTemplate(tokenizer.chatTemplate) === undefined
-    ? template
-    : tokenizer.chatTemplate!;
+  const { chatTemplate: given } = tokenizer;
+  if (defaultTemplate(given) !== undefined) return { ...tokenizer, endIds };
+  // a model may have templates of other names alone
+  const chatTemplate = typeof given === "object"
+    ? [{ name: "default", template }, ...given]
+    : template;
   return { ...tokenizer, chatTemplate, endIds };
 }
 

@@ -78,3 +78,22 @@ Deno.test("createEvaluator() predicts every token from those before it in its do
   assert.equal((await some.run()).tokens, 6); // whole batches of two documents
   for (const { destroy } of [evaluator, some, gpt]) destroy();
 });
+
+Deno.test("createEvaluator() predicts the answers of conversations, each of which sees only itself", async () => {
+  const gpt = createGpt(device, config, { precision: "f32" });
+  initializeParameters(gpt, { seed: 3 });
+  // two share a row; in the third the last token is the answer
+  const chats = tokenDataset(Uint32Array.of(5, 1, 7, 3, 9, 2, 6), [0, 2, 4], [1, 2, 3, 4, 6, 7]);
+  const evaluator = createEvaluator(gpt, tokenizer, chats, cut);
+  const { loss, tokens } = await evaluator.run();
+  const values = await download(device, ...gpt.parameters.tensors.values());
+  const parameters = new Map(
+    [...gpt.parameters.tensors.keys()].map((name, i) => [name, values[i]!]),
+  );
+  const sumOf = (inputs: number[], targets: number[]) =>
+    lossSum(parameters, { inputs, targets }, { B: 1, T: inputs.length, config: gpt.config });
+  const sum = sumOf([5], [1]) + sumOf([7], [3]) + sumOf([9, 2], [2, 6]) - sumOf([9], [2]);
+  assert.equal(tokens, 3);
+  assertClose([loss], [sum / 3], LOSS, "loss");
+  for (const { destroy } of [evaluator, gpt]) destroy();
+});

@@ -186,6 +186,10 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
       { messages: [question, { ...answer, tool_calls: [{ id: 1 }] }] },
       'have no messages[1].tool_calls: current value is [{"id":1}]; tools are not supported: leave out',
     ],
+    [
+      { messages: [question, { ...answer, weight: 0 }] },
+      "have no messages[1].weight but 1: current value is 0; the loss counts",
+    ],
     [{ ...good, tools: [{ name: "f" }] }, "have no tools: current value is"],
     [
       { messages: [{ role: "user", content: null }] },
@@ -217,6 +221,18 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
   await assert.rejects(openDataset([lines(good), write("tale.txt", "Once")]), {
     message:
       /must all hold conversations, or all texts: it holds conversations, and .*tale\.txt does not$/,
+  });
+});
+
+Deno.test("openDataset() names the line of a table whose conversation is not UTF-8", async () => {
+  const table = new TextEncoder().encode("prompt,completion\na,b\nc,d?\n");
+  table[table.length - 2] = 0xff;
+  const path = write("latin.csv", table);
+  await assert.rejects(async () => await read(await open(path)), {
+    name: "DataError",
+    message:
+      `Cannot read data file ${path} as line 3 must be UTF-8: it is not; convert text of another ` +
+      "encoding, for example with iconv -f latin1 -t utf8",
   });
 });
 

@@ -173,6 +173,10 @@ Deno.test("withChatFormat() adds the default template, and ends texts where answ
   const tokenizer = await byteTokenizer("<|endoftext|>", "<|turn|>");
   const plain = await withChatFormat(tokenizer);
   assert.deepEqual([plain.chatTemplate, plain.endIds], [defaultChatTemplate(tokenizer), [256]]);
+  const others = [{ name: "tool_use", template: "" }];
+  const named = await withChatFormat({ ...tokenizer, chatTemplate: others });
+  const added = { name: "default", template: defaultChatTemplate(tokenizer) };
+  assert.deepEqual(named.chatTemplate, [added, ...others]);
   const template = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}";
   for (
     const chatTemplate of [template, [{ name: "default", template }, { name: "a", template: "" }]]
