@@ -75,23 +75,27 @@ export interface PlanCandidate extends Measurement {
 /** Depths among which the time decides, ascending. */
 export const DEPTHS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32];
 
+/** Tokens of a row in which two of the built-in conversations leave few places empty. */
+export const CONVERSATION_TOKENS = 320;
+
 /**
  * The sizes of a model by its depth: width = 64 · depth, as in nanochat and as `mini`, `small` and `gpt2` have it. A
  * small model would then be too wide for the little text and time that it is for: below a depth of 4 the width is
  * 16 · depth², in multiples of 32. Heads have 32 components, and 64 from a width of 512 on. A context of 32 · depth
- * tokens, at least 64, keeps attention's share of the operations the same.
+ * tokens, at least 64, keeps attention's share of the operations the same; the built-in conversations need a longer one.
  *
- * @param given sizes that replace those of the dial; heads follow from the width.
+ * @param given sizes that replace those of the dial, from whose width the heads follow, and the data.
  */
 export function sizesAtDepth(depth: number, given: Partial<TrainOptions> = {}): DepthSizes {
   const width = given.width ?? 32 * Math.round(Math.min(2 * depth, depth * depth / 2));
   let heads = Math.max(1, Math.floor(width / (width < 512 ? 32 : 64)));
   while (heads > 1 && width % (4 * heads) !== 0) heads--;
+  const least = given.data === "conversations" ? CONVERSATION_TOKENS : 64;
   return {
     layers: given.layers ?? depth,
     width,
     heads: given.heads ?? Math.min(heads, LARGEST.heads),
-    contextLength: given.contextLength ?? Math.max(64, 32 * depth),
+    contextLength: given.contextLength ?? Math.max(least, 32 * depth),
   };
 }
 

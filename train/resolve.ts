@@ -24,6 +24,7 @@ import {
   type TrainOptions,
 } from "./options.ts";
 import { DEFAULT_ARCHITECTURE, isGated, partsOf } from "./architecture.ts";
+import { CONVERSATION_TOKENS } from "./plan.ts";
 import { cooldownStart } from "./schedule.ts";
 import { OptionError } from "./validate.ts";
 
@@ -100,9 +101,6 @@ export function presetDefaults(preset: PresetName): TrainingDefaults {
     ...DEFAULT_ARCHITECTURE,
   };
 }
-
-/** Tokens of a row in which two of the built-in conversations leave few places empty. */
-const CONVERSATION_TOKENS = 320;
 
 /** The defaults with longer rows if built-in conversations need them, and as many tokens per batch, rounded up. */
 export function defaultsForData(

@@ -44,6 +44,8 @@ Deno.test("sizesAtDepth() gives sizes of presets, and heads that divide the widt
     ...{ layers: 3, width: 100, heads: 1, contextLength: 7 },
   });
   assert.equal(sizesAtDepth(3, { width: 96 }).heads, 3);
+  const contextOf = (depth: number) => sizesAtDepth(depth, { data: "conversations" }).contextLength;
+  assert.deepEqual([2, 12].map(contextOf), [320, 384]);
 });
 
 Deno.test("planForDepth() reads 20 tokens per parameter, but no text more than 8 times", () => {
