@@ -1,5 +1,5 @@
 import type { Program } from "../kernels/program.ts";
-import { hasPenalties, type SamplerOptions } from "../kernels/sample/sample.ts";
+import { hasPenalties, type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { Slots } from "./slots.ts";
@@ -56,6 +56,9 @@ export function createDecoder(
   }
   const B = prompts.length;
   const maxTokens = prompts.reduce((most, { length }) => Math.max(most, length), 0) + maxNewTokens;
+  const settings = prompts.map(({ length: firstDrawn }, b) =>
+    samplerSettings({ sampler, seed: seeds[b]!, firstDrawn })
+  );
   const slots = new Slots(model, {
     ...{
       slots: B,
@@ -69,7 +72,7 @@ export function createDecoder(
   });
   if (prompts.some(({ length }) => length > 1)) slots.recordReading();
   const sequences = prompts.map((prompt, b) =>
-    slots.add(prompt, { most: maxTokens, seed: seeds[b]!, sampler })
+    slots.add(prompt, { most: maxTokens, settings: settings[b]! })
   );
   const destroy = () => slots[Symbol.dispose]();
   return {

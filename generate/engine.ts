@@ -1,11 +1,12 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
-import type { Device } from "../kernels/device.ts";
-import { MOST_LOGPROBS, type SamplerOptions } from "../kernels/sample/sample.ts";
+import { MOST_LOGPROBS, type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
 import { DEFAULT_SAMPLER, resolveSampler } from "./generate.ts";
 import type { LoadedModel } from "./load.ts";
-import { LOGPROBS_KEPT, mostSequences, type Sequence, Slots, type Span } from "./slots.ts";
+import { Output } from "./output.ts";
+import { Pace, type Work } from "./pace.ts";
+import { mostSequences, type Sequence, Slots, type Span } from "./slots.ts";
 import { type GenerateResult, Stream } from "./stream.ts";
 
 /** A completion that an engine computes. */
@@ -103,31 +104,14 @@ const MAX_TOKENS = 32_768, MAX_CONTEXTS = 4;
 /** Requests that can run at the same time by default, if their caches fit the device. */
 const SLOTS = 64;
 
-/**
- * Milliseconds of the device per chunk: tokens are read back, and requests join and leave, between chunks. A read-back
- * takes Deno 2.9 another 10 ms, in which the device computes the next chunk; a shorter chunk would leave it idle.
- */
-const CHUNK_MS = 16;
-
-/** Milliseconds before the expected end of a chunk at which the host begins to wait for it. */
-const MARGIN_MS = 2;
-
-/** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
-const LEAST_WAIT_MS = 1;
-
-/** Tokens of an engine's first chunk, and most tokens of any. */
-const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_TOKENS = LOGPROBS_KEPT;
-
-/** Passes that read known tokens, per chunk, at most. */
-const MOST_READS = 16;
-
 /** Sequences whose known tokens are read by one pass, at most. */
 const MOST_READ = 8;
 
 /** A request that waits or runs. */
 interface Job {
   readonly request: EngineRequest;
-  readonly sampler: SamplerOptions;
+  /** Those of `samplerSettings()`. */
+  readonly settings: Uint32Array<ArrayBuffer>;
   readonly stream: Stream;
   /** What its reader has not taken. */
   readonly output: Output;
@@ -135,90 +119,10 @@ interface Job {
   sequence?: Sequence | undefined;
 }
 
-/** What the reader of a request has not taken yet. */
-class Output {
-  #text = "";
-  #ids: number[] = [];
-  readonly #logprobs: TokenLogprobs[] | undefined;
-  #taken = 0; // of #ids and #logprobs
-  #result: GenerateResult | undefined;
-  #failure: { error: unknown } | undefined;
-  #changed = Promise.withResolvers<void>();
-  /** Whether the reader has gone. */
-  isAbandoned = false;
-
-  constructor({ logprobs }: EngineRequest) {
-    if (logprobs !== undefined) this.#logprobs = [];
-  }
-
-  /** Whether the last piece was added. */
-  get isComplete(): boolean {
-    return this.#result !== undefined || this.#failure !== undefined;
-  }
-
-  add(text: string, ids: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
-    this.#text += text;
-    this.#ids.push(...ids);
-    this.#logprobs?.push(...logprobs);
-    if (text !== "") this.#changed.resolve();
-  }
-
-  end(result: GenerateResult): void {
-    this.#result = result;
-    this.#changed.resolve();
-  }
-
-  fail(error: unknown): void {
-    this.#failure = { error };
-    this.#changed.resolve();
-  }
-
-  /** The pieces, each as soon as there is one. */
-  pieces(): AsyncGenerator<EnginePiece, void> {
-    const pieces = this.#pieces(), end = pieces.return.bind(pieces);
-    return Object.assign(pieces, {
-      return: (value: void) => { // a generator that has not begun ends without its `finally`
-        this.isAbandoned = true;
-        return end(value);
-      },
-    });
-  }
-
-  async *#pieces(): AsyncGenerator<EnginePiece, void> {
-    try {
-      for (;;) {
-        await this.#changed.promise;
-        this.#changed = Promise.withResolvers();
-        if (this.#failure) throw this.#failure.error;
-        const result = this.#result;
-        yield this.#take();
-        if (result) return;
-      }
-    } finally {
-      this.isAbandoned = true;
-    }
-  }
-
-  #take(): EnginePiece {
-    const text = this.#text, ids = this.#ids.slice(this.#taken);
-    const logprobs = this.#logprobs?.slice(this.#taken), result = this.#result;
-    this.#text = "";
-    this.#taken = this.#ids.length;
-    return { text, ids, ...(logprobs ? { logprobs } : {}), ...(result ? { result } : {}) };
-  }
-}
-
 /** What was submitted to the device at once. */
-interface Chunk {
+interface Chunk extends Work {
   /** The tokens that it draws. */
   readonly drawn: readonly { job: Job; span: Span }[];
-  /** Steps that draw a token of every row. */
-  readonly steps: number;
-  readonly rows: number;
-  /** Passes that read known tokens. */
-  readonly reads: number;
-  /** When its submission began. */
-  readonly sinceMs: number;
 }
 
 /**
@@ -301,7 +205,7 @@ class BatchingEngine implements Engine {
   submit(request: EngineRequest): AsyncGenerator<EnginePiece, void> {
     const job = this.#check(request);
     this.#waiting.push(job);
-    this.#work ??= this.#run().finally(() => this.#work = undefined);
+    this.#work ??= this.#run();
     return job.output.pieces();
   }
 
@@ -359,12 +263,12 @@ class BatchingEngine implements Engine {
           `current number is ${promptIds.length} + ${maxNewTokens}`,
       );
     }
-    return {
-      request,
+    const stream = new Stream(tokenizer, { promptIds, endIds, stop });
+    const settings = samplerSettings({
       sampler: resolveSampler(sampler ?? DEFAULT_SAMPLER),
-      stream: new Stream(tokenizer, { promptIds, endIds, stop }),
-      output: new Output(request),
-    };
+      ...{ seed, logprobs, firstDrawn: promptIds.length, endIds: stream.endIds },
+    });
+    return { request, settings, stream, output: new Output(request) };
   }
 
   /** Computes until no request is left. While the results of a chunk are read back, the device computes the next one. */
@@ -389,6 +293,7 @@ class BatchingEngine implements Engine {
       this.#failure = { error };
       for (const job of [...this.#running, ...this.#waiting.splice(0)]) this.#fail(job, error);
     }
+    this.#work = undefined; // at once, as the next request would otherwise wait for work that has ended
   }
 
   /** Submits the next chunk; undefined if there is nothing to compute. */
@@ -429,8 +334,8 @@ class BatchingEngine implements Engine {
   /** Gives free slots to the requests that wait. */
   #join(): void {
     while (this.#waiting.length > 0 && this.#slots.free > 0) {
-      const job = this.#waiting.shift()!, { request, sampler, stream } = job;
-      const { promptIds, maxNewTokens, seed, logprobs } = request;
+      const job = this.#waiting.shift()!, { settings, stream } = job;
+      const { promptIds, maxNewTokens } = job.request;
       this.#running.add(job);
       if (maxNewTokens === 0) {
         job.output.add(stream.end("length"), []);
@@ -438,8 +343,8 @@ class BatchingEngine implements Engine {
         continue;
       }
       job.sequence = this.#slots.add(promptIds, {
-        ...{ most: promptIds.length + maxNewTokens, sampler, seed, logprobs },
-        endIds: stream.endIds,
+        most: promptIds.length + maxNewTokens,
+        settings,
       });
       this.#promptTokensRead += promptIds.length;
     }
@@ -474,17 +379,13 @@ class BatchingEngine implements Engine {
     for (const { job, span } of drawn) {
       const { request, stream, output } = job;
       const tokens = arrays.next().value!;
-      const words = request.logprobs === undefined
-        ? []
-        : this.#slots.logprobsOf(span).flatMap(() => [...arrays.next().value!]);
+      const parts = request.logprobs === undefined ? [] : this.#slots.logprobsOf(span);
+      const words = Uint32Array.from(parts.flatMap(() => [...arrays.next().value!]));
       if (output.isComplete) continue; // it has left meanwhile
       try {
         const before = stream.tokens, text = stream.push(tokens), ids = stream.takeIds();
         this.#tokensDrawn += stream.tokens - before;
-        const logprobs = ids.slice(0, words.length).map((_, i) =>
-          logprobsAt(words, i, request.logprobs!)
-        );
-        output.add(text, ids, logprobs);
+        output.add(text, ids, logprobsOf(words, request).slice(0, ids.length));
       } catch (error) {
         this.#fail(job, error);
         continue;
@@ -519,61 +420,15 @@ class BatchingEngine implements Engine {
   }
 }
 
-/** The logprobs of a token, from what `sample()` stored. */
-function logprobsAt(words: readonly number[], i: number, count: number): TokenLogprobs {
-  const at = (k: number): TokenLogprob => {
-    const place = 2 * (i * (1 + MOST_LOGPROBS) + k);
-    const [logprob] = new Float32Array(Uint32Array.of(words[place + 1]!).buffer);
-    return { id: words[place]!, logprob: logprob! };
-  };
-  return { ...at(0), top: Array.from({ length: count }, (_, k) => at(1 + k)) };
-}
-
-/** Chooses how much a chunk computes, so that it takes the device `CHUNK_MS`. */
-class Pace {
-  readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
-  readonly #firstStepMs: number;
-  #readMs = CHUNK_MS / 4;
-  #idleMs = 0; // when the device had computed the last chunk
-
-  constructor({ isCpu }: Device) {
-    this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
-  }
-
-  /** Milliseconds of a step that draws a token of every row. */
-  #stepOf(rows: number): number {
-    return this.#stepMs.get(Math.ceil(Math.log2(rows))) ?? this.#firstStepMs;
-  }
-
-  /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
-  tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
-    const count = CHUNK_MS / this.#stepOf(rows);
-    return Math.max(1, Math.min(MOST_TOKENS, Math.ceil(isFirst ? count / 4 : count)));
-  }
-
-  /** Passes of a chunk that read known tokens: they may take as long as its steps. */
-  reads(othersDraw: boolean): number {
-    return othersDraw
-      ? Math.max(1, Math.min(MOST_READS, Math.floor(CHUNK_MS / this.#readMs)))
-      : MOST_READS;
-  }
-
-  /** Learns that the device has just computed a chunk, for which the host has waited since some time. */
-  computed({ steps, rows, reads, sinceMs }: Chunk, waitingMs: number): void {
-    const now = performance.now(), tookMs = now - Math.max(sinceMs, this.#idleMs);
-    const isLate = now - waitingMs < LEAST_WAIT_MS; // the device was idle for an unknown time
-    const stepMs = this.#stepOf(rows),
-      setStep = (ms: number) => this.#stepMs.set(Math.ceil(Math.log2(rows)), ms);
-    this.#idleMs = now;
-    if (isLate && steps > 0) setStep(0.8 * stepMs);
-    else if (isLate) this.#readMs *= 0.8;
-    else if (reads === 0) setStep((stepMs + tookMs / steps) / 2);
-    else this.#readMs = (this.#readMs + Math.max(0, tookMs - steps * stepMs) / reads) / 2;
-  }
-
-  /** Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it. */
-  pause({ steps, rows, reads, sinceMs }: Chunk): Promise<void> {
-    const endMs = sinceMs + steps * this.#stepOf(rows) + reads * this.#readMs - MARGIN_MS;
-    return new Promise((resolve) => setTimeout(resolve, Math.max(0, endMs - performance.now())));
-  }
+/** The logprobs of tokens, from what `sample()` stored for a request that wants some. */
+function logprobsOf(
+  words: Uint32Array<ArrayBuffer>,
+  { logprobs = 0 }: EngineRequest,
+): TokenLogprobs[] {
+  const reals = new Float32Array(words.buffer), each = 1 + MOST_LOGPROBS;
+  const at = (i: number): TokenLogprob => ({ id: words[2 * i]!, logprob: reals[2 * i + 1]! });
+  return Array.from({ length: words.length / 2 / each }, (_, t) => ({
+    ...at(t * each),
+    top: Array.from({ length: logprobs }, (_, k) => at(t * each + 1 + k)),
+  }));
 }

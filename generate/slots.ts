@@ -1,11 +1,5 @@
 import { Program } from "../kernels/program.ts";
-import {
-  MOST_LOGPROBS,
-  sample,
-  samplerSettings,
-  SETTINGS,
-  type TextSettings,
-} from "../kernels/sample/sample.ts";
+import { MOST_LOGPROBS, sample, SETTINGS } from "../kernels/sample/sample.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -255,16 +249,15 @@ export class Slots implements Disposable {
   /**
    * Adds a sequence that begins with some tokens, at least one, and has `most` in the end. There must be a free slot.
    *
-   * @throws {UserError} as `samplerSettings()` does.
+   * @param options.settings those of `samplerSettings()`.
    */
   add(
     ids: readonly number[],
-    { most, ...settings }: Omit<TextSettings, "firstDrawn"> & { most: number },
+    { most, settings }: { most: number; settings: Uint32Array },
   ): Sequence {
-    const { device } = this.#model,
-      words = samplerSettings({ ...settings, firstDrawn: ids.length });
+    const { device } = this.#model;
     const slot = this.#free.shift()!, row = this.#rows.indexOf(undefined);
-    upload(device, this.#view(this.#settings, slot, { first: 0, count: SETTINGS }), words);
+    upload(device, this.#view(this.#settings, slot, { first: 0, count: SETTINGS }), settings);
     upload(device, this.#view(this.#tokens, slot, { first: 0, count: ids.length }), ids);
     const sequence: Held = { slot, row, most, length: ids.length, start: 0, read: 0 };
     this.#moveWindow(sequence);

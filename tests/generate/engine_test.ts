@@ -6,10 +6,10 @@ import {
   type EnginePiece,
   type EngineRequest,
 } from "../../generate/engine.ts";
-import { generate } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER, generate } from "../../generate/generate.ts";
 import { Slots } from "../../generate/slots.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
+import { samplerSettings } from "../../kernels/sample/sample.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
@@ -78,6 +78,7 @@ Deno.test("createEngine() refuses a request that it cannot complete at once", as
     [{ seed: 0.5 }, "RangeError", /seed must be an integer from 0 to 4294967295/],
     [{ logprobs: 21 }, "RangeError", /logprobs must be an integer from 0 to 20/],
     [{ sampler: { topP: 2 } }, "UserError", /topP must be above 0/],
+    [{ endIds: new Array(16).fill(1) }, "UserError", /at most 16 tokens can end a text/],
     [{ prompt: "x" } as Partial<EngineRequest>, "TypeError", /"prompt" is none$/],
   ];
   for (const [change, name, message] of cases) {
@@ -260,6 +261,10 @@ Deno.test("createEngine() fails all requests when the device is lost", async () 
   await engine.close();
 });
 
+/** The settings of a prompt of one token. */
+const settingsOf = (settings: { seed: number; endIds?: number[] }) =>
+  samplerSettings({ sampler: DEFAULT_SAMPLER, firstDrawn: 1, ...settings });
+
 const LORA = { rank: 4, alpha: 8, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] };
 
 for (
@@ -281,7 +286,7 @@ for (
         ...{ batchInvariant: true, penalties: false, logprobs: false },
       });
       const sequences = which.map((b) =>
-        slots.add(prompts[b]!, { most, seed: b, sampler: DEFAULT_SAMPLER })
+        slots.add(prompts[b]!, { most, settings: settingsOf({ seed: b }) })
       );
       for (let unread = sequences; unread.length > 0;) {
         unread = unread.filter((sequence) => slots.unread(sequence) > 0);
@@ -298,13 +303,13 @@ for (
 }
 
 Deno.test("Slots draws nothing behind a token that ends the text", async () => {
-  const sampler = { ...DEFAULT_SAMPLER }, most = 40;
+  const most = 40;
   const draw = async (endIds: number[]) => {
     using slots = new Slots(model.gpt, {
       ...{ slots: 1, maxTokens: most, drawRows: [1], readRows: [1] },
       ...{ batchInvariant: true, penalties: false, logprobs: false },
     });
-    const sequence = slots.add([3], { most, seed: 1, sampler, endIds });
+    const sequence = slots.add([3], { most, settings: settingsOf({ seed: 1, endIds }) });
     const [span] = slots.draw(20);
     slots.draw(5); // the cursors of the first draw stay
     const [tokens] = await download(device, slots.tokensOf({ ...span!, count: 25 }));

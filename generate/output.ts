@@ -1,0 +1,74 @@
+import type { EnginePiece, EngineRequest, TokenLogprobs } from "./engine.ts";
+import type { GenerateResult } from "./stream.ts";
+
+/** What the reader of a request has not taken yet. */
+export class Output {
+  #text = "";
+  #ids: number[] = [];
+  #logprobs: TokenLogprobs[] | undefined;
+  #result: GenerateResult | undefined;
+  #failure: { error: unknown } | undefined;
+  #changed = Promise.withResolvers<void>();
+  /** Whether the reader has gone. */
+  isAbandoned = false;
+
+  constructor({ logprobs }: EngineRequest) {
+    if (logprobs !== undefined) this.#logprobs = [];
+  }
+
+  /** Whether the last piece was added. */
+  get isComplete(): boolean {
+    return this.#result !== undefined || this.#failure !== undefined;
+  }
+
+  add(text: string, ids: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
+    this.#text += text;
+    this.#ids.push(...ids);
+    this.#logprobs?.push(...logprobs);
+    if (text !== "") this.#changed.resolve();
+  }
+
+  end(result: GenerateResult): void {
+    this.#result = result;
+    this.#changed.resolve();
+  }
+
+  fail(error: unknown): void {
+    this.#failure = { error };
+    this.#changed.resolve();
+  }
+
+  /** The pieces, each as soon as there is one. */
+  pieces(): AsyncGenerator<EnginePiece, void> {
+    const pieces = this.#pieces(), end = pieces.return.bind(pieces);
+    return Object.assign(pieces, {
+      return: (value: void) => { // a generator that has not begun ends without its `finally`
+        this.isAbandoned = true;
+        return end(value);
+      },
+    });
+  }
+
+  async *#pieces(): AsyncGenerator<EnginePiece, void> {
+    try {
+      for (;;) {
+        await this.#changed.promise;
+        this.#changed = Promise.withResolvers();
+        if (this.#failure) throw this.#failure.error;
+        const result = this.#result;
+        yield this.#take();
+        if (result) return;
+      }
+    } finally {
+      this.isAbandoned = true;
+    }
+  }
+
+  #take(): EnginePiece {
+    const text = this.#text, ids = this.#ids, logprobs = this.#logprobs, result = this.#result;
+    this.#text = "";
+    this.#ids = [];
+    if (logprobs) this.#logprobs = [];
+    return { text, ids, ...(logprobs ? { logprobs } : {}), ...(result ? { result } : {}) };
+  }
+}
