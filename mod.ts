@@ -296,6 +296,7 @@ export {
   type GenerateResult,
   type StreamOptions,
 } from "./generate/generate.ts";
+export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./generate/chat.ts";
 export {
   createEngine,
   type Engine,

@@ -250,7 +250,11 @@ export interface Interrupts {
 }
 
 /** Exit status by signal: 128 plus the signal's number. */
-const EXIT_CODES: Partial<Record<Deno.Signal, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+export const EXIT_CODES: Partial<Record<Deno.Signal, number>> = {
+  SIGHUP: 129,
+  SIGINT: 130,
+  SIGTERM: 143,
+};
 
 /**
  * Listens for Ctrl-C and the other signals that ask a process to end. The first signal aborts and prints the

@@ -72,8 +72,11 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       const isPlain = stderrTerminal().size() === undefined;
       const report = await summary.text(event, { columns: statusColumns(), isPlain });
       if (report !== "") status(report);
-      const next = taskCommand("generate", ...model, ...argument(event.prompt));
-      status(`${done}; to generate text: ${next}`);
+      const hasConversations = start!.corpus.answerTokens !== undefined;
+      const next = hasConversations
+        ? `to talk with it: ${taskCommand("chat", ...model)}`
+        : `to generate text: ${taskCommand("generate", ...model, ...argument(event.prompt))}`;
+      status(`${done}; ${next}`);
       if (isJson) continue;
       print(`${start!.options.minutes === undefined ? event.path : resultOf(event, start!)}\n`);
     }

@@ -60,6 +60,7 @@ const ENTRIES = [
   "commands/train.ts",
   "commands/eval.ts",
   "commands/export.ts",
+  "commands/chat.ts",
   "commands/compare.ts",
   "commands/dashboard.ts",
   "commands/doctor.ts",

@@ -127,6 +127,11 @@ Deno.test({
         `run --deny-net --deny-write -q -P=hub --allow-ffi=dawn ${script} ${words}`,
       );
     }
+    assert.equal(
+      await flags("chat", "--system", "Once"), // which may save the conversation
+      "run --deny-net -q -P=hub --no-prompt commands/chat.ts --system Once",
+    );
+    assert.doesNotMatch(await flags("chat", "--model", "hf:a/b"), /deny/);
     for (const words of ["--gpu native", "dawn", "--gpu"]) {
       assert.doesNotMatch(await flags("generate", ...words.split(" ")), /ffi/);
     }

@@ -1,7 +1,7 @@
 import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { tableSlices } from "./embedding.ts";
+import { rowSlice, rowSlices } from "../slices.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -38,7 +38,8 @@ export function embeddingDecode(
   });
   assertVectors(action, { wte });
   const M = B * S, WORKGROUP_SIZE = 64;
-  for (const { slice: { first, rows }, table } of tableSlices(program.device, { wte, scales })) {
+  const multipleOf = scales ? 64 : 1; // slices of scales are aligned, too
+  for (const { first, rows, view } of rowSlices(program.device, wte, { multipleOf })) {
     program.dispatch({
       shader: { "kernels/embedding/decode.wgsl": decode },
       constants: {
@@ -50,7 +51,8 @@ export function embeddingDecode(
       tensors: {
         tokens,
         cursors,
-        ...table,
+        ...(scales ? { int8Wte: view } : { wte: view }),
+        scales: scales && rowSlice(scales, { first, rows }).view,
         wpe,
         y,
       },
