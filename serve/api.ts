@@ -78,9 +78,9 @@ const HEADERS = { "x-content-type-options": "nosniff", "cache-control": "no-stor
  *
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * await using api = createApi({ models: { default: model } });
- * const server = Deno.serve({ hostname: "127.0.0.1", port: 8000 }, api.handle);
+ * const server = Deno.serve({ hostname: "127.0.0.1", port: 0 }, api.handle);
  *
- * const response = await fetch("http://127.0.0.1:8000/v1/completions", {
+ * const response = await fetch(`http://127.0.0.1:${server.addr.port}/v1/completions`, {
  *   method: "POST",
  *   headers: { "content-type": "application/json" },
  *   body: JSON.stringify({ model: "default", prompt: "Once upon a time", max_tokens: 20 }),
