@@ -34,10 +34,12 @@ export interface Work {
 export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
+  readonly #isCpu: boolean;
   #readMs = CHUNK_MS / 4;
   #idleMs = 0; // when the device had computed the last chunk
 
-  constructor({ isCpu }: Device) {
+  constructor({ isCpu }: Pick<Device, "isCpu">) {
+    this.#isCpu = isCpu;
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
   }
 
@@ -72,8 +74,13 @@ export class Pace {
     else this.#readMs = (this.#readMs + Math.max(0, tookMs - steps * stepMs) / reads) / 2;
   }
 
-  /** Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it. */
+  /**
+   * Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it.
+   * It does not wait for a CPU adapter, whose read-back on a busy machine takes longer than `MARGIN_MS`: the wait would
+   * be part of the time that `computed()` learns, and grow with each chunk.
+   */
   pause({ steps, rows, reads, sinceMs }: Work): Promise<void> {
+    if (this.#isCpu) return Promise.resolve();
     const endMs = sinceMs + steps * this.#stepOf(rows) + reads * this.#readMs - MARGIN_MS;
     return new Promise((resolve) => setTimeout(resolve, Math.max(0, endMs - performance.now())));
   }

@@ -207,13 +207,6 @@ async function promptLogprobs(
   ids: readonly number[],
   { top, signal }: { top: number; signal: AbortSignal },
 ): Promise<TokenLogprobs[]> {
-  if (model.gpt.quantization) {
-    throw new ApiError(
-      400,
-      "Cannot complete as echo must be false beside logprobs if the model is quantized",
-      { param: "echo" },
-    );
-  }
   using _ = await model.passes.take(signal);
   const { predictions } = await predictionsOf(model, ids, { top, signal });
   const first = { id: ids[0]!, logprob: NaN, top: [] };

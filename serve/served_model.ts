@@ -109,7 +109,6 @@ export function recordServedModel(
   const precision = resolvePrecision(dry, "auto");
   const gpt = createGpt(dry, config, { precision, quantize });
   createEngine({ gpt, tokenizer }, options);
-  if (quantize) return; // it computes no other passes
   const batch = { batchSize: 1, sequenceLength: config.contextLength };
   createActivations(dry, config, { batch, precision, purpose: "evaluation" });
 }
