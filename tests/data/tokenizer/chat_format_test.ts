@@ -101,12 +101,33 @@ Deno.test("encode() follows the marks of a template when it has some", async () 
   ]);
 });
 
+Deno.test("encode() counts whole tokens, outer marks, and no half characters", async () => {
+  const tokenizer = await gpt2Tokenizer();
+  const said = async (content: string, chatTemplate: string) => {
+    const messages = [{ role: "assistant", content }];
+    return (await answersOf({ ...tokenizer, chatTemplate }, messages)).answers;
+  };
+  const marked = "<{% generation %}{{ messages[0].content }}{% endgeneration %}";
+  assert.deepEqual(await said(" walk", `${marked}ing on`), [" walking"]);
+  assert.deepEqual(await said("a\ud801b\udc00", marked), ["a\ufffdb\ufffd"]);
+  const twice = "{% generation %}a{% generation %}b{% endgeneration %}c{% endgeneration %}";
+  assert.deepEqual(await said("", `.${twice} d`), ["abc"]);
+});
+
+Deno.test("render() joins the line ends of a template", async () => {
+  const format = await createChatFormat({ ...await gpt2Tokenizer(), chatTemplate: "a\r\nb\rc\n" });
+  assert.equal(format.render([]), "a\nb\nc");
+});
+
 Deno.test("encode() ends an answer with its message if the template writes it in another way later", async () => {
   const chatTemplate = "{% for m in messages %}<{{ m.role }}>{{ '\\n' }}" +
     "{% if loop.last and m.role == 'assistant' %}(thought){% endif %}{{ m.content }}{{ eos_token }}\n" +
     "{% endfor %}{% if add_generation_prompt %}<assistant>{{ '\\n' }}{% endif %}";
   const { answers } = await answersOf({ ...await gpt2Tokenizer(), chatTemplate }, conversation);
   assert.deepEqual(answers, ["A boy 😀 <|endoftext|>", "(thought)<|endoftext|>\n"]);
+  const format = await createChatFormat({ ...await gpt2Tokenizer(), chatTemplate });
+  const twice = [...conversation, conversation[2]!]; // the text that asks for the last is no beginning
+  assert.throws(() => format.encode(twice), /up to message 6 of 6$/);
 });
 
 Deno.test("encode() and promptIds() give the ids and the answers that transformers gives", async () => {

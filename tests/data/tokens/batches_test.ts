@@ -203,6 +203,14 @@ Deno.test("evaluationBatches() makes every token of an answer a target once, aft
   }
 });
 
+Deno.test("evaluationBatches() leaves out rows of conversations without a target", () => {
+  const long = tokenDataset(Uint32Array.from({ length: 60 }, (_, i) => i), [0], [1, 3, 57, 60]);
+  const batches = [...evaluationBatches(long, { batchSize: 1, contextLength: 4, padding: 9 })];
+  const counted = batches.map((batch) => batch.counted);
+  assert.equal(counted.reduce((sum, count) => sum + count), 5);
+  assert.ok(batches.length <= 3 && counted.every((count) => count > 0), `${counted}`);
+});
+
 Deno.test("Batches.at() gives the same batch in any order", () => {
   const batches = new Batches(text(101, 50), OPTIONS);
   const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));
