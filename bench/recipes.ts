@@ -42,6 +42,7 @@ const FIRST = {
   optimizer: "adamw",
   learningRate: 5e-3,
   minLearningRate: 5e-4,
+  documents: "joined",
 } as const satisfies Recipe;
 const BASE = "GPT-2, AdamW";
 

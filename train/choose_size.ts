@@ -88,7 +88,9 @@ function repeatPlan(path: string, known: Unsized): Planned {
   const sizes = { ...sizesOf(given, defaults), steps: given.steps ?? options.steps! };
   const blockParameters = countBlockParameters(configAt({}, known));
   const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
-  return { plan: { ...figures, ...saved }, untyped: options };
+  // the text may need other documents than those of the plan, see fittingTo()
+  const { documents } = given, plan = { ...figures, ...saved, options: { ...options, documents } };
+  return { plan, untyped: options };
 }
 
 /** The plan of a training at a depth, however long it takes. */

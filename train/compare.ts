@@ -31,7 +31,7 @@ import {
 } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
-import { optionsWhere } from "./options.ts";
+import { EARLIER_DEFAULTS, optionsWhere } from "./options.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
@@ -152,7 +152,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     points: points.map(counted),
     last: counted(last),
     best: counted(best),
-    options: withDimensions(options),
+    options: withUnsaved(options),
     adapter,
     dataHash: data.hash,
     ...(data.validationHash ? { validationHash: data.validationHash } : {}),
@@ -191,10 +191,12 @@ export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof 
   return costOf(config, typeof freeze === "string" ? freeze : undefined);
 }
 
-/** Options with dimensions and architecture of the preset, which earlier versions did not save. */
-function withDimensions(options: Record<string, unknown>): Record<string, unknown> {
+/** Options with those that earlier versions did not save, dimensions and architecture of the preset among them. */
+function withUnsaved(options: Record<string, unknown>): Record<string, unknown> {
   const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
-  return preset ? { ...EARLIER_ARCHITECTURE, ...dimensionsOf(preset), ...options } : options;
+  const { documents, optimizer } = EARLIER_DEFAULTS;
+  const dimensions = preset ? { ...EARLIER_ARCHITECTURE, ...dimensionsOf(preset) } : {};
+  return { documents, optimizer, ...dimensions, ...options };
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */

@@ -259,7 +259,7 @@ export const TRAIN_OPTIONS = {
     choices: ["joined", "apart"],
     help: "whether a document sees those before it in its row, or only itself",
     placeholder: "<kind>",
-    default: "joined",
+    default: "apart",
   },
   /** T: tokens per row, and positions of the model. */
   contextLength: {
@@ -833,8 +833,12 @@ export const DEFAULT_OPTIONS = Object.fromEntries(
   OPTION_NAMES.map((name) => [name, optionNamed(name).default]),
 ) as TrainOptions;
 
-/** The defaults of `createTrainStep()`, and the values of options that checkpoints of earlier versions do not name. */
-export const ADAMW_DEFAULTS = { ...DEFAULT_OPTIONS, optimizer: "adamw" } as const;
+/** The defaults of earlier versions: those of `createTrainStep()`, and of options that a checkpoint does not name. */
+export const EARLIER_DEFAULTS = {
+  ...DEFAULT_OPTIONS,
+  documents: "joined",
+  optimizer: "adamw",
+} as const;
 
 /** Whether an option is given: `auto` leaves the choice open. */
 export function isGiven(value: unknown): boolean {

@@ -13,7 +13,7 @@ import {
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Precision } from "../model/precision.ts";
 import {
-  ADAMW_DEFAULTS,
+  EARLIER_DEFAULTS,
   isGiven,
   OPTION_NAMES,
   type OptionName,
@@ -429,7 +429,7 @@ export function resumeOptions(
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
-  const before = { ...ADAMW_DEFAULTS, ...saved } as ResolvedOptions;
+  const before = { ...EARLIER_DEFAULTS, ...saved } as ResolvedOptions;
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
     if (value === undefined || onResume === "renamed") continue;

@@ -33,8 +33,8 @@ import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import {
-  ADAMW_DEFAULTS,
   DEFAULT_OPTIONS,
+  EARLIER_DEFAULTS,
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
@@ -280,7 +280,8 @@ export async function* openCorpus(
 }
 
 /**
- * The choices with those that the kind of the documents decides: each conversation sees only itself.
+ * The choices with those that the kind of the documents decides, whatever a plan says: each conversation sees only
+ * itself.
  *
  * @throws {UserError} if the options contradict that.
  */
@@ -353,7 +354,7 @@ export function* finishSetup(
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
-  const began = resumed && { ...ADAMW_DEFAULTS, ...resumed.state.options } as ResolvedOptions;
+  const began = resumed && { ...EARLIER_DEFAULTS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
     gpu: place.device.provider,
     preset,

@@ -25,7 +25,7 @@ import {
   type OptimizerOptions,
   OPTIMIZERS,
 } from "./optimizer.ts";
-import { ADAMW_DEFAULTS } from "./options.ts";
+import { EARLIER_DEFAULTS } from "./options.ts";
 import { checkValue } from "./validate.ts";
 
 /** Options that are the same for all steps of a training. */
@@ -223,7 +223,7 @@ export function createTrainStep(
   model: Gpt,
   given: Partial<StepOptions> & Pick<StepOptions, "batchSize" | "sequenceLength">,
 ): TrainStep {
-  const { device, config, precision } = model, options = { ...ADAMW_DEFAULTS, ...given };
+  const { device, config, precision } = model, options = { ...EARLIER_DEFAULTS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   for (const name of STEP_OPTIONS) checkValue(name, options[name]);

@@ -80,6 +80,7 @@ const PRESET = {
   arch: "llama",
   optimizer: "muon",
   qkNorm: "on",
+  documents: "joined",
   seed: 7,
   gradientClip: 0.5,
 } as const;

@@ -63,7 +63,6 @@ Deno.test("train() on conversations keeps them apart, says what it leaves out, a
     notices,
     /^left out 3 of 60 conversations of chat\.jsonl: the assistant says nothing/m,
   );
-  assert.match(notices, /^--documents apart, as chat\.jsonl holds conversations$/m);
   assert.match(
     notices,
     /^--context-length 48: left out 1 of 55 .*; left out the last messages of \d+ /m,
@@ -119,6 +118,15 @@ Deno.test("train() accepts conversations of a program, and refuses them among te
       message,
     });
   }
+});
+
+Deno.test("train() keeps conversations apart by the plan of a training that joined documents", async () => {
+  const plan = join(directory, "plan.json");
+  const planned = { layers: 1, width: 16, heads: 1, steps: 1, documents: "joined" };
+  Deno.writeTextFileSync(plan, JSON.stringify({ options: planned }));
+  const events = await run("planned", { plan });
+  assert.match(noticesOf(events), /^--documents apart, as chat\.jsonl holds conversations$/m);
+  assert.ok(events.some(({ kind }) => kind === "step"));
 });
 
 Deno.test("train() refuses to join conversations, and rows in which no answer fits", async () => {

@@ -60,7 +60,10 @@ Deno.test("resolveOptions() gives Muon a tenth of its rate for a model that was 
 Deno.test("resumeOptions() lets a run of a version without an option keep its default", () => {
   const { kept } = begin({});
   delete kept.options.optimizer;
+  delete kept.options.documents;
   assert.equal(resumeOptions({ optimizer: "adamw" }, kept, "x").options.optimizer, "adamw");
+  assert.equal(resumeOptions({}, kept, "x").options.documents, "joined");
+  assert.equal(resumeOptions({}, begin({}).kept, "x").options.documents, "apart");
   assert.throws(() => resumeOptions({ optimizer: "muon" }, kept, "x"), /must stay adamw/);
 });
 
