@@ -1,6 +1,6 @@
 import type { EnginePiece, EngineRequest } from "../generate/engine.ts";
 import type { GenerateResult } from "../generate/generate.ts";
-import { LinkedAbort } from "./abort.ts";
+import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
 import type { Models } from "./models.ts";
 import type { RequestRecord } from "./request_record.ts";
@@ -90,7 +90,7 @@ export async function answerWith(
     const pieces = noted(piecesOf(model, choices, signal), record);
     const texts = stream ? partsOf(answer, pieces, stream_options) : wholeOf(answer, pieces);
     const first = texts.next();
-    await atMost(HELD_MS, first);
+    await atMost(HELD_MS, unlessAborted(first, signal));
     const { readable, ended } = textStream(
       framed(restored(first, texts), frame, record),
       () => left.abort(new DOMException("The reader has left", "AbortError")),

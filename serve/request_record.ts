@@ -7,7 +7,7 @@ export const CLIENT_LEFT = 499;
 /** What a request was, and what became of it. */
 export class RequestRecord {
   /** Identifies the request in the header `x-request-id` and in logs. */
-  readonly id = `req-${crypto.randomUUID()}`;
+  readonly id = `req-${crypto.getRandomValues(new Uint8Array(6)).toHex()}`;
   /** Its method. */
   readonly method: string;
   /** The path of its URL. */
