@@ -278,6 +278,9 @@ export function tiledProduct(
   });
 }
 
+/** Steps of matrices.wgsl whose operands are on their way to a core while it multiplies: memory takes longer than a step. */
+const AHEAD = 2;
+
 /** matrices.wgsl, for GPUs with subgroup matrices; then reduce.wgsl, if K is split. */
 export function matrixProduct(
   program: Program,
@@ -285,15 +288,15 @@ export function matrixProduct(
   { tile, splits: most }: TileVariant<MatrixTile>,
 ): void {
   const { a, b, M, N, K, transposeA, transposeB, batch } = product;
-  const { X, Y, ROWS, COLUMNS, TILE_K } = tile;
-  inParts(program, product, { most, step: TILE_K }, ({ stored, split, splits }) => {
+  const { X, Y, ROWS, COLUMNS, TILE_K } = tile, step = AHEAD * TILE_K;
+  inParts(program, product, { most, step }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
     program.dispatch({
       shader: { "kernels/matmul/matrices.wgsl": matrices, ...EPILOGUE },
       constants: {
-        ...{ X, Y, ROWS, COLUMNS, TILE_K },
+        ...{ X, Y, ROWS, COLUMNS, TILE_K, AHEAD },
         ...constants,
-        WHOLE_K: K % TILE_K === 0,
+        WHOLE_K: K % step === 0,
         BATCH: batch !== undefined,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,

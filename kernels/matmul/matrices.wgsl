@@ -6,7 +6,7 @@
 // subgroups has ROWS × COLUMNS matrices, all in registers. It loops over K in steps of TILE_K, whose elements of a and
 // b are staged in workgroup memory as they are stored, in vectors of eight f16. Per 16 steps of k a subgroup loads
 // ROWS + COLUMNS matrices from there for ROWS · COLUMNS products; a transposed operand is loaded in columns. Before
-// these products each invocation fetches its vectors of the next step into registers.
+// these products each invocation fetches its vectors of a later step, the AHEAD-th from there, into registers.
 //
 //       b: 16·X·COLUMNS columns       Rows of a tile are padded by a vector, so that the eight rows that tensor cores
 //        ┌────────┬────────┐          read together are in different banks of workgroup memory.
@@ -39,7 +39,8 @@ const COLUMNS: u32 = 4; // matrices of 16 columns per subgroup
 const X: u32 = 2; // subgroups along the columns
 const Y: u32 = 2; // subgroups along the rows
 const BAND: u32 = 16; // rows of tiles that workgroups compute together, column by column
-const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
+const AHEAD: u32 = 2; // steps whose vectors are in registers or on their way
+const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
@@ -63,6 +64,8 @@ const A_FETCHES: u32 = TILE_M * TILE_K / 8 / WORKGROUP_SIZE;
 const B_FETCHES: u32 = TILE_N * TILE_K / 8 / WORKGROUP_SIZE;
 const A_ROWS: u32 = WORKGROUP_SIZE / A_WIDTH;
 const B_ROWS: u32 = WORKGROUP_SIZE / B_WIDTH;
+const A_FETCHED: u32 = AHEAD * A_FETCHES;
+const B_FETCHED: u32 = AHEAD * B_FETCHES;
 
 // A subgroup stores 16 rows of sums at a time, with four columns per vector.
 const STRIP_WIDTH: u32 = 4 * COLUMNS;
@@ -141,73 +144,83 @@ fn main(
   let aStep = select(TILE_K / 8, TILE_K * sizes.aStride, TRANSPOSE_A);
   let bStep = select(TILE_K * sizes.bStride, TILE_K / 8, TRANSPOSE_B);
 
-  var aFetched: array<vec4u, A_FETCHES>;
-  var bFetched: array<vec4u, B_FETCHES>;
+  var aFetched: array<vec4u, A_FETCHED>;
+  var bFetched: array<vec4u, B_FETCHED>;
   // unroll
-  for (var i = 0u; i < A_FETCHES; i++) {
-    aFetched[i] = a[aFirst + i * aNext];
-  }
-  // unroll
-  for (var i = 0u; i < B_FETCHES; i++) {
-    bFetched[i] = b[bFirst + i * bNext];
+  for (var s = 0u; s < AHEAD; s++) {
+    // unroll
+    for (var i = 0u; i < A_FETCHES; i++) {
+      aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+    }
+    // unroll
+    for (var i = 0u; i < B_FETCHES; i++) {
+      bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
+    }
+    aFirst += aStep;
+    bFirst += bStep;
   }
   var sums: array<Sum, SUMS>;
   var first = start;
   loop {
     // unroll
-    for (var i = 0u; i < A_FETCHES; i++) {
-      let row = aPlace.x + i * A_ROWS;
-      // unless WHOLE_K
-      aFetched[i] = keep(aFetched[i], countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
-      tiles[row * A_STRIDE + aPlace.y] = aFetched[i];
-    }
-    // unroll
-    for (var i = 0u; i < B_FETCHES; i++) {
-      let row = bPlace.x + i * B_ROWS;
-      // unless WHOLE_K
-      bFetched[i] = keep(bFetched[i], countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
-      tiles[A_SIZE + row * B_STRIDE + bPlace.y] = bFetched[i];
-    }
-    workgroupBarrier();
-    // the last step fetches past the end, which is not used
-    aFirst += aStep;
-    bFirst += bStep;
-    // unroll
-    for (var i = 0u; i < A_FETCHES; i++) {
-      aFetched[i] = a[aFirst + i * aNext];
-    }
-    // unroll
-    for (var i = 0u; i < B_FETCHES; i++) {
-      bFetched[i] = b[bFirst + i * bNext];
-    }
-    // unroll
-    for (var k = 0u; k < TILE_K; k += 16u) {
-      var lefts: array<Left, ROWS>;
+    for (var s = 0u; s < AHEAD; s++) {
       // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        let row = subgroupRow + 16 * r;
-        // only if TRANSPOSE_A
-        lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, k * A_STRIDE + row / 8, A_STRIDE);
-        // unless TRANSPOSE_A
-        lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, row * A_STRIDE + k / 8, A_STRIDE);
+      for (var i = 0u; i < A_FETCHES; i++) {
+        let row = aPlace.x + i * A_ROWS;
+        var eight = aFetched[s * A_FETCHES + i];
+        // unless WHOLE_K
+        eight = keep(eight, countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
+        tiles[row * A_STRIDE + aPlace.y] = eight;
       }
       // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let column = subgroupColumn + 16 * c;
-        // only if TRANSPOSE_B
-        let right = subgroupMatrixLoad<Right, col_major>(&tiles, A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
-        // unless TRANSPOSE_B
-        let right = subgroupMatrixLoad<Right, row_major>(&tiles, A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
+      for (var i = 0u; i < B_FETCHES; i++) {
+        let row = bPlace.x + i * B_ROWS;
+        var eight = bFetched[s * B_FETCHES + i];
+        // unless WHOLE_K
+        eight = keep(eight, countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
+        tiles[A_SIZE + row * B_STRIDE + bPlace.y] = eight;
+      }
+      workgroupBarrier();
+      // the last steps fetch past the end, which is not used
+      // unroll
+      for (var i = 0u; i < A_FETCHES; i++) {
+        aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+      }
+      // unroll
+      for (var i = 0u; i < B_FETCHES; i++) {
+        bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
+      }
+      aFirst += aStep;
+      bFirst += bStep;
+      // unroll
+      for (var k = 0u; k < TILE_K; k += 16u) {
+        var lefts: array<Left, ROWS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-          sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
+          let row = subgroupRow + 16 * r;
+          // only if TRANSPOSE_A
+          lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, k * A_STRIDE + row / 8, A_STRIDE);
+          // unless TRANSPOSE_A
+          lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, row * A_STRIDE + k / 8, A_STRIDE);
+        }
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+          let column = subgroupColumn + 16 * c;
+          // only if TRANSPOSE_B
+          let right = subgroupMatrixLoad<Right, col_major>(&tiles, A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
+          // unless TRANSPOSE_B
+          let right = subgroupMatrixLoad<Right, row_major>(&tiles, A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
+          // unroll
+          for (var r = 0u; r < ROWS; r++) {
+            sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
+          }
         }
       }
+      workgroupBarrier();
+      first += TILE_K;
     }
-    workgroupBarrier();
 
     continuing {
-      first += TILE_K;
       break if first >= end;
     }
   }

@@ -408,7 +408,6 @@ Deno.test("matrixVariantsToMeasure() splits K where this fills the rounds of wor
   const fastest = [ // as measured on an H200
     [[4096, 4096, 4096], "matrix 128x128x32/1"],
     [[8192, 768, 2304], "matrix 128x128x32/1"],
-    [[8192, 2304, 768], "matrix 128x128x32/2"],
     [[768, 8192, 2304], "matrix 128x128x32/2"],
     [[768, 8192, 768], "matrix 128x128x32/7"],
     [[5248, 768, 50257], "matrix 128x128x32/1"],
@@ -416,7 +415,7 @@ Deno.test("matrixVariantsToMeasure() splits K where this fills the rounds of wor
   for (const [[M, K, N], variant] of fastest) {
     const [first, ...others] = matrixVariantsToMeasure({ M, K, N });
     assert.equal(first, variant, `[${M},${K}]x[${K},${N}]`);
-    assert.ok(others.length >= 1 && others.length <= 20, `${others}`);
+    assert.ok(others.length <= 6, `${others}`);
   }
   const batch = matrixVariantsToMeasure({ M: 768, K: 8192, N: 768, batch: 2 });
   assert.ok(batch.every((name) => name.endsWith("/1")), `${batch}`); // K of a batch is not split
