@@ -48,6 +48,8 @@ export interface AnswerOptions {
   readonly model: string;
   readonly stream: boolean;
   readonly stream_options: { readonly include_usage?: boolean };
+  /** Number of its choices, for which there must be room before their prompts are read. */
+  readonly count: number;
 }
 
 /** Why a completion ended, in OpenAI's words; one that was aborted has no reader. */
@@ -73,7 +75,7 @@ const HELD_MS = 100;
  */
 export async function answerWith(
   models: Models,
-  { model: name, stream, stream_options }: AnswerOptions,
+  { model: name, count, stream, stream_options }: AnswerOptions,
   { signal, record }: RequestContext,
   make: (model: ServedModel) => Answer | Promise<Answer>,
 ): Promise<Response> {
@@ -83,8 +85,8 @@ export async function answerWith(
     ? ["text/event-stream", (json: string) => `data: ${json}\n\n`] as const
     : ["application/json", (json: string) => json] as const;
   models.use(name, left.signal, async (model, signal) => {
+    using _ = model.admit(count);
     const answer = await make(model), { choices, promptTokens } = answer;
-    using _ = model.admit(choices.length);
     record.model = model.name;
     record.promptTokens = promptTokens;
     const pieces = noted(piecesOf(model, choices, signal), record);

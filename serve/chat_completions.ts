@@ -118,7 +118,12 @@ export async function chat(
     });
   }
   context.record.prompt = messages;
-  return await answerWith(models, fields, context, (model) => answerOf(model, fields, messages));
+  return await answerWith(
+    models,
+    { ...fields, count: fields.n },
+    context,
+    (model) => answerOf(model, fields, messages),
+  );
 }
 
 /**

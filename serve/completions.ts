@@ -102,7 +102,12 @@ export async function complete(
     );
   }
   context.record.prompt = fields.prompt;
-  return await answerWith(models, fields, context, (model) => answerOf(model, fields));
+  return await answerWith(
+    models,
+    { ...fields, count },
+    context,
+    (model) => answerOf(model, fields),
+  );
 }
 
 /** The prompts of a request; a list of ids is one. */

@@ -75,12 +75,14 @@ export class ModelSlot implements Models {
     this.#find(name); // a wrong name is refused at once
     using stop = new LinkedAbort(signal, this.#closing.signal);
     const user = Promise.withResolvers<void>();
+    let model: ServedModel | undefined;
     try {
-      const model = await this.#enter(name, stop.signal, user.promise);
+      model = await this.#enter(name, stop.signal, user.promise);
       return await action(model, stop.signal);
     } catch (error) {
+      const isCurrent = model === this.#loaded?.model; // another user may have dropped it already
       // of any other kind, the device stays usable
-      if (error instanceof DeviceError && error.kind !== "invalid") await this.#drop();
+      if (error instanceof DeviceError && error.kind !== "invalid" && isCurrent) await this.#drop();
       throw error;
     } finally {
       this.#users.delete(user.promise);
