@@ -11,6 +11,9 @@
 //     scores = q · kᵀ, stored         p = exp2(SCALE_LOG2 · scores − reference),    out += f · p · v
 //                                     total += Σ p, and f · p replaces the scores
 //
+// k and v of the next tile are fetched into registers as soon as those of a tile are staged, of k at the end of the
+// loop: a compiler may move a load behind all else in the loop, to where its value is needed, but not into the next turn.
+//
 // `reference` keeps p in the range of f16. In an online softmax it is the highest score so far, and out is multiplied
 // by a factor per row whenever it grows. Here out lies in matrices, for which this is a detour through memory that
 // takes as long as a product. So `reference` is the highest score of the first tile in which a query sees a key, plus
@@ -151,15 +154,15 @@ fn main(
     out = array<Result, QS>();
     total = 0.0;
     var firstKey = firstKeyTile;
-    var fetched = fetch(k, firstKey, index);
+    stage(fetch(k, firstKey, index), index);
+    var fetchedK = fetch(k, firstKey + KEYS, index); // of the next tile
+    var fetchedV = fetch(v, firstKey, index);
     for (; firstKey < end; firstKey += KEYS) {
       // whether any query of the subgroup sees a key of the tile
       let isSeen = firstKey <= firstSubgroupQuery + 31 && firstSubgroupQuery < firstKey + (KEYS - 1) + seenByFirst;
-      stage(fetched, index);
       workgroupBarrier();
 
       // scores = q · kᵀ
-      fetched = fetch(v, firstKey, index);
       if (isSeen) {
         var scores = array<Result, SCORES>();
         // unroll
@@ -230,11 +233,11 @@ fn main(
         }
         total += (total4.x + total4.y) + (total4.z + total4.w);
       }
-      stage(fetched, index);
+      stage(fetchedV, index);
+      fetchedV = fetch(v, firstKey + KEYS, index);
       workgroupBarrier();
 
       // out += f · p · v
-      fetched = fetch(k, firstKey + KEYS, index);
       if (isSeen) {
         // unroll
         for (var j = 0u; j < KEY_BLOCKS; j++) {
@@ -255,6 +258,8 @@ fn main(
         }
       }
       workgroupBarrier();
+      stage(fetchedK, index);
+      fetchedK = fetch(k, firstKey + 2 * KEYS, index);
     }
 
     if (SCALE_LOG2 * highest - reference > MOST_GROWTH) { atomicStore(&exceeds, 1); }

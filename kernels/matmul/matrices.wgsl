@@ -181,17 +181,20 @@ fn main(
         tiles[A_SIZE + row * B_STRIDE + bPlace.y] = eight;
       }
       workgroupBarrier();
-      // the last steps fetch past the end, which is not used
-      // unroll
-      for (var i = 0u; i < A_FETCHES; i++) {
-        aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+      // In a branch, because NVIDIA's compiler would otherwise move the loads behind the products, to where they are
+      // needed. Past the end the vectors stay what they were; they count as zero.
+      if (first + AHEAD * TILE_K < end) {
+        // unroll
+        for (var i = 0u; i < A_FETCHES; i++) {
+          aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+        }
+        // unroll
+        for (var i = 0u; i < B_FETCHES; i++) {
+          bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
+        }
+        aFirst += aStep;
+        bFirst += bStep;
       }
-      // unroll
-      for (var i = 0u; i < B_FETCHES; i++) {
-        bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
-      }
-      aFirst += aStep;
-      bFirst += bStep;
       // unroll
       for (var k = 0u; k < TILE_K; k += 16u) {
         var lefts: array<Left, ROWS>;
