@@ -735,11 +735,14 @@ export const TRAIN_OPTIONS = {
     rule: { from: ["steps"], value: ({ steps }: RuleInputs): number => 2 * Math.ceil(steps / 10) },
     reportsOnly: true,
   },
-  /** Prompt of the samples; by default the first words of held-out documents, in turn. */
+  /**
+   * Prompt of the samples, or the user's message if the data are conversations; by default the first words of held-out
+   * documents, in turn.
+   */
   samplePrompt: {
     group: REPORTS,
     type: "text",
-    help: "prompt of the samples (default: the first words of held-out documents, in turn)",
+    help: "prompt or message of samples (default: the first words of held-out documents, in turn)",
     placeholder: "<text>",
     reportsOnly: true,
   },

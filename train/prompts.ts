@@ -1,3 +1,4 @@
+import { createChatFormat } from "../data/tokenizer/chat_format.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 
 /** Tokens of a document that are decoded to find its first words. */
@@ -40,6 +41,18 @@ export function heldOutPrompt(
   const stop = Math.min(end - 1, start + DECODED_TOKENS); // end-of-text is the last token of a document
   for (const id of validation.read(start, Math.max(start, stop))) text += push(id);
   return firstWords((isDocument ? text : fromWholeLine(text)).trim());
+}
+
+/** A prompt that the options name: in a training on conversations it is a message of the user. */
+export async function givenPrompt(
+  { training, tokenizer }: Pick<Corpus, "training" | "tokenizer">,
+  text: string,
+): Promise<string> {
+  if (!training.answersOf) return text;
+  const { beginOfText, decode } = tokenizer, { render } = await createChatFormat(tokenizer);
+  const prompt = render([{ role: "user", content: text }], { addGenerationPrompt: true });
+  const begin = beginOfText === undefined ? "" : decode([beginOfText]); // prompts begin with it anyway
+  return prompt.startsWith(begin) ? prompt.slice(begin.length) : prompt;
 }
 
 /** A text that begins within a line, from its first whole line or word on. */

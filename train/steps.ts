@@ -5,7 +5,7 @@ import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./metrics.ts";
-import { heldOutPrompt } from "./prompts.ts";
+import { givenPrompt, heldOutPrompt } from "./prompts.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { cooldownStart, learningRateAt } from "./schedule.ts";
@@ -69,7 +69,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const limit = loop.secondsLeft && new TimeLimit(loop.secondsLeft);
   let evaluationSeconds = 0;
 
-  const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
+  const { samplePrompt } = options;
+  const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
+  const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
   const isDue = (every: number) => every > 0 && step % every === 0;
   const isEvaluating = () => isDue(options.evalEvery) || step === options.steps;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;

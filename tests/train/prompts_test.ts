@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { loadCorpus } from "../../data/tokens/corpus.ts";
 import { tokenDataset } from "../../data/tokens/token_dataset.ts";
-import { heldOutPrompt } from "../../train/prompts.ts";
+import { givenPrompt, heldOutPrompt } from "../../train/prompts.ts";
 import { byteTokenizer } from "../generate/models.ts";
 
 const tokenizer = byteTokenizer();
@@ -63,4 +63,21 @@ Deno.test("heldOutPrompt() fits the built-in stories", async () => {
     assert.match(heldOutPrompt(corpus, turn), /^(Once upon a time|One \w+ \w+)$/);
   }
   corpus.close();
+});
+
+Deno.test("heldOutPrompt() and givenPrompt() of conversations end where an answer begins", async () => {
+  const chat = byteTokenizer(), tokens = Uint32Array.from(chat.encode("Q:a A:b. Q:c A:d."));
+  const training = tokenDataset(tokens, [0, 9], [6, 8, 15, 17]);
+  const corpus = { training, validation: training, tokenizer: chat };
+  assert.deepEqual([0, 1, 2].map((turn) => heldOutPrompt(corpus, turn)), [
+    "Q:a A:",
+    "Q:c A:",
+    "Q:a A:",
+  ]);
+  const chatTemplate = "{{ '!' }}{% for m in messages %}Q:{{ m.content }} {% endfor %}" +
+    "{% if add_generation_prompt %}A:{% endif %}";
+  const begun = { ...chat, chatTemplate, beginOfText: chat.encode("!")[0]! };
+  assert.equal(await givenPrompt({ training, tokenizer: begun }, "x"), "Q:x A:");
+  const text = { training: tokenDataset(tokens), tokenizer: begun };
+  assert.equal(await givenPrompt(text, "x"), "x");
 });
