@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Random } from "../data/random.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { createDecoder, type Decoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
@@ -7,9 +8,10 @@ import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import { sample, samplerSettings, SETTINGS } from "../kernels/sample/sample.ts";
 import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { createTensor, size, tensorBytes, upload } from "../kernels/tensor.ts";
 import { logitsColumns } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
-import { createGpt, type Gpt } from "../model/gpt.ts";
+import { createGpt, type Gpt, type Quantization, type QuantizedMatrix } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
@@ -26,26 +28,38 @@ export interface GenerateBench {
   /** New tokens per stream; no stream ends early. */
   readonly tokens: number;
   readonly precision: Precision;
+  /** Type of the matrices, if it is not that of the precision. */
+  readonly quantize?: Quantization;
 }
 
 /** The name of a generation's result: `generate f16 mini 64 streams x 256 V 50257`. */
 export function generateName(
-  { model, config, streams, tokens, precision }: GenerateBench,
+  { model, config, streams, tokens, precision, quantize }: GenerateBench,
 ): string {
   const texts = `${streams} stream${streams > 1 ? "s" : ""} x ${tokens}`;
-  return `generate ${precision} ${model} ${texts} V ${config.vocabularySize}`;
+  return `generate ${quantize ?? precision} ${model} ${texts} V ${config.vocabularySize}`;
 }
 
 /** The generations of a report, of one text and of many; on a GPU with the context of PyTorch's baseline. */
 export function generateBenches(device: Device, precision: Precision): GenerateBench[] {
-  const generation = (model: BenchModel, streams: number): GenerateBench => {
-    const config = benchConfig(model);
-    if (device.isCpu) return { model, config, streams, tokens: 64, precision };
-    return { model, config: { ...config, contextLength: 512 }, streams, tokens: 256, precision };
+  const generation = (
+    model: BenchModel,
+    streams: number,
+    how: Pick<GenerateBench, "quantize"> = {},
+  ): GenerateBench => {
+    const config = benchConfig(model), others = { model, streams, precision, ...how };
+    if (device.isCpu) return { ...others, config, tokens: 64 };
+    return { ...others, config: { ...config, contextLength: 512 }, tokens: 256 };
   };
-  return device.isCpu
-    ? [generation("nano", 1), generation("nano", 8)]
-    : [generation("mini", 1), generation("mini", 64), generation("smollm2-135m", 1)];
+  const int8 = { quantize: "int8" } as const;
+  return device.isCpu ? [generation("nano", 1), generation("nano", 8)] : [
+    generation("mini", 1),
+    generation("mini", 64),
+    generation("smollm2-135m", 1),
+    generation("gpt2", 1),
+    generation("gpt2", 1, int8),
+    generation("gpt2-xl", 1, int8), // its parameters in f32 do not fit in a buffer of 4 GiB
+  ];
 }
 
 /** Generations that are timed; their median is reported. */
@@ -55,9 +69,11 @@ const SAMPLES = 5;
 const PASSES = 5, REPEATS = 6;
 
 /** A model with random weights and GPT-2's tokenizer, whose texts never end. */
-async function createModel(device: Device, { config, precision }: GenerateBench) {
-  const gpt = createGpt(device, config, { precision });
-  initializeParameters(gpt, { seed: 4 });
+async function createModel(device: Device, { config, precision, quantize }: GenerateBench) {
+  const gpt = createGpt(device, config, { precision, quantize });
+  const parameters = gpt.table.filter(({ name }) => !gpt.quantized?.has(name));
+  initializeParameters(gpt, { seed: 4, parameters });
+  for (const matrix of gpt.quantized?.values() ?? []) fillWithNoise(device, matrix);
   const { vocabularySize } = config;
   const tokenizer: Tokenizer = {
     ...await gpt2Tokenizer(),
@@ -66,6 +82,21 @@ async function createModel(device: Device, { config, precision }: GenerateBench)
     encode: () => PROMPT,
   };
   return { gpt, tokenizer };
+}
+
+/** Fills a matrix with copies of one block that the host draws: a billion numbers would take it a minute. */
+function fillWithNoise(device: Device, { values, scales }: QuantizedMatrix): void {
+  const random = new Random(4), length = 2 ** 20;
+  const block = createTensor(device, "noise", { shape: [length], dtype: "i8" });
+  upload(device, block, Int8Array.from({ length }, () => random.below(255) - 127));
+  upload(device, scales, new Float32Array(size(scales.shape)).fill(3e-4)); // weights of up to 0.04
+  const encoder = device.gpu.createCommandEncoder(), bytes = tensorBytes(values);
+  for (let at = 0; at < bytes; at += length) {
+    const count = Math.min(length, bytes - at);
+    encoder.copyBufferToBuffer(block.buffer, 0, values.buffer, values.offsetBytes + at, count);
+  }
+  device.gpu.queue.submit([encoder.finish()]);
+  block.buffer.destroy();
 }
 
 /** The tokens of every prompt. */

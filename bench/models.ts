@@ -41,12 +41,16 @@ const SMOLLM2: PresetDimensions & Partial<GptConfig> = {
   contextLength: 512,
 };
 
+/** GPT-2's largest model, 1.5 billion parameters. */
+const GPT2_XL: PresetDimensions = { width: 1600, layers: 48, heads: 25, contextLength: 1024 };
+
 /** The configuration of each model without its vocabulary. */
 const MODELS = {
   ...PRESETS,
   "nano-neox": { ...PRESETS.nano, family: "gpt_neox" },
   "mini-neox": { ...PRESETS.mini, family: "gpt_neox" },
   "smollm2-135m": SMOLLM2,
+  "gpt2-xl": GPT2_XL,
 } as const;
 
 /** Number of tokens of each model's tokenizer. */

@@ -23,7 +23,7 @@ import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
@@ -34,6 +34,7 @@ const EVALUATION_TOKENS = 250_000;
 const program = withModelOptions(
   command("eval", "Measure how well a trained model predicts a text."),
 )
+  .addOption(quantizeOption())
   .optionsGroup("Evaluation:")
   .option(
     "--data <what...>",
@@ -75,7 +76,7 @@ async function main(options: EvalOptions): Promise<void> {
   const choices = state && choicesOf(state, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
   const shape = shapeOf(device, config, trained);
-  const { gpt, tokenizer } = loadSource(device, source);
+  const { gpt, tokenizer } = loadSource(device, source, { quantize: options.quantize });
   const { text, name } = await openText(options, { path, checkpoint, state: trained, tokenizer });
   giveBack(...HUB, "write");
 

@@ -42,7 +42,7 @@ export interface LoadOptions extends FindModelOptions {
   model?: string;
   /** `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision?: Precision | "auto";
-  /** `int8` keeps matrices in half the bytes of f16; such a model only generates text. */
+  /** `int8` keeps matrices in half the bytes of f16; such a model cannot be trained. */
   quantize?: Quantization | undefined;
   /** Is called with a sentence about each damaged checkpoint that is skipped. */
   onWarning?: ((sentence: string) => void) | undefined;

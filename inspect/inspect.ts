@@ -1,7 +1,7 @@
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { forward } from "../model/forward_backward.ts";
-import { headOf } from "../model/gpt.ts";
+import { headMatrixOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
 import {
   attentionByLayer,
@@ -94,7 +94,7 @@ export async function lossOf(
   const targets = make("targets", [batch.counted], "u32", batch.targets);
   const [losses] = await run((program) => {
     forward(program, gpt, pass, activations);
-    headLossForward(program, { x: at("lnf"), weight: headOf(gpt), targets }, {
+    headLossForward(program, { x: at("lnf"), ...headMatrixOf(gpt), targets }, {
       logits: at("logits"),
       losses: at("losses"),
     });

@@ -14,7 +14,7 @@ import {
 } from "../model/activations.ts";
 import { attentionOf, headsOf } from "../model/config.ts";
 import { backward, forward } from "../model/forward_backward.ts";
-import { type Gpt, headOf } from "../model/gpt.ts";
+import { type Gpt, headMatrixOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
 
@@ -170,7 +170,7 @@ export async function readLogits(
   for (const { first, rows, view } of rowSlices(device, activations.at("lnf"), { maxRows })) {
     const logits = { ...stored, shape: [rows, columns] };
     const [values] = await run(
-      (program) => headLogits(program, { x: view, weight: headOf(gpt) }, { logits }),
+      (program) => headLogits(program, { x: view, ...headMatrixOf(gpt) }, { logits }),
       logits,
     );
     for (let row = 0; row < rows; row++) {

@@ -134,25 +134,19 @@ export function forward(
   } = {},
 ): Operand {
   const { at, sequenceLength: T } = activations, { config } = model;
-  if (model.quantized && !cache) {
-    throw new RangeError(
-      "Cannot run a model of int8 matrices as it must have a cache of keys and values: current cache is undefined",
-    );
-  }
+  const { values, scales } = model.quantized?.get("wte.weight") ?? {};
+  const wte = values ?? masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
   const parts = forwardParts(program, model, activations, {
     ...{ positions, cache, dropout, batchInvariant },
   });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
-    const { values, scales } = model.quantized?.get("wte.weight") ?? {};
-    const inputs = { tokens, cursors: cache.cursors, wpe };
-    const wte = values ?? masterOf(model, "wte.weight");
-    embeddingDecode(program, { ...inputs, wte, scales }, { y: stream });
+    const inputs = { tokens, cursors: cache.cursors, wte, scales, wpe };
+    embeddingDecode(program, inputs, { y: stream });
   } else {
     const embedded = dropout ? at("embedded") : stream;
-    const wte = masterOf(model, "wte.weight");
-    embeddingForward(program, { tokens, positions, wte, wpe }, { y: embedded }, { T });
+    embeddingForward(program, { tokens, positions, wte, scales, wpe }, { y: embedded }, { T });
     const drop = dropoutAt(SITE.embedding, dropout);
     if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
   }
@@ -240,8 +234,8 @@ function forwardParts(
   };
   /** Adds a linear layer of x to the stream, and normalises the sum. */
   const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
-    const most = batchInvariant ? MOST_PARTS_OF_MANY : Infinity;
-    const parts = fused ? Math.min(most, partsOf({ K: x.shape[1]!, N: config.width })) : undefined;
+    const most = batchInvariant ? MOST_PARTS_OF_MANY : undefined;
+    const parts = fused ? partsOf({ K: x.shape[1]!, N: config.width, most }) : undefined;
     const z = parts === undefined ? at("projected") : partialSums(parts);
     linear(name, { x, parts, kernelRows }, z);
     return normalize(norm, z);

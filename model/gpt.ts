@@ -9,7 +9,7 @@ import { isAdapter } from "./files/lora.ts";
 import { type ParameterSpec, parameterTable } from "./parameters.ts";
 import type { Precision } from "./precision.ts";
 
-/** Types of matrices with fewer bits than activations; a model that has them only computes with a cache. */
+/** Types of matrices with fewer bits than activations; a model that has them cannot be trained. */
 export type Quantization = "int8";
 
 /** A matrix of int8 elements, in which output n counts scales[n] times. */
@@ -53,7 +53,7 @@ export interface Gpt extends Disposable {
  * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
  *
  * @param options.freeze parts that are not trained, in the syntax of `parseFreeze()`.
- * @param options.quantize the type of matrices and of the token embedding, for a model that only generates text.
+ * @param options.quantize the type of matrices and of the token embedding, for a model that is not trained.
  * @throws {UserError} if a dimension is impossible; {LimitError} if the parameters leave the device's
  * limits.
  *

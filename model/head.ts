@@ -12,8 +12,10 @@ import type { Tensor } from "../kernels/tensor.ts";
 export interface HeadInputs {
   /** Output of the last norm, [M,C]. */
   x: Tensor;
-  /** The head's matrix, [V,C], of x's type. */
+  /** The head's matrix, [V,C], of x's type, or i8. */
   weight: Tensor;
+  /** f32 [V], the factors of its rows, if it is i8; only forward. */
+  scales?: Tensor | undefined;
   /** Next tokens, u32 [M]; 0xffffffff is ignored. */
   targets: Tensor;
 }
@@ -66,14 +68,14 @@ export function headLogits(
  */
 export function headLossForward(
   program: Program,
-  { x, weight, targets }: HeadInputs,
+  { x, weight, scales, targets }: HeadInputs,
   { logits, losses }: HeadOutputs,
   { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
 ): void {
   for (const chunk of chunks(x, logits)) {
     const rowsOf = (tensor: Tensor) => rowSlice(tensor, chunk).view;
     const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).view;
-    headLogits(program, { x: rowsOf(x), weight }, { logits: chunkLogits });
+    headLogits(program, { x: rowsOf(x), weight, scales }, { logits: chunkLogits });
     crossEntropyForward(
       program,
       { logits: chunkLogits, targets },

@@ -6,7 +6,7 @@ import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
 import { forward } from "../model/forward_backward.ts";
-import { type Gpt, headOf } from "../model/gpt.ts";
+import { type Gpt, headMatrixOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
 
 /** Losses of a model on a text. */
@@ -137,7 +137,7 @@ export function recordEvaluation(
   forward(program, model, { tokens, positions }, activations);
   headLossForward(
     program,
-    { x: at("lnf"), weight: headOf(model), targets },
+    { x: at("lnf"), ...headMatrixOf(model), targets },
     { logits: at("logits"), losses: at("losses") },
   );
   const losses = new RunningSum(program, at("losses"));

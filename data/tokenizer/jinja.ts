@@ -192,8 +192,8 @@ function strip(text: string, method: string, characters?: string | null): string
 }
 
 /**
- * An interpreter that ends at the bounds of this module, and whose `strip()`, `lstrip()`, `rstrip()` and `trim` are
- * Python's: the library's ignore their argument.
+ * An interpreter that ends at the bounds of this module, and whose `strip()`, `lstrip()`, `rstrip()`, `trim` and texts of
+ * `True` and `False` are Python's: the library's ignore the characters to strip, and write `true`.
  */
 function boundedInterpreter({ Interpreter, Environment }: Jinja) {
   const functionOf = (value: (args: Value[]) => Value): Value =>
@@ -206,6 +206,8 @@ function boundedInterpreter({ Interpreter, Environment }: Jinja) {
       const iterable = iterableOf(statement);
       if (iterable) this.#iterables.add(iterable);
       const value = this.#evaluate(statement, environment), given: unknown = value?.value;
+      if (given === true) value.toString = () => "True";
+      if (given === false) value.toString = () => "False";
       let steps = 1;
       if (typeof given === "string") {
         checkSize(given, MOST_UNITS);

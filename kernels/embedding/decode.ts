@@ -1,7 +1,7 @@
 import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlice, rowSlices } from "../slices.ts";
+import { tableSlices } from "./embedding.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -38,8 +38,7 @@ export function embeddingDecode(
   });
   assertVectors(action, { wte });
   const M = B * S, WORKGROUP_SIZE = 64;
-  const multipleOf = scales ? 64 : 1; // slices of scales are aligned, too
-  for (const { first, rows, view } of rowSlices(program.device, wte, { multipleOf })) {
+  for (const { slice: { first, rows }, table } of tableSlices(program.device, { wte, scales })) {
     program.dispatch({
       shader: { "kernels/embedding/decode.wgsl": decode },
       constants: {
@@ -51,8 +50,7 @@ export function embeddingDecode(
       tensors: {
         tokens,
         cursors,
-        ...(scales ? { int8Wte: view } : { wte: view }),
-        scales: scales && rowSlice(scales, { first, rows }).view,
+        ...table,
         wpe,
         y,
       },

@@ -4,7 +4,8 @@ import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { POSITIONS } from "../positions.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlices } from "../slices.ts";
+import type { Device } from "../device.ts";
+import { rowSlice, rowSlices } from "../slices.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -13,6 +14,22 @@ import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
  */
 const COLUMNS = 16, MOST_COLUMNS = 64;
 
+/** Scales of whose multiples a slice may start, 256 bytes. */
+const ALIGNED_SCALES = 64;
+
+/** Slices of a token embedding that fit in a binding, with what the shaders bind of each. */
+export function tableSlices(
+  device: Device,
+  { wte, scales }: { wte: Tensor; scales: Tensor | undefined },
+) {
+  return rowSlices(device, wte, { multipleOf: scales ? ALIGNED_SCALES : 1 }).map((slice) => ({
+    slice,
+    table: scales
+      ? { int8Wte: slice.view, scales: rowSlice(scales, slice).view }
+      : { wte: slice.view },
+  }));
+}
+
 /** With more chunks than this, `embeddingBackward()` uses fewer workgroups for runs that cross chunks. */
 const MANY_CHUNKS = 1024;
 
@@ -20,8 +37,8 @@ const MANY_CHUNKS = 1024;
  * y[m] = wte[tokens[m]] + wpe[positions[m]], the sum of token embedding and position embedding; without wpe
  * y[m] = wte[tokens[m]].
  *
- * tokens: u32 [M], each below V; positions: u32 [M], each below T, m % T by default; wte: f32 [V,C]; wpe: f32 [maxT,C],
- * T ≤ maxT; y: [M,C], f32 or f16; C is a multiple of four. A wte too large for one binding is bound in slices. Rows of
+ * tokens: u32 [M], each below V; positions: u32 [M], each below T, m % T by default; wte: f32 [V,C], or i8 with scales:
+ * f32 [V], the factors of its rows; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a multiple of four. A wte too large for one binding is bound in slices. Rows of
  * y whose token is not below V are not written.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
@@ -29,10 +46,11 @@ const MANY_CHUNKS = 1024;
  */
 export function embeddingForward(
   program: Program,
-  { tokens, positions, wte, wpe }: {
+  { tokens, positions, wte, scales, wpe }: {
     tokens: Tensor;
     positions?: Tensor | undefined;
     wte: Tensor;
+    scales?: Tensor | undefined;
     wpe?: Tensor | undefined;
   },
   { y }: { y: Tensor },
@@ -40,7 +58,8 @@ export function embeddingForward(
 ): void {
   const action = "embeddingForward";
   const { M, C } = dims(action, {
-    wte: [wte, "V,C", "f32"],
+    wte: [wte, "V,C", scales ? "i8" : "f32"],
+    scales: [scales, "V", "f32"],
     wpe: [wpe, "maxT,C", "f32"],
     tokens: [tokens, "M", "u32"],
     positions: [positions, "M", "u32"],
@@ -50,7 +69,7 @@ export function embeddingForward(
   checkLength(action, T, wpe);
   const columns = Math.min(MOST_COLUMNS, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
   const ROWS = 256 / columns;
-  for (const { first, rows, view } of rowSlices(program.device, wte)) {
+  for (const { slice: { first, rows }, table } of tableSlices(program.device, { wte, scales })) {
     program.dispatch({
       shader: { "kernels/embedding/forward.wgsl": forward, ...POSITIONS },
       constants: {
@@ -58,9 +77,10 @@ export function embeddingForward(
         COLUMNS: columns,
         ROWS,
         POSITIONS: wpe !== undefined,
+        QUANTIZED: scales !== undefined,
         APART: wpe !== undefined && positions !== undefined,
       },
-      tensors: { tokens, positions, wte: view, wpe, y },
+      tensors: { tokens, positions, ...table, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, T, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
       iterations: ceilDiv(C / 4, columns),

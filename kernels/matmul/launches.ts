@@ -423,9 +423,11 @@ const MOST_PARTS = 8, LEAST_TERMS = 128;
 const BUSY_WORKGROUPS = 128;
 
 /** Parts of K for a product of a few rows that has too few columns to keep a GPU busy. */
-export function partsOf({ K, N }: { K: number; N: number }): number {
+export function partsOf(
+  { K, N, most = MOST_PARTS }: { K: number; N: number; most?: number | undefined },
+): number {
   const columnGroups = ceilDiv(N, 32);
-  let parts = Math.min(MOST_PARTS, ceilDiv(BUSY_WORKGROUPS, columnGroups));
+  let parts = Math.min(most, ceilDiv(BUSY_WORKGROUPS, columnGroups));
   while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
   return parts;
 }

@@ -732,6 +732,29 @@ Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says wh
   );
 });
 
+Deno.test("tokenizer and prepare count conversations and their answers, also from the cache", async () => {
+  const folder = join(directory, "chats"), data = join(folder, "chat.jsonl");
+  Deno.mkdirSync(folder);
+  const row = JSON.stringify({ prompt: "Who?", completion: "Me." });
+  Deno.writeTextFileSync(data, `${row}\n${row}\n{"messages":[],"prompt":"a","completion":null}\n`);
+  const tokenizer = join(folder, "tokenizer.json");
+  const made = await task("tokenizer", ["--out", tokenizer, "--vocab-size", "259", data]);
+  assert.match(made.stdout, /tokenizer\.json: 259 tokens; to use it: /, made.stderr);
+  const { added_tokens } = JSON.parse(Deno.readTextFileSync(tokenizer));
+  assert.deepEqual(added_tokens.map(({ content }: { content: string }) => content), [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+  ]);
+  for (const found of ["written to", "found in"]) {
+    const args = [data, "--cache", join(folder, "cache"), "--tokenizer", tokenizer];
+    const { stdout, stderr } = await task("prepare", args);
+    assert.match(stderr, new RegExp(`^${found} `, "m"));
+    // <|im_start|>user↵Who?<|im_end|>↵<|im_start|>assistant↵Me.<|im_end|>↵ in bytes
+    assert.equal(stdout, "chat.jsonl: 2 conversations, 56 tokens, 10 of them in answers\n");
+  }
+});
+
 Deno.test({
   name: "prepare says when it is stopped that the same command resumes, which it does",
   ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there

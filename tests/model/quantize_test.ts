@@ -7,11 +7,11 @@ import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, size, upload } from "../../kernels/tensor.ts";
-import { createActivations, logitsColumns } from "../../model/activations.ts";
-import { type GptConfig, headsOf, PRESETS } from "../../model/config.ts";
+import { createActivations } from "../../model/activations.ts";
+import { type GptConfig, PRESETS } from "../../model/config.ts";
 import { forward } from "../../model/forward_backward.ts";
 import { createGpt, type Gpt, headMatrixOf } from "../../model/gpt.ts";
-import { headLogits } from "../../model/head.ts";
+import { headLossForward } from "../../model/head.ts";
 import { countParameters } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters, setElements } from "../../model/weights.ts";
@@ -108,38 +108,26 @@ Deno.test("createGpt() with quantize keeps a model that has diverged visible", a
   assert.ok((await logitsOf(gpt, [[1]])).every(Number.isNaN));
 });
 
-/** Mean loss in nats over texts of one length, by a pass that fills a cache. */
+/** Mean loss in nats over texts of one length, by the forward pass of training. */
 async function lossOf(gpt: Gpt, texts: readonly (readonly number[])[]): Promise<number> {
-  const B = texts.length, T = texts[0]!.length, { config, precision } = gpt;
-  const { keyHeads, headSize } = headsOf(config), V = config.vocabularySize;
-  const make = (name: string, shape: number[], dtype: "u32" | "f32") =>
-    createTensor(device, name, { shape, dtype });
-  const tokens = make("tokens", [B, T], "u32"), cursors = make("cursors", [B, 4], "u32");
-  upload(device, tokens, texts.flat());
-  upload(device, cursors, texts.flatMap((_, b) => [0, 0, b, T]));
-  const layers = Array.from({ length: config.layers }, (_, i) => {
-    const cache = () => make(`cache ${i}`, [B, keyHeads, T, headSize], "f32");
-    return { keys: cache(), values: cache() };
+  const { inputs, targets } = batchOf(texts, { contextLength: texts[0]!.length - 1, padding: 0 });
+  const batch = { batchSize: texts.length, sequenceLength: texts[0]!.length - 1 };
+  using activations = createActivations(device, gpt.config, {
+    ...{ batch, precision: gpt.precision, purpose: "evaluation" },
   });
+  const { at } = activations;
+  const tensor = (name: string, data: Uint32Array) => {
+    const made = createTensor(device, name, { shape: [data.length], dtype: "u32" });
+    upload(device, made, data);
+    return made;
+  };
   using program = new Program(device);
-  using activations = createActivations(device, config, {
-    ...{ batch: { batchSize: B, sequenceLength: T }, precision, purpose: "generation" },
-  });
-  const { x } = forward(program, gpt, { tokens, cache: { cursors, layers } }, activations);
-  const W = logitsColumns(config), logits = make("logits", [B * T, W], "f32");
-  headLogits(program, { x, ...headMatrixOf(gpt) }, { logits });
+  forward(program, gpt, { tokens: tensor("tokens", inputs) }, activations);
+  const head = { x: at("lnf"), ...headMatrixOf(gpt), targets: tensor("targets", targets) };
+  headLossForward(program, head, { logits: at("logits"), losses: at("losses") });
   program.run();
-  const [values] = await download(device, logits);
-  let sum = 0;
-  for (let b = 0; b < B; b++) {
-    for (let t = 0; t + 1 < T; t++) {
-      const row = (values as Float32Array).subarray((b * T + t) * W, (b * T + t) * W + V);
-      const highest = Math.max(...row);
-      sum += highest - row[texts[b]![t + 1]!]! +
-        Math.log(row.reduce((total, z) => total + Math.exp(z - highest), 0));
-    }
-  }
-  return sum / (B * (T - 1));
+  const [losses] = await download(device, at("losses"));
+  return (losses as Float32Array).reduce((sum, loss) => sum + loss) / losses!.length;
 }
 
 Deno.test("a trained model in int8 has a perplexity within 1 % of that in f32", async () => {
@@ -161,7 +149,7 @@ Deno.test("a trained model in int8 has a perplexity within 1 % of that in f32", 
     const [values] = await download(device, trained.parameters.tensors.get(name)!);
     setElements(int8, name, 0, values as Float32Array);
   }
-  const texts = bytes.slice(300, 316).map((row) => row.slice(0, T));
+  const texts = bytes.slice(300, 316);
   const before = await lossOf(trained, texts), after = await lossOf(int8, texts);
   assert.ok(before < 3, `loss of ${before}`); // ln 128 is 4.9
   assert.ok(Math.abs(Math.exp(after - before) - 1) < 0.01, `${before}, ${after}`);

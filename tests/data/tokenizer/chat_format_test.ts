@@ -181,6 +181,12 @@ Deno.test("createChatFormat() and encode() refuse templates that fail or exceed 
   }
 });
 
+Deno.test("render() writes what is true or false as Python does", async () => {
+  const chatTemplate = "{{ messages[0].content is string }} {{ 1 > 2 }} {{ true }} {{ not none }}";
+  const format = await createChatFormat({ ...await gpt2Tokenizer(), chatTemplate });
+  assert.equal(format.render(conversation), "True False True True");
+});
+
 Deno.test("createChatFormat() gives a template the date only when it is an argument", async () => {
   const chatTemplate =
     "{{ strftime_now('%d %b %Y, %H:%M') if strftime_now is defined else 'no date' }}";
