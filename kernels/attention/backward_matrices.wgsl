@@ -87,17 +87,20 @@ var<workgroup> memory: array<vec4u, MEMORY>;
 const LOG2E: f32 = 1.4426950408889634;
 const SCALE_LOG2: f32 = SCALE * LOG2E; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 
-// Index of a head's first vector of the first token, in qkv and in dy.
+// Index of a head's first vector of the first token, in qkv and in dy, and of its first row, in logSumExp and in delta.
 struct Head {
   q: u32,
   dy: u32,
+  row: u32,
 }
 
 // A tile of q and dy: an invocation's vectors with numbers index, index + WORKGROUP_SIZE, … The last token replaces
-// those past the end; their p is 0.
+// those past the end; their p is 0. Beside them logSumExp and delta of the invocation's query.
 struct Fetched {
   q: array<vec4u, FETCHES>,
   dy: array<vec4u, FETCHES>,
+  logSumExp: f32,
+  delta: f32,
 }
 fn fetch(head: Head, firstQuery: u32, index: u32) -> Fetched {
   var fetched: Fetched;
@@ -108,6 +111,9 @@ fn fetch(head: Head, firstQuery: u32, index: u32) -> Fetched {
     fetched.q[f] = qkv[head.q + token * ROW + vector % VECTORS];
     fetched.dy[f] = dy[head.dy + token * C + vector % VECTORS];
   }
+  let row = head.row + min(firstQuery + index % QUERIES, sizes.T - 1);
+  fetched.logSumExp = logSumExp[row];
+  fetched.delta = delta[row];
   return fetched;
 }
 fn stage(fetched: Fetched, index: u32) {
@@ -206,27 +212,26 @@ fn main(
     // unroll if SINGLE
     for (var member = 0u; member < GROUP; member++) {
       let h = group.x % KH * GROUP + member;
-      let head = Head(sequence * ROW + h * VECTORS, sequence * C + h * VECTORS);
-      let headRow = (group.x * GROUP + member) * T; // of logSumExp and delta
+      let headRow = (group.x * GROUP + member) * T;
+      let head = Head(sequence * ROW + h * VECTORS, sequence * C + h * VECTORS, headRow);
       let partial = (groups.x / KH * group.y + group.x / KH) * sizes.rows * PARTIAL_ROW + h * HS / 4;
       var fetched = fetch(head, firstKey, index);
+      stage(fetched, index);
+      var rowLogSumExp = LOG2E * fetched.logSumExp;
+      var rowDelta = fetched.delta;
+      fetched = fetch(head, firstKey + QUERIES, index); // of the next tile
       for (var firstQuery = firstKey; firstQuery < end; firstQuery += QUERIES) {
         let seenByFirst = seenBy(sequence + firstQuery);
         // only if APART
         if (firstQuery >= firstKey + (KEYS - 1) + seenByFirst) { break; } // nor do later queries see a key of the block
-        stage(fetched, index);
         let query = firstQuery + tileRow;
         let seen = seenBy(sequence + min(query, T - 1));
         let seenByLast = seenBy(sequence + min(firstQuery + QUERIES, T) - 1);
-        let row = headRow + min(query, T - 1);
-        let rowLogSumExp = LOG2E * logSumExp[row];
-        let rowDelta = delta[row];
         // only if DROPOUT
         let firstDraw = rowDropoutPlace(headRow + query);
         workgroupBarrier();
 
         // scores = q · kᵀ
-        fetched = fetch(head, firstQuery + QUERIES, index);
         var scores = array<Result, SCORES>();
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
@@ -399,8 +404,14 @@ fn main(
           if (c < BLOCKS) { subgroupMatrixStore<row_major>(&partials, dqPlace + c * 4, dq[d], PARTIAL_ROW); }
         }
         workgroupBarrier();
+        // as in forward_matrices.wgsl, at the end of the loop
+        stage(fetched, index);
+        rowLogSumExp = LOG2E * fetched.logSumExp;
+        rowDelta = fetched.delta;
+        fetched = fetch(head, firstQuery + 2 * QUERIES, index);
       }
     }
+    workgroupBarrier();
 
     // unroll
     for (var s = 0u; s < SPAN; s++) {
