@@ -7,8 +7,11 @@ import { LOGPROBS_KEPT } from "./slots.ts";
  */
 const CHUNK_MS = 16;
 
-/** Milliseconds before the expected end of a chunk at which the host begins to wait for it. */
-const MARGIN_MS = 2;
+/**
+ * Share of a chunk's expected time after which the host begins to wait for it. The host is late if it waits later than the
+ * device has computed the chunk, and with a constant margin the expected time could grow with each chunk.
+ */
+const FREE_SHARE = 0.85;
 
 /** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
 const LEAST_WAIT_MS = 1;
@@ -76,12 +79,13 @@ export class Pace {
 
   /**
    * Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it.
-   * It does not wait for a CPU adapter, whose read-back on a busy machine takes longer than `MARGIN_MS`: the wait would
-   * be part of the time that `computed()` learns, and grow with each chunk.
+   * It does not wait for a CPU adapter, whose read-back on a busy machine takes long: the wait would be part
+   * of the time that `computed()` learns, and grow with each chunk.
    */
   pause({ steps, rows, reads, sinceMs }: Work): Promise<void> {
     if (this.#isCpu) return Promise.resolve();
-    const endMs = sinceMs + steps * this.#stepOf(rows) + reads * this.#readMs - MARGIN_MS;
-    return new Promise((resolve) => setTimeout(resolve, Math.max(0, endMs - performance.now())));
+    const freeMs = FREE_SHARE * (steps * this.#stepOf(rows) + reads * this.#readMs);
+    const leftMs = Math.max(0, sinceMs + freeMs - performance.now());
+    return new Promise((resolve) => setTimeout(resolve, leftMs));
   }
 }

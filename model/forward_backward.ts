@@ -127,10 +127,10 @@ export function forward(
   model: Gpt,
   { tokens, positions, cache }: ForwardInputs,
   activations: Activations,
-  { dropout, batchInvariant = false }: {
+  { dropout, kernelRows }: {
     dropout?: DropoutOption;
-    /** Whether the bits of a text, whose pass has a cache, may not depend on the number of texts. */
-    batchInvariant?: boolean;
+    /** Rows for which kernels are chosen in a pass with a cache, so that a text's bits do not depend on the others. */
+    kernelRows?: number | undefined;
   } = {},
 ): Operand {
   const { at, sequenceLength: T } = activations, { config } = model;
@@ -138,7 +138,7 @@ export function forward(
   const wte = values ?? masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
   const parts = forwardParts(program, model, activations, {
-    ...{ positions, cache, dropout, batchInvariant },
+    ...{ positions, cache, dropout, kernelRows },
   });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
@@ -189,16 +189,15 @@ function forwardParts(
   program: Program,
   model: Gpt,
   activations: Activations,
-  { positions, cache, dropout, batchInvariant = false }: Omit<ForwardInputs, "tokens"> & {
+  { positions, cache, dropout, kernelRows }: Omit<ForwardInputs, "tokens"> & {
     dropout: DropoutOption;
-    batchInvariant?: boolean;
+    kernelRows?: number | undefined;
   },
 ) {
   const { at, batchSize: B, sequenceLength: T, purpose } = activations;
   const { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
-  const kernelRows = batchInvariant ? (T === 1 ? MOST_FUSED_ROWS : T) : undefined;
   const fused = cache !== undefined && isFused(program.device, model, kernelRows ?? B * T);
 
   const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
@@ -234,7 +233,7 @@ function forwardParts(
   };
   /** Adds a linear layer of x to the stream, and normalises the sum. */
   const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
-    const most = batchInvariant ? MOST_PARTS_OF_MANY : undefined;
+    const most = kernelRows === undefined ? undefined : MOST_PARTS_OF_MANY;
     const parts = fused ? partsOf({ K: x.shape[1]!, N: config.width, most }) : undefined;
     const z = parts === undefined ? at("projected") : partialSums(parts);
     linear(name, { x, parts, kernelRows }, z);
@@ -274,7 +273,7 @@ function forwardParts(
           ...rotatesInDecode ? { rotation, norm } : {},
         };
         const { keys, values } = cache.layers[i]!;
-        const isProjected = fused && !batchInvariant && !model.quantized &&
+        const isProjected = fused && kernelRows === undefined && !model.quantized &&
           heads * config.width <= MOST_PROJECTED &&
           adaptersBeside(model, projection).length === 0;
         if (isProjected) {
