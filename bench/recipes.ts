@@ -63,6 +63,8 @@ const RECIPES: Readonly<Record<string, Recipe>> = {
   "llama, AdamW": { arch: "llama" },
   "modern, AdamW": { arch: "modern" },
   "rotary positions, Muon": { ...MUON, positions: "rotary" },
+  // bench/recipes.json has no measurements of this row yet
+  "rotary positions, Muon, documents apart": { ...MUON, positions: "rotary", documents: "apart" },
   "llama with GELU, Muon": { ...MUON, arch: "llama", mlp: "gelu" },
   "llama, Muon": { ...MUON, arch: "llama" },
   "llama with QK-norm, Muon": { ...MUON, arch: "llama", qkNorm: "on" },
@@ -170,8 +172,8 @@ function createSteps(
   const shape = { batchSize: sizes.batchSize, sequenceLength: sizes.contextLength };
   const gpt = createGpt(device, config, { precision: resolvePrecision(device, "auto") });
   initializeParameters(gpt, { seed: 1 });
-  const { optimizer = FIRST.optimizer } = options;
-  const trainStep = createTrainStep(gpt, { ...shape, optimizer });
+  const { optimizer = FIRST.optimizer, documents } = options;
+  const trainStep = createTrainStep(gpt, { ...shape, optimizer, documents });
   const batches = sampleBatches({ ...shape, vocabularySize });
   let index = 0;
   return async (count) => {
@@ -201,10 +203,15 @@ function textOf(files: readonly string[]): { text: string; data: Recipe } {
 
 /**
  * Steps of a recipe in the time that the base recipe needs for its own, by the ratio of their times in each turn; in
- * multiples of a fortieth of these, as the times are not more exact.
+ * multiples of a fortieth of these, as the times are not more exact. Undefined if the recipe was not timed.
  */
-function equalTimeSteps({ stepMs }: Pick<Results, "stepMs">, text: string, recipe: string): number {
-  const base = stepMs[text]?.[BASE] ?? [], own = stepMs[text]?.[recipe] ?? [];
+function equalTimeSteps(
+  { stepMs }: Pick<Results, "stepMs">,
+  text: string,
+  recipe: string,
+): number | undefined {
+  const base = stepMs[text]?.[BASE], own = stepMs[text]?.[recipe];
+  if (!base || !own) return undefined;
   const ratio = median(base.map((ms, turn) => ms / own[turn]!));
   return STEPS[text]! / 40 * Math.round(40 * ratio);
 }
@@ -215,7 +222,8 @@ async function trainAll(results: Results, files: readonly string[]): Promise<voi
   const { text, data } = textOf(files);
   for (const seed of SEEDS) {
     for (const [name, recipe] of Object.entries(RECIPES)) {
-      for (const steps of new Set([STEPS[text]!, equalTimeSteps(results, text, name)])) {
+      const equal = STEPS[text]!;
+      for (const steps of new Set([equal, equalTimeSteps(results, text, name) ?? equal])) {
         const isDone = results.runs.some((run) =>
           run.text === text && run.recipe === name && run.seed === seed && run.steps === steps
         );
@@ -265,7 +273,7 @@ const MARKERS: Markers = {
   end: "<!-- end: made by `deno task bench:recipes write` -->",
 };
 
-/** A table per text, with a row per recipe. */
+/** A table per text, with a row per recipe that was timed and trained. */
 function sections({ runs, stepMs, timedOn }: Results): string {
   const texts = [STORIES, GIVEN].filter((text) => runs.some((run) => run.text === text));
   return texts.map((text) => {
@@ -275,11 +283,13 @@ function sections({ runs, stepMs, timedOn }: Results): string {
     const medianOf = (found: readonly Run[]) => median(found.map(({ loss }) => loss));
     const losses = (found: readonly Run[]) => found.map(({ loss }) => loss.toFixed(3)).join(" ");
     const steps = STEPS[text]!, baseline = medianOf(runsOf(BASE, steps));
-    const rows = Object.keys(RECIPES).map((recipe) => {
+    const rows = Object.keys(RECIPES).flatMap((recipe) => {
       const timedSteps = equalTimeSteps({ stepMs }, text, recipe);
+      if (timedSteps === undefined) return [];
       const atSteps = runsOf(recipe, steps), inTime = runsOf(recipe, timedSteps);
+      if (atSteps.length === 0 || inTime.length === 0) return [];
       const kept = [...atSteps, ...(timedSteps === steps ? [] : inTime)];
-      return [
+      return [[
         recipe,
         losses(atSteps),
         medianOf(atSteps).toFixed(3),
@@ -288,7 +298,7 @@ function sections({ runs, stepMs, timedOn }: Results): string {
         medianOf(inTime).toFixed(3),
         (baseline - medianOf(inTime)).toFixed(3),
         ...(text === STORIES ? [kept.map(({ animals }) => animals).join(" ")] : []),
-      ];
+      ]];
     });
     const head = [
       ...["recipe", `${steps} steps, 5 seeds`, "median >", "steps in equal time >"],
