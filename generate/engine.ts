@@ -73,7 +73,10 @@ export interface EngineStats {
 
 /** The size of an engine. */
 export interface EngineOptions {
-  /** Requests that can run at the same time; 64 by default. */
+  /**
+   * Requests that can run at the same time; by default 64, or fewer if the device cannot hold the caches of so many. With
+   * up to eight a GPU computes one request in less time, with more it computes many in less time.
+   */
   readonly slots?: number | undefined;
   /** Tokens of the longest request, prompt and completion together; by default 32,768, or more for a longer context. */
   readonly maxTokens?: number | undefined;
