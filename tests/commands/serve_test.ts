@@ -74,7 +74,7 @@ Deno.test(
   { ignore },
   async () => {
     const { ask, child, stderr } = await start(["--run", await run(), "--log-prompts"]);
-    const running = await ask("/v1/completions", { ...ENDLESS, max_tokens: 300, stream: true });
+    const running = await ask("/v1/completions", { ...ENDLESS, max_tokens: 200, stream: true });
     child.kill("SIGTERM");
     while ((await ask("/health")).status !== 503);
     const refused = await ask("/v1/completions", ENDLESS);
@@ -127,9 +127,7 @@ Deno.test("serve says what it cannot serve", async () => {
   const cases: [args: string[], message: RegExp][] = [
     [["--port", `${taken.addr.port}`], /^Error: Cannot serve on 127.0.0.1 as another program uses/],
     [["--run", name, name], /^Error: Cannot serve two models named "default"\nGive one another/],
-    [["--run", "no/such"], /^Error: Cannot load a model from no\/such as there is no such/],
     [["--cors", "localhost"], /^Error: Cannot serve as --cors must be an origin, such as/],
-    [["--host", "192.0.2.7"], /^Error: Cannot serve on 192.0.2.7 as that needs a key/],
   ];
   for (const [args, message] of cases) {
     const port = args[0] === "--port" ? [] : ["--port", `${freePort()}`];
