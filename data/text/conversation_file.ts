@@ -21,10 +21,12 @@ import {
  * @throws {UserError} if it cannot be read, or if a line that is not blank does not hold a conversation.
  */
 export function readConversations(path: string): Conversation[] {
-  const conversations = readText(path).split("\n").flatMap((line, i) => {
+  const text = readText(path).replace(/^\ufeff/, "");
+  const conversations = text.split("\n").flatMap((line, i) => {
     if (line.trim() === "") return [];
     const place = `line ${i + 1}`, row = parseJsonObject(line, `${place} of ${path}`);
-    const names = Object.keys(row), fields = conversationFields(names);
+    const names = Object.keys(row);
+    const fields = conversationFields(names.filter((name) => name !== "text")); // no texts are wanted here
     if (!fields) {
       throw new DataError(
         `${path} as ${place} must hold a conversation in a field messages: its fields are ` +

@@ -39,11 +39,11 @@ const MOST_STEPS = 1_000_000;
 /** Steps of an element of a loop, before the body is evaluated. */
 const STEPS_PER_ELEMENT = 4;
 
-/** Most elements of a list, and most UTF-16 units of a text. */
-const MOST_ELEMENTS = 2 ** 20, MOST_UNITS = 2 ** 26;
+/** Most elements of a list, and most UTF-16 units of a text, which `split()` may turn into as many elements. */
+const MOST_ELEMENTS = 2 ** 20, MOST_UNITS = 2 ** 24;
 
 /** Most white space between other characters of a template: the library takes quadratic time to read it. */
-const MOST_SPACE = 1000;
+const MOST_SPACE = 250;
 
 type Jinja = Package<"@huggingface/jinja">;
 type Statement = Parameters<InstanceType<Jinja["Interpreter"]>["evaluate"]>[0];
@@ -216,7 +216,7 @@ function boundedInterpreter({ Interpreter, Environment }: Jinja) {
         checkSize(given, MOST_ELEMENTS);
         steps += this.#iterables.has(statement)
           ? STEPS_PER_ELEMENT * given.length
-          : given.length >> 8;
+          : given.length >> (isLookup(statement) ? 8 : 3); // a list that is made costs more than one that is found
       }
       if ((this.#steps += steps) > MOST_STEPS) {
         throw new TemplateError(`it takes more than ${MOST_STEPS} steps`);
@@ -258,6 +258,13 @@ function iterableOf(statement: Statement): Statement {
   const { type, iterable, lhs } = (statement ?? {}) as unknown as Node;
   if (type === "SelectExpression") return lhs; // of a loop with a condition
   return type === "For" ? iterable : undefined;
+}
+
+/** Whether a statement gives a list that exists, and makes none. */
+function isLookup(statement: Statement): boolean {
+  const { type, property } = statement as unknown as Node;
+  return type === "Identifier" ||
+    type === "MemberExpression" && property?.type !== "SliceExpression";
 }
 
 /** What `text.strip`, `text | trim` and the like strip; undefined for any other statement. */

@@ -33,6 +33,8 @@ Deno.test("readConversations() reads the shapes that --data reads, and says whic
   };
   Deno.writeTextFileSync(path, '\n{"prompt": "b", "completion": "B"}\r\n\n');
   assert.deepEqual(readConversations(path), [conversations[1]]);
+  Deno.writeTextFileSync(path, '\ufeff{"text": "a", "prompt": "b", "completion": "B"}');
+  assert.deepEqual(readConversations(path), [conversations[1]]);
   refuses("", /^DataError: .*chat\.jsonl as it must hold a conversation: it has none$/);
   refuses('{"messages": null}', /it has none$/);
   refuses('\n{"text": "a", "b\\u001b": 1}', /line 2 must hold .* are text, b\\u\{1b\}$/);

@@ -153,18 +153,22 @@ Deno.test("createChatFormat() and encode() refuse templates that fail or exceed 
   const cases: [template: string, message: RegExp][] = [
     ["{% for %}", /^Cannot use a chat template as it must be Jinja: /],
     [
-      `{{ ' ' }}${" \n".repeat(501)}`,
-      /Jinja: it has more than 1000 characters of white space in a row$/,
+      `{{ ' ' }}${" \n".repeat(126)}`,
+      /Jinja: it has more than 250 characters of white space in a row$/,
     ],
     ["{{ raise_exception('no \x1b turn') }}", /chat template: it says "no \\u001b turn"$/],
     [
       "{% for i in range(9000) %}{% for i in range(9000) %}{% endfor %}{% endfor %}",
       /1000000 steps/,
     ],
+    [
+      "{% for i in range(99) %}{% set x = range(99999) | reverse | list %}{% endfor %}",
+      /1000000 steps/,
+    ],
     ["{{ range(10 ** 9) }}", /it makes something longer than 1048576$/],
     [
       "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
-      /it makes something longer than 67108864$/,
+      /it makes something longer than 16777216$/,
     ],
     ["{% macro f(g) %}{{ g(g) }}{% endmacro %}{{ f(f) }}", /it exceeds the memory$/],
     ["{{ messages | nothing }}", /Unknown ArrayValue filter: nothing$/],
