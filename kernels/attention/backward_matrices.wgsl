@@ -14,7 +14,7 @@
 //     scores = dy · vᵀ, dv += (f · p)ᵀ · dy   ds = p · (f · … − delta) replaces the scores
 //     dk += dsᵀ · q, dq += ds · k
 //
-// A subgroup has SPAN · 16 keys, and if SPLIT subgroups share them, its part of the queries and of the components of
+// A subgroup has 16 keys, and if SPLIT subgroups share them, its part of the queries and of the components of
 // dk and dv. It keeps dk, dv and v in registers; k is in workgroup memory, because all subgroups need it for dq.
 enable f16;
 enable subgroups;
@@ -27,7 +27,6 @@ const SINGLE: bool = true; // whether KH = NH
 const HS: u32 = 64; // a multiple of 16 · SPLIT
 const QUERIES: u32 = 64; // per tile, a divisor of KEYS
 const KEYS: u32 = 64; // per block
-const SPAN: u32 = 2; // matrices along the keys of a subgroup
 const SPLIT: u32 = 2; // subgroups that share keys
 const COLUMNS: u32 = 32; // scores of a query that an invocation replaces, a multiple of 16
 const FETCHES: u32 = 4; // vectors per invocation of a tile of q or dy: QUERIES · VECTORS / WORKGROUP_SIZE, rounded up
@@ -54,12 +53,9 @@ alias Result = subgroup_matrix_result<f32, 16, 16>;
 const BLOCKS: u32 = HS / 16; // matrices along the components
 const KEY_BLOCKS: u32 = KEYS / 16;
 const QUERY_BLOCKS: u32 = QUERIES / 16;
-const SUBGROUPS: u32 = KEY_BLOCKS / SPAN * SPLIT;
+const SUBGROUPS: u32 = KEY_BLOCKS * SPLIT;
 const SCORE_ROWS: u32 = QUERY_BLOCKS / SPLIT; // matrices of scores per subgroup, along the queries
-const SCORES: u32 = SCORE_ROWS * SPAN;
 const OUT_COLUMNS: u32 = BLOCKS / SPLIT; // matrices of dk, and of dv, per subgroup, along the components
-const OUTS: u32 = SPAN * OUT_COLUMNS;
-const VS: u32 = SPAN * BLOCKS; // matrices of v per subgroup
 const DQ_STEP: u32 = SUBGROUPS / QUERY_BLOCKS; // between the blocks of components of a subgroup's dq
 const WORKGROUP_SIZE: u32 = 32 * SUBGROUPS;
 const QUADS: u32 = COLUMNS / 4;
@@ -178,7 +174,7 @@ fn main(
 
   // the part of a subgroup
   let subgroup = index / 32;
-  let firstKeyBlock = subgroup / SPLIT * SPAN;
+  let keyBlock = subgroup / SPLIT;
   let part = subgroup % SPLIT;
   let firstQueryBlock = part * SCORE_ROWS;
   let firstOut = part * OUT_COLUMNS; // block of components
@@ -194,20 +190,17 @@ fn main(
   for (var firstKey = group.y * KEYS; firstKey < T; firstKey += stride) { // the keys with the most queries start first
     stageBlock(vOfHead, firstKey, index);
     workgroupBarrier();
-    var v: array<Right, VS>; // transposed
+    var v: array<Right, BLOCKS>; // transposed
     // unroll
-    for (var s = 0u; s < SPAN; s++) {
-      // unroll
-      for (var c = 0u; c < BLOCKS; c++) {
-        let place = K + (firstKeyBlock + s) * 16 * TILE_ROW + c * 2;
-        v[s * BLOCKS + c] = subgroupMatrixLoad<Right, col_major>(&memory, place, TILE_ROW);
-      }
+    for (var c = 0u; c < BLOCKS; c++) {
+      let place = K + keyBlock * 16 * TILE_ROW + c * 2;
+      v[c] = subgroupMatrixLoad<Right, col_major>(&memory, place, TILE_ROW);
     }
     workgroupBarrier();
     stageBlock(kOfHead, firstKey, index);
 
-    var dk = array<Result, OUTS>();
-    var dv = array<Result, OUTS>();
+    var dk = array<Result, OUT_COLUMNS>();
+    var dv = array<Result, OUT_COLUMNS>();
     let end = min(firstKey + (KEYS - 1) + WINDOW, T);
     // unroll if SINGLE
     for (var member = 0u; member < GROUP; member++) {
@@ -232,32 +225,21 @@ fn main(
         workgroupBarrier();
 
         // scores = q · kᵀ
-        var scores = array<Result, SCORES>();
+        var scores = array<Result, SCORE_ROWS>();
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
-          var b: array<Right, SPAN>;
-          // unroll
-          for (var s = 0u; s < SPAN; s++) {
-            let place = K + (firstKeyBlock + s) * 16 * TILE_ROW + c * 2;
-            b[s] = subgroupMatrixLoad<Right, col_major>(&memory, place, TILE_ROW);
-          }
+          let b = subgroupMatrixLoad<Right, col_major>(&memory, K + keyBlock * 16 * TILE_ROW + c * 2, TILE_ROW);
           // unroll
           for (var i = 0u; i < SCORE_ROWS; i++) {
             let place = Q + (firstQueryBlock + i) * 16 * TILE_ROW + c * 2;
             let a = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
-            // unroll
-            for (var s = 0u; s < SPAN; s++) {
-              scores[i * SPAN + s] = subgroupMatrixMultiplyAccumulate(a, b[s], scores[i * SPAN + s]);
-            }
+            scores[i] = subgroupMatrixMultiplyAccumulate(a, b, scores[i]);
           }
         }
         // unroll
         for (var i = 0u; i < SCORE_ROWS; i++) {
-          // unroll
-          for (var s = 0u; s < SPAN; s++) {
-            let place = (firstQueryBlock + i) * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
-            subgroupMatrixStore<row_major>(&memory, place, scores[i * SPAN + s], SCORE_ROW);
-          }
+          let place = (firstQueryBlock + i) * 16 * SCORE_ROW + keyBlock * 4;
+          subgroupMatrixStore<row_major>(&memory, place, scores[i], SCORE_ROW);
         }
         workgroupBarrier();
 
@@ -295,46 +277,30 @@ fn main(
         // dv += (f · p)ᵀ · dy
         // unroll
         for (var t = 0u; t < QUERY_BLOCKS; t++) {
-          var a: array<Left, SPAN>;
-          // unroll
-          for (var s = 0u; s < SPAN; s++) {
-            let place = t * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
-            a[s] = subgroupMatrixLoad<Left, col_major>(&memory, place, SCORE_ROW);
-          }
+          let a = subgroupMatrixLoad<Left, col_major>(&memory, t * 16 * SCORE_ROW + keyBlock * 4, SCORE_ROW);
           // unroll
           for (var c = 0u; c < OUT_COLUMNS; c++) {
             let place = DY + t * 16 * TILE_ROW + (firstOut + c) * 2;
             let b = subgroupMatrixLoad<Right, row_major>(&memory, place, TILE_ROW);
-            // unroll
-            for (var s = 0u; s < SPAN; s++) {
-              let o = s * OUT_COLUMNS + c;
-              dv[o] = subgroupMatrixMultiplyAccumulate(a[s], b, dv[o]);
-            }
+            dv[c] = subgroupMatrixMultiplyAccumulate(a, b, dv[c]);
           }
         }
         // scores = dy · vᵀ
-        scores = array<Result, SCORES>();
+        scores = array<Result, SCORE_ROWS>();
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
           // unroll
           for (var i = 0u; i < SCORE_ROWS; i++) {
             let place = DY + (firstQueryBlock + i) * 16 * TILE_ROW + c * 2;
             let a = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
-            // unroll
-            for (var s = 0u; s < SPAN; s++) {
-              let n = i * SPAN + s;
-              scores[n] = subgroupMatrixMultiplyAccumulate(a, v[s * BLOCKS + c], scores[n]);
-            }
+            scores[i] = subgroupMatrixMultiplyAccumulate(a, v[c], scores[i]);
           }
         }
         workgroupBarrier();
         // unroll
         for (var i = 0u; i < SCORE_ROWS; i++) {
-          // unroll
-          for (var s = 0u; s < SPAN; s++) {
-            let place = (firstQueryBlock + i) * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
-            subgroupMatrixStore<row_major>(&memory, place, scores[i * SPAN + s], SCORE_ROW);
-          }
+          let place = (firstQueryBlock + i) * 16 * SCORE_ROW + keyBlock * 4;
+          subgroupMatrixStore<row_major>(&memory, place, scores[i], SCORE_ROW);
         }
         workgroupBarrier();
 
@@ -360,21 +326,12 @@ fn main(
         // dk += dsᵀ · q
         // unroll
         for (var t = 0u; t < QUERY_BLOCKS; t++) {
-          var a: array<Left, SPAN>;
-          // unroll
-          for (var s = 0u; s < SPAN; s++) {
-            let place = t * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
-            a[s] = subgroupMatrixLoad<Left, col_major>(&memory, place, SCORE_ROW);
-          }
+          let a = subgroupMatrixLoad<Left, col_major>(&memory, t * 16 * SCORE_ROW + keyBlock * 4, SCORE_ROW);
           // unroll
           for (var c = 0u; c < OUT_COLUMNS; c++) {
             let place = Q + t * 16 * TILE_ROW + (firstOut + c) * 2;
             let b = subgroupMatrixLoad<Right, row_major>(&memory, place, TILE_ROW);
-            // unroll
-            for (var s = 0u; s < SPAN; s++) {
-              let o = s * OUT_COLUMNS + c;
-              dk[o] = subgroupMatrixMultiplyAccumulate(a[s], b, dk[o]);
-            }
+            dk[c] = subgroupMatrixMultiplyAccumulate(a, b, dk[c]);
           }
         }
         // dq += ds · k: the first block of the workgroup that these queries see sets the partial sum, later blocks add
@@ -414,23 +371,17 @@ fn main(
     workgroupBarrier();
 
     // unroll
-    for (var s = 0u; s < SPAN; s++) {
-      // unroll
-      for (var c = 0u; c < OUT_COLUMNS; c++) {
-        let place = (firstKeyBlock + s) * 16 * OUT_ROW + (firstOut + c) * 4;
-        subgroupMatrixStore<row_major>(&memory, place, dk[s * OUT_COLUMNS + c], OUT_ROW);
-      }
+    for (var c = 0u; c < OUT_COLUMNS; c++) {
+      let place = keyBlock * 16 * OUT_ROW + (firstOut + c) * 4;
+      subgroupMatrixStore<row_major>(&memory, place, dk[c], OUT_ROW);
     }
     workgroupBarrier();
     storeBlock(kOfHead, firstKey, SCALE, index);
     workgroupBarrier();
     // unroll
-    for (var s = 0u; s < SPAN; s++) {
-      // unroll
-      for (var c = 0u; c < OUT_COLUMNS; c++) {
-        let place = (firstKeyBlock + s) * 16 * OUT_ROW + (firstOut + c) * 4;
-        subgroupMatrixStore<row_major>(&memory, place, dv[s * OUT_COLUMNS + c], OUT_ROW);
-      }
+    for (var c = 0u; c < OUT_COLUMNS; c++) {
+      let place = keyBlock * 16 * OUT_ROW + (firstOut + c) * 4;
+      subgroupMatrixStore<row_major>(&memory, place, dv[c], OUT_ROW);
     }
     workgroupBarrier();
     storeBlock(vOfHead, firstKey, 1.0, index);

@@ -79,17 +79,15 @@ export function forwardMatrixVariants({ T, HS }: { T: number; HS: number }): Mat
 }
 
 /**
- * Queries and keys per tile of the backward pass, matrices along the keys of a subgroup, and subgroups that share keys.
- * The first one is preferred: its blocks of keys are the largest, so that there are the fewest partial sums of dq.
+ * Queries and keys per tile of the backward pass, and subgroups that share keys. The first one is preferred: its blocks
+ * of keys are the largest, so that there are the fewest partial sums of dq.
  */
-const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPAN: number, SPLIT: number])[] =
-  [
-    [32, 128, 1, 1],
-    [64, 64, 2, 2],
-    [32, 64, 1, 1],
-    [32, 64, 1, 2], // for large heads
-    [SMALLEST, SMALLEST, 1, 1],
-  ];
+const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPLIT: number])[] = [
+  [32, 128, 1],
+  [32, 64, 1],
+  [32, 64, 2], // for large heads
+  [SMALLEST, SMALLEST, 1],
+];
 
 /** Head size above which subgroups of 16 keys share them, because the registers of one do not hold their dk and dv. */
 const MOST_UNSHARED = 96;
@@ -97,23 +95,23 @@ const MOST_UNSHARED = 96;
 /** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrixVariants()`. */
 export function backwardMatrixVariants({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
   return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap((
-    [QUERIES, KEYS, SPAN, SPLIT],
+    [QUERIES, KEYS, SPLIT],
   ) => {
     if (HS % (MATRIX_SIDE * SPLIT) !== 0) return [];
-    if (SPLIT > SPAN && HS <= MOST_UNSHARED) return [];
-    const subgroups = KEYS / MATRIX_SIDE / SPAN * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
+    if (SPLIT > 1 && HS <= MOST_UNSHARED) return [];
+    const subgroups = KEYS / MATRIX_SIDE * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
     const COLUMNS = Math.max(MATRIX_SIDE, QUERIES * KEYS / invocations);
     const FETCHES = ceilDiv(QUERIES * HS / 8, invocations);
     const DQS = ceilDiv(QUERIES / MATRIX_SIDE * HS / MATRIX_SIDE, subgroups);
     const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1);
     return fitting({
-      name: `matrix ${QUERIES}x${KEYS} by ${QUERIES / SPLIT}x${MATRIX_SIDE * SPAN}`,
+      name: `matrix ${QUERIES}x${KEYS} by ${QUERIES / SPLIT}x${MATRIX_SIDE}`,
       QUERIES,
       KEYS,
       invocations,
-      constants: { QUERIES, KEYS, SPAN, SPLIT, COLUMNS, FETCHES, DQS },
+      constants: { QUERIES, KEYS, SPLIT, COLUMNS, FETCHES, DQS },
       bytes: VECTOR_BYTES * Math.max(scores + (2 * QUERIES + KEYS) * row, KEYS * (HS / 4 + 1)),
-    }, SPAN * (HS / SPLIT + HS / 4 + QUERIES / SPLIT / 2) + COLUMNS + 8 * FETCHES + 2);
+    }, HS / SPLIT + HS / 4 + QUERIES / SPLIT / 2 + COLUMNS + 8 * FETCHES + 2);
   });
 }
 
