@@ -13,7 +13,7 @@ import type { Dropout } from "../kernels/random.ts";
 import { type QkNorm, ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
-import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
+import { attentionOf, type GptConfig, headsOf, innerWidthOf, withDefaults } from "./config.ts";
 import { type Gpt, headName, headOf, masterOf, matrixOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import {
@@ -273,15 +273,17 @@ function forwardParts(
           ...rotatesInDecode ? { rotation, norm } : {},
         };
         const { keys, values } = cache.layers[i]!;
-        const isProjected = fused && kernelRows === undefined && !model.quantized &&
+        const isProjected = fused && kernelRows === undefined &&
           heads * config.width <= MOST_PROJECTED &&
-          adaptersBeside(model, projection).length === 0;
+          adaptersBeside(model, projection).length === 0 &&
+          (!model.quantized || headsOf(config).headSize % 8 === 0);
         if (isProjected) {
-          const weight = matrixOf(model, `${projection}.weight`), bias = biasOf(model, projection);
-          const projected = partialSums(heads);
+          const name = `${projection}.weight`, int8 = model.quantized?.get(name);
+          const weight = int8?.values ?? matrixOf(model, name), scales = int8?.scales;
+          const bias = biasOf(model, projection), projected = partialSums(heads);
           attentionDecode(
             program,
-            { ...inputs, projection: { weight, bias } },
+            { ...inputs, projection: { weight, scales, bias } },
             { keys, values, projected },
             scores,
           );

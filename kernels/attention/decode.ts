@@ -2,9 +2,16 @@ import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
 import { elementsPerFetch } from "../matmul/launches.ts";
-import { assertVectors, bytesPerElement, ceilDiv, type Tensor } from "../tensor.ts";
+import { bytesPerElement, ceilDiv, type Tensor } from "../tensor.ts";
 import type { QkNorm } from "../rope/rope.ts";
 import { attentionConstants, type AttentionScores, checkHeads } from "./attention.ts";
+
+/** The product after attention. */
+interface Projection {
+  weight: Tensor;
+  scales?: Tensor | undefined;
+  bias?: Tensor | undefined;
+}
 
 /** Fetches of the projection's weights that an invocation has under way: more would need too many registers. */
 const MOST_FETCHES = 16;
@@ -23,11 +30,12 @@ const MOST_FETCHES = 16;
  * GPU needs more time for a launch than for the rotation. For the same reason the product after attention can be
  * computed here: with `projection`, `projected` is set in place of y, to a partial sum of y · weight + bias per head.
  *
- * weight: [NH·HS,C] of the other tensors' type; bias: f32 [C]; projected: f32 [NH,B·S,C].
+ * weight: [NH·HS,C] of the other tensors' type, or i8 [C,NH·HS] with scales: f32 [C], the factors of its rows; bias: f32
+ * [C]; projected: f32 [NH,B·S,C].
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, if HS is
- * not a multiple of four up to `MOST_HEAD_SIZE`, if q and k of several new tokens per text are to be rotated, or if C
- * is not a multiple of four.
+ * not a multiple of four up to `MOST_HEAD_SIZE`, or for an i8 weight of eight, if q and k of several new tokens per
+ * text are to be rotated, or if C is not a multiple of four.
  */
 export function attentionDecode(
   program: Program,
@@ -36,7 +44,7 @@ export function attentionDecode(
     cursors: Tensor;
     rotation?: Tensor | undefined;
     norm?: QkNorm | undefined;
-    projection?: { weight: Tensor; bias?: Tensor | undefined } | undefined;
+    projection?: Projection | undefined;
   },
   { keys, values, y, projected }:
     & { keys: Tensor; values: Tensor }
@@ -44,14 +52,15 @@ export function attentionDecode(
   scores: AttentionScores = {},
 ): void {
   const action = "attentionDecode";
-  const { weight, bias } = projection ?? {};
+  const { weight, scales, bias } = projection ?? {};
   const { B, NH, KH, T, HS, C = 0, S } = dims(action, {
     keys: [keys, "slots,KH,T,HS", "f32|f16"],
     values: [values, "slots,KH,T,HS", keys.dtype],
     cursors: [cursors, "B,4", "u32"],
     y: [y, "B·S,NH·HS", keys.dtype],
     projected: [projected, "NH,B·S,C", "f32"],
-    weight: [weight, "NH·HS,C", keys.dtype],
+    weight: [weight, scales ? "C,NH·HS" : "NH·HS,C", scales ? "i8" : keys.dtype],
+    scales: [scales, "C", "f32"],
     projectionBias: [bias, "C", "f32"],
   });
   const { qWeight, kWeight, epsilon } = norm ?? {};
@@ -75,11 +84,7 @@ export function attentionDecode(
   const WORKGROUP_SIZE = program.device.isCpu
     ? Math.max(32, 2 ** Math.ceil(Math.log2(HS / 4)))
     : 256;
-  const EACH = elementsPerFetch(keys.dtype, C) ?? 4;
-  if (projection && C % EACH !== 0) assertVectors(action, { weight: projection.weight });
-  const OUT_LANES = Math.min(WORKGROUP_SIZE, ceilDiv(C, EACH));
-  const ROW_SHARES = Math.max(1, Math.floor(WORKGROUP_SIZE / Math.max(1, OUT_LANES)));
-  const rowsEach = ceilDiv(HS, ROW_SHARES), FETCHES = Math.min(MOST_FETCHES, rowsEach);
+  const projecting = projection && projectionOf(projection, { C, HS, WORKGROUP_SIZE });
   const keysPerIteration = Math.floor(4 * WORKGROUP_SIZE / HS) * HS / 4;
   program.dispatch({
     shader: { "kernels/attention/decode.wgsl": decode },
@@ -95,20 +100,47 @@ export function attentionDecode(
       ...attentionConstants(scores),
       PROJECTED: projection !== undefined,
       BIAS: bias !== undefined,
-      WEIGHT_F16: keys.dtype === "f16",
-      weightType: EACH * bytesPerElement(keys.dtype) === 16 ? "vec4u" : "vec2u",
-      ...(projection ? { EACH, OUT: C, OUT_LANES, ROW_SHARES, FETCHES } : {}),
+      ...projecting?.constants,
     },
     tensors: {
       ...{ qkv, cursors, rotation, qWeight, kWeight, keys, values, y, projected },
-      ...{ weight, projectionBias: bias },
+      ...{ weight, scales, projectionBias: bias },
     },
     uniforms: { S, T },
     workgroups: [NH, B * S],
     iterations: ceilDiv(T + S, keysPerIteration) * (1 + Math.log2(WORKGROUP_SIZE)) +
       2 * Math.log2(WORKGROUP_SIZE) +
-      (projection ? ceilDiv(C, EACH * OUT_LANES) * (ceilDiv(rowsEach, FETCHES) + ROW_SHARES) : 0),
+      (projecting?.iterations ?? 0),
     workgroupBytes: (rotation ? 4 : 1) * HS * 4 + WORKGROUP_SIZE * 20 +
-      (projection ? WORKGROUP_SIZE * EACH * 4 : 0),
+      (projecting?.workgroupBytes ?? 0),
   });
+}
+
+/** How a workgroup computes what its head adds to the projection. */
+function projectionOf(
+  { weight, scales }: Projection,
+  { C, HS, WORKGROUP_SIZE }: Record<"C" | "HS" | "WORKGROUP_SIZE", number>,
+) {
+  const EACH = elementsPerFetch(weight.dtype, scales ? HS : C);
+  if (EACH === undefined || C % 4 !== 0) {
+    throw new RangeError(
+      `Cannot run attentionDecode as rows of the projection must be whole fetches: current shape of ` +
+        `"${weight.name}" is [${weight.shape}] with heads of ${HS}`,
+    );
+  }
+  const WIDTH = scales ? 4 : EACH, UNITS = scales ? HS / EACH : HS, rows = scales ? 4 : 1;
+  const OUT_LANES = Math.min(WORKGROUP_SIZE, C / WIDTH);
+  const TERM_SHARES = Math.floor(WORKGROUP_SIZE / OUT_LANES), each = ceilDiv(UNITS, TERM_SHARES);
+  const UNITS_AHEAD = Math.min(MOST_FETCHES / rows, each);
+  return {
+    constants: {
+      QUANTIZED: scales !== undefined,
+      weightType: EACH * bytesPerElement(weight.dtype) === 16 ? "vec4u" : "vec2u",
+      WEIGHT_F16: weight.dtype === "f16",
+      ...{ EACH, OUT: C, WIDTH, OUT_LANES, TERM_SHARES, UNITS, UNITS_AHEAD },
+      FETCHES: rows * UNITS_AHEAD,
+    },
+    iterations: ceilDiv(C / WIDTH, OUT_LANES) * (ceilDiv(each, UNITS_AHEAD) + TERM_SHARES),
+    workgroupBytes: WORKGROUP_SIZE * WIDTH * 4,
+  };
 }

@@ -15,7 +15,7 @@
 //
 // If each text has one new token, ROTATED does with its q and k what ../rope/forward.wgsl does, which saves a launch.
 // PROJECTED saves the launch of the product after attention: instead of y a workgroup stores what its head adds to it.
-// weight: [NH·HS,OUT]; projectionBias: [OUT], which head 0 adds; projected: [NH,B·S,OUT]
+// weight: [NH·HS,OUT]; scales, projectionBias: [OUT], the latter added by head 0; projected: [NH,B·S,OUT]
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of all tensors but cursors
@@ -30,13 +30,17 @@ const NORM: bool = true; // whether they are normalised before that
 const EPSILON: f32 = 1e-6;
 const PROJECTED: bool = true;
 const BIAS: bool = true; // whether the projection has one
+const QUANTIZED: bool = true; // whether weight is int8, as [OUT,NH·HS], and its row n counts scales[n] times
 alias weightType = vec4u; // a fetch of weights, as words
 const EACH: u32 = 8; // weights in it
-const WEIGHT_F16: bool = true; // or else f32
+const WEIGHT_F16: bool = true; // or else f32, unless QUANTIZED
 const OUT: u32 = 4;
-const OUT_LANES: u32 = 1; // invocations along a row of weight
-const ROW_SHARES: u32 = 64; // invocations along its column, which is one head
-const FETCHES: u32 = 1; // of a lane at a time
+const WIDTH: u32 = 4; // columns of a lane: EACH, or 4 if QUANTIZED
+const OUT_LANES: u32 = 1; // invocations along the columns
+const TERM_SHARES: u32 = 64; // invocations along the terms, which are those of one head
+const UNITS: u32 = HS; // of terms that a lane fetches: single ones, or EACH if QUANTIZED
+const UNITS_AHEAD: u32 = 1; // that it fetches at a time
+const FETCHES: u32 = 4; // per UNITS_AHEAD, of which a unit has one per row of weight
 
 struct Sizes {
   S: u32,
@@ -54,15 +58,18 @@ struct Sizes {
 // only if PROJECTED
 @group(0) @binding(5) var<storage, read> weight: array<weightType>;
 // only if PROJECTED
-// only if BIAS
-@group(0) @binding(6) var<storage, read> projectionBias: array<vec4f>;
-@group(0) @binding(7) var<storage, read_write> keys: array<real4>;
-@group(0) @binding(8) var<storage, read_write> values: array<real4>;
-// unless PROJECTED
-@group(0) @binding(9) var<storage, read_write> y: array<real4>;
+// only if QUANTIZED
+@group(0) @binding(6) var<storage, read> scales: array<vec4f>;
 // only if PROJECTED
-@group(0) @binding(10) var<storage, read_write> projected: array<vec4f>;
-@group(0) @binding(11) var<uniform> sizes: Sizes;
+// only if BIAS
+@group(0) @binding(7) var<storage, read> projectionBias: array<vec4f>;
+@group(0) @binding(8) var<storage, read_write> keys: array<real4>;
+@group(0) @binding(9) var<storage, read_write> values: array<real4>;
+// unless PROJECTED
+@group(0) @binding(10) var<storage, read_write> y: array<real4>;
+// only if PROJECTED
+@group(0) @binding(11) var<storage, read_write> projected: array<vec4f>;
+@group(0) @binding(12) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4;
 const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four, as are all strides below
@@ -83,25 +90,36 @@ var<workgroup> weights: array<f32, WORKGROUP_SIZE>; // also the memory of trees 
 var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
 
 // only if PROJECTED
-const FOURS: u32 = EACH / 4;
+const OUT_FOURS: u32 = WIDTH / 4;
 // only if PROJECTED
-const OUT_VECTORS: u32 = OUT / EACH;
+const OUT_VECTORS: u32 = OUT / WIDTH;
 // only if PROJECTED
-const OUT_SHARES: u32 = FOURS * WORKGROUP_SIZE;
+const WORDS: u32 = EACH / 4; // vectors of four terms in a fetch of int8
+// only if PROJECTED
+const OUT_SHARES: u32 = OUT_FOURS * WORKGROUP_SIZE;
 // only if PROJECTED
 var<workgroup> outShares: array<vec4f, OUT_SHARES>;
 // only if PROJECTED
 var<private> fetched: array<weightType, FETCHES>;
 // only if PROJECTED
-var<private> outSums: array<vec4f, FOURS>;
+var<private> outSums: array<vec4f, OUT_FOURS>;
 
-// Begins to read a lane's weights of the head from row `first` on.
+// Begins to read a lane's weights of the head from a unit on.
 // only if PROJECTED
 fn fetch(head: u32, first: u32, vector: u32) {
+  let column = min(vector, OUT_VECTORS - 1);
   // unroll
-  for (var i = 0u; i < FETCHES; i++) {
-    let row = head * HS + min(first + i * ROW_SHARES, HS - 1);
-    fetched[i] = weight[row * OUT_VECTORS + min(vector, OUT_VECTORS - 1)];
+  for (var i = 0u; i < UNITS_AHEAD; i++) {
+    let unit = min(first + i * TERM_SHARES, UNITS - 1);
+    // unless QUANTIZED
+    fetched[i] = weight[(head * HS + unit) * OUT_VECTORS + column];
+    // only if QUANTIZED
+    {
+      // unroll
+      for (var c = 0u; c < 4u; c++) {
+        fetched[4 * i + c] = weight[((4 * column + c) * NH + head) * UNITS + unit];
+      }
+    }
   }
 }
 
@@ -109,17 +127,31 @@ fn fetch(head: u32, first: u32, vector: u32) {
 // only if PROJECTED
 fn multiply(first: u32) {
   // unroll
-  for (var i = 0u; i < FETCHES; i++) {
-    let row = first + i * ROW_SHARES;
-    if (row < HS) {
-      let x = q[row / 4][row % 4];
-      // unroll
-      for (var j = 0u; j < FOURS; j++) {
-        // only if WEIGHT_F16
-        outSums[j] += x *
-          vec4f(unpack2x16float(fetched[i][2 * j]), unpack2x16float(fetched[i][2 * j + 1]));
-        // unless WEIGHT_F16
-        outSums[j] += x * bitcast<vec4f>(fetched[i]);
+  for (var i = 0u; i < UNITS_AHEAD; i++) {
+    let unit = first + i * TERM_SHARES;
+    if (unit < UNITS) {
+      // unless QUANTIZED
+      {
+        let x = q[unit / 4][unit % 4];
+        // unroll
+        for (var j = 0u; j < OUT_FOURS; j++) {
+          // only if WEIGHT_F16
+          outSums[j] += x *
+            vec4f(unpack2x16float(fetched[i][2 * j]), unpack2x16float(fetched[i][2 * j + 1]));
+          // unless WEIGHT_F16
+          outSums[j] += x * bitcast<vec4f>(fetched[i]);
+        }
+      }
+      // only if QUANTIZED
+      {
+        // unroll
+        for (var j = 0u; j < WORDS; j++) {
+          let x = q[unit * WORDS + j];
+          // unroll
+          for (var c = 0u; c < 4u; c++) {
+            outSums[0][c] += dot(x, vec4f(unpack4xI8(fetched[4 * i + c][j])));
+          }
+        }
       }
     }
   }
@@ -129,31 +161,33 @@ fn multiply(first: u32) {
 // only if PROJECTED
 fn project(head: u32, row: u32, rows: u32, index: u32) {
   let share = index / OUT_LANES;
-  let step = FETCHES * ROW_SHARES;
+  let step = UNITS_AHEAD * TERM_SHARES;
   for (var firstVector = 0u; firstVector < OUT_VECTORS; firstVector += OUT_LANES) {
     let vector = firstVector + index % OUT_LANES;
     // unroll
-    for (var j = 0u; j < FOURS; j++) {
+    for (var j = 0u; j < OUT_FOURS; j++) {
       outSums[j] = vec4f();
     }
-    for (var first = share; first < HS; first += step) {
+    for (var first = share; first < UNITS; first += step) {
       if (first > share || firstVector > 0) { fetch(head, first, vector); }
       multiply(first);
     }
     workgroupBarrier(); // until all have read the previous sums
     // unroll
-    for (var j = 0u; j < FOURS; j++) {
+    for (var j = 0u; j < OUT_FOURS; j++) {
       outShares[j * WORKGROUP_SIZE + index] = outSums[j];
     }
     workgroupBarrier();
     if (share == 0 && vector < OUT_VECTORS) {
       // unroll
-      for (var j = 0u; j < FOURS; j++) {
+      for (var j = 0u; j < OUT_FOURS; j++) {
         var sum = outSums[j];
-        for (var other = 1u; other < ROW_SHARES; other++) {
+        for (var other = 1u; other < TERM_SHARES; other++) {
           sum += outShares[j * WORKGROUP_SIZE + index + other * OUT_LANES];
         }
-        let column = vector * FOURS + j;
+        let column = vector * OUT_FOURS + j;
+        // only if QUANTIZED
+        sum *= scales[column];
         // only if BIAS
         if (head == 0) { sum += projectionBias[column]; }
         projected[(head * rows + row) * (OUT / 4) + column] = sum;

@@ -413,8 +413,8 @@ export function canNormalize({ gpu }: Pick<Device, "gpu">, K: number, ROWS = 1):
     normalizedBytes({ ROWS, K }) + MOST_SUM_BYTES <= gpu.limits.maxComputeWorkgroupStorageSize;
 }
 
-/** Storage buffers that a launch of `vector.wgsl` binds, at most. */
-export const MOST_BUFFERS = 10;
+/** Storage buffers that a launch binds while a few texts are generated, at most: `attentionDecode()` with a projection. */
+export const MOST_BUFFERS = 11;
 
 /** Parts of K, at most, and terms of a part, at least. */
 const MOST_PARTS = 8, LEAST_TERMS = 128;

@@ -64,7 +64,7 @@ async function logitsOf(gpt: Gpt, texts: readonly (readonly number[])[]): Promis
 }
 
 const LLAMA: Partial<GptConfig> = {
-  ...{ family: "llama", heads: 4, keyHeads: 2, headSize: 12, qkNorm: true, ownHead: true },
+  ...{ family: "llama", heads: 4, keyHeads: 2, headSize: 16, qkNorm: true, ownHead: true },
 };
 // launches of a GPU for one text, and those of a CPU for several
 const CASES = [
