@@ -50,7 +50,7 @@ export {
   type AttentionOptions,
   type AttentionScores,
 } from "./kernels/attention/attention.ts";
-export { attentionDecode } from "./kernels/attention/decode.ts";
+export { attentionDecode, type Projection } from "./kernels/attention/decode.ts";
 export { attentionWeights } from "./kernels/attention/weights.ts";
 export {
   crossEntropyBackward,

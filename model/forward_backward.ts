@@ -158,8 +158,8 @@ export function forward(
   return ln;
 }
 
-/** Rows of a pass whose launches are fused, at most. */
-const MOST_FUSED_ROWS = 8;
+/** Rows of a pass whose launches are fused, at most, and at most if `kernelRows` is given. */
+const MOST_ROWS = 4, MOST_FUSED_ROWS = 8;
 
 /**
  * Parts of a sum over K, at most, if a pass may have many rows: the next launch reads the parts of all its rows in every
@@ -198,7 +198,8 @@ function forwardParts(
   const { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
-  const fused = cache !== undefined && isFused(program.device, model, kernelRows ?? B * T);
+  const fused = cache !== undefined && (kernelRows !== undefined || B * T <= MOST_ROWS) &&
+    isFused(program.device, model, kernelRows ?? B * T);
 
   const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
   const linear = (

@@ -6,11 +6,14 @@ import { bytesPerElement, ceilDiv, type Tensor } from "../tensor.ts";
 import type { QkNorm } from "../rope/rope.ts";
 import { attentionConstants, type AttentionScores, checkHeads } from "./attention.ts";
 
-/** The product after attention. */
-interface Projection {
-  weight: Tensor;
-  scales?: Tensor | undefined;
-  bias?: Tensor | undefined;
+/** The product after attention; `attentionDecode()` has the shapes. */
+export interface Projection {
+  /** Its matrix. */
+  readonly weight: Tensor;
+  /** Factors of the rows of an i8 matrix. */
+  readonly scales?: Tensor | undefined;
+  /** What is added. */
+  readonly bias?: Tensor | undefined;
 }
 
 /** Fetches of the projection's weights that an invocation has under way: more would need too many registers. */

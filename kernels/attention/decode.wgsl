@@ -104,6 +104,15 @@ var<private> fetched: array<weightType, FETCHES>;
 // only if PROJECTED
 var<private> outSums: array<vec4f, OUT_FOURS>;
 
+// Four int8 numbers, as in ../matmul/vector.wgsl.
+// only if PROJECTED
+// only if QUANTIZED
+fn fourInt8(word: u32) -> vec4f {
+  let even = unpack2x16float((word & 0x00ff00ff) ^ 0x64806480);
+  let odd = unpack2x16float(((word >> 8) & 0x00ff00ff) ^ 0x64806480);
+  return vec4f(even.x, odd.x, even.y, odd.y) - 1152.0;
+}
+
 // Begins to read a lane's weights of the head from a unit on.
 // only if PROJECTED
 fn fetch(head: u32, first: u32, vector: u32) {
@@ -149,7 +158,7 @@ fn multiply(first: u32) {
           let x = q[unit * WORDS + j];
           // unroll
           for (var c = 0u; c < 4u; c++) {
-            outSums[0][c] += dot(x, vec4f(unpack4xI8(fetched[4 * i + c][j])));
+            outSums[0][c] += dot(x, fourInt8(fetched[4 * i + c][j]));
           }
         }
       }
@@ -344,16 +353,15 @@ fn main(
       }
       score = dot(products, vec4f(1.0));
     }
-    // the values are read before they are needed, while the scores are
-    var loaded: array<real4, QUADS>;
+    // The values are read before they are needed, while the scores are, and from both places: loads in branches
+    // would wait for each other.
+    var old: array<real4, QUADS>;
+    var recent: array<real4, QUADS>;
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       let s = min(first + min(i * SHARES + share, KEYS - 1), position); // a key past the end has weight 0
-      if (s < cached) {
-        loaded[i] = values[cache + s * QUADS + quad];
-      } else {
-        loaded[i] = qkv[(firstNew + s - cached) * ROW + keyHead + KH * QUADS + quad];
-      }
+      old[i] = values[cache + min(s, max(cached, 1) - 1) * QUADS + quad];
+      recent[i] = qkv[(firstNew + max(s, cached) - cached) * ROW + keyHead + KH * QUADS + quad];
     }
     let raised = max(highest, highestOf(score, index));
     let decay = exp(highest - raised);
@@ -366,7 +374,8 @@ fn main(
     sum *= decay;
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      sum += weights[min(i * SHARES + share, KEYS - 1)] * vec4f(loaded[i]);
+      let key = min(i * SHARES + share, KEYS - 1);
+      sum += weights[key] * vec4f(select(recent[i], old[i], min(first + key, position) < cached));
     }
   }
 

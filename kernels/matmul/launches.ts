@@ -384,7 +384,7 @@ const MOST_ROWS = 8;
 const MOST_NORMALIZED = 8192;
 
 /** Addends that an invocation of `vector.wgsl` loads at the same time, at most. */
-const MOST_BATCH = 8;
+const MOST_BATCH = 16;
 
 /** Invocations of a workgroup of `vector.wgsl` on a GPU. */
 const VECTOR_INVOCATIONS = 256;
@@ -472,7 +472,7 @@ export function vectorProduct(program: Program, product: Product): void {
       TURNS_OF_K: transposeB ? EACH / 4 : 1,
       TURNS,
       ADDENDS: addendCount,
-      BATCH: Math.max(1, Math.min(MOST_BATCH, addendCount)),
+      BATCH: Math.max(1, Math.min(ROWS === 1 ? MOST_BATCH : MOST_BATCH / 4, addendCount)),
       SHARED: LANES > 1,
       EPSILON: normalize?.epsilon ?? EPSILON,
       ...constants,
