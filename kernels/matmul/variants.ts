@@ -49,8 +49,8 @@ export interface MatrixTile {
 
 /**
  * The tiles of matrices among which the tuner chooses, named by their rows × columns of y × terms of K per step;
- * bench/NOTES.md has those that did not pay. The speeds are those of products of 4096 × 4096 on an H200 (November
- * 2026), for the smaller tiles with a guess of `perCore`.
+ * bench/NOTES.md has those that did not pay. The speed of the largest is that of products of 4096 × 4096 on an H200
+ * (November 2026); those of the others, and their `perCore`, are guesses from earlier kernels.
  */
 export const MATRIX_TILES: Readonly<Record<string, MatrixTile>> = {
   "matrix 32x32x32": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, perCore: 8, nsPerTerm: 25 },
