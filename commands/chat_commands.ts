@@ -9,6 +9,7 @@ import { UserError } from "../files/user_error.ts";
 import type { Chat, ChatAnswer } from "../generate/chat.ts";
 import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
+import { permissionError } from "./permissions.ts";
 
 /** What a command of a chat does: it says something, asks the model again, or ends the program. */
 export type ChatEffect = { readonly say: string } | { readonly answer: ChatAnswer } | "end";
@@ -110,7 +111,11 @@ export class ChatCommands {
           `${usageOf(name, command)}`,
       );
     }
-    return command.run(this, argument, how);
+    try {
+      return command.run(this, argument, how);
+    } catch (error) {
+      throw error instanceof Deno.errors.NotCapable ? permissionError(error) : error; // such as /save /dev/full
+    }
   }
 
   /** Sets an option of the sampler or the length of answers, or lists them all. */

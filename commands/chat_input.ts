@@ -263,8 +263,10 @@ export class LineEditor implements LineSource {
       if (isLineEnd(part)) {
         this.#line.continues = this.#isPasting;
         this.#keys.write("\r");
+      } else if (this.#isPasting) {
+        this.#editor.write(part.replace(KEYS, "")); // at once, as one key after the other takes quadratic time
       } else {
-        this.#keys.write(this.#isPasting ? part.replace(KEYS, "") : part);
+        this.#keys.write(part);
       }
     }
   }

@@ -88,6 +88,9 @@ const SLOTS_ON_CPU = 8;
 /** Least characters of a key. */
 const LEAST_KEY = 16;
 
+/** A key that clients can send as part of a header: they encode other characters variously, and drop outer blanks. */
+const KEY = /^[!-~]([ -~]*[!-~])?$/;
+
 async function main(options: Options): Promise<number> {
   const { host, port, drain, timeout: requestSeconds, queue, allowHost = [], cors = [] } = options;
   const apiKey = keyFor(host);
@@ -143,6 +146,11 @@ function keyFor(host: string): string | undefined {
   if (apiKey !== undefined && apiKey.length < LEAST_KEY) {
     throw new UserError(
       `Cannot serve as TOY_API_KEY must have ${LEAST_KEY} characters or more: it has ${apiKey.length}`,
+    );
+  }
+  if (apiKey !== undefined && !KEY.test(apiKey)) {
+    throw new UserError(
+      "Cannot serve as TOY_API_KEY must have printable characters of ASCII alone, and no white space around them",
     );
   }
   return apiKey;

@@ -105,7 +105,7 @@ export function createApi(
     Object.entries(loaded).map(([name, model]) => new ServedModel(name, model, options)),
   );
   const metrics = new Metrics(), open = new Set<RequestRecord>();
-  const allowed = { hosts: [...OWN_HOSTS, ...hosts], allowsAddresses: true, origins };
+  const allowed = { hosts: [...new Set([...OWN_HOSTS, ...hosts])], allowsAddresses: true, origins };
   const drained = Promise.withResolvers<void>();
   let isDraining = false;
 

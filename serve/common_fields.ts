@@ -64,7 +64,7 @@ export function seedsOf(
   { seed = crypto.getRandomValues(new Uint32Array(1))[0]! }: CommonFields,
   count: number,
 ): number[] {
-  return Array.from({ length: count }, (_, i) => (seed + i) % 2 ** 32);
+  return Array.from({ length: count }, (_, i) => (seed % 2 ** 32 + i) % 2 ** 32);
 }
 
 /** What the engine is asked for by a request. */

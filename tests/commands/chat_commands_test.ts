@@ -98,6 +98,12 @@ Deno.test("/save writes a new file or its own, and /load reads the last conversa
   assert.deepEqual(other.chat.messages, MESSAGES.slice(0, 1));
   assert.throws(() => other.commands.execute(`/save ${path}`), /must be a new file, or one that/);
   assert.throws(() => other.commands.execute(`/save ${directory}/`), /must name a file/);
+  if (Deno.build.os === "linux") {
+    assert.throws(() => other.commands.execute("/save /dev/full"), {
+      name: "UserError",
+      message: /no file in \/dev, /,
+    });
+  }
   const line = JSON.stringify({ messages: MESSAGES });
   Deno.writeTextFileSync(path, `{"prompt": "x", "completion": "X"}\n${line}\n`);
   assert.match(other.say(`/load ${path}`), /, the last of its 2 conversations$/);

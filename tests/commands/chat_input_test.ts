@@ -108,6 +108,14 @@ Deno.test("LineEditor takes pasted lines as one message, without the keys in the
   assert.ok(screen.written.startsWith("\x1b[?2004h"));
 });
 
+Deno.test("LineEditor inserts a long pasted line where the cursor is", async () => {
+  const { keys, editor } = editing();
+  using _ = editor;
+  const typed = readMessage(editor), long = "日本 a".repeat(5000);
+  await keys.send(`ad${LEFT}\x1b[200~${long}\x1b[201~c\r`);
+  assert.equal((await typed)?.text, `a${long}cd`);
+});
+
 Deno.test("LineEditor drops the line at Ctrl-C, and ends at a second one or at Ctrl-D", async () => {
   const { screen, keys, editor, interrupts } = editing();
   {

@@ -120,6 +120,8 @@ Deno.test("serve asks for the key of the environment, and for one if it listens 
   ]);
   const short = await task("serve", [], { env: { TOY_API_KEY: "short" } });
   assert.match(short.stderr, /^Error: Cannot serve as TOY_API_KEY must have 16 characters or more/);
+  const blank = await task("serve", [], { env: { TOY_API_KEY: " ".repeat(20) } });
+  assert.match(blank.stderr, /^Error: Cannot serve as TOY_API_KEY must have printable /);
 });
 
 Deno.test("serve says what it cannot serve", async () => {
