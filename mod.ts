@@ -294,6 +294,7 @@ export {
   generateBatch,
   type GenerateOptions,
   type GenerateResult,
+  promptIdsOf,
   type StreamOptions,
 } from "./generate/generate.ts";
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./generate/chat.ts";

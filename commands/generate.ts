@@ -3,7 +3,9 @@ import {
   type BatchPiece,
   generateBatch,
   type GenerateResult,
-  seededStreams,
+  promptIdsOf,
+  randomSeed,
+  seedsFrom,
 } from "../generate/generate.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
@@ -52,7 +54,7 @@ const program = withSamplerOptions(
       giveBack(...HUB, "write");
       const device = await openGpu(options);
       const { maxNewTokens, stop, samples, quantize } = options;
-      const promptTokens = Math.max(1, source.tokenizer.encode(prompt).length);
+      const promptTokens = promptIdsOf(source.tokenizer, prompt).length;
       sequencesAtOnce({
         device,
         config: source.config,
@@ -73,7 +75,8 @@ const program = withSamplerOptions(
         );
       }
       const model = loadSource(device, source, { quantize });
-      const streams = seededStreams(Array<string>(samples).fill(prompt), options.seed);
+      const streams = seedsFrom(options.seed ?? randomSeed(), samples)
+        .map((seed) => ({ prompt, seed }));
       const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler });
       await (options.json ? printObjects : printTexts)(streams, pieces);
     })

@@ -5,13 +5,20 @@ import { printable, quoted } from "../files/printable.ts";
 import { byteCount, shortDuration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { isUsersError } from "../files/disk.ts";
+import { SLOTS } from "../generate/engine.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { type LoadedModel, loadSource } from "../generate/load.ts";
 import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
-import { type Api, createApi, type RequestRecord } from "../serve/api.ts";
+import {
+  type Api,
+  createApi,
+  REQUEST_SECONDS,
+  type RequestRecord,
+  RESTART_SECONDS,
+} from "../serve/api.ts";
 import { ApiError, errorResponse } from "../serve/api_error.ts";
-import { recordServedModel } from "../serve/served_model.ts";
+import { QUEUE, recordServedModel } from "../serve/served_model.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
@@ -50,11 +57,21 @@ const program = command(
   .optionsGroup("Limits:")
   .option(
     "--slots <n>",
-    "completions of a model that run at once (default: 64; 8 on a CPU)",
+    `completions of a model that run at once (default: ${SLOTS.gpu}; ${SLOTS.cpu} on a CPU)`,
     wholeNumber(1, 4096),
   )
-  .option("--queue <n>", "completions of a model that wait, at most", wholeNumber(0, 100_000), 256)
-  .option("--timeout <seconds>", "time that an answer may take", wholeNumber(1, 1_000_000), 600)
+  .option(
+    "--queue <n>",
+    "completions of a model that wait, at most",
+    wholeNumber(0, 100_000),
+    QUEUE,
+  )
+  .option(
+    "--timeout <seconds>",
+    "time that an answer may take",
+    wholeNumber(1, 1_000_000),
+    REQUEST_SECONDS,
+  )
   .option(
     "--drain <seconds>",
     "time that answers have to end after Ctrl-C or SIGTERM",
@@ -82,9 +99,6 @@ interface Options {
   logPrompts?: true | undefined;
 }
 
-/** Completions of a model that run at once on a CPU adapter, which more slots do not make faster. */
-const SLOTS_ON_CPU = 8;
-
 /** Least characters of a key. */
 const LEAST_KEY = 16;
 
@@ -101,7 +115,7 @@ async function main(options: Options): Promise<number> {
   const sources = await findModels(options);
   giveBack(...HUB, "write"); // the server listens already
   const device = await openGpu(options);
-  const { quantize, slots = device.isCpu ? SLOTS_ON_CPU : undefined } = options;
+  const { quantize, slots } = options;
   checkFit(device, sources, { slots, quantize });
   const models = Object.fromEntries(
     [...sources].map(([name, source]): [string, LoadedModel] => [
@@ -195,7 +209,9 @@ function addressOf({ hostname, port }: Deno.NetAddr): string {
 /** The answer until the models are loaded. */
 function notYet(): Promise<Response> {
   const sentence = "Cannot answer as the models are being loaded";
-  return Promise.resolve(errorResponse(new ApiError(503, sentence, { retryAfterSeconds: 5 })));
+  return Promise.resolve(
+    errorResponse(new ApiError(503, sentence, { retryAfterSeconds: RESTART_SECONDS })),
+  );
 }
 
 /** Finds the models by the names that requests use. */
@@ -204,9 +220,12 @@ async function findModels({ run, model = [], base }: Options): Promise<Map<strin
   const found = new Map<string, ModelSource>();
   const add = (name: string, source: ModelSource) => {
     if (found.has(name)) {
-      throw new UserError(`Cannot serve two models named ${quoted(name)}`, {
-        hint: "Give one another name: NAME=RUN",
-      });
+      throw new UserError(
+        `Cannot serve as each model must have its own name: two are named ${quoted(name)}`,
+        {
+          hint: "Give one another name: NAME=RUN",
+        },
+      );
     }
     found.set(name, source);
   };

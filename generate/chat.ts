@@ -3,7 +3,7 @@ import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { generateBatch, type GenerateResult, resolveSampler } from "./generate.ts";
+import { generateBatch, type GenerateResult, randomSeed, resolveSampler } from "./generate.ts";
 import { largestThat } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
@@ -64,7 +64,7 @@ export class Chat {
     this.#format = format;
     this.sampler = resolveSampler(sampler);
     this.maxNewTokens = maxNewTokens;
-    this.seed = seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
+    this.seed = seed ?? randomSeed();
     if (system !== undefined) this.setSystem(system);
   }
 

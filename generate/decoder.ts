@@ -3,6 +3,7 @@ import { hasPenalties, type SamplerOptions, samplerSettings } from "../kernels/s
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { Slots } from "./slots.ts";
+import { checkPromptIds } from "./stream.ts";
 
 /** Sequences of tokens that a model continues in one batch, with the keys and values of the tokens that it has read. */
 export interface Decoder extends Disposable {
@@ -45,15 +46,8 @@ export function createDecoder(
   model: Gpt,
   { prompts, seeds, maxNewTokens, sampler }: DecoderOptions,
 ): Decoder {
-  const { device, config: { vocabularySize: V } } = model;
-  for (const prompt of prompts) {
-    const unknown = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
-    if (unknown === undefined && prompt.length > 0) continue;
-    throw new RangeError(
-      `Cannot predict a token as the prompt must be one or more ids below ${V}: ` +
-        `current ${unknown === undefined ? "prompt is empty" : `id is ${unknown}`}`,
-    );
-  }
+  const { device, config: { vocabularySize } } = model;
+  for (const prompt of prompts) checkPromptIds(prompt, vocabularySize);
   const B = prompts.length;
   const maxTokens = prompts.reduce((most, { length }) => Math.max(most, length), 0) + maxNewTokens;
   const settings = prompts.map(({ length: firstDrawn }, b) =>

@@ -2,12 +2,12 @@ import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_LOGPROBS, type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
-import { DEFAULT_SAMPLER, resolveSampler } from "./generate.ts";
+import { resolveSampler } from "./generate.ts";
 import type { LoadedModel } from "./load.ts";
 import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
 import { mostSequences, type Sequence, Slots, type Span } from "./slots.ts";
-import { type GenerateResult, Stream } from "./stream.ts";
+import { checkPromptIds, type GenerateResult, Stream } from "./stream.ts";
 
 /** A completion that an engine computes. */
 export interface EngineRequest {
@@ -23,7 +23,7 @@ export interface EngineRequest {
   readonly stop?: readonly string[] | undefined;
   /** Tokens that end the completion, in addition to those of the tokenizer. */
   readonly endIds?: readonly number[] | undefined;
-  /** Alternatives per token whose logprobs are wanted; 0 for those of the drawn token alone, which are absent by default. */
+  /** Alternatives per token whose logprobs are wanted, 0 for the drawn token alone; by default there are no logprobs. */
   readonly logprobs?: number | undefined;
   /** Ends the completion early when it aborts. */
   readonly signal?: AbortSignal | undefined;
@@ -74,8 +74,8 @@ export interface EngineStats {
 /** The size of an engine. */
 export interface EngineOptions {
   /**
-   * Requests that can run at the same time; by default 64, or fewer if the device cannot hold the caches of so many. With
-   * up to eight a GPU computes one request in less time, with more it computes many in less time.
+   * Requests that can run at the same time; by default 64, on a CPU 8, or fewer if the device cannot hold the caches of so
+   * many. With up to eight a GPU computes one request in less time, with more it computes many in less time.
    */
   readonly slots?: number | undefined;
   /** Tokens of the longest request, prompt and completion together; by default 32,768, or more for a longer context. */
@@ -87,7 +87,7 @@ export interface Engine extends AsyncDisposable {
   /**
    * Begins a completion as soon as there is a slot for it.
    *
-   * The completion ends at the next chunk of tokens after the signal aborts, or after the caller stops to iterate. The
+   * The completion ends at the next chunk of tokens after the signal aborts, or after the caller stops iterating. The
    * pieces are those of a fast reader; for a slow one they are joined.
    *
    * @throws {UserError} at once if an option is out of range, or if the request has too many tokens; {RangeError} if an id
@@ -104,8 +104,8 @@ export interface Engine extends AsyncDisposable {
 /** Tokens of the longest request by default, or contexts, if these are more. */
 const MAX_TOKENS = 32_768, MAX_CONTEXTS = 4;
 
-/** Requests that can run at the same time by default, if their caches fit the device. */
-const SLOTS = 64;
+/** Requests that can run at the same time by default, if their caches fit the device: more make no CPU faster. */
+export const SLOTS = { gpu: 64, cpu: 8 };
 
 /** Sequences whose known tokens are read by one pass, at most. */
 const MOST_READ = 8;
@@ -137,12 +137,12 @@ interface Chunk extends Work {
  *
  * @example Two completions at the same time
  * ```ts
- * import { createEngine, loadModel, openDevice } from "../mod.ts";
+ * import { createEngine, loadModel, openDevice, promptIdsOf } from "../mod.ts";
  *
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * await using engine = createEngine(model, { slots: 8 });
  * const complete = async (prompt: string, seed: number) => {
- *   const promptIds = model.tokenizer.encode(prompt);
+ *   const promptIds = promptIdsOf(model.tokenizer, prompt);
  *   let text = prompt;
  *   for await (const piece of engine.submit({ promptIds, seed, maxNewTokens: 100 })) {
  *     text += piece.text;
@@ -153,9 +153,9 @@ interface Chunk extends Work {
  * ```
  */
 export function createEngine(model: LoadedModel, options: EngineOptions = {}): Engine {
-  const { contextLength } = model.gpt.config;
+  const { device, config: { contextLength } } = model.gpt;
   const {
-    slots = Math.min(SLOTS, mostSequences(model.gpt, contextLength)),
+    slots = Math.min(SLOTS[device.isCpu ? "cpu" : "gpu"], mostSequences(model.gpt, contextLength)),
     maxTokens = Math.max(MAX_TOKENS, MAX_CONTEXTS * contextLength),
     ...others
   } = options;
@@ -240,14 +240,8 @@ class BatchingEngine implements Engine {
     refuseOthers("generate", "submit()", others);
     if (this.#failure) throw this.#failure.error;
     if (this.#isClosed) throw new TypeError("Cannot generate as the engine is closed");
-    const { gpt: { config: { vocabularySize: V } }, tokenizer } = this.#model;
-    const unknown = promptIds.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
-    if (unknown !== undefined || promptIds.length === 0) {
-      throw new RangeError(
-        `Cannot generate as promptIds must be one or more ids below ${V}: ` +
-          `current ${unknown === undefined ? "prompt is empty" : `id is ${unknown}`}`,
-      );
-    }
+    const { gpt, tokenizer } = this.#model;
+    checkPromptIds(promptIds, gpt.config.vocabularySize);
     const counts = [
       ["maxNewTokens", maxNewTokens, Number.MAX_SAFE_INTEGER],
       ["seed", seed, 2 ** 32 - 1],
@@ -268,7 +262,7 @@ class BatchingEngine implements Engine {
     }
     const stream = new Stream(tokenizer, { promptIds, endIds, stop });
     const settings = samplerSettings({
-      sampler: resolveSampler(sampler ?? DEFAULT_SAMPLER),
+      sampler: resolveSampler(sampler ?? {}),
       ...{ seed, logprobs, firstDrawn: promptIds.length, endIds: stream.endIds },
     });
     return { request, settings, stream, output: new Output(request) };

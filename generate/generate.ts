@@ -42,12 +42,14 @@ export function resolveSampler(given: Partial<SamplerOptions>): SamplerOptions {
   return sampler;
 }
 
-/** Streams of prompts, each with the next seed; the first is random by default. */
-export function seededStreams(
-  prompts: readonly string[],
-  firstSeed: number = crypto.getRandomValues(new Uint32Array(1))[0]!,
-): { prompt: string; seed: number }[] {
-  return prompts.map((prompt, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }));
+/** A random seed. */
+export function randomSeed(): number {
+  return crypto.getRandomValues(new Uint32Array(1))[0]!;
+}
+
+/** The seeds of `count` completions: the first one, and those that follow it. */
+export function seedsFrom(first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => (first % 2 ** 32 + i) % 2 ** 32);
 }
 
 /** How to continue many prompts. */
@@ -156,7 +158,11 @@ export async function* generateBatch(
   const open = streams.map(({ prompt = "", promptIds: ids, seed = 0, endIds }, index): Row => ({
     index,
     seed,
-    stream: new Stream(tokenizer, { promptIds: ids ?? promptIds(tokenizer, prompt), endIds, stop }),
+    stream: new Stream(tokenizer, {
+      promptIds: ids ?? promptIdsOf(tokenizer, prompt),
+      endIds,
+      stop,
+    }),
   }));
   if (open.length === 0) return;
   const most = sequencesAtOnce(gpt, {
@@ -234,7 +240,7 @@ async function* decodeStreams(
  * The tokens that a model reads of a prompt: the token that begins every text, if there is one, and the prompt. Without
  * such a token it reads of an empty prompt the token after which every document begins.
  */
-export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
+export function promptIdsOf(tokenizer: Tokenizer, prompt: string): number[] {
   const { beginOfText, endOfText } = tokenizer;
   if (beginOfText !== undefined) return [beginOfText, ...tokenizer.encode(prompt)];
   return prompt === "" ? [endOfText] : tokenizer.encode(prompt);

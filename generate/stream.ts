@@ -9,6 +9,20 @@ export interface GenerateResult {
   tokens: number;
 }
 
+/**
+ * Checks the tokens of a prompt.
+ *
+ * @throws {RangeError} if there are none, or if one is not in a vocabulary of so many.
+ */
+export function checkPromptIds(ids: readonly number[], vocabularySize: number): void {
+  const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
+  if (unknown === undefined && ids.length > 0) return;
+  throw new RangeError(
+    `Cannot generate as the prompt must be one or more ids below ${vocabularySize}: ` +
+      `current ${unknown === undefined ? "prompt is empty" : `id is ${unknown}`}`,
+  );
+}
+
 /** What a `Stream` continues, and where it ends. */
 export interface StreamStart {
   /** Tokens of the prompt, one or more. */

@@ -49,10 +49,10 @@ export interface Api extends AsyncDisposable {
 }
 
 /** Seconds that an answer may take, by default. */
-const REQUEST_SECONDS = 600;
+export const REQUEST_SECONDS = 600;
 
 /** Seconds after which a client is asked to try another server, or this one once it has started again. */
-const RESTART_SECONDS = 5;
+export const RESTART_SECONDS = 5;
 
 /** Paths that are answered, and their methods. */
 const METHODS: Readonly<Record<string, "GET" | "POST">> = {

@@ -1,5 +1,6 @@
 import { isObject } from "../files/json.ts";
 import type { EngineRequest } from "../generate/engine.ts";
+import { randomSeed, seedsFrom } from "../generate/generate.ts";
 import { BOOLEAN, type Field, type FieldTable, only, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 import type { ServedModel } from "./served_model.ts";
@@ -61,10 +62,10 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
 
 /** The seeds of the choices of a request: the one that is given, or a random one, and those that follow it. */
 export function seedsOf(
-  { seed = crypto.getRandomValues(new Uint32Array(1))[0]! }: CommonFields,
+  { seed = randomSeed() }: CommonFields,
   count: number,
 ): number[] {
-  return Array.from({ length: count }, (_, i) => (seed % 2 ** 32 + i) % 2 ** 32);
+  return seedsFrom(seed, count);
 }
 
 /** What the engine is asked for by a request. */

@@ -1,5 +1,5 @@
 import type { EnginePiece, TokenLogprobs } from "../generate/engine.ts";
-import { promptIds } from "../generate/generate.ts";
+import { promptIdsOf } from "../generate/generate.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
 import { tokenOf } from "../inspect/tokens.ts";
 import type { JsonObject } from "../files/json.ts";
@@ -132,7 +132,7 @@ function answerOf(model: ServedModel, fields: CompletionFields): Answer {
 
 /** The ids of a prompt. */
 function idsOf({ gpt, tokenizer }: ServedModel, prompt: Prompt): readonly number[] {
-  if (typeof prompt === "string") return promptIds(tokenizer, prompt);
+  if (typeof prompt === "string") return promptIdsOf(tokenizer, prompt);
   const { vocabularySize } = gpt.config, unknown = prompt.find((id) => id >= vocabularySize);
   if (unknown === undefined) return prompt;
   throw new ApiError(

@@ -1,7 +1,7 @@
 import type { JsonObject } from "../files/json.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { windowStart } from "../generate/slots.ts";
-import { DEFAULT_SAMPLER, promptIds } from "../generate/generate.ts";
+import { DEFAULT_SAMPLER, promptIdsOf } from "../generate/generate.ts";
 import { attentionWeightsOf } from "../inspect/inspect.ts";
 import { neighboursOf } from "../inspect/neighbours.ts";
 import { attentionByLayer } from "../inspect/pass.ts";
@@ -51,7 +51,7 @@ const TOP = { ...whole(1, 50), fallback: 10 };
 /** The ids of a request. */
 function idsOf(model: ServedModel, { ids, prompt }: TextFields): readonly number[] {
   const { tokenizer } = model;
-  const read = ids ?? promptIds(tokenizer, prompt);
+  const read = ids ?? promptIdsOf(tokenizer, prompt);
   checkIds(model, read, "ids");
   if (read.length <= MOST_IDS) return read;
   throw new ApiError(

@@ -8,8 +8,8 @@ export interface Models {
   /**
    * Runs an action with a model, beside other actions with the same model.
    *
-   * @param signal gives the wait for the model up; the action is called with a signal that also aborts when the models
-   * are closed.
+   * @param signal ends the wait for the model when it aborts; the action is called with a signal that also aborts when
+   * the models are closed.
    * @throws {ApiError} 404 if there is no such model, 429 if too many requests wait, 503 if memory is short;
    * {UserError} if the model cannot be loaded; {DeviceError} if the device fails.
    */

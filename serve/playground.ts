@@ -7,7 +7,7 @@ import { INSPECTIONS } from "./inspect.ts";
 import { ModelSlot, type ModelSlotOptions } from "./model_slot.ts";
 import { readBody } from "./request.ts";
 import { CLIENT_LEFT, RequestRecord } from "./request_record.ts";
-import { samplerSettings } from "./sampler_fields.ts";
+import { samplerDefaults } from "./sampler_fields.ts";
 
 /**
  * The playground: continues texts with the models of the runs, and looks inside them.
@@ -51,7 +51,7 @@ export function createPlayground(options: ModelSlotOptions): Playground {
             `Cannot answer as the method of ${pathname} must be ${methods[0]}`,
           );
         }
-        if (!route) return Response.json(samplerSettings());
+        if (!route) return Response.json(samplerDefaults());
         const context = { signal, record: new RequestRecord(request) };
         return await route(slot, await readBody(request), context);
       } catch (error) {

@@ -54,8 +54,8 @@ export function samplerOf(fields: SamplerFields): SamplerOptions {
   return Object.fromEntries(entries) as unknown as SamplerOptions;
 }
 
-/** The settings of the sampler as `deno task generate` has them, by their names in requests. */
-export function samplerSettings(): Record<string, { value: number; must: string }> {
+/** The defaults of `deno task generate` for the sampler, and what each value must be, by their names in requests. */
+export function samplerDefaults(): Record<string, { value: number; must: string }> {
   return Object.fromEntries(
     Object.entries(SAMPLER_OPTIONS).map(([name, option]) => [name, {
       value: DEFAULT_SAMPLER[option],

@@ -16,7 +16,7 @@ export interface ServedModelOptions extends EngineOptions {
 }
 
 /** Completions that wait for a slot, at most, by default. */
-const MOST_WAITING = 256;
+export const QUEUE = 256;
 
 /** Weight of the last request in the mean of the times that requests stay. */
 const LAST_WEIGHT = 0.1;
@@ -44,7 +44,7 @@ export class ServedModel implements LoadedModel {
   constructor(
     name: string,
     { gpt, tokenizer }: LoadedModel,
-    { queue = MOST_WAITING, ...options }: ServedModelOptions = {},
+    { queue = QUEUE, ...options }: ServedModelOptions = {},
   ) {
     this.name = name;
     this.gpt = gpt;

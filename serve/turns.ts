@@ -9,7 +9,7 @@ export class Turns {
   /**
    * Waits for the turns before; the turn ends when it is disposed.
    *
-   * @param signal gives the turn up: its reason is thrown.
+   * @param signal ends the wait when it aborts: its reason is thrown.
    */
   async take(signal: AbortSignal): Promise<Disposable> {
     signal.throwIfAborted();

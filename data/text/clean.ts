@@ -7,7 +7,7 @@ import {
   type ConversationFields,
   conversationOf,
   MalformedConversation,
-  writeConversation,
+  serializeConversation,
 } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { fieldNames, fieldOf, listOfNames } from "./fields.ts";
@@ -32,7 +32,7 @@ export interface CleanBlock {
 
 /**
  * Cleans the documents of a block in place: `\r\n` becomes `\n`, white space at both ends is removed,
- * blank documents are dropped, and a zero byte is put after each. Conversations become what `writeConversation()`
+ * blank documents are dropped, and a zero byte is put after each. Conversations become what `serializeConversation()`
  * writes.
  *
  * @throws {DataError} if a document is not text.
@@ -118,7 +118,7 @@ function unwrap(block: Block, i: number, end: number): number | undefined {
   if (conversation) {
     const messages = readMessages(block, i, conversation);
     if (messages?.every(({ role }) => role !== "assistant")) return undefined;
-    document = messages && writeConversation(messages);
+    document = messages && serializeConversation(messages);
   } else if (field === undefined) {
     return end;
   } else {

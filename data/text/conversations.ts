@@ -186,12 +186,12 @@ function textOf(content: unknown): string | undefined {
  * A conversation as one line of text: a JSON list of roles and contents by turns. It is never longer than the JSON of
  * the row that holds it, so that it takes its place in memory.
  */
-export function writeConversation(messages: Conversation): string {
+export function serializeConversation(messages: Conversation): string {
   return JSON.stringify(messages.flatMap(({ role, content }) => [role, content]));
 }
 
-/** Reads what `writeConversation()` wrote. */
-export function readConversation(line: string): Conversation {
+/** Reads what `serializeConversation()` wrote. */
+export function parseConversation(line: string): Conversation {
   const parts = JSON.parse(line) as string[];
   return parts.flatMap((role, i) => i % 2 === 0 ? [{ role, content: parts[i + 1]! }] : []);
 }

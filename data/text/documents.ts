@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { UserError } from "../../files/user_error.ts";
 import { type Block, blocksOf, type PartsOrigin } from "./blocks.ts";
 import { clean, type CleanBlock } from "./clean.ts";
-import { type Conversation, readConversation } from "./conversations.ts";
+import { type Conversation, parseConversation } from "./conversations.ts";
 import { SEPARATOR } from "./readers.ts";
 
 /** A sequence of documents that can be read any number of times. */
@@ -18,7 +18,7 @@ export interface Documents {
   readonly textBytes: number;
   /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
   readonly lines?: number;
-  /** Whether they are conversations, each as `writeConversation()` writes it once its block is clean. */
+  /** Whether they are conversations, each as `serializeConversation()` writes it once its block is clean. */
   readonly areConversations?: boolean;
   /** Reads the documents from the first. */
   read(): AsyncIterable<Block>;
@@ -116,7 +116,7 @@ export async function* readTexts(
     let start = 0;
     for (const end of ends) {
       const document = Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
-      if (documents.areConversations) yield* readConversation(document).map((one) => one.content);
+      if (documents.areConversations) yield* parseConversation(document).map((one) => one.content);
       else yield document;
       start = end + 1;
     }

@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import type { Block } from "../text/blocks.ts";
 import { clean, type CleanBlock } from "../text/clean.ts";
-import { type Conversation, readConversation } from "../text/conversations.ts";
+import { type Conversation, parseConversation } from "../text/conversations.ts";
 import { DataError } from "../text/data_error.ts";
 import { cutPoint, LARGEST_PART } from "../text/readers.ts";
 import {
@@ -97,7 +97,7 @@ async function createConversationTokenizer(sent: SentTokenizer): Promise<BlockTo
     const ids: number[] = [], starts: number[] = [], answers: number[] = [];
     let start = 0;
     ends.forEach((end, i) => {
-      const messages = readConversation(textAt(cleaned.text, start, end));
+      const messages = parseConversation(textAt(cleaned.text, start, end));
       const encoded = encode(format, messages, { ...block, place: places[i]! });
       for (const span of encoded.answers) {
         answers.push(ids.length + span.start, ids.length + span.end);

@@ -35,7 +35,7 @@ import {
  * - `backward` multiplies y by activation'(hidden). So y becomes the gradient of hidden, if activation(hidden) was
  *   an operand in the forward pass.
  * - `gatedForward` sets `activated` to activation(gate) · y, beside y: y is the `up` of a gated MLP.
- * - `pairedForward`, for a single row, sets `activated` to activation(a · gateWeight) · y: it computes the gate of a
+ * - `pairedForward`, for a few rows, sets `activated` to activation(a · gateWeight) · y: it computes the gate of a
  *   gated MLP, too. `gateWeight` has the shape and type of b, `gateScales` those of `scales`.
  * - `gatedBackward` multiplies y by activation(gate), and sets `dgate` to y · up · activation'(gate). So y and
  *   `dgate` become the gradients of up and gate, if activation(gate) · up was an operand in the forward pass.

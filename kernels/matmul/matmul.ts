@@ -103,8 +103,8 @@ export interface MatmulOptions {
  * y = scale · a · b + bias + addend, summed in f32.
  *
  * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
- * y: [M,N]. Each of a, b, y is f32 or f16, and b with `scales` i8. y is set, or with `accumulate` added to. In a batch, a, b and y have one
- * more dimension before these, the number of products, which are computed in one launch.
+ * y: [M,N]. Each of a, b, y is f32 or f16, and b with `scales` i8. y is set, or with `accumulate` added to. In a batch,
+ * a, b and y have one more dimension before these, the number of products, which are computed in one launch.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match, or if the kernel that `variant` names cannot
  * compute the product.
@@ -122,7 +122,7 @@ export function matmul(
     product.parts !== undefined;
   if (isForRows && !untiled.has("vector")) {
     throw new RangeError(
-      `Cannot run matmul as a norm, a paired product, parts and scales need sizes that are ` +
+      `Cannot run matmul as with a norm, a paired product, parts or scales the sizes must be ` +
         `multiples of four, and of eight for i8: ` +
         `current shapes are [${M},${K}] and [${K},${N}]`,
     );

@@ -28,8 +28,8 @@ export interface SamplerOptions {
   /** How many tokens back the repetition penalty looks; 0 for all. */
   readonly repetitionWindow: number;
   /**
-   * What is subtracted from the logit of each token that was drawn before, however often; 0 for nothing. As OpenAI has it, tokens of
-   * the prompt do not count (https://platform.openai.com/docs/api-reference/chat/create).
+   * What is subtracted from the logit of each token that was drawn before, however often; 0 for nothing. Tokens of the
+   * prompt do not count, as OpenAI has it (https://platform.openai.com/docs/api-reference/chat/create).
    */
   readonly presencePenalty: number;
   /** What is subtracted from the logit of a token for each time that it was drawn before; 0 for nothing. */

@@ -128,7 +128,10 @@ Deno.test("serve says what it cannot serve", async () => {
   const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 }), name = await run();
   const cases: [args: string[], message: RegExp][] = [
     [["--port", `${taken.addr.port}`], /^Error: Cannot serve on 127.0.0.1 as another program uses/],
-    [["--run", name, name], /^Error: Cannot serve two models named "default"\nGive one another/],
+    [
+      ["--run", name, name],
+      /^Error: Cannot serve as each model must have its own name: two are named "default"\nGive one another/,
+    ],
     [["--cors", "localhost"], /^Error: Cannot serve as --cors must be an origin, such as/],
   ];
   for (const [args, message] of cases) {

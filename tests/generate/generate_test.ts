@@ -6,7 +6,7 @@ import {
   generateBatch,
   type GenerateOptions,
   type GenerateResult,
-  promptIds,
+  promptIdsOf,
 } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
 import { download, upload } from "../../kernels/tensor.ts";
@@ -118,12 +118,12 @@ Deno.test("generate() begins a document when the prompt is empty, and may add no
   });
 });
 
-Deno.test("promptIds() are those of the prompt after the token that begins texts, if there is one", () => {
+Deno.test("promptIdsOf() are those of the prompt after the token that begins texts, if there is one", () => {
   const begins = { ...tokenizer, beginOfText: 7 };
-  assert.deepEqual(promptIds(tokenizer, "ab"), [97, 98]);
-  assert.deepEqual(promptIds(begins, "ab"), [7, 97, 98]);
-  assert.deepEqual(promptIds(tokenizer, ""), [tokenizer.endOfText]);
-  assert.deepEqual(promptIds(begins, ""), [7]);
+  assert.deepEqual(promptIdsOf(tokenizer, "ab"), [97, 98]);
+  assert.deepEqual(promptIdsOf(begins, "ab"), [7, 97, 98]);
+  assert.deepEqual(promptIdsOf(tokenizer, ""), [tokenizer.endOfText]);
+  assert.deepEqual(promptIdsOf(begins, ""), [7]);
 });
 
 Deno.test("generate() decodes a completion as the continuation of its prompt", async () => {

@@ -650,7 +650,7 @@ Deno.test("matmul() throws on a normalisation of rows that are no whole vectors"
   assert.throws(() => matmul(program, t, { y: t.y }, { normalize }), {
     name: "RangeError",
     message:
-      "Cannot run matmul as a norm, a paired product, parts and scales need sizes that are multiples of four, " +
+      "Cannot run matmul as with a norm, a paired product, parts or scales the sizes must be multiples of four, " +
       "and of eight for i8: current shapes are [2,6] and [6,4]",
   });
 });

@@ -5,8 +5,8 @@ import type { Block } from "../../../data/text/blocks.ts";
 import { clean } from "../../../data/text/clean.ts";
 import {
   type Conversation,
-  readConversation,
-  writeConversation,
+  parseConversation,
+  serializeConversation,
 } from "../../../data/text/conversations.ts";
 import { openDataset } from "../../../data/text/dataset.ts";
 import { conversationsOf, type Documents, readTexts } from "../../../data/text/documents.ts";
@@ -35,7 +35,7 @@ async function read(documents: Documents) {
     const { text, ends } = clean(block);
     let start = 0;
     for (const end of ends) {
-      conversations.push(readConversation(new TextDecoder().decode(text.slice(start, end))));
+      conversations.push(parseConversation(new TextDecoder().decode(text.slice(start, end))));
       start = end + 1;
     }
   }
@@ -143,7 +143,7 @@ Deno.test("openDataset() reads conversations from an array, CSV, TSV and Parquet
 
 Deno.test("a conversation is never longer than its row, and is read as it was written", () => {
   const messages = [rules, { role: "user", content: '\u0001\n\ud800"é\\ ' }, answer];
-  assert.deepEqual(readConversation(writeConversation(messages)), messages);
+  assert.deepEqual(parseConversation(serializeConversation(messages)), messages);
   const rows = [
     { messages: [{ role: "assistant", content: "" }] },
     { prompt: "", completion: "" },
@@ -155,7 +155,7 @@ Deno.test("a conversation is never longer than its row, and is read as it was wr
     [rules, answer, answer].map((message, i) => ({ ...message, content: i === 0 ? "s" : "" })),
   ];
   rows.forEach((row, i) =>
-    assert.ok(writeConversation(conversations[i]!).length <= JSON.stringify(row).length)
+    assert.ok(serializeConversation(conversations[i]!).length <= JSON.stringify(row).length)
   );
 });
 
