@@ -127,6 +127,14 @@ Deno.test("an answer that is stopped is kept as far as it was drawn", async () =
   assert.equal(chat.messages.length, 4);
 });
 
+Deno.test("an answer that is empty since it ends at once is kept as a message", async () => {
+  const endIds = Array.from({ length: 257 }, (_, id) => id);
+  const chat = await createChat({ ...model, tokenizer: { ...tokenizer, endIds } }, OPTIONS);
+  const { result } = await textOf(chat.ask("a?"));
+  assert.deepEqual(result, { reason: "end-of-text", tokens: 1 });
+  assert.deepEqual(chat.messages, [user("a?"), assistant("")]);
+});
+
 Deno.test("setSystem() replaces and removes the system message, which a chat template may refuse", async () => {
   const chat = await createChat(model, { ...OPTIONS, system: "A" });
   await textOf(chat.ask("a?"));

@@ -121,6 +121,19 @@ Deno.test("/v1/chat/completions joins parts of a message, and takes a developer 
   assert.equal(choices[0].message.content, text);
 });
 
+Deno.test("/v1/chat/completions takes messages that leave room for one token, and refuses longer ones", async () => {
+  await using api = open();
+  const format = await createChatFormat(model.tokenizer), { contextLength } = model.gpt.config;
+  const empty = format.promptIds([{ role: "user", content: "" }]).length;
+  for (const [tokens, status] of [[contextLength - 1, 200], [contextLength, 400]] as const) {
+    const messages = [{ role: "user", content: "\x01".repeat(tokens - empty) }];
+    assert.equal(format.promptIds(messages).length, tokens);
+    const answer = await ask(api, CHAT, { model: "tiny", messages, seed: 7 });
+    assert.equal(answer.status, status);
+    if (status === 200) assert.equal(answer.usage.completion_tokens, 1);
+  }
+});
+
 Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => {
   await using api = open();
   const user = (content: unknown) => ({ messages: [{ role: "user", content }] });

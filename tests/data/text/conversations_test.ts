@@ -190,6 +190,10 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
       { messages: [question, { ...answer, weight: 0 }] },
       "have no messages[1].weight but 1: current value is 0; the loss counts",
     ],
+    [
+      { messages: [question, { ...answer, weight: 0.5 }] },
+      "have no messages[1].weight but 1: current value is 0.5; the loss counts",
+    ],
     [{ ...good, tools: [{ name: "f" }] }, "have no tools: current value is"],
     [
       { messages: [{ role: "user", content: null }] },

@@ -110,8 +110,8 @@ Deno.test("encode() counts whole tokens, outer marks, and no half characters", a
   const marked = "<{% generation %}{{ messages[0].content }}{% endgeneration %}";
   assert.deepEqual(await said(" walk", `${marked}ing on`), [" walking"]);
   assert.deepEqual(await said("a\ud801b\udc00", marked), ["a\ufffdb\ufffd"]);
-  const twice = "{% generation %}a{% generation %}b{% endgeneration %}c{% endgeneration %}";
-  assert.deepEqual(await said("", `.${twice} d`), ["abc"]);
+  const twice = "{% generation %} a{% generation %} b{% endgeneration %} c{% endgeneration %}";
+  assert.deepEqual(await said("", `.${twice} d`), [" a b c"]);
 });
 
 Deno.test("render() joins the line ends of a template", async () => {
