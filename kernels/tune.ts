@@ -141,5 +141,7 @@ export async function tune(
     await tuner.add(tunable);
   }
   await tuner.choose();
+  // programs that were recorded before have shaders that nobody needs any more: while these compile, the host is slow
+  await Promise.all(device.pipelines.all.map(({ compiling }) => compiling));
   onProgress(open.length, open.length);
 }
