@@ -40,6 +40,7 @@ const program = withSamplerOptions(
   )
   .optionsGroup("Output:")
   .option("--json", "one JSON object per answer instead of text")
+  .showHelpAfterError("(messages are typed once it runs, or piped; --help lists all options)")
   .action((options) => run(() => main(options)));
 
 /** The options that were typed, and defaults. */
@@ -80,9 +81,10 @@ function adviceOnBase(
   { checkpoint }: ModelSource,
   { run, checkpoint: chosen, model = chosen === undefined ? run : checkpoint! }: ChatCommandOptions,
 ): string {
-  const next = taskCommand("train", "--init-from", model, "--data", "chat.jsonl");
+  const train = (...words: string[]) => taskCommand("train", ...words);
   return "the model was trained on no conversations, so it continues texts rather than answers; " +
-    `to train it on some: ${next}; see docs/chat.md`;
+    `to train one that answers: ${train("--data", "conversations", "--out", "runs/chat")}; ` +
+    `to train this one on yours: ${train("--init-from", model, "--data", "chat.jsonl")}`;
 }
 
 /** Reads messages and prints answers until there are no more. */

@@ -3,7 +3,9 @@ import manifest from "../deno.json" with { type: "json" };
 import { taskCommand } from "../files/command_line.ts";
 import { command } from "./command.ts";
 
-/** `help`: lists the commands, and suggests one for a mistyped name. */
+/**
+ * `help`: lists the commands, and suggests one for a mistyped name. The tasks `NAME:ffi` have one line together.
+ */
 const tool = taskCommand("help").replace(/ help$/, "");
 const program: Command = command(
   "help",
@@ -14,9 +16,14 @@ const program: Command = command(
   .version(`toy-transformer ${manifest.version}, Deno ${Deno.version.deno}`)
   .showHelpAfterError(`(${taskCommand("help")} lists all commands)`)
   .helpCommand(false)
-  .addHelpText("after", `\nOptions of a command: ${tool} COMMAND --help`);
+  .addHelpText(
+    "after",
+    `\nOptions of a command: ${tool} COMMAND --help\n` +
+      "COMMAND:ffi may load Dawn, which --gpu dawn needs: docs/providers.md",
+  );
 for (const [name, { description }] of Object.entries(manifest.tasks)) {
-  program.command(name).description(description).action(() => program.outputHelp());
+  program.command(name, { hidden: name.endsWith(":ffi") }).description(description)
+    .action(() => program.outputHelp());
 }
 
 if (Deno.args.length === 0) program.outputHelp();

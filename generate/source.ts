@@ -213,7 +213,8 @@ export function newestIn(run: string, onWarning: (sentence: string) => void = ()
       : `Cannot load a model from ${run} as there is no such directory`,
     {
       hint: other === undefined
-        ? `Train a model first: ${taskCommand("train")}`
+        ? `Train a model first: ${taskCommand("train")}; one to chat with: ` +
+          taskCommand("train", "--data", "conversations", "--out", "runs/chat")
         : `To use the newest run: ${commandLine(["--run", other])}; to list all: ${listing}`,
     },
   );

@@ -398,8 +398,8 @@ export function savedOptions(options: ResolvedOptions): Record<string, unknown> 
 
 /** The hint if a resumed run does not find its data. */
 export const NAME_THE_TEXT =
-  "Give the present path of the run's text with --data, that of a separate validation text with " +
-  "--validation-data, choose --out runs/NAME for another model, or start over with --fresh";
+  "For another model choose --out runs/NAME, or start over with --fresh; if the text has moved, give its path " +
+  "with --data, and that of a separate validation text with --validation-data";
 
 /** The error for an option that a resumed run cannot change. */
 export function mustStay(name: string, value: unknown, saved: unknown, path: string): UserError {

@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { bytesBelow, isSystemError, reading, reasonOf } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
@@ -80,7 +80,10 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
     options as Record<string, number>;
   const metrics = join(run, METRICS_FILE);
   const tokensPerStep = batchSize * contextLength * gradientAccumulation;
-  const record = attempt(metrics, () => readEvaluations(metrics, tokensPerStep, onWarning));
+  // a training that has just begun has none of either
+  const record = newest || existsSync(metrics)
+    ? attempt(metrics, () => readEvaluations(metrics, tokensPerStep, onWarning))
+    : null;
   const { last, best } = record ?? {};
   const parameters = record?.start?.parameters ??
     (found

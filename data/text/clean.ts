@@ -153,6 +153,7 @@ function readField(block: Block, i: number, field: string): string | undefined {
     `${file} as ${placeUnit} ${places[i]} must hold a string in its field ${field}: ` +
       (text === undefined ? "" : `current value is ${quoted(text, 40)}; `) +
       `its fields are ${listOfNames(fieldNames(value))}; choose with --text-field`,
+    { hint: "Conversations have a field messages or conversations, or prompt and completion" },
   );
 }
 

@@ -66,7 +66,7 @@ export class PackedRows {
       throw new UserError(
         `Cannot pack conversations into rows of ${rowLength} tokens as an answer must fit: ` +
           `each of the ${dataset.documents} first answers ends after more`,
-        { hint: `Use a longer --context-length` },
+        { hint: "Use a longer --context-length, as far as the model of --init-from allows it" },
       );
     }
     this.counts = { used, cut, leftOut: dataset.documents - used };

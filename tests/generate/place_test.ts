@@ -67,6 +67,7 @@ Deno.test("newestIn() names the newest run beside one that is absent or empty", 
   Deno.mkdirSync(join(some, "bare"));
   assert.throws(() => newestIn(join(some, "bare")), { message: /bare holds no checkpoint$/, hint });
   assert.throws(() => newestIn(join(directory, "no", "run")), {
-    hint: "Train a model first: deno task train",
+    hint: "Train a model first: deno task train; one to chat with: " +
+      "deno task train --data conversations --out runs/chat",
   });
 });

@@ -67,6 +67,13 @@ Deno.test("listRuns() lists a run that has no checkpoint yet, and one that is da
   assert.ok(warnings.some((sentence) => sentence.includes("trainer_state.json")), `${warnings}`);
 });
 
+Deno.test("listRuns() lists a run that has just begun, without a warning", () => {
+  const folder = join(directory, "begun"), run = openRunDirectory(join(folder, "run"));
+  const [begun] = listRuns(folder, noWarning);
+  assert.deepEqual([begun!.isTraining, begun!.step, begun!.last], [true, 0, null]);
+  run.close();
+});
+
 Deno.test("listRuns() and runsTable() show what others wrote into a run escaped, and wait for no pipe", () => {
   const folder = join(directory, "hostile");
   const evil = "\x1b[31m\n", object = { toString: 1, valueOf: 1 };
