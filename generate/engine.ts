@@ -6,7 +6,7 @@ import { resolveSampler } from "./generate.ts";
 import type { LoadedModel } from "./load.ts";
 import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
-import { mostSequences, type Sequence, Slots, type Span } from "./slots.ts";
+import { mostSequences, type Sequence, type SequenceSpan, Slots } from "./slots.ts";
 import { checkPromptIds, type GenerateResult, Stream } from "./stream.ts";
 
 /** A completion that an engine computes. */
@@ -125,7 +125,7 @@ interface Job {
 /** What was submitted to the device at once. */
 interface Chunk extends Work {
   /** The tokens that it draws. */
-  readonly drawn: readonly { job: Job; span: Span }[];
+  readonly drawn: readonly { job: Job; span: SequenceSpan }[];
 }
 
 /**

@@ -79,7 +79,7 @@ export interface Sequence {
 }
 
 /** Tokens that were drawn of a sequence. */
-export interface Span {
+export interface SequenceSpan {
   readonly sequence: Sequence;
   /** Index of the first of them in the sequence. */
   readonly first: number;
@@ -315,7 +315,7 @@ export class Slots implements Disposable {
    *
    * @returns the drawn tokens of each, in which a token that ends the text is the last that counts.
    */
-  draw(most: number): Span[] {
+  draw(most: number): SequenceSpan[] {
     const drawing = this.#rows.filter((sequence) =>
       sequence && this.drawable(sequence) > 0
     ) as Held[];
@@ -325,8 +325,9 @@ export class Slots implements Disposable {
     );
     if (count === 0) return [];
     const pass = this.#placeRows();
-    for (let left = count, most = FIRST_SUBMIT; left > 0; most = Math.min(2 * most, MOST_SUBMIT)) {
-      const repeats = Math.min(left, most);
+    let left = count;
+    for (let next = FIRST_SUBMIT; left > 0; next = Math.min(2 * next, MOST_SUBMIT)) {
+      const repeats = Math.min(left, next);
       pass.program.run({ repeats });
       left -= repeats;
     }
@@ -349,12 +350,12 @@ export class Slots implements Disposable {
   }
 
   /** Tokens of a span on the device. */
-  tokensOf({ sequence: { slot }, first, count }: Span): Tensor {
+  tokensOf({ sequence: { slot }, first, count }: SequenceSpan): Tensor {
     return this.#view(this.#tokens, slot, { first, count });
   }
 
   /** Logprobs of a span on the device, at most `LOGPROBS_KEPT` tokens, in one or two parts. */
-  logprobsOf({ sequence: { slot }, first, count }: Span): Tensor[] {
+  logprobsOf({ sequence: { slot }, first, count }: SequenceSpan): Tensor[] {
     const from = first % LOGPROBS_KEPT, part = Math.min(count, LOGPROBS_KEPT - from);
     const view = (from: number, count: number) =>
       viewTensor(this.#logprobs!, {

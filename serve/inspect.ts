@@ -12,7 +12,7 @@ import { createTensor, download } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
 import type { RequestContext } from "./answer.ts";
 import { ApiError } from "./api_error.ts";
-import { checkMemory, type ModelSlot } from "./model_slot.ts";
+import { checkMemory, type CurrentModel } from "./current_model.ts";
 import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
 import type { ServedModel } from "./served_model.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
@@ -85,12 +85,12 @@ function visible(model: ServedModel, fields: TextFields, most: number) {
 }
 
 /** Makes sure that there is memory for a pass over T tokens that keeps what every layer computes. */
-function checkPass({ gpt }: ServedModel, T: number, slot: ModelSlot): void {
+function checkPass({ gpt }: ServedModel, T: number, current: CurrentModel): void {
   const { device, config, precision } = gpt, batch = { batchSize: 1, sequenceLength: T };
   checkMemory(device, (dry) => {
     createActivations(dry, config, { batch, precision, purpose: "training" });
     createTensor(dry, "attention weights", { shape: [config.heads, T, T], dtype: "f32" });
-  }, { what: `inspect a text of ${T} tokens`, freeBytes: slot.freeBytes() });
+  }, { what: `inspect a text of ${T} tokens`, freeBytes: current.freeBytes() });
 }
 
 /** A token without its bytes. */
@@ -116,14 +116,17 @@ function inspection<Values extends TextFields>(
   look: (
     model: ServedModel,
     values: Values,
-    context: { slot: ModelSlot; signal: AbortSignal },
+    context: { current: CurrentModel; signal: AbortSignal },
   ) => object | Promise<object>,
-): (slot: ModelSlot, body: JsonObject, context: RequestContext) => Promise<Response> {
-  return (slot, body, { signal }) => {
+): (current: CurrentModel, body: JsonObject, context: RequestContext) => Promise<Response> {
+  return (current, body, { signal }) => {
     const values = checkRequest(body, fields, "inspect");
-    return slot.use(values.model, signal, async (model, signal) => {
+    return current.use(values.model, signal, async (model, signal) => {
       using _ = await model.passes.take(signal);
-      return Response.json({ model: model.name, ...await look(model, values, { slot, signal }) });
+      return Response.json({
+        model: model.name,
+        ...await look(model, values, { current, signal }),
+      });
     });
   };
 }
@@ -192,10 +195,10 @@ const attention = inspection<TextFields & HeadFields>(
     layer: { ...whole(0, 511), fallback: undefined },
     head: { ...whole(0, 511), fallback: undefined },
   },
-  async (model, fields, { slot, signal }) => {
+  async (model, fields, { current, signal }) => {
     const { layers, heads } = model.gpt.config, chosen = headOf(model, fields);
     const { first, ids } = visible(model, fields, MOST_MATRIX_IDS), T = ids.length;
-    checkPass(model, T, slot);
+    checkPass(model, T, current);
     const tokens = ids.map((id) => plain(tokenOf(model.tokenizer, id)));
     const cells = chosen ? T : Math.min(T, MOST_CELLS);
     const weights = chosen
@@ -268,9 +271,9 @@ function inBytes(weights: Float32Array): string {
 
 const lens = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: { ...TOP, fallback: 3 } },
-  async (model, fields, { slot }) => {
+  async (model, fields, { current }) => {
     const { first, ids } = visible(model, fields, MOST_LENS_IDS);
-    checkPass(model, ids.length, slot);
+    checkPass(model, ids.length, current);
     const { layers } = await logitLensOf(model, ids, { top: fields.top });
     return {
       first,

@@ -4,7 +4,7 @@ import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import type { RequestContext } from "./answer.ts";
 import { complete } from "./completions.ts";
 import { INSPECTIONS } from "./inspect.ts";
-import { ModelSlot, type ModelSlotOptions } from "./model_slot.ts";
+import { CurrentModel, type CurrentModelOptions } from "./current_model.ts";
 import { readBody } from "./request.ts";
 import { CLIENT_LEFT, RequestRecord } from "./request_record.ts";
 import { samplerDefaults } from "./sampler_fields.ts";
@@ -24,7 +24,11 @@ export interface Playground {
 }
 
 /** What a path answers to the body of a request. */
-type Route = (slot: ModelSlot, body: JsonObject, context: RequestContext) => Promise<Response>;
+type Route = (
+  current: CurrentModel,
+  body: JsonObject,
+  context: RequestContext,
+) => Promise<Response>;
 
 const ROUTES: ReadonlyMap<string, Route> = new Map<string, Route>([
   ["/v1/completions", complete],
@@ -36,8 +40,8 @@ const ROUTES: ReadonlyMap<string, Route> = new Map<string, Route>([
 const SETTINGS = "/api/inspect/settings";
 
 /** A playground that has loaded no model yet. */
-export function createPlayground(options: ModelSlotOptions): Playground {
-  const slot = new ModelSlot(options);
+export function createPlayground(options: CurrentModelOptions): Playground {
+  const current = new CurrentModel(options);
   return {
     async handle(request) {
       const { method, url, signal } = request, { pathname } = new URL(url);
@@ -53,12 +57,12 @@ export function createPlayground(options: ModelSlotOptions): Playground {
         }
         if (!route) return Response.json(samplerDefaults());
         const context = { signal, record: new RequestRecord(request) };
-        return await route(slot, await readBody(request), context);
+        return await route(current, await readBody(request), context);
       } catch (error) {
         if (signal.aborted) return new Response(null, { status: CLIENT_LEFT });
         return errorResponse(toApiError(error, 503));
       }
     },
-    close: () => slot.close(),
+    close: () => current.close(),
   };
 }

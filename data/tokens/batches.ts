@@ -144,7 +144,7 @@ export class Batches {
   #row(row: number): Row {
     if (this.#packed) {
       const conversations = this.#packed.at(this.#shuffled(row));
-      return join(conversations.map(({ start, end, answers }) => ({
+      return sharedBy(conversations.map(({ start, end, answers }) => ({
         tokens: this.#dataset.read(start, end),
         answers: moved(answers, -start),
       })));
@@ -207,17 +207,17 @@ export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLengt
  * Batches in which every token of a data set, end-of-text included, is a target exactly once; of conversations every
  * token of an answer.
  *
- * Each text begins a row, after the token that ends the previous text (`padding` is that token); conversations begin with
- * their first tokens, and short ones share a row, kept apart by `positions`. The rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
- * token is therefore predicted from the beginning of its document or from at least half a context, and the
- * loss does not depend on where rows were cut.
+ * Each text begins a row, after the token that ends the previous text (`padding` is that token). Conversations begin with
+ * their first tokens; short ones share a row, in which `positions` keep them apart. The rest of a document that exceeds
+ * a context goes into further rows, which overlap by half a context. Every token is therefore predicted from the
+ * beginning of its document or from at least half a context, and the loss does not depend on where rows were cut.
  */
 export function* evaluationBatches(
   dataset: TokenDataset,
   options: EvaluationOptions,
 ): Generator<Batch> {
   const cut = evaluationRows(dataset, options);
-  const rows = dataset.answersOf ? joined(cut, options.contextLength + 1) : cut;
+  const rows = dataset.answersOf ? shared(cut, options.contextLength + 1) : cut;
   const how = { ...options, documents: dataset.answersOf ? "apart" : "joined" } as const;
   let batch: Row[] = [];
   for (const row of rows) {
@@ -258,22 +258,22 @@ function within(spans: readonly Span[], from: number, to: number): Span[] {
     .filter(({ start, end }) => start < end);
 }
 
-/** Joins consecutive rows of conversations that have at most so many tokens together. */
-function* joined(rows: Iterable<Row>, most: number): Generator<Row> {
+/** Rows that consecutive rows of conversations share, as long as these have at most so many tokens together. */
+function* shared(rows: Iterable<Row>, most: number): Generator<Row> {
   let parts: Row[] = [], length = 0;
   for (const row of rows) {
     if (length + row.tokens.length > most) {
-      yield join(parts);
+      yield sharedBy(parts);
       [parts, length] = [[], 0];
     }
     parts.push(row);
     length += row.tokens.length;
   }
-  if (parts.length > 0) yield join(parts);
+  if (parts.length > 0) yield sharedBy(parts);
 }
 
-/** One row of several, whose documents stay apart. */
-function join(rows: readonly Pick<Row, "tokens" | "answers">[]): Row {
+/** The row that several share, whose documents stay apart. */
+function sharedBy(rows: readonly Pick<Row, "tokens" | "answers">[]): Row {
   const documentStarts: number[] = [], answers: Span[] = [];
   let length = 0;
   for (const { tokens, answers: spans = [] } of rows) {

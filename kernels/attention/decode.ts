@@ -1,4 +1,5 @@
 import decode from "./decode.wgsl" with { type: "text" };
+import int8 from "../int8.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
 import { elementsPerFetch } from "../matmul/launches.ts";
@@ -90,7 +91,10 @@ export function attentionDecode(
   const projecting = projection && projectionOf(projection, { C, HS, WORKGROUP_SIZE });
   const keysPerIteration = Math.floor(4 * WORKGROUP_SIZE / HS) * HS / 4;
   program.dispatch({
-    shader: { "kernels/attention/decode.wgsl": decode },
+    shader: {
+      "kernels/attention/decode.wgsl": decode,
+      ...(scales ? { "kernels/int8.wgsl": int8 } : {}),
+    },
     constants: {
       real4: `vec4<${keys.dtype}>`,
       NH,

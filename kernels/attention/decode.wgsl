@@ -1,4 +1,6 @@
 // Attention of S new tokens per text over the keys and values in the text's cache and over their own.
+// Needs fourInt8() from ../int8.wgsl.
+//
 // qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,4]; keys, values: [slots,KH,T,HS]; y: [B·S,C], C = NH · HS;
 // rotation: [maxT,HS/2,2], cosine and sine; qWeight, kWeight: [HS]
 //
@@ -103,15 +105,6 @@ var<workgroup> outShares: array<vec4f, OUT_SHARES>;
 var<private> fetched: array<weightType, FETCHES>;
 // only if PROJECTED
 var<private> outSums: array<vec4f, OUT_FOURS>;
-
-// Four int8 numbers, as in ../matmul/vector.wgsl.
-// only if PROJECTED
-// only if QUANTIZED
-fn fourInt8(word: u32) -> vec4f {
-  let even = unpack2x16float((word & 0x00ff00ff) ^ 0x64806480);
-  let odd = unpack2x16float(((word >> 8) & 0x00ff00ff) ^ 0x64806480);
-  return vec4f(even.x, odd.x, even.y, odd.y) - 1152.0;
-}
 
 // Begins to read a lane's weights of the head from a unit on.
 // only if PROJECTED

@@ -11,6 +11,7 @@ import matrices from "./matrices.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
+import int8 from "../int8.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
@@ -461,7 +462,11 @@ export function vectorProduct(program: Program, product: Product): void {
   );
   const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
   program.dispatch({
-    shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
+    shader: {
+      "kernels/matmul/vector.wgsl": vector,
+      ...(product.scales ? { "kernels/int8.wgsl": int8 } : {}),
+      ...EPILOGUE,
+    },
     constants: {
       EACH,
       ROWS,

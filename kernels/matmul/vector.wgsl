@@ -1,5 +1,5 @@
 // y = a · b, or norm(a) · b, for a few rows a.   a: [M,K]; b: [K,N], or [N,K] transposed; y: [M,N]
-// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, and fourInt8() from ../int8.wgsl.
 //
 // For generation, whose speed is that of reading b: each element is read once for ROWS rows. A fetch is EACH
 // neighbours in a row of b. A workgroup computes VECTORS vectors of COLUMNS columns of y, and LANES invocations share
@@ -199,15 +199,6 @@ fn rowAt(row: u32, firstRow: u32, k4: u32) -> vec4f {
   // unless NORMALIZE
   four = vec4f(a[sizes.aStart + min(firstRow + row, sizes.M - 1) * sizes.aStride + k4]);
   return four;
-}
-
-// Four int8 numbers. The bytes of a word become the low bits of f16 numbers from 1024 on, which are whole and easily
-// converted: NVIDIA's GPUs need more time to convert integers.
-// only if QUANTIZED
-fn fourInt8(word: u32) -> vec4f {
-  let even = unpack2x16float((word & 0x00ff00ff) ^ 0x64806480); // 1024 + 128 + number
-  let odd = unpack2x16float(((word >> 8) & 0x00ff00ff) ^ 0x64806480);
-  return vec4f(even.x, odd.x, even.y, odd.y) - 1152.0;
 }
 
 // The j-th vector of four in a fetch.

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { createPlayground, type Playground } from "../../serve/playground.ts";
-import type { ModelSlotOptions } from "../../serve/model_slot.ts";
+import type { CurrentModelOptions } from "../../serve/current_model.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
@@ -36,7 +36,7 @@ export const tinyRun: () => Promise<string> = once(async () => {
 });
 
 /** A playground whose only run is `tinyRun()`, named `tiny`, on the device of the tests. */
-export function open(options: Partial<ModelSlotOptions> = {}) {
+export function open(options: Partial<CurrentModelOptions> = {}) {
   const playground = createPlayground({
     findRun: (name) => name === "tiny" ? join(directory, "tiny") : undefined,
     open: () => Promise.resolve({ ...device, destroy() {} }),

@@ -19,8 +19,8 @@ import { Turns } from "./turns.ts";
  * @module
  */
 
-/** How a slot finds runs, opens the device, and measures the memory. */
-export interface ModelSlotOptions {
+/** How runs are found, the device is opened, and the memory is measured. */
+export interface CurrentModelOptions {
   /** The directory of the run with a name; undefined if there is no such run. */
   readonly findRun: (name: string) => string | undefined;
   /** Opens the device, by default that of the machine. */
@@ -49,8 +49,8 @@ const SLOTS = { gpu: 32, cpu: 8 };
  * Holds the model of the last request. A device is opened, and a model loaded, when a request first needs it. Before
  * another model is loaded, the one that is held is freed.
  */
-export class ModelSlot implements Models {
-  readonly #findRun: ModelSlotOptions["findRun"];
+export class CurrentModel implements Models {
+  readonly #findRun: CurrentModelOptions["findRun"];
   readonly #open: () => Promise<Device>;
   /** Free bytes of the system's memory. */
   readonly freeBytes: () => number;
@@ -61,7 +61,7 @@ export class ModelSlot implements Models {
   #loaded: { readonly key: string; readonly model: ServedModel } | undefined;
   readonly #users = new Set<Promise<unknown>>(); // what is done with the model
 
-  constructor({ findRun, open = openDevice, freeBytes = freeMemory }: ModelSlotOptions) {
+  constructor({ findRun, open = openDevice, freeBytes = freeMemory }: CurrentModelOptions) {
     this.#findRun = findRun;
     this.#open = open;
     this.freeBytes = freeBytes;
