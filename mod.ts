@@ -97,7 +97,7 @@ export {
   sample,
   type SamplerOptions,
   samplerSettings,
-  SETTINGS,
+  SETTINGS_LENGTH,
   type TextSettings,
 } from "./kernels/sample/sample.ts";
 export { sumForward } from "./kernels/sum/sum.ts";
@@ -200,16 +200,16 @@ export {
   type Beginning,
   type Judgement,
   judgeStory,
-  type Role,
   sampleStories,
   storyBeginnings,
   storyEntropy,
+  type StoryRole,
 } from "./data/text/stories.ts";
 export {
-  type ConversationOptions,
   QUESTION_KINDS,
   type QuestionKind,
   sampleConversations,
+  type SampleConversationsOptions,
   type StoryQuestion,
   storyQuestions,
 } from "./data/text/story_questions.ts";

@@ -6,7 +6,7 @@ import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { sample, samplerSettings, SETTINGS } from "../kernels/sample/sample.ts";
+import { sample, samplerSettings, SETTINGS_LENGTH } from "../kernels/sample/sample.ts";
 import { clockOf, median, timePasses } from "../kernels/timing.ts";
 import { createTensor, size, tensorBytes, upload } from "../kernels/tensor.ts";
 import { logitsColumns } from "../model/activations.ts";
@@ -261,7 +261,7 @@ export function decodeBenches(device: Device): KernelBench[] {
         const settings = [...samplerSettings({ sampler: DEFAULT_SAMPLER, seed: 0, firstDrawn: 0 })];
         const inputs = {
           logits: make.noise([B, columns], "f32"),
-          settings: make.of([B, SETTINGS], "u32", new Array(B).fill(settings).flat()),
+          settings: make.of([B, SETTINGS_LENGTH], "u32", new Array(B).fill(settings).flat()),
         };
         const outputs = { tokens: make.zeros([B, N], "u32"), cursors: cursors(make) };
         sample(program, inputs, outputs, { vocabularySize: V, penalties: false });

@@ -1,5 +1,5 @@
 import { Program } from "../kernels/program.ts";
-import { MOST_LOGPROBS, sample, SETTINGS } from "../kernels/sample/sample.ts";
+import { MOST_LOGPROBS, sample, SETTINGS_LENGTH } from "../kernels/sample/sample.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -135,7 +135,7 @@ export interface SlotsOptions {
 export class Slots implements Disposable {
   /** Tokens, u32 [slots,maxTokens]. */
   readonly #tokens: Tensor;
-  /** Settings of the sampler, u32 [slots,SETTINGS]. */
+  /** Settings of the sampler, u32 [slots,SETTINGS_LENGTH]. */
   readonly #settings: Tensor;
   /** u32 [slots,LOGPROBS_KEPT,1+MOST_LOGPROBS,2], if logprobs may be wanted. */
   readonly #logprobs: Tensor | undefined;
@@ -162,7 +162,7 @@ export class Slots implements Disposable {
     this.#model = model;
     this.#options = options;
     this.#tokens = this.#make("tokens", [slots, maxTokens], "u32");
-    this.#settings = this.#make("settings", [slots, SETTINGS], "u32");
+    this.#settings = this.#make("settings", [slots, SETTINGS_LENGTH], "u32");
     this.#cursors = this.#make("cursors", [slots, 4], "u32");
     this.#logprobs = options.logprobs
       ? this.#make("logprobs", [slots, LOGPROBS_KEPT, 1 + MOST_LOGPROBS, 2], "u32")
@@ -266,7 +266,11 @@ export class Slots implements Disposable {
   ): Sequence {
     const { device } = this.#model;
     const slot = this.#free.shift()!, row = this.#rows.indexOf(undefined);
-    upload(device, this.#view(this.#settings, slot, { first: 0, count: SETTINGS }), settings);
+    upload(
+      device,
+      this.#view(this.#settings, slot, { first: 0, count: SETTINGS_LENGTH }),
+      settings,
+    );
     upload(device, this.#view(this.#tokens, slot, { first: 0, count: ids.length }), ids);
     const sequence: Held = { slot, row, most, length: ids.length, start: 0, read: 0 };
     this.#moveWindow(sequence);

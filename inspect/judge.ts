@@ -2,9 +2,9 @@ import { refuseOthers } from "../files/option_names.ts";
 import {
   type Beginning,
   judgeStory,
-  type Role,
-  ROLES,
+  STORY_ROLES,
   storyBeginnings,
+  type StoryRole,
 } from "../data/text/stories.ts";
 import {
   QUESTION_KINDS,
@@ -45,10 +45,10 @@ export interface Share {
 }
 
 /** What is judged of stories. */
-export type StoryFigure = "sentences" | Role;
+export type StoryFigure = "sentences" | StoryRole;
 
 /** What is judged, in the order in which it is shown. */
-export const STORY_FIGURES: readonly StoryFigure[] = ["sentences", ...ROLES];
+export const STORY_FIGURES: readonly StoryFigure[] = ["sentences", ...STORY_ROLES];
 
 /** The figures of a model's stories; `of` is 0 if there was nothing to count. */
 export type StoryShares = Readonly<Record<StoryFigure, Share>>;
@@ -113,8 +113,8 @@ export async function judgeModel(
   const continuations = beginnings.map(() => "");
   let done = 0;
   // one batch per kind of beginning, as a batch takes as long as its longest story
-  for (let kind = 0; kind < ROLES.length; kind++) {
-    const places = [...beginnings.keys()].filter((i) => i % ROLES.length === kind);
+  for (let kind = 0; kind < STORY_ROLES.length; kind++) {
+    const places = [...beginnings.keys()].filter((i) => i % STORY_ROLES.length === kind);
     const texts = await complete(model, {
       streams: places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i })),
       rests: places.map((i) => beginnings[i]!.rest),
@@ -191,8 +191,8 @@ async function complete(
  * @returns `count` texts, the same for the same seed.
  */
 export function beforeNames({ seed, count }: { seed: number; count: number }): BeforeCopy[] {
-  const openings = storyBeginnings({ seed, count: ROLES.length * count })
-    .filter((_, i) => i % ROLES.length === 0);
+  const openings = storyBeginnings({ seed, count: STORY_ROLES.length * count })
+    .filter((_, i) => i % STORY_ROLES.length === 0);
   return openings.map(({ text, rest, kept: { hero } }) => ({
     text: text + rest.slice(0, rest.indexOf(hero!)).replace(/ $/, ""),
     word: ` ${hero}`,
@@ -210,7 +210,7 @@ export function sharesOf(
     const { named } = judgeStory(continuations[i]!);
     shares.sentences.of += whole.sentences;
     shares.sentences.count += whole.accepted;
-    for (const role of ROLES) {
+    for (const role of STORY_ROLES) {
       if (kept[role] === undefined) continue;
       shares[role].of++;
       if (named[role].length > 0 && whole.named[role].length === 1) shares[role].count++;

@@ -36,8 +36,8 @@ const FIGURES: Readonly<Record<DrawnFigure, { text: string; color: string }>> = 
 
 /**
  * Draws the judgements of a run's checkpoints as SVG, below the loss curve of the run and over the same steps. Bands
- * are 95 % confidence intervals of the shares of sampled stories or answers. Of answers, the share of all is drawn. Of the heads, the one that copies the name most in the
- * last checkpoint is drawn.
+ * are 95 % confidence intervals of the shares of sampled stories or answers. Of answers, the share of all is drawn, and
+ * of the heads the one that copies the name most in the last checkpoint.
  */
 export function drawJudgements(
   judged: readonly JudgedCheckpoint[],

@@ -197,7 +197,7 @@ function keyOf(path: string): string {
 
 /**
  * Makes sure that some work fits the device and the free memory of the system: weights pass through it even if the
- * device has memory of its own.
+ * device has separate memory.
  *
  * @param options.what verb and object of the sentence "Cannot … as".
  * @returns the bytes that the work needs.

@@ -2,7 +2,7 @@ import { quoted } from "../files/printable.ts";
 import { ApiError } from "./api_error.ts";
 
 /**
- * Which requests a server answers: those to a name of its own, from no page or from a page that may use it.
+ * Which requests a server answers: those to one of its names, from no page or from a page that may use it.
  *
  * @module
  */

@@ -45,8 +45,8 @@ export class RunFolders {
   readonly #indexed = new Set<WatchedRun>();
   readonly #watchers = new Set<(changes: Changes) => void>();
   #timer: ReturnType<typeof setInterval> | undefined;
-  /** Rows that those who watch know, as JSON. */
-  #told = new Map<string, string>();
+  /** Rows that were sent to the watchers, as JSON. */
+  #sent = new Map<string, string>();
 
   /** @param folders that hold runs, or runs; they need not exist yet. */
   constructor(folders: readonly string[]) {
@@ -54,8 +54,8 @@ export class RunFolders {
   }
 
   /**
-   * A run by its name: its path from the folder, or of several folders its whole path. It may have appeared since the last search; undefined for any other name, so
-   * that no request can name another path.
+   * A run by its name: its path from the folder, or of several folders its whole path. It may have appeared since the
+   * last search. Undefined for any other name, so that no request can name another path.
    */
   run(name: string): WatchedRun | undefined {
     if (!this.#runs.has(name)) this.#search();
@@ -84,7 +84,7 @@ export class RunFolders {
   /** Calls a function with what changes, until the function that it returns is called. */
   watch(onChange: (changes: Changes) => void): () => void {
     if (this.#watchers.size === 0) {
-      this.#told = new Map([...this.#runs].map(([name, { row }]) => [name, JSON.stringify(row)]));
+      this.#sent = new Map([...this.#runs].map(([name, { row }]) => [name, JSON.stringify(row)]));
       this.#timer = setInterval(() => this.#look(), WATCH_MS);
     }
     this.#watchers.add(onChange);
@@ -94,7 +94,7 @@ export class RunFolders {
     };
   }
 
-  /** Finds what differs from what those who watch know, and tells them. */
+  /** Finds what differs from what was sent to the watchers, and sends it. */
   #look(): void {
     const now = Date.now(), isSearch = now >= this.#nextSearchMs;
     if (isSearch) this.#search();
@@ -102,12 +102,12 @@ export class RunFolders {
     for (const run of this.#runs.values()) {
       const isQuiet = run.row && run.row.state !== "training" && now - run.changedMs > QUIET_MS;
       const row = isQuiet && !isSearch ? run.row! : run.look(), text = JSON.stringify(row);
-      if (text === this.#told.get(run.name)) continue;
-      this.#told.set(run.name, text);
+      if (text === this.#sent.get(run.name)) continue;
+      this.#sent.set(run.name, text);
       rows.push(row);
     }
-    const gone = [...this.#told.keys()].filter((name) => !this.#runs.has(name));
-    for (const name of gone) this.#told.delete(name);
+    const gone = [...this.#sent.keys()].filter((name) => !this.#runs.has(name));
+    for (const name of gone) this.#sent.delete(name);
     if (rows.length === 0 && gone.length === 0) return;
     for (const onChange of this.#watchers) onChange({ rows, gone });
   }

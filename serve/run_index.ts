@@ -167,7 +167,7 @@ export class RunIndex {
   }
 }
 
-/** The tokens of a step by the options of a training; NaN if they do not tell. */
+/** The tokens of a step by the options of a training; NaN if they do not say. */
 export function tokensPerStepOf(options: unknown): number {
   const { batchSize, contextLength, gradientAccumulation = 1 } = isObject(options) ? options : {};
   return [batchSize, contextLength, gradientAccumulation]

@@ -164,7 +164,7 @@ function sampleOf(path: string, tokensPerStep: number): RunIndex {
 }
 
 /**
- * The index of the few lines of a record that tell how far it is: its start, its last step and evaluation, and what
+ * The index of the few lines of a record that say how far it is: its start, its last step and evaluation, and what
  * follows them.
  *
  * @throws an error of the system if the file cannot be read.

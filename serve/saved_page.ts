@@ -10,7 +10,7 @@ import type { RunCurves } from "./watched_run.ts";
  * @module
  */
 
-/** Data of runs, which the page has in an element of its own. */
+/** Data of runs, which the page has in a separate element. */
 export interface SavedRuns {
   readonly rows: readonly RunRow[];
   readonly details: readonly RunDetails[];

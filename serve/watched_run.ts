@@ -147,7 +147,7 @@ export class WatchedRun {
     this.#reader = undefined;
   }
 
-  /** The reader of its record, which has read all of it, or goes on reading. */
+  /** The reader of its record, which has read all of it, or still reads. */
   async #read(): Promise<RunReader> {
     const reader = this.#reader ??= new RunReader(this.#record, this.#tokensPerStep());
     if (!this.#isReading) {
@@ -169,7 +169,7 @@ export class WatchedRun {
     this.#isReading = false;
   }
 
-  /** Tokens per step by the newest checkpoint, if the record, of an earlier version, does not tell them. */
+  /** Tokens per step by the newest checkpoint, if the record, of an earlier version, does not have them. */
   #tokensPerStep(): number {
     this.look();
     const isKnown = this.#glance.tokensPerStep > 0;

@@ -470,7 +470,7 @@ export class RunChecks {
   }
 }
 
-/** The end of a clause that tells after how many passes over the training text something was; empty if not known. */
+/** The end of a clause that says after how many passes over the training text something was; empty if not known. */
 function after(epochs: number | undefined): string {
   return epochs === undefined ? "" : ` after ${Number(epochs.toPrecision(2))} epochs`;
 }

@@ -116,7 +116,7 @@ const TEXTS: Readonly<Record<string, readonly (keyof Metric)[]>> = {
 /** The kinds from whose step a resumed training continues; a line of another kind may be about an earlier step. */
 const PROGRESS = ["start", "step", "evaluation"];
 
-/** The steps done before a line, all later ones of which were repeated; infinite if its kind does not tell. */
+/** The steps done before a line, all later ones of which were repeated; infinite if its kind does not say. */
 export function stepsBefore({ kind, step }: Metric): number {
   return PROGRESS.includes(kind) ? kind === "step" ? step - 1 : step : Infinity;
 }

@@ -40,7 +40,8 @@ export interface CleanBlock {
 export function clean(block: Block): CleanBlock {
   const { bytes, continued, open } = block;
   const ends: number[] = [], places: number[] = [], last = block.ends.length - 1;
-  let at = 0, blank = 0, unanswered = 0; // the spare byte of each document keeps `at` before the bytes that are not cleaned yet
+  // the spare byte of each document keeps `at` before the bytes that are not cleaned yet
+  let at = 0, blank = 0, unanswered = 0;
   block.ends.forEach((rawEnd, i) => {
     const isBeginning = i > 0 || !continued, isEnding = i < last || !open;
     let start = startOf(block, i);

@@ -146,7 +146,7 @@ export function noteUnanswered(
   );
 }
 
-/** Lines of a text file above which a notice tells that they are one document. */
+/** Lines of a text file above which a notice says that they are one document. */
 const MANY_LINES = 100;
 
 /**

@@ -240,10 +240,10 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
 }
 
 /** A slot that says whom or what a story is about. */
-export type Role = "hero" | "animal" | "thing";
+export type StoryRole = "hero" | "animal" | "thing";
 
 /** All of them. */
-export const ROLES: readonly Role[] = ["hero", "animal", "thing"];
+export const STORY_ROLES: readonly StoryRole[] = ["hero", "animal", "thing"];
 
 /** A story of the grammar in two parts. A model continues the first one. */
 export interface Beginning {
@@ -252,7 +252,7 @@ export interface Beginning {
   /** The rest of the story. */
   readonly rest: string;
   /** The words of the beginning that the rest names again. */
-  readonly kept: Readonly<Partial<Record<Role, string>>>;
+  readonly kept: Readonly<Partial<Record<StoryRole, string>>>;
 }
 
 /**
@@ -264,7 +264,7 @@ export interface Beginning {
 export function storyBeginnings({ seed, count }: { seed: number; count: number }): Beginning[] {
   const random = new Random(seed);
   return Array.from({ length: count }, (_, i) => {
-    const role = ROLES[i % ROLES.length]!;
+    const role = STORY_ROLES[i % STORY_ROLES.length]!;
     for (;;) {
       const { sentences, bindings } = drawStory(random), story = sentences.join("");
       const hero = bindings.get("hero")!, word = bindings.get(role);
@@ -353,7 +353,7 @@ export interface Judgement {
   /** Sentences that the grammar can write, each judged alone. */
   accepted: number;
   /** The heroes, animals and things that the text names, each once. A story of the grammar names at most one each. */
-  named: Readonly<Record<Role, readonly string[]>>;
+  named: Readonly<Record<StoryRole, readonly string[]>>;
 }
 
 /** A sentence ends at a mark, perhaps in quotes, before a space and a capital letter or a quote. */

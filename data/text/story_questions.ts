@@ -176,7 +176,7 @@ function messagesOf({ question, answer }: Turn): Message[] {
 }
 
 /** How to write conversations. */
-export interface ConversationOptions {
+export interface SampleConversationsOptions {
   /** The same seed gives the same conversations. */
   seed: number;
   /** How many. */
@@ -192,7 +192,7 @@ export interface ConversationOptions {
  * @returns `count` conversations, the same for the same seed.
  */
 export function sampleConversations(
-  { seed, count, unseen = false }: ConversationOptions,
+  { seed, count, unseen = false }: SampleConversationsOptions,
 ): Conversation[] {
   return drawConversations(new Random(seed), { unseen }).take(count)
     .map((turns) => turns.flatMap(messagesOf)).toArray();

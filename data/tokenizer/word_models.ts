@@ -53,7 +53,7 @@ export function createWordModel(model: ModelConfig, parts: WordModelParts): Word
  * The tokens that stand for text even if they are declared special.
  *
  * In a BPE these are the letters and the results of merges. Other models look up whole words, and only the form of a
- * token tells: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
+ * token decides: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
  */
 export function textTokens(model: ModelConfig, tokens: Iterable<string>): Set<string> {
   const wanted = new Set(tokens);

@@ -38,8 +38,8 @@ const MANY_CHUNKS = 1024;
  * y[m] = wte[tokens[m]].
  *
  * tokens: u32 [M], each below V; positions: u32 [M], each below T, m % T by default; wte: f32 [V,C], or i8 with scales:
- * f32 [V], the factors of its rows; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a multiple of four. A wte too large for one binding is bound in slices. Rows of
- * y whose token is not below V are not written.
+ * f32 [V], the factors of its rows; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a multiple of four. A wte
+ * too large for one binding is bound in slices. Rows of y whose token is not below V are not written.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
  * four, or T is above maxT.

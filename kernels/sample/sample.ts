@@ -85,7 +85,7 @@ const BLOCK = 1024, SUMMARIZING = 256;
 export const MOST_END_IDS: number = 16;
 
 /** Numbers per text in the settings of `sample()`. */
-export const SETTINGS: number = 11 + MOST_END_IDS;
+export const SETTINGS_LENGTH: number = 11 + MOST_END_IDS;
 
 /** Alternatives per token whose logprobs are computed, at most. */
 export const MOST_LOGPROBS: number = 20;
@@ -105,7 +105,7 @@ export interface TextSettings {
 }
 
 /**
- * The settings of a text for `sample()`: `SETTINGS` numbers.
+ * The settings of a text for `sample()`: `SETTINGS_LENGTH` numbers.
  *
  * @throws {UserError} if an option of the sampler is out of range, or if there are too many tokens that end the text.
  */
@@ -121,7 +121,7 @@ export function samplerSettings(
   const { temperature, topK, topP, minP, repetitionWindow } = sampler;
   const { repetitionPenalty, presencePenalty, frequencyPenalty } = sampler;
   const isGreedy = temperature === 0;
-  const words = new Uint32Array(SETTINGS), reals = new Float32Array(words.buffer);
+  const words = new Uint32Array(SETTINGS_LENGTH), reals = new Float32Array(words.buffer);
   words.set([seed, firstDrawn, repetitionWindow === 0 ? MOST : Math.min(repetitionWindow, MOST)]);
   reals.set([repetitionPenalty, presencePenalty, frequencyPenalty], 3);
   reals[6] = isGreedy ? 0 : inverseOf(temperature);
@@ -148,7 +148,7 @@ export function hasPenalties(
  * Draws the next token of every text and appends it: repetition, presence and frequency penalty, temperature, top-k, top-p
  * and min-p, in this order, as in Hugging Face's generate().
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; settings: u32 [slots,SETTINGS], of
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; settings: u32 [slots,SETTINGS_LENGTH], of
  * `samplerSettings()`; a random number depends on the text's seed, the index of the token in the text, and the candidate
  * token. tokens: u32 [slots,N], the texts, to which one token is appended; cursors: u32 [B,4], per row the index of its
  * text's last token, which grows by one, a number that does not change, the text's slot, and its end: if the index is not
@@ -172,11 +172,11 @@ export function sample(
 ): void {
   const { B, W, N, P = 1, TOP = 0 } = dims("sample", {
     logits: [logits, "B,W", "f32|f16"],
-    settings: [settings, "slots,SETTINGS", "u32"],
+    settings: [settings, "slots,SETTINGS_LENGTH", "u32"],
     tokens: [tokens, "slots,N", "u32"],
     cursors: [cursors, "B,4", "u32"],
     logprobs: [logprobs, "slots,P,TOP,2", "u32"],
-  }, { SETTINGS });
+  }, { SETTINGS_LENGTH });
   if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
     throw new RangeError(
       `Cannot sample as vocabularySize must be 1 to ${Math.min(W, 2 ** TOKEN_BITS)}: ` +

@@ -5,7 +5,7 @@ import {
   sample,
   type SamplerOptions,
   samplerSettings,
-  SETTINGS,
+  SETTINGS_LENGTH,
 } from "../../kernels/sample/sample.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { device, tensorOf } from "../kernels/harness.ts";
@@ -51,7 +51,7 @@ Deno.test("samplerDistributions() ends with the distribution from which the kern
   const B = 4096, N = HISTORY.length + 1;
   const inputs = {
     logits: tensorOf("logits", { shape: [B, V], dtype: "f32" }, repeated(LOGITS, B)),
-    settings: createTensor(device, "settings", { shape: [B, SETTINGS], dtype: "u32" }),
+    settings: createTensor(device, "settings", { shape: [B, SETTINGS_LENGTH], dtype: "u32" }),
   };
   const tokens = tensorOf("tokens", { shape: [B, N], dtype: "u32" }, repeated([...HISTORY, 0], B));
   const cursors = createTensor(device, "cursors", { shape: [B, 4], dtype: "u32" });

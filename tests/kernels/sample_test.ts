@@ -13,7 +13,7 @@ import {
   sample,
   type SamplerOptions,
   samplerSettings,
-  SETTINGS,
+  SETTINGS_LENGTH,
   validateSampler,
 } from "../../kernels/sample/sample.ts";
 import type { DType } from "../../kernels/tensor.ts";
@@ -146,7 +146,7 @@ async function draw(
   const t = tensors({
     logits: [[B, W], dtype, rows],
     settings: [
-      [B, SETTINGS],
+      [B, SETTINGS_LENGTH],
       "u32",
       texts.toReversed().flatMap(({ options: own = options, seed, history, ...text }) => {
         const { firstDrawn = history.length, endIds } = text;
@@ -276,7 +276,7 @@ Deno.test(
       const t = tensors({
         logits: [[B, W], "f32", logits.flatMap((values) => [...values, NaN])],
         settings: [
-          [B, SETTINGS],
+          [B, SETTINGS_LENGTH],
           "u32",
           wanted.flatMap((logprobs, seed) => [
             ...samplerSettings({ sampler, seed, firstDrawn: 1, logprobs }),
@@ -453,7 +453,7 @@ Deno.test("sample() appends no token if a logit is NaN or the highest is not fin
 Deno.test("sample() throws on a vocabulary wider than the logits", () => {
   const t = tensors({
     logits: [[2, 8], "f32"],
-    settings: [[2, SETTINGS], "u32"],
+    settings: [[2, SETTINGS_LENGTH], "u32"],
     tokens: [[2, 5], "u32"],
     cursors: [[2, 4], "u32"],
   });

@@ -4,13 +4,13 @@ import {
   type Bindings,
   expectedTokens,
   judgeStory,
-  type Role,
   sampleStories,
   separator,
   SEXES,
   STORIES,
   storyBeginnings,
   storyEntropy,
+  type StoryRole,
   wordsFor,
 } from "../../../data/text/stories.ts";
 import { gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
@@ -162,7 +162,11 @@ Deno.test("storyBeginnings() are parts of stories whose rest names the same hero
     assert.deepEqual(Object.keys(kept), [["hero"], ["hero", "animal"], ["hero", "thing"]][i % 3]);
     for (const [role, word] of Object.entries(kept)) {
       for (const part of [text, rest]) {
-        assert.deepEqual(judgeStory(part).named[role as Role], [word], `seed ${seed}: ${part}`);
+        assert.deepEqual(
+          judgeStory(part).named[role as StoryRole],
+          [word],
+          `seed ${seed}: ${part}`,
+        );
       }
     }
     if (i % 3 === 2) assert.ok(rest.startsWith(` ${kept.thing}`), `seed ${seed}: ${rest}`);
