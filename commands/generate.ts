@@ -59,7 +59,7 @@ const program = withSamplerOptions(
         device,
         config: source.config,
         precision: resolvePrecision(device, "auto"),
-        ...(quantize ? { quantization: quantize } : {}),
+        quantization: quantize,
       }, {
         promptTokens,
         maxNewTokens,

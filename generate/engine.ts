@@ -90,8 +90,9 @@ export interface Engine extends AsyncDisposable {
    * The completion ends at the next chunk of tokens after the signal aborts, or after the caller stops iterating. The
    * pieces are those of a fast reader; for a slow one they are joined.
    *
-   * @throws {UserError} at once if an option is out of range, or if the request has too many tokens; {RangeError} if an id
-   * is not in the vocabulary; while iterating: {UserError} if the model's logits are not finite, {DeviceError} if the
+   * @throws {UserError} at once if an option of the sampler is out of range, or if there are too many tokens or end ids;
+   * {RangeError} if another number is out of range or an id is not in the vocabulary; {TypeError} if the engine is closed;
+   * while iterating: {UserError} if the model's logits are not finite, {DeviceError} if the
    * device fails, after which the engine is of no use.
    */
   submit(request: EngineRequest): AsyncGenerator<EnginePiece, void>;

@@ -5,6 +5,7 @@ import type { Gpt } from "../model/gpt.ts";
 import { createDecoder } from "./decoder.ts";
 import { sequencesAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
+import { FIRST_CHUNK } from "./pace.ts";
 import { type GenerateResult, Stream } from "./stream.ts";
 
 export type { GenerateResult, SamplerOptions };
@@ -87,7 +88,8 @@ export interface BatchPiece {
  *
  * Beyond the context length the model sees between half and all of its context: see `windowStart()`.
  *
- * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
+ * @throws {UserError} if an option of the sampler is out of range, or if the model's logits are not finite; {RangeError}
+ * if `maxNewTokens` or a token of `promptIds` is out of range.
  *
  * @example Stream a completion
  * ```ts
@@ -119,8 +121,8 @@ const CHUNK_MS = 100;
 /** Milliseconds that a read-back adds to the device's work: Deno 2.9 sleeps 10 ms. */
 const READ_BACK_MS = 10;
 
-/** Tokens of a model's first chunk, and the factor by which a chunk may be longer than the one before. */
-const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
+/** Factor by which a chunk may be longer than the one before. */
+const MOST_GROWTH = 16;
 
 /** Tokens of a model's next chunk, by the number of streams; a call starts from what the one before measured. */
 const chunksOf = new WeakMap<Gpt, Map<number, number>>();
@@ -129,7 +131,8 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  * Completes many prompts in batches, each as `generate()` would alone, up to rounding. A batch reads the model from
  * memory once per token, not once per token and prompt; `sequencesAtOnce()` decides its size.
  *
- * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
+ * @throws {UserError} if an option of the sampler is out of range, or if the model's logits are not finite; {RangeError}
+ * if `maxNewTokens` or a token of `promptIds` is out of range.
  *
  * @example Draw three samples
  * ```ts

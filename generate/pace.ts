@@ -16,8 +16,11 @@ const FREE_SHARE = 0.85;
 /** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
 const LEAST_WAIT_MS = 1;
 
-/** Tokens of an engine's first chunk, and most tokens of any. */
-const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_TOKENS = LOGPROBS_KEPT;
+/** Tokens of a model's first chunk, before anything was measured. */
+export const FIRST_CHUNK = { gpu: 16, cpu: 2 };
+
+/** Tokens of a chunk, at most. */
+const MOST_TOKENS = LOGPROBS_KEPT;
 
 /** Passes that read known tokens, per chunk, at most. */
 const MOST_READS = 16;

@@ -35,7 +35,7 @@ export interface Gpt extends Disposable {
   /** f16 copy of the decayed parameters (matrices, embeddings), updated by the optimizer; only in f16. */
   readonly copies?: Arena;
   /** Type of the matrices in `quantized`. */
-  readonly quantization?: Quantization;
+  readonly quantization?: Quantization | undefined;
   /** The matrices with fewer bits, by the names of the table; only if the model is quantised. */
   readonly quantized?: ReadonlyMap<string, QuantizedMatrix>;
   /**

@@ -117,10 +117,8 @@ export function matmul(
 ): void {
   const product = checkProduct({ ...inputs, ...outputs }, options);
   const { device } = program, { matrix, tiled, untiled } = kernelsFor(product, device);
-  const { M, N, K, normalize, epilogue } = product;
-  const isForRows = normalize || epilogue?.kind === "pairedForward" || product.scales ||
-    product.parts !== undefined;
-  if (isForRows && !untiled.has("vector")) {
+  if (needsVector(product) && !untiled.has("vector")) {
+    const { M, N, K } = product;
     throw new RangeError(
       `Cannot run matmul as with a norm, a paired product, parts or scales the sizes must be ` +
         `multiples of four, and of eight for i8: ` +
@@ -250,6 +248,12 @@ function keyOf(
   }`;
 }
 
+/** Whether only vector.wgsl can compute a product. */
+function needsVector({ normalize, epilogue, scales, parts }: Product): boolean {
+  return normalize !== undefined || epilogue?.kind === "pairedForward" || scales !== undefined ||
+    parts !== undefined;
+}
+
 /** Records the launches of a product. */
 type Kernel = (program: Program) => void;
 
@@ -267,15 +271,13 @@ function kernelsFor(
   const sizes = { ...product, M: kernelRows };
   const matrix = new Map<string, Kernel>(), tiled = new Map<string, Kernel>();
   const untiled = new Map<string, Kernel>();
-  const { normalize, parts, scales, epilogue } = product;
-  // other products of several rows are faster with tiles
-  const isForRows = kernelRows === 1 || normalize || epilogue?.kind === "pairedForward" || parts ||
-    scales;
+  const { normalize, parts, scales } = product;
   const fetch = elementsPerFetch(b.dtype, bStride); // whole fetches of whole parts
   const fits = fetch !== undefined && areMultiplesOf4(K, aStart) &&
     (M === 1 || areMultiplesOf4(aStride)) && K % ((parts ?? 1) * (transposeB ? fetch : 4)) === 0;
   if (
-    isForRows && fits && batch === undefined && !transposeA &&
+    // other products of several rows are faster with tiles
+    (kernelRows === 1 || needsVector(product)) && fits && batch === undefined && !transposeA &&
     (!normalize || canNormalize(device, K)) &&
     (transposeB || !scales)
   ) {
