@@ -208,8 +208,13 @@ class BatchingEngine implements Engine {
 
   submit(request: EngineRequest): AsyncGenerator<EnginePiece, void> {
     const job = this.#check(request);
-    this.#waiting.push(job);
-    this.#work ??= this.#run();
+    if (request.maxNewTokens === 0) { // needs no slot
+      job.output.add(job.stream.end("length"), []);
+      this.#end(job);
+    } else {
+      this.#waiting.push(job);
+      this.#work ??= this.#run();
+    }
     return job.output.pieces();
   }
 
@@ -332,14 +337,9 @@ class BatchingEngine implements Engine {
   /** Gives free slots to the requests that wait. */
   #join(): void {
     while (this.#waiting.length > 0 && this.#slots.free > 0) {
-      const job = this.#waiting.shift()!, { settings, stream } = job;
+      const job = this.#waiting.shift()!, { settings } = job;
       const { promptIds, maxNewTokens } = job.request;
       this.#running.add(job);
-      if (maxNewTokens === 0) {
-        job.output.add(stream.end("length"), []);
-        this.#end(job);
-        continue;
-      }
       job.sequence = this.#slots.add(promptIds, {
         most: promptIds.length + maxNewTokens,
         settings,

@@ -158,11 +158,12 @@ async function* choicePieces(
   { request, before }: Choice,
   signal: AbortSignal,
 ): AsyncGenerator<EnginePiece, void> {
-  const given = await before?.(signal) ?? { text: "", ids: [] };
-  if (request.maxNewTokens === 0) yield { ...given, result: { reason: "length", tokens: 0 } };
-  else {
-    if (before) yield given;
-    yield* submitted(engine, { ...request, signal });
+  const drawn = submitted(engine, { ...request, signal }); // refuses a prompt that is too long before it is read
+  try {
+    if (before) yield await before(signal);
+    yield* drawn;
+  } finally {
+    await drawn.return();
   }
 }
 

@@ -116,9 +116,25 @@ function promptsOf({ prompt }: CompletionFields): readonly Prompt[] {
   return typeof prompt[0] === "number" ? [prompt as readonly number[]] : prompt as Prompt[];
 }
 
+/** A prompt and its ids. */
+interface ReadPrompt {
+  readonly prompt: Prompt;
+  readonly ids: readonly number[];
+  /** Computes the logprobs of its tokens once; the signal is that of the request. */
+  logprobs(options: { top: number; signal: AbortSignal }): Promise<TokenLogprobs[]>;
+}
+
 /** The completions of a request: `n` of each prompt. */
 function answerOf(model: ServedModel, fields: CompletionFields): Answer {
-  const prompts = promptsOf(fields).map((prompt) => ({ prompt, ids: idsOf(model, prompt) }));
+  const prompts = promptsOf(fields).map((prompt): ReadPrompt => {
+    const ids = idsOf(model, prompt);
+    let logprobs: Promise<TokenLogprobs[]> | undefined; // of all completions of the prompt
+    return {
+      prompt,
+      ids,
+      logprobs: (options) => logprobs ??= promptLogprobs(model, ids, options),
+    };
+  });
   const choices = prompts.flatMap((prompt) => Array<typeof prompt>(fields.n).fill(prompt));
   const seeds = seedsOf(fields, choices.length);
   return {
@@ -146,7 +162,7 @@ function idsOf({ gpt, tokenizer }: ServedModel, prompt: Prompt): readonly number
 function choiceOf(
   model: ServedModel,
   { max_tokens, logprobs: top, echo, return_token_ids, ...fields }: CompletionFields,
-  { prompt, ids: promptIds, seed }: { prompt: Prompt; ids: readonly number[]; seed: number },
+  { prompt, ids: promptIds, logprobs: promptLogprobs, seed }: ReadPrompt & { seed: number },
 ): Choice {
   const { tokenizer } = model, isText = typeof prompt === "string";
   const text = isText ? prompt : tokenizer.decode(prompt);
@@ -195,7 +211,7 @@ function choiceOf(
           text,
           ids: ownIds,
           ...(top === undefined ? {} : {
-            logprobs: (await promptLogprobs(model, promptIds, { top, signal }))
+            logprobs: (await promptLogprobs({ top, signal }))
               .slice(promptIds.length - ownIds.length),
           }),
         }),

@@ -175,6 +175,19 @@ Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => 
   assert.equal((await ask(api, CHAT, { ...QUESTION, ...empty, metadata: { a: "b" } })).status, 200);
 });
 
+Deno.test("/v1/completions refuses a prompt that is too long before it reads it, also if nothing is drawn", async () => {
+  await using api = open({ maxTokens: 20 });
+  const scoring = { model: "tiny", max_tokens: 0, echo: true, logprobs: 1 };
+  for (const [length, expected] of [[20, 200], [21, 400]] as const) {
+    const prompt = new Array(length).fill(1);
+    const { status, error } = await ask(api, COMPLETIONS, { ...scoring, prompt });
+    assert.equal(status, expected);
+    if (status === 400) {
+      assert.match(error.message, /at most 20 tokens: current number is 21 \+ 0$/);
+    }
+  }
+});
+
 Deno.test("/v1/completions takes ids for a text, and echoes the prompt", async () => {
   await using api = open();
   const { choices: [{ text }] } = await ask(api, COMPLETIONS, PLAIN);
