@@ -1,4 +1,4 @@
-import type { Conversation, Message } from "../data/text/conversations.ts";
+import { type Conversation, type Message, OPENAI_ROLES } from "../data/text/conversations.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import type { EnginePiece } from "../generate/engine.ts";
@@ -82,14 +82,6 @@ const FIELDS: FieldTable<ChatFields> = {
   },
 };
 
-/** Roles of messages by their names in requests. */
-const ROLES: Readonly<Record<string, string>> = {
-  system: "system",
-  developer: "system",
-  user: "user",
-  assistant: "assistant",
-};
-
 /** Fields of a message that clients send back as they came, empty. */
 const EMPTY_FIELDS = ["refusal", "annotations", "audio", "function_call", "tool_calls"];
 
@@ -148,10 +140,10 @@ function messageOf(message: unknown, index: number): Message {
     if (EMPTY_FIELDS.includes(name) && isEmpty) continue;
     throw refuse(`.${name}`, "absent, as it is not supported", value);
   }
-  if (typeof role !== "string" || !Object.hasOwn(ROLES, role)) {
-    throw refuse(".role", `one of ${Object.keys(ROLES).join(", ")}`, role);
+  if (typeof role !== "string" || !Object.hasOwn(OPENAI_ROLES, role)) {
+    throw refuse(".role", `one of ${Object.keys(OPENAI_ROLES).join(", ")}`, role);
   }
-  if (typeof content === "string") return { role: ROLES[role]!, content };
+  if (typeof content === "string") return { role: OPENAI_ROLES[role]!, content };
   if (!Array.isArray(content)) throw refuse(".content", "a text or a list of texts", content);
   const texts = content.map((part: unknown, i) => {
     const at = `.content[${i}]`;
@@ -161,7 +153,7 @@ function messageOf(message: unknown, index: number): Message {
     if (typeof text === "string") return text;
     throw refuse(`${at}.text`, "a text", text);
   });
-  return { role: ROLES[role]!, content: texts.join("") };
+  return { role: OPENAI_ROLES[role]!, content: texts.join("") };
 }
 
 /** The answers of a request: `n` of them. */

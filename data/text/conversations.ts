@@ -33,13 +33,18 @@ const PAIR = { prompt: "prompt", completion: "completion" } as const;
 /** Fields beside the messages: an instruction for the assistant, and tools, which are refused. */
 const SYSTEM = "system", TOOLS = ["tools", "functions"] as const;
 
-/** Roles by the names that data has for them, those of ShareGPT among them. */
-const ROLES: Readonly<Record<string, Message["role"]>> = {
+/** Roles by the names that OpenAI has for them. */
+export const OPENAI_ROLES: Readonly<Record<string, Message["role"]>> = {
   system: "system",
   developer: "system",
   user: "user",
-  human: "user",
   assistant: "assistant",
+};
+
+/** Roles by the names that data has for them, those of ShareGPT among them. */
+const ROLES: typeof OPENAI_ROLES = {
+  ...OPENAI_ROLES,
+  human: "user",
   gpt: "assistant",
   model: "assistant",
 };

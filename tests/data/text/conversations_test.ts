@@ -171,7 +171,7 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
     [
       { messages: [question, { role: "narrator\x1b", content: "" }] },
       'have a known role in messages[1].role: current value is "narrator\\u001b"; roles are system, ' +
-      "developer, user, human, assistant, gpt and model",
+      "developer, user, assistant, human, gpt and model",
     ],
     [
       { messages: [{ role: "constructor", content: "" }] },
