@@ -277,7 +277,7 @@ function checkFit(
       { hint: "Choose fewer --slots" },
     );
   }
-  status(`${byteCount(needBytes)} on ${device.name}`);
+  status(`memory ${byteCount(needBytes)} on ${device.name}`);
 }
 
 /** Resolves when a signal aborts. */
