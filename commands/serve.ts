@@ -124,7 +124,11 @@ async function main(options: Options): Promise<number> {
     ]),
   );
   const api = createApi({
-    ...{ models, apiKey, slots, queue, requestSeconds },
+    models,
+    apiKey,
+    slots,
+    queue,
+    requestSeconds,
     hosts: [host.toLowerCase(), ...allowHost.map((name) => name.toLowerCase())],
     origins: cors,
     keepsTexts: options.logPrompts ?? false,

@@ -54,14 +54,12 @@ export function createDecoder(
     samplerSettings({ sampler, seed: seeds[b]!, firstDrawn })
   );
   const slots = new Slots(model, {
-    ...{
-      slots: B,
-      maxTokens,
-      drawRows: [B],
-      readRows: [B],
-      batchInvariant: false,
-      logprobs: false,
-    },
+    slots: B,
+    maxTokens,
+    drawRows: [B],
+    readRows: [B],
+    batchInvariant: false,
+    logprobs: false,
     penalties: hasPenalties(sampler),
   });
   if (prompts.some(({ length }) => length > 1)) slots.recordReading();

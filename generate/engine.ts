@@ -198,7 +198,11 @@ class BatchingEngine implements Engine {
     this.#maxTokens = maxTokens;
     this.#slotCount = slots;
     this.#slots = new Slots(model.gpt, {
-      ...{ slots, maxTokens, batchInvariant: true, penalties: true, logprobs: true },
+      slots,
+      maxTokens,
+      batchInvariant: true,
+      penalties: true,
+      logprobs: true,
       drawRows: rowCounts(slots),
       readRows: rowCounts(Math.min(slots, MOST_READ)),
     });
@@ -269,7 +273,10 @@ class BatchingEngine implements Engine {
     const stream = new Stream(tokenizer, { promptIds, endIds, stop });
     const settings = samplerSettings({
       sampler: resolveSampler(sampler ?? {}),
-      ...{ seed, logprobs, firstDrawn: promptIds.length, endIds: stream.endIds },
+      seed,
+      logprobs,
+      firstDrawn: promptIds.length,
+      endIds: stream.endIds,
     });
     return { request, settings, stream, output: new Output(request) };
   }

@@ -208,7 +208,9 @@ export class Slots implements Disposable {
     const { program, output: { x, ...norm } } = this.#recordForward(rows, 1, cursors);
     headLogits(program, { x, ...headMatrixOf(this.#model) }, { logits }, norm);
     sample(program, { logits, settings: this.#settings }, {
-      ...{ tokens: this.#tokens, cursors, logprobs },
+      tokens: this.#tokens,
+      cursors,
+      logprobs,
     }, { vocabularySize: this.#model.config.vocabularySize, penalties });
     return { program, cursors };
   }

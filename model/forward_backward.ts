@@ -138,7 +138,10 @@ export function forward(
   const wte = values ?? masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
   const parts = forwardParts(program, model, activations, {
-    ...{ positions, cache, dropout, kernelRows },
+    positions,
+    cache,
+    dropout,
+    kernelRows,
   });
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
@@ -247,7 +250,9 @@ function forwardParts(
     if (gatedMlp) {
       const outputs = { gate: at("gate", i), up: hidden, activated, low };
       gatedLayersForward(program, model, i, ln, outputs, {
-        ...{ activation, kernelRows, normalize: ln.normalize },
+        activation,
+        kernelRows,
+        normalize: ln.normalize,
       });
     } else {
       linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
@@ -447,7 +452,10 @@ export function backward(
       const dkWeight = gradient(`h.${i}.attn.k_norm.weight`);
       const inputs = { rotation, positions, norm, qk };
       ropeBackward(program, inputs, { dqkv, dqWeight, dkWeight }, {
-        ...{ T, heads, keyHeads, accumulate },
+        T,
+        heads,
+        keyHeads,
+        accumulate,
       });
     }
     linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: dqkv }, at("dln"));

@@ -86,7 +86,10 @@ export function gatedLayersForward(
     if (upInt8 && gateInt8) {
       const { values: gateWeight, scales: gateScales } = gateInt8;
       return matmul(program, { a: x, b: upInt8.values }, { y: up }, {
-        ...{ normalize, kernelRows, transposeB: true, scales: upInt8.scales },
+        normalize,
+        kernelRows,
+        transposeB: true,
+        scales: upInt8.scales,
         epilogue: { ...epilogue, gateWeight, gateScales },
       });
     }

@@ -295,7 +295,12 @@ export function matrixProduct(
     program.dispatch({
       shader: { "kernels/matmul/matrices.wgsl": matrices, ...EPILOGUE },
       constants: {
-        ...{ X, Y, ROWS, COLUMNS, TILE_K, AHEAD },
+        X,
+        Y,
+        ROWS,
+        COLUMNS,
+        TILE_K,
+        AHEAD,
         ...constants,
         WHOLE_K: K % step === 0,
         BATCH: batch !== undefined,
