@@ -642,7 +642,9 @@ Deno.test("train --init-from accepts a model of the hub, eval and generate --mod
     text,
     Array.from({ length: 40 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
   );
-  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 4 --batch-size 1".split(" ");
+  const args =
+    "--init-from hf:tiny/model --lora-rank 2 --steps 4 --batch-size 4 --learning-rate 0.02"
+      .split(" ");
   const training = await task("train", [...args, "--data", text, "--out", tuned], { env });
   assert.equal(training.code, 0, training.stderr);
   const told = [
