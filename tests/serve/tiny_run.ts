@@ -25,6 +25,7 @@ export const tinyRun: () => Promise<string> = once(async () => {
     // its texts do not end at once, and change from checkpoint to checkpoint
     arch: "gpt2",
     optimizer: "adamw",
+    documents: "joined",
     learningRate: 0.01,
     minLearningRate: 0.001,
     vocabulary: "compact",
