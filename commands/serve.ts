@@ -149,8 +149,8 @@ async function main(options: Options): Promise<number> {
   return isDrained ? 0 : interrupts.exitCode;
 }
 
-/** Seconds in which the last bytes of answers are sent. */
-const LAST_SECONDS = 2;
+/** Seconds in which the last bytes of answers are sent, on a busy machine too. */
+const LAST_SECONDS = 10;
 
 /** The key that requests must have. */
 function keyFor(host: string): string | undefined {

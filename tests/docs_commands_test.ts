@@ -75,7 +75,7 @@ function scaled(name: string, args: readonly string[], folder: string): string[]
     const step = (_: string, digits: string) => `${Number(digits) / SCALE}`.padStart(6, "0");
     return word.replace(/(?<=checkpoints\/)(\d{6})/, step);
   });
-  if (name === "tokenizer") return [...words, "--vocab-size", "300"];
+  if (name === "tokenizer") return [...words, "--vocab-size", "300", "--force"];
   if (name === "generate") return [...words, "--max-new-tokens", "8"];
   if (name === "eval") return [...words, "--tokens", "100"];
   if (name !== "train") return words;

@@ -6,6 +6,7 @@ import { readTokenizer } from "../../data/tokenizer/load.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
+import { once } from "../once.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -54,8 +55,11 @@ async function run(
 const noticesOf = (events: readonly TrainEvent[]) =>
   events.flatMap((event) => event.kind === "notice" ? [event.message] : []).join("\n");
 
+/** The events of a training on `chat`, in the directory `all`. */
+const trained = once(() => run("all"));
+
 Deno.test("train() on conversations keeps them apart, says what it leaves out, and saves the template", async () => {
-  const events = await run("all"), start = events.find(({ kind }) => kind === "start");
+  const events = await trained(), start = events.find(({ kind }) => kind === "start");
   assert.ok(start?.kind === "start");
   assert.deepEqual([start.options.documents, start.corpus.documents], ["apart", 57]);
   const notices = noticesOf(events);
@@ -79,6 +83,7 @@ Deno.test("train() on conversations keeps them apart, says what it leaves out, a
 });
 
 Deno.test("train() keeps the chat template of the model that it starts from", async () => {
+  await trained();
   const before = join(directory, "all", "checkpoints", "000002"), model = join(directory, "model");
   Deno.mkdirSync(model);
   const files = ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"];
