@@ -8,16 +8,23 @@ import { device } from "./kernels/harness.ts";
 /** Stories that the model continues. */
 const STORIES = 60;
 
-Deno.test("the nano preset learns the stories to 1.10 times their entropy, and tells its own, and nothing is wrong with it", async () => {
+Deno.test("the nano preset learns the stories in 1,000 steps to 1.05 times their entropy, and tells its own, and nothing is wrong with it", async () => {
   const out = await Deno.makeTempDir();
   try {
     let ratio = Infinity;
     for await (
-      const event of train({ device, preset: "nano", precision: "f32", out, sampleEvery: 0 })
+      const event of train({
+        device,
+        preset: "nano",
+        steps: 1000, // of 1,700, to save a minute
+        precision: "f32",
+        out,
+        sampleEvery: 0,
+      })
     ) {
       if (event.kind === "evaluation") ratio = event.loss / event.entropyPerToken!;
     }
-    assert.ok(ratio > 1 && ratio <= 1.1, `validation loss is ${ratio} times the entropy`);
+    assert.ok(ratio > 1 && ratio <= 1.05, `validation loss is ${ratio} times the entropy`);
 
     const model = await loadModel(device, { run: out });
     const { sentences, hero } = await judgeModel(model, { stories: STORIES });
