@@ -21,7 +21,7 @@ export interface ProviderFacts {
   readonly largestBuffer: number;
   /** Bytes. */
   readonly largestBinding: number;
-  /** Most invocations, and bytes of memory, of a workgroup. */
+  /** Invocations and bytes of memory per workgroup, at most. */
   readonly workgroup: { readonly invocations: number; readonly bytes: number };
   /** What a training chooses there. */
   readonly auto: string;

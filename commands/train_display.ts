@@ -201,7 +201,7 @@ function describeDone(done: number, steps: number, options: ResolvedOptions): st
     : `${out} has done ${done} steps already: give ${more} to continue`;
 }
 
-/** The options of a training in lines of so many columns, without those that say where it is and what it does. */
+/** The options of a training, in lines of at most `columns` characters, without those of its directory and of its end. */
 function describeOptions(options: ResolvedOptions, columns: number): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))

@@ -3,6 +3,7 @@ import { isObject, type JsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import type { EnginePiece } from "../generate/engine.ts";
 import { tokenOf } from "../inspect/tokens.ts";
+import { MOST_LOGPROBS } from "../kernels/sample/sample.ts";
 import {
   type Answer,
   answerWith,
@@ -36,9 +37,6 @@ import type { ServedModel } from "./served_model.ts";
  *
  * @module
  */
-
-/** Alternatives per token in `logprobs`, at most, as OpenAI has it. */
-const MOST_LOGPROBS = 20;
 
 /** The fields of a request. */
 interface ChatFields extends CommonFields {

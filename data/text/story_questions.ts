@@ -122,10 +122,10 @@ function turnsUnder(title: string, story: Bindings): Turn[] {
 /** Questions per conversation; a story with fewer kinds of answers is asked fewer. */
 const MOST_QUESTIONS = 3;
 
-/** What the user asks for in a conversation that begins with a story of the assistant, and of so many one does. */
+/** What the user asks for in a conversation in which the assistant tells the story: one of `REQUESTED` conversations. */
 const REQUEST = "Tell me a story.", REQUESTED = 8;
 
-/** Of so many stories one is unseen: no conversation of a training is about it. */
+/** Stories per unseen one, about which no conversation of a training is. */
 const UNSEEN = 10;
 
 /** Whether no conversation of a training is about a story. */

@@ -230,7 +230,7 @@ function spansOfTokens(
   };
   return spans.map(({ start, end }) => {
     const first = tokensBefore(start), last = tokensBefore(end);
-    // a token that continues past the end is counted too
+    // a token whose last bytes lie after the end belongs to the part as well
     const isCut = ends && last < ids.length && (last === 0 ? 0 : ends[last - 1]!) < bytes;
     return { start: first, end: isCut ? last + 1 : last };
   }).filter(({ start, end }) => start < end);

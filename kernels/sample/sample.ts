@@ -87,7 +87,7 @@ export const MOST_END_IDS: number = 16;
 /** Numbers per text in the settings of `sample()`. */
 export const SETTINGS_LENGTH: number = 11 + MOST_END_IDS;
 
-/** Alternatives per token whose logprobs are computed, at most. */
+/** Alternatives per token whose logprobs are computed, at most: as many as OpenAI's API has for chats. */
 export const MOST_LOGPROBS: number = 20;
 
 /** How a text is continued. */
