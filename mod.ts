@@ -262,6 +262,9 @@ export {
   type TrainOptions,
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
+export { type DistributedChoice, openTransport } from "./distributed/open_mpi.ts";
+export type { ExchangeMs } from "./distributed/tensor_sum.ts";
+export { oneRank, type Transport } from "./distributed/transport.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
 export {
   type DepthSizes,

@@ -265,7 +265,8 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   let exitCode = 130;
   const worker = new Worker(new URL("./signal_worker.ts", import.meta.url), { type: "module" });
   // a terminal has echoed ^C, perhaps over the progress bar
-  worker.postMessage(`${stderrTerminal().size() ? ERASE : "\n"}${notice}\n`);
+  const line = `${stderrTerminal().size() ? ERASE : "\n"}${notice}\n`;
+  worker.postMessage(notice === "" ? "" : line);
   await new Promise<void>((resolve) => {
     worker.onmessage = ({ data }: MessageEvent<Deno.Signal | "ready">) => {
       if (data === "ready") return resolve();

@@ -1,4 +1,5 @@
 import { Option } from "commander";
+import { placementOf } from "../distributed/open_mpi.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { estimateTable, timeTable } from "../train/estimate.ts";
 import type { GpuChoice } from "../kernels/provider.ts";
@@ -36,9 +37,11 @@ program.addOption(
 );
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
-  if (options.dryRun) return await dryRun(options, isJson);
+  // rank 0 prints for all ranks, and decides when they end
+  const follows = options.distributed !== "off" && (placementOf()?.rank ?? 0) > 0;
+  if (options.dryRun) return follows ? 0 : await dryRun(options, isJson);
   const interrupts = await listenForInterrupts(
-    "saving a checkpoint; press Ctrl-C again to quit at once",
+    follows ? "" : "saving a checkpoint; press Ctrl-C again to quit at once",
   );
   // a bar on the terminal that shows the events would be written over them
   const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));

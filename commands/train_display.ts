@@ -159,7 +159,7 @@ export class TrainDisplay {
 
   #describeStep(event: TrainEvent & { kind: "step" }): string {
     const { step, steps, epoch, loss, learningRate, gradientNorm, lossScale, skipped } = event;
-    const { muonLearningRate, tokensPerSecond, secondsLeft } = event;
+    const { muonLearningRate, tokensPerSecond, exchangeShare, secondsLeft } = event;
     return [
       `step ${step}/${steps}`,
       `epoch ${epoch.toFixed(this.#epochDigits)}`,
@@ -170,6 +170,9 @@ export class TrainDisplay {
       ...(this.#isScaled ? [`scale ${lossScale}`] : []),
       ...(skipped > 0 ? [`skipped ${skipped}`] : []),
       ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
+      ...(exchangeShare === undefined
+        ? []
+        : [`${(100 * exchangeShare).toFixed(0)} % exchanging gradients`]),
       ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
     ].join(" ");
   }

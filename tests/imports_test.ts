@@ -40,11 +40,18 @@ const ALLOWED: Record<string, string[]> = {
   kernels: ["files"],
   model: ["kernels", "files"],
   generate: ["model", "data", "kernels", "files"],
-  train: ["generate", "model", "data", "kernels", "files"],
-  inspect: ["train", "generate", "model", "data", "kernels", "files"],
-  serve: ["inspect", "train", "generate", "model", "data", "kernels", "files"],
-  commands: ["serve", "inspect", "train", "generate", "model", "data", "kernels", "files"],
-  bench: ["commands", "serve", "inspect", "train", "generate", "model", "data", "kernels", "files"],
+  distributed: ["kernels", "files"],
+  train: ["distributed", "generate", "model", "data", "kernels", "files"],
+  inspect: ["train", "distributed", "generate", "model", "data", "kernels", "files"],
+  serve: ["inspect", "train", "distributed", "generate", "model", "data", "kernels", "files"],
+  commands: [
+    ...["serve", "inspect", "train", "distributed", "generate", "model", "data", "kernels"],
+    "files",
+  ],
+  bench: [
+    ...["commands", "serve", "inspect", "train", "distributed", "generate", "model", "data"],
+    ...["kernels", "files"],
+  ],
 };
 
 /** What each folder of data/ may import beside itself and data/random.ts. */

@@ -112,6 +112,12 @@ Deno.test({
       const words = (await outputOf(command(args))).stdout.trim().split("\n");
       return words.map((word) => word.slice("deno:".length)).join(" ");
     };
+    const ranks = { OMPI_COMM_WORLD_SIZE: "2" }, one = { OMPI_COMM_WORLD_SIZE: "1" };
+    for (const [env, task] of [[ranks, "train:ffi"], [one, "train"]] as const) {
+      const { stdout } = await outputOf(command(["train"], env));
+      const expected = (tasks[task].command as string).split(" ").slice(1);
+      assert.deepEqual(stdout.trim().split("\n"), expected.map((word) => `deno:${word}`));
+    }
     const script = "--no-prompt commands/generate.ts";
     assert.equal(
       await flags("generate", "Once"),

@@ -1,6 +1,7 @@
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { type BatchesOptions, evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import { oneRank, type Transport } from "../distributed/transport.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";
@@ -27,6 +28,8 @@ export interface EvaluatorOptions {
   sequenceLength: number;
   /** Tokens to evaluate at most, from the beginning of the text; rounded up to whole batches. */
   maxTokens?: number;
+  /** The transport to ranks that hold the same model and text, and divide the batches among them. */
+  transport?: Transport;
 }
 
 /** Milliseconds between waits for the device. */
@@ -92,7 +95,8 @@ export interface Evaluator {
   /** The launches for one batch. */
   readonly program: Program;
   /**
-   * Evaluates the model on the text; waits for the device.
+   * Evaluates the model on the text; waits for the device. On several ranks all call it, and one whose
+   * signal aborts throws when the others have computed their batches.
    *
    * @param onProgress is called every few seconds with the number of tokens predicted.
    * @throws the reason of `signal`, soon after it aborts.
@@ -164,7 +168,7 @@ export function createEvaluator(
   model: Gpt,
   tokenizer: Tokenizer,
   dataset: TokenDataset,
-  { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
+  { batchSize: B, sequenceLength: T, maxTokens = Infinity, transport = oneRank }: EvaluatorOptions,
 ): Evaluator {
   const { device } = model;
   const { program, tokens, positions, targets, losses, destroy } = recordEvaluation(model, {
@@ -178,11 +182,14 @@ export function createEvaluator(
       let counted = 0, bytes = 0, waited = performance.now();
       losses.reset();
       const cut = { batchSize: B, contextLength: T, padding: tokenizer.endOfText };
+      let index = 0, isInterrupted = false;
       for (const batch of evaluationBatches(dataset, cut)) {
-        upload(device, tokens, batch.inputs);
-        upload(device, targets, batch.targets);
-        if (positions) upload(device, positions, batch.positions!);
-        await losses.run();
+        if (index++ % transport.size === transport.rank) {
+          upload(device, tokens, batch.inputs);
+          upload(device, targets, batch.targets);
+          if (positions) upload(device, positions, batch.positions!);
+          await losses.run();
+        }
         counted += batch.counted;
         for (const target of batch.targets) {
           if (target !== IGNORED) bytes += tokenizer.byteLength(target);
@@ -190,11 +197,16 @@ export function createEvaluator(
         if (counted >= maxTokens) break;
         if (performance.now() - waited < WAIT_MS) continue;
         await losses.total(); // without this wait the host would queue batches without limit
-        signal?.throwIfAborted();
+        isInterrupted = signal?.aborted === true;
+        if (isInterrupted) break;
         onProgress(counted);
         waited = performance.now();
       }
-      const sum = await losses.total(), loss = sum / counted;
+      const own = Float64Array.of(await losses.total());
+      const shares = await transport.gather(new Uint8Array(own.buffer)); // also if this rank is interrupted
+      if (isInterrupted) throw signal!.reason;
+      const sum = shares.reduce((total, { buffer }) => total + new Float64Array(buffer)[0]!, 0);
+      const loss = sum / counted;
       return {
         loss,
         perplexity: Math.exp(loss),

@@ -63,6 +63,11 @@ export type TrainEvent =
     secondsLeft?: number;
     /** Milliseconds in which the host made and uploaded the batches; the device may have worked meanwhile. */
     dataMs: number;
+    /**
+     * The share of the time in which gradients, once on the host, were added up over all ranks and uploaded, with the wait
+     * for slower ranks. Absent on one rank, and if `tokensPerSecond` is.
+     */
+    exchangeShare?: number;
   }
   | ({
     kind: "evaluation";

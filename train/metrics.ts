@@ -36,6 +36,8 @@ export interface Metric {
   tokensPerSecond?: number;
   /** Of a step: milliseconds in which the host made and uploaded its batches. */
   dataMs?: number;
+  /** Of a step on several ranks: the share of its time in which gradients were exchanged. */
+  exchangeShare?: number;
   /** Of an evaluation: passes over the training text up to then; earlier versions did not note it. */
   epoch?: number;
   /** Of an evaluation: bits per byte of text. */
@@ -48,6 +50,8 @@ export interface Metric {
   device?: string;
   /** Of a start: all options of the training. */
   options?: object;
+  /** Of a start: the number of ranks that train together; absent if there is one. */
+  ranks?: number;
   /** Of a start: parameters of the model. */
   parameters?: number;
   /** Of a start: `flopsPerToken()` of the model. */
@@ -92,10 +96,12 @@ const FIGURES = [
   "skipped",
   "tokensPerSecond",
   "dataMs",
+  "exchangeShare",
   "epoch",
   "bitsPerByte",
   "entropyPerToken",
   "parameters",
+  "ranks",
   "flopsPerToken",
   "memoryBytes",
   "count",

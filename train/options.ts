@@ -2,6 +2,7 @@ import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
+import { DISTRIBUTED_CHOICES } from "../distributed/open_mpi.ts";
 import { GPU_CHOICES, type Provider } from "../kernels/provider.ts";
 import { RECOMPUTE_MODES } from "../model/activations.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
@@ -482,6 +483,18 @@ export const TRAIN_OPTIONS = {
       "WebGPU of Deno (native) or of Dawn; auto: Dawn if it is installed and offers tensor cores",
     placeholder: "<provider>",
     default: "native",
+    unplanned: true,
+  },
+  /** Whether the processes that `mpirun` or `srun` starts train one model together. */
+  distributed: {
+    group: RUN,
+    type: "choice",
+    choices: DISTRIBUTED_CHOICES,
+    help:
+      "auto: the processes that mpirun or srun starts train one model together; off: they do not",
+    placeholder: "<when>",
+    default: "auto",
+    onResume: "unsaved",
     unplanned: true,
   },
   /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */

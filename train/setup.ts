@@ -10,6 +10,7 @@ import { loadTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
 import { taskCommand } from "../files/command_line.ts";
+import type { Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import { KEPT_BASE } from "../generate/base.ts";
 import {
@@ -57,6 +58,7 @@ import {
 import type { RunDirectory } from "./run_directory.ts";
 import { jumpOf } from "./schedule.ts";
 import { allowedDepths, checkSizes, isPlanned, isSizeOpen, sizeReason, withSizes } from "./size.ts";
+import { StepShare } from "./step_share.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -75,6 +77,8 @@ export interface Workplace {
   readonly directory: RunDirectory | undefined;
   readonly signal: AbortSignal | undefined;
   readonly hub: Pick<HubOptions, "environment">;
+  /** The transport to the other ranks of the training. */
+  readonly transport: Transport;
   /** The documents that the caller has given in place of a name. */
   readonly documents?: Documents | undefined;
   /** Likewise those to validate with. */
@@ -139,6 +143,8 @@ export interface Run extends Workplace, Setup {
   readonly source: TrainerState["source"] | undefined;
   /** Steps already done. */
   readonly first: number;
+  /** What this rank computes of each step. */
+  readonly share: StepShare;
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */
@@ -360,7 +366,7 @@ export function* finishSetup(
     preset,
     precision,
     defaults,
-    stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
+    stepsPerEpoch: batches.perEpoch / (given.gradientAccumulation * place.transport.size),
     typed,
     began,
   });
@@ -415,6 +421,11 @@ export function* finishSetup(
     memory,
     source,
     first,
+    share: new StepShare(place.transport, batches, {
+      step: first,
+      batchIndex: resumed?.state.batchIndex ?? 0,
+      gradientAccumulation: options.gradientAccumulation,
+    }),
   };
 }
 

@@ -1,5 +1,6 @@
 import { HubError, processEnvironment } from "../data/hub/request.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
+import { oneRank } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { dryDevice } from "../kernels/dry_device.ts";
@@ -169,7 +170,8 @@ async function* specOf(
       `Cannot list the tensors of ${run} as it must have a checkpoint: it has none`,
     );
   }
-  const device = yield* open(checkpoint), place = { ...found, device, directory: undefined };
+  const device = yield* open(checkpoint),
+    place = { ...found, device, directory: undefined, transport: oneRank };
   const setup = yield* makeSetup(place, wanted, checkpoint);
   const { given, resumed, precision } = setup, sizes = sizesOf(given, setup.defaults);
   let { config } = setup;

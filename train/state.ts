@@ -91,10 +91,12 @@ export function checkState(state: TrainerState, path: string): void {
   check(precision === "f16" || precision === "f32", "its options must name the precision");
   check(contextLength > 0 && batchSize > 0, "its options must give the size of batches");
   check(seed === options.seed, `seed must be that of its options, ${options.seed}: it is ${seed}`);
-  const batches = step * gradientAccumulation;
+  const batches = step * gradientAccumulation; // of one rank; others may have computed as many each
   check(
-    batchIndex === batches,
-    `batchIndex must be ${batches} after ${step} steps: current value is ${batchIndex}`,
+    batchIndex >= batches && batchIndex % gradientAccumulation === 0 &&
+      (step > 0 || batchIndex === 0),
+    `batchIndex must be ${batches} after ${step} steps, or more if there were several ranks: ` +
+      `current value is ${batchIndex}`,
   );
   for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"] as const) {
     check(options[name] !== undefined, `its options must give ${name}`);
@@ -224,7 +226,12 @@ export function checkpointSizes(
 /** Writes a checkpoint, from which a training is resumed, and which Hugging Face transformers opens. */
 export async function saveCheckpoint(
   { directory, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
-  { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
+  { step, batchIndex, bestLoss, best }: {
+    step: number;
+    batchIndex: number;
+    bestLoss: number | null;
+    best: boolean;
+  },
 ): Promise<string> {
   const { tokenizer, validationHash } = corpus;
   const optimizerState: Awaited<ReturnType<typeof downloadTable>> = new Map();
@@ -248,7 +255,6 @@ export async function saveCheckpoint(
     ...tokenizerFiles(gpt, tokenizer),
     [OPTIMIZER_FILE, serializeSafetensors(optimizerState)],
   ]);
-  const batchIndex = step * options.gradientAccumulation;
   return directory.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,

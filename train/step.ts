@@ -1,4 +1,6 @@
 import { type Batch, placesInOrder } from "../data/tokens/batches.ts";
+import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
+import { oneRank, type Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
@@ -157,6 +159,8 @@ export interface TrainStep extends Disposable {
    * them; and the update. For the tuner and the benchmarks.
    */
   readonly program: Program;
+  /** What the sums over all ranks took since the last call of this; undefined on one rank. */
+  takeExchangeMs(): ExchangeMs | undefined;
   /** Launches of `program` at which its parts begin, each of which may be empty but the first and the last. */
   readonly parts: { readonly first: number; readonly others: number; readonly update: number };
   /** Tensors beside the optimizer's whose values outlast a step. */
@@ -164,14 +168,15 @@ export interface TrainStep extends Disposable {
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
-   * Submits one step. Waits for the device only if many bytes of batches are queued.
+   * Submits one step. Waits for the device only if many bytes of batches are queued, and with several ranks for its
+   * gradients.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
    * @param batches the micro-batches; each is made when it is submitted.
    * @param options.learningRate AdamW's.
    * @param options.muonLearningRate Muon's; by default AdamW's.
-   * @param options.counted number of targets in all batches, without those that are ignored; by default all batches
-   * are made to count them before the first is submitted.
+   * @param options.counted number of targets in all batches of all ranks, without those that are ignored; by default,
+   * which needs one rank, all batches are made to count them before the first is submitted.
    * @returns milliseconds in which the batches were made and uploaded, without any wait for the device.
    */
   submit(
@@ -197,7 +202,11 @@ export interface TrainStep extends Disposable {
  * The loss scale enters in the backward pass of the cross-entropy and leaves in the optimizer. The device
  * decides whether a step is skipped, so that the host never waits for it.
  *
- * @param given sizes, and what differs from the defaults.
+ * With a transport each rank submits its own micro-batches. Before the update the host adds up the gradients and losses of
+ * all ranks, so that every rank holds the same bits and decides alike what is clipped or skipped: a value that is not
+ * finite on one rank is in the sum of all.
+ *
+ * @param given sizes, and what differs from the defaults; `transport` is that between the ranks of the training.
  * @throws {UserError} if an option is out of its range or no parameter is trained; {LimitError} if the step leaves the
  * device's limits.
  *
@@ -221,7 +230,10 @@ export interface TrainStep extends Disposable {
  */
 export function createTrainStep(
   model: Gpt,
-  given: Partial<StepOptions> & Pick<StepOptions, "batchSize" | "sequenceLength">,
+  { transport = oneRank, ...given }:
+    & Partial<StepOptions>
+    & Pick<StepOptions, "batchSize" | "sequenceLength">
+    & { transport?: Transport },
 ): TrainStep {
   const { device, config, precision } = model, options = { ...EARLIER_DEFAULTS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
@@ -318,6 +330,10 @@ export function createTrainStep(
   );
   optimizer.record(program, { gradients, update });
 
+  const exchange = transport.size > 1
+    ? new TensorSum(device, transport, [gradients.flat, lossSums])
+    : undefined;
+
   let submitted = 0; // rows of `reports` written so far
   let waitingBytes = 0; // uploaded since the device was last waited for
   const restore = (state: StepState) => {
@@ -332,7 +348,7 @@ export function createTrainStep(
   };
   restore(initialState(precision));
   const destroy = () => {
-    for (const owner of [program, activations, optimizer]) owner[Symbol.dispose]();
+    for (const owner of [program, activations, optimizer, exchange]) owner?.[Symbol.dispose]();
     for (const { buffer } of owned) buffer.destroy();
   };
   return {
@@ -340,6 +356,7 @@ export function createTrainStep(
     activations,
     gradients,
     program,
+    takeExchangeMs: () => exchange?.takeMs(),
     parts: { first: 0, others: othersFrom, update: updateFrom },
     lasting: [lossScale, counters, reports],
     bytes: activations.bytes + optimizer.bytes + program.scratchBytes +
@@ -347,7 +364,11 @@ export function createTrainStep(
     async submit(
       step,
       batches,
-      { learningRate, muonLearningRate = learningRate, counted = countedOf(batches) },
+      {
+        learningRate,
+        muonLearningRate = learningRate,
+        counted = transport.size === 1 ? countedOf(batches) : undefined,
+      },
     ) {
       if (batches.length !== gradientAccumulation) {
         throw new RangeError(
@@ -355,9 +376,17 @@ export function createTrainStep(
             `current number is ${batches.length}`,
         );
       }
+      if (counted === undefined) {
+        throw new RangeError(
+          `Cannot submit a step of ${transport.size} ranks as counted must be given, the targets of all: ` +
+            "current value is undefined",
+        );
+      }
       const compiling = program.compiling();
       if (compiling) await compiling;
       upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, muonLearningRate]);
+      // of this step's micro-batches, those of this rank begin here
+      const first = (step * transport.size + transport.rank) * gradientAccumulation;
       let dataMs = 0;
       for (let i = 0; i < batches.length; i++) {
         const since = performance.now();
@@ -366,20 +395,26 @@ export function createTrainStep(
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
         uploadPositions(batch.positions);
-        if (random) upload(device, random, [options.seed, step * gradientAccumulation + i]);
+        if (random) upload(device, random, [options.seed, first + i]);
         upload(device, place, [i]);
         dataMs += performance.now() - since;
         const isLast = i === batches.length - 1;
-        // the last micro-batch and the update are submitted together
+        // on one rank the last micro-batch and the update are submitted together
+        const isUpdating = isLast && !exchange;
         program.run(
           i === 0
-            ? { from: 0, to: isLast ? program.length : othersFrom }
-            : { from: othersFrom, to: isLast ? program.length : updateFrom },
+            ? { from: 0, to: isUpdating ? program.length : othersFrom }
+            : { from: othersFrom, to: isUpdating ? program.length : updateFrom },
         );
         waitingBytes += inputBytes;
         if (waitingBytes < MOST_WAITING_BYTES) continue;
         await device.gpu.queue.onSubmittedWorkDone();
         waitingBytes = 0;
+      }
+      if (exchange) {
+        await exchange.run();
+        waitingBytes = 0;
+        program.run({ from: updateFrom, to: program.length });
       }
       submitted++;
       return dataMs;

@@ -1,3 +1,4 @@
+import type { Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import { generate } from "../generate/generate.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -8,7 +9,9 @@ import { flopsPerToken } from "./metrics.ts";
 import { givenPrompt, heldOutPrompt } from "./prompts.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunRecord } from "./record.ts";
+import { announce } from "./ranks.ts";
 import { cooldownStart, learningRateAt } from "./schedule.ts";
+import type { StepShare } from "./step_share.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
 import { shortened, TimeLimit } from "./time_limit.ts";
@@ -33,6 +36,10 @@ export interface Loop extends Saved {
   /** Counts weights and gradients, if `histogramEvery` asks for that. */
   histograms?: Histograms;
   signal: AbortSignal | undefined;
+  /** The transport to the ranks that follow this one. */
+  transport: Transport;
+  /** What this rank computes of each step. */
+  share: StepShare;
   /** Steps already done. */
   first: number;
   /** Validation loss of the best evaluation of this run so far. */
@@ -51,10 +58,10 @@ export interface Loop extends Saved {
  * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { directory, record, corpus, batches, gpt, trainStep, signal } = loop;
+  const { directory, record, corpus, batches, gpt, trainStep, signal, transport, share } = loop;
   let { options } = loop; // their steps change if the time is short
-  const { gradientAccumulation } = options;
-  const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
+  const tokensPerBatch = options.batchSize * options.contextLength;
+  const tokensPerStep = tokensPerBatch * share.batchesPerStep;
 
   let { first: step, bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
@@ -116,11 +123,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Submits the next step without waiting for it. */
   async function submit(): Promise<void> {
     const rates = ratesAt(step, options);
-    const first = step * gradientAccumulation;
-    const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    const since = performance.now(), counted = batches.counted(first, gradientAccumulation);
-    const countMs = performance.now() - since;
-    const dataMs = countMs + await trainStep.submit(step, microBatches, { ...rates, counted });
+    const announcement = { kind: "step", step, ...rates } as const;
+    await announce(transport, announcement);
+    const dataMs = await share.submit({ gpt, trainStep }, announcement);
     waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
     step++;
     isSaved = isEvaluated = false;
@@ -132,6 +137,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const reports = await trainStep.reports(count);
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
+    const exchange = trainStep.takeExchangeMs();
+    const exchangeShare = exchange &&
+      Number(((exchange.sum + exchange.upload) / elapsedMs).toFixed(4));
     const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => {
       const { dataMs, ...rates } = waiting[i]!;
       return {
@@ -144,6 +152,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
         skipped: skippedSteps,
         ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
         dataMs,
+        ...(isCompiled && exchangeShare !== undefined ? { exchangeShare } : {}),
       };
     });
     const total = options.steps;
@@ -156,7 +165,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const warnings = record.note(metrics); // all in one write, as the device is idle meanwhile
     yield* noticesOf(directory);
     for (const [i, metric] of metrics.entries()) {
-      const epoch = batches.epochsBefore(metric.step * gradientAccumulation);
+      const epoch = batches.epochsBefore(share.batchesBefore(metric.step));
       yield { ...metric, steps: total, epoch, ...left };
       checkSkips(reports[i]!.consecutiveSkips);
     }
@@ -214,7 +223,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (isBest) bestLoss = loss;
     evaluationsSinceBest = isBest || step === 0 ? 0 : evaluationsSinceBest + 1;
     const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
-    const epoch = batches.epochsBefore(step * gradientAccumulation);
+    const epoch = batches.epochsBefore(share.batchesBefore(step));
     const metric = { kind: "evaluation" as const, step, epoch, ...evaluation, ...entropy };
     const warnings = record.note([metric]);
     await record.draw();
@@ -247,6 +256,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   async function* save(): AsyncGenerator<TrainEvent> {
     path = await saveCheckpoint({ ...loop, options }, {
       step,
+      batchIndex: share.batchesBefore(step),
       bestLoss,
       best: isEvaluated && isBest,
     });
@@ -261,7 +271,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     record.note([{ kind: "end", step, reason }]);
     yield* noticesOf(directory);
     const prompt = promptOf(0);
-    const tokens = step * tokensPerStep;
+    const tokens = share.batchesBefore(step) * tokensPerBatch;
     const { loss, bitsPerByte } = record.lastEvaluation ?? {};
     yield {
       kind: "end" as const,

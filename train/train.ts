@@ -6,6 +6,8 @@ import type { Conversation } from "../data/text/conversations.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
+import { openTransport } from "../distributed/open_mpi.ts";
+import type { Transport } from "../distributed/transport.ts";
 import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
@@ -37,6 +39,7 @@ import {
   type Setup,
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
+import { announce, assign, follow, withRank } from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
 import { checkRates } from "./resolve.ts";
@@ -82,10 +85,12 @@ export type { TrainEvent } from "./events.ts";
  * ```
  */
 export async function* train(
-  { device: given, signal, environment, texts, validationTexts, ...wanted }:
+  { device: given, transport: between, signal, environment, texts, validationTexts, ...wanted }:
     & Partial<TrainOptions>
     & {
       device?: Device;
+      /** The transport to the other ranks of the training, in place of the one that `distributed` finds. */
+      transport?: Transport;
       signal?: AbortSignal;
       /** Documents to train on, all texts or all conversations, in place of `data`; they are held in memory. */
       texts?: Iterable<string | Conversation> | AsyncIterable<string | Conversation>;
@@ -112,6 +117,26 @@ export async function* train(
   let record: RunRecord | undefined;
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
+    const transport = between ??
+      openTransport(dryRun ? "off" : wanted.distributed ?? DEFAULT_OPTIONS.distributed);
+    const documents = await givenDocuments("the given text", texts, signal);
+    const validationDocuments = await givenDocuments(
+      "the given validation text",
+      validationTexts,
+      signal,
+    );
+    if (transport.rank > 0) { // rank 0 reports for all
+      try {
+        const device = given ??
+          resources.adopt(yield* openDeviceFor(wanted, undefined), (device) => device.destroy());
+        const hub = environment ? { environment } : {};
+        await follow(transport, { device, out, hub, documents, validationDocuments });
+      } catch (error) {
+        throw withRank(transport, error);
+      }
+      if (!between) await transport.close();
+      return;
+    }
     if (dryRun) checkRunDirectory(out);
     const aside = wanted.fresh && !dryRun ? moveAside(out) : undefined;
     if (aside) resources.defer(() => moveBack(aside, out)); // unless something was saved in its place
@@ -131,12 +156,9 @@ export async function* train(
       directory,
       signal,
       hub,
-      documents: await givenDocuments("the given text", texts, signal),
-      validationDocuments: await givenDocuments(
-        "the given validation text",
-        validationTexts,
-        signal,
-      ),
+      transport,
+      documents,
+      validationDocuments,
     };
 
     const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
@@ -155,6 +177,11 @@ export async function* train(
       );
     }
     if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
+    if (transport.size > 1) {
+      const message = `${transport.size} ranks train together, and each computes ` +
+        `${run.options.gradientAccumulation * run.options.batchSize} rows of each step`;
+      yield { kind: "notice", message };
+    }
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));
@@ -178,23 +205,37 @@ export async function* train(
       device: device.name,
       memoryBytes: run.memory.total,
       options: run.options,
+      ...(transport.size > 1 ? { ranks: transport.size } : {}),
     }]);
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
     setParameters(run, gpt, trainStep);
-    yield* steps({
-      ...run,
-      seconds,
-      secondsLeft,
-      directory,
-      record,
-      gpt,
-      trainStep,
-      ...(histograms ? { histograms } : {}),
-      evaluate: () => evaluator.run({ signal }),
-      bestLoss: ours?.state.bestValidationLoss ?? null,
-      ...(ours ? { path: ours.path } : {}),
-    });
+    if (transport.size > 1) await assign(run, { gpt, trainStep });
+    let hasFailed = false;
+    try {
+      yield* steps({
+        ...run,
+        seconds,
+        secondsLeft,
+        directory,
+        record,
+        gpt,
+        trainStep,
+        ...(histograms ? { histograms } : {}),
+        async evaluate() {
+          await announce(transport, { kind: "evaluation" });
+          return await evaluator.run({ signal });
+        },
+        bestLoss: ours?.state.bestValidationLoss ?? null,
+        ...(ours ? { path: ours.path } : {}),
+      });
+    } catch (error) {
+      hasFailed = true; // the others may be in the midst of a step: the end of this process ends them
+      throw error;
+    } finally {
+      if (!hasFailed) await announce(transport, { kind: "end" });
+    }
+    if (!between) await transport.close();
   } catch (error) {
     record?.noteError(error);
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
@@ -273,13 +314,15 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
 };
 
 /** The event that begins a training. */
-function startOf({ resumed, options, device, config, corpus, batches, first }: Run): TrainEvent {
+function startOf(
+  { resumed, options, device, config, corpus, batches, first, share }: Run,
+): TrainEvent {
   const trained = parameterTable(config, options.freeze).filter(({ trained }) => trained);
   return {
     kind: "start",
     ...(resumed ? { resumedFrom: first } : {}),
     steps: options.steps,
-    epochs: batches.epochsBefore(options.steps * options.gradientAccumulation),
+    epochs: batches.epochsBefore(share.batchesBefore(options.steps)),
     options,
     device: device.name,
     parameters: countParameters(config),
@@ -295,23 +338,29 @@ function createModel({ device, options, config }: Run): Gpt {
 }
 
 /** Records the evaluation of the model on held-out text. */
-function evaluatorOf({ options, corpus }: Run, gpt: Gpt): Evaluator {
+function evaluatorOf({ options, corpus, transport }: Run, gpt: Gpt): Evaluator {
   const { batchSize, contextLength: sequenceLength, evalTokens } = options;
   const maxTokens = evalTokens || Infinity;
   return createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
     batchSize,
     sequenceLength,
     maxTokens,
+    transport,
   });
 }
 
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
 async function* recordStep(
-  { device, out, directory, options, config, recompute, resumed, signal }: Run,
+  { device, out, directory, options, config, recompute, resumed, signal, transport }: Run,
   gpt: Gpt,
 ): AsyncGenerator<TrainEvent, TrainStep> {
   const record = () =>
-    createTrainStep(gpt, { ...options, sequenceLength: options.contextLength, recompute });
+    createTrainStep(gpt, {
+      ...options,
+      sequenceLength: options.contextLength,
+      recompute,
+      transport,
+    });
   return yield* recordTuned(record, {
     device,
     tune: directory !== undefined && (options.tune === "on" ||

@@ -5,6 +5,8 @@ import type { Metric } from "./metrics.ts";
  */
 export class TrainingTime {
   readonly #tokensPerStep: number;
+  /** Ranks that computed as many tokens each. */
+  #ranks = 1;
   /** Tokens per second of the last step that has a speed; NaN before the first. */
   #speed: number;
   #seconds = 0;
@@ -12,14 +14,17 @@ export class TrainingTime {
   #done = 0;
   #hasStarted = false;
 
-  /** @param firstSpeed that of the first step that has one, as the steps before it are as fast; NaN if unknown. */
+  /**
+   * @param tokensPerStep those of one rank.
+   * @param firstSpeed that of the first step that has one, as the steps before it are as fast; NaN if unknown.
+   */
   constructor(tokensPerStep: number, firstSpeed = NaN) {
     this.#tokensPerStep = tokensPerStep;
     this.#speed = firstSpeed;
   }
 
   /** Adds the next line of the record, and returns the seconds up to its step; NaN if they are unknown. */
-  add({ kind, step, tokensPerSecond = 0 }: Metric): number {
+  add({ kind, step, tokensPerSecond = 0, ranks = 1 }: Metric): number {
     // a run that continues another one begins with the steps of that, whose time it does not know
     if (kind === "start" && !this.#hasStarted) {
       this.#done = step;
@@ -31,6 +36,10 @@ export class TrainingTime {
       this.#speed = tokensPerSecond;
     }
     this.#count(step);
+    if (kind === "start") {
+      this.#speed *= ranks / this.#ranks; // until there is a new one
+      this.#ranks = ranks;
+    }
     return step > this.#done ? NaN : this.#seconds;
   }
 
@@ -43,7 +52,7 @@ export class TrainingTime {
   /** Counts the seconds up to a step. A step without a speed is as fast as the one before it. */
   #count(step: number): void {
     if (step <= this.#done || Number.isNaN(this.#speed)) return;
-    this.#seconds += this.#tokensPerStep * (step - this.#done) / this.#speed;
+    this.#seconds += this.#ranks * this.#tokensPerStep * (step - this.#done) / this.#speed;
     this.#done = step;
   }
 }

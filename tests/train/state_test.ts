@@ -33,6 +33,7 @@ Deno.test("checkState() accepts the states that trainings save", () => {
   const f32 = { options: { ...OPTIONS, precision: "f32" }, lossScale: 1 };
   const states: Partial<TrainerState>[] = [
     {},
+    { batchIndex: 3 * 14 }, // on three ranks
     f32,
     applied(7, 1, 2 ** 15),
     { ...applied(7, 3, 2 ** 13), growthTracker: 0, consecutiveSkips: 2 },
@@ -57,7 +58,10 @@ Deno.test("checkState() names the field when no training reaches a state", () =>
     [options({ precision: "auto" }), /its options must name the precision$/],
     [options({ batchSize: undefined }), /its options must give the size of batches$/],
     [options({ seed: 2 }), /seed must be that of its options, 2: it is 1$/],
-    [options({ gradientAccumulation: 1 }), /batchIndex must be 7 after 7 steps: .* value is 14$/],
+    ...[12, 13, 15].map((batchIndex): [object, RegExp] => [
+      { batchIndex },
+      new RegExp(`batchIndex must be 14 after 7 steps, or .* value is ${batchIndex}$`),
+    ]),
     [options({ gradientAccumulation: undefined }), /batchIndex must be NaN after 7 steps/],
     [options({ steps: undefined }), /its options must give steps$/],
     [options({ minLearningRate: undefined }), /its options must give minLearningRate$/],

@@ -7,6 +7,7 @@ import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
+import { oneRank } from "../../distributed/transport.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
@@ -15,6 +16,7 @@ import type { ResolvedOptions } from "../../train/options.ts";
 import { openRecord } from "../../train/record.ts";
 import { learningRateAt } from "../../train/schedule.ts";
 import { createTrainStep, type StepReport } from "../../train/step.ts";
+import { StepShare } from "../../train/step_share.ts";
 import { steps } from "../../train/steps.ts";
 import { directory, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
@@ -164,6 +166,10 @@ async function runScript(
         return Promise.resolve({ loss, perplexity: 2, bitsPerByte: 3, tokens: 4 });
       },
       signal: controller.signal,
+      transport: oneRank,
+      share: new StepShare(oneRank, batches, {
+        ...{ step: first, batchIndex: 3 * first, gradientAccumulation: 3 },
+      }),
       seconds: () => clock / 1000,
       secondsLeft: rest.secondsLeft,
       first,

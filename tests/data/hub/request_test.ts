@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { hubFile } from "../../../data/hub/hub.ts";
+import { LAUNCHER_VARIABLES } from "../../../distributed/open_mpi.ts";
 import { HUB_VARIABLES, hubSettings, request, within } from "../../../data/hub/request.ts";
 import { dirname, fromFileUrl } from "../../paths.ts";
 import { assertHolds, hubCase, refuse, STORIES } from "./server.ts";
@@ -67,7 +68,11 @@ Deno.test("the permissions that allow the network allow the hub's variables and 
     .filter(({ net }) => net === true);
   assert.ok(sets.length > 0);
   const names = [...HUB_VARIABLES, ...permissions.files.env];
-  assert.deepEqual(sets.map(({ env }) => env), [names, [...names, "TOY_API_KEY"]]);
+  assert.deepEqual(sets.map(({ env }) => env), [
+    names,
+    [...names, ...LAUNCHER_VARIABLES], // of trainings on several ranks
+    [...names, "TOY_API_KEY"],
+  ]);
 });
 
 Deno.test("hubFile() waits as long as a busy server asks, or a growing time", async () => {

@@ -1,0 +1,32 @@
+import { createHash } from "node:crypto";
+import type { Device } from "../kernels/device.ts";
+import { download, type Tensor } from "../kernels/tensor.ts";
+import type { Transport } from "./transport.ts";
+
+/**
+ * Makes sure that all ranks hold the same bits of a tensor. It reads the tensor back: seldom, please.
+ *
+ * @returns the hash of the tensor, SHA-256 in hexadecimal digits.
+ * @throws {Error} on every rank, naming the ranks that differ from most others.
+ */
+export async function checkSameBits(
+  transport: Transport,
+  device: Device,
+  tensor: Tensor,
+): Promise<string> {
+  const [values] = await download(device, tensor);
+  const own = createHash("sha256").update(values!).digest();
+  const hashes = (await transport.gather(Uint8Array.from(own)))
+    .map((hash) => hash.reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), ""));
+  const counts = new Map<string, number>();
+  for (const hash of hashes) counts.set(hash, (counts.get(hash) ?? 0) + 1);
+  // of equally frequent ones the first, that of the lowest rank
+  const [most] = [...counts].reduce((a, b) => b[1] > a[1] ? b : a);
+  const odd = hashes.flatMap((hash, rank) => hash === most ? [] : [rank]);
+  if (odd.length === 0) return most;
+  throw new Error(
+    `Cannot continue as all ranks must hold the same ${tensor.name}: ` +
+      `${odd.length === 1 ? "rank" : "ranks"} ${odd.join(", ")} of ${transport.size} ` +
+      `${odd.length === 1 ? "differs" : "differ"} from the others`,
+  );
+}

@@ -1,0 +1,51 @@
+/**
+ * The transport between the ranks of a training: processes, each with a device, that compute one step together.
+ *
+ * @module
+ */
+
+/**
+ * What ranks exchange. All verbs but `abort()` are collective: every rank calls the same ones in the same order. Calls
+ * of one rank run one after another.
+ */
+export interface Transport {
+  /** Number of this process among all, from 0. */
+  readonly rank: number;
+  /** Number of ranks. */
+  readonly size: number;
+  /** Number of this process among those of its host, from 0. */
+  readonly localRank: number;
+  /**
+   * Adds up an array over all ranks, in place: each element becomes ((x₀ + x₁) + x₂) + …, where xᵣ is that of rank r.
+   * Its bits depend neither on the transport nor on where the ranks run, and are the same on every rank.
+   *
+   * @throws {RangeError} if the arrays of the ranks differ in length.
+   */
+  sum(values: Float32Array<ArrayBuffer>): Promise<void>;
+  /** The bytes of every rank, by rank, on every rank. */
+  gather(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>[]>;
+  /** The bytes of rank 0; what other ranks give is ignored. */
+  broadcast(bytes?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
+  /** Resolves when every rank has called it. */
+  barrier(): Promise<void>;
+  /** Ends all ranks at once, after it has written the reason to the standard error. */
+  abort(reason: string): never;
+  /** Leaves the others; resolves when every rank has called it. */
+  close(): Promise<void>;
+}
+
+/** The transport of a training on one rank, which exchanges nothing. */
+export const oneRank: Transport = {
+  rank: 0,
+  size: 1,
+  localRank: 0,
+  sum: () => Promise.resolve(),
+  gather: (bytes) => Promise.resolve([bytes.slice()]),
+  broadcast: (bytes = new Uint8Array()) => Promise.resolve(bytes.slice()),
+  barrier: () => Promise.resolve(),
+  abort(reason) {
+    console.error(reason);
+    Deno.exit(1);
+  },
+  close: () => Promise.resolve(),
+};

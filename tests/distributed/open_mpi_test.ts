@@ -1,0 +1,102 @@
+import assert from "node:assert/strict";
+import { openTransport, placementOf } from "../../distributed/open_mpi.ts";
+import { oneRank } from "../../distributed/transport.ts";
+import { UserError } from "../../files/user_error.ts";
+import { mpirun, withRanks } from "./mpirun.ts";
+
+const place = (environment: Record<string, string>) => placementOf((name) => environment[name]);
+
+Deno.test("placementOf() reads the variables of mpirun, and of srun in a step", () => {
+  const mpirun = { OMPI_COMM_WORLD_RANK: "3", OMPI_COMM_WORLD_SIZE: "4" };
+  assert.deepEqual(place({ ...mpirun, OMPI_COMM_WORLD_LOCAL_RANK: "1" }), {
+    rank: 3,
+    size: 4,
+    localRank: 1,
+  });
+  const script = { SLURM_PROCID: "0", SLURM_NTASKS: "8", SLURM_LOCALID: "0" };
+  assert.equal(place(script), undefined); // the batch script, from which srun starts the ranks
+  const step = { SLURM_PROCID: "5", SLURM_STEP_NUM_TASKS: "8", SLURM_LOCALID: "1" };
+  assert.deepEqual(place({ ...script, ...step }), { rank: 5, size: 8, localRank: 1 });
+  assert.equal(place({}), undefined);
+});
+
+Deno.test("placementOf() names the variable that contradicts the others", () => {
+  const variables = { OMPI_COMM_WORLD_SIZE: "2", OMPI_COMM_WORLD_LOCAL_RANK: "0" };
+  for (const [rank, value] of [["2", '"2"'], ["-1", '"-1"'], ["1\x1b[2J", '"1\\u001b[2J"']]) {
+    assert.throws(
+      () => place({ ...variables, OMPI_COMM_WORLD_RANK: rank! }),
+      (error) =>
+        error instanceof UserError &&
+        error.message === "Cannot use the ranks of the launcher as OMPI_COMM_WORLD_RANK must be " +
+            `a whole number from 0 on below OMPI_COMM_WORLD_SIZE: current value is ${value}`,
+      rank,
+    );
+  }
+});
+
+Deno.test("openTransport() is one rank when no launcher started the process, or with off", async () => {
+  assert.equal(openTransport("auto"), oneRank);
+  assert.equal(openTransport("off"), oneRank);
+  const values = Float32Array.of(1, 2);
+  await oneRank.sum(values);
+  assert.deepEqual([...values], [1, 2]);
+  assert.deepEqual(await oneRank.gather(Uint8Array.of(3)), [Uint8Array.of(3)]);
+  assert.deepEqual(await oneRank.broadcast(Uint8Array.of(4)), Uint8Array.of(4));
+});
+
+withRanks("openTransport() gathers and broadcasts bytes between three ranks", async () => {
+  const { lines, stderr } = await mpirun(3, "ranks.ts", ["verbs"]);
+  const gathered = [[0], [1, 1], [2, 2, 2]];
+  const expected = [0, 1, 2].map((rank) => ({
+    ...{ rank, size: 3, localRank: rank, gathered },
+    ...{ first: [7, 8, 9], empty: 0 },
+  }));
+  assert.deepEqual(lines, expected, stderr);
+});
+
+withRanks(
+  "sum() adds in the order of ranks, on every rank, whatever carries the numbers",
+  async () => {
+    // (1e8 − 1e8) + 1.25; in another order the last addend would be rounded to 0
+    const sums = { first: 1.25, odd: -1, last: "NaN", short: [6] };
+    for (const flags of [[], ["--mca", "btl", "tcp,self"]]) { // in memory, and as between hosts
+      const { lines, stderr, code } = await mpirun(3, "ranks.ts", ["sum"], { flags });
+      assert.deepEqual(lines, [0, 1, 2].map((rank) => ({ rank, ...sums })), stderr);
+      assert.equal(code, 0, stderr); // the ranks end without a signal
+    }
+  },
+);
+
+withRanks("sum() refuses arrays of different lengths on every rank", async () => {
+  const { lines, code, stderr } = await mpirun<{ rank: number; error: string }>(
+    2,
+    "ranks.ts",
+    ["lengths"],
+  );
+  assert.equal(code, 0, stderr);
+  const sentence = (own: number, other: string) =>
+    `Cannot sum as all ranks must give as many numbers, ${own}: current number of rank ${other}`;
+  assert.deepEqual(lines.map(({ error }) => error), [
+    sentence(10, "1 is 11"),
+    sentence(11, "0 is 10"),
+  ]);
+});
+
+withRanks("barrier() leaves the event loop alive", async () => {
+  const { lines, stderr } = await mpirun<{ rank: number; ticks: number }>(2, "ranks.ts", ["idle"]);
+  assert.ok(lines[0]!.ticks >= 5, `${lines[0]!.ticks} ticks; ${stderr}`);
+});
+
+withRanks("abort() ends all ranks with the reason and its rank", async () => {
+  const { lines, stderr, code } = await mpirun(3, "ranks.ts", ["abort"]);
+  assert.notEqual(code, 0);
+  assert.deepEqual(lines, []);
+  assert.match(stderr, /^rank 1: Cannot continue as the device is lost$/m);
+});
+
+withRanks("openTransport() names the permission that is missing", async () => {
+  const permissions = ["--allow-env"];
+  const { stderr, code } = await mpirun(2, "ranks.ts", ["verbs"], { permissions });
+  assert.notEqual(code, 0);
+  assert.match(stderr, /Cannot load Open MPI as the permission --allow-ffi is missing/);
+});

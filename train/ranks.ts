@@ -1,0 +1,195 @@
+import { Batches } from "../data/tokens/batches.ts";
+import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
+import { type ChatTemplate, parseTokenizer } from "../data/tokenizer/tokenizer.ts";
+import type { Transport } from "../distributed/transport.ts";
+import { UserError } from "../files/user_error.ts";
+import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
+import type { RecomputeMode } from "../model/activations.ts";
+import type { GptConfig } from "../model/config.ts";
+import { createGpt, type Gpt } from "../model/gpt.ts";
+import { createEvaluator } from "./evaluate.ts";
+import type { ResolvedOptions } from "./options.ts";
+import { cacheBeside, type Run, type Workplace } from "./setup.ts";
+import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
+import { createTrainStep, type StepState, type TrainStep } from "./step.ts";
+import { choicesOf, tuningOf } from "./tuning.ts";
+
+/**
+ * A training on several ranks. Rank 0 decides all: it makes every choice, evaluates, saves, and names each step, in which
+ * the others follow it. They read the data themselves, and get all else from rank 0.
+ *
+ * @module
+ */
+
+/** What rank 0 tells the others before the first step, beside weights and state. */
+interface Assignment {
+  readonly options: ResolvedOptions;
+  readonly config: GptConfig;
+  readonly recompute: RecomputeMode;
+  readonly start: Start;
+  readonly corpus: { readonly name: string; readonly hash: string };
+  readonly tokenizer: {
+    readonly json: string;
+    readonly vocabularySize: number;
+    readonly endOfTextToken: string;
+    readonly chatTemplate: ChatTemplate | undefined;
+  };
+  readonly tuning: ReturnType<typeof tuningOf>;
+  readonly state: StepState;
+}
+
+/** The training, as rank 0 has it, for the other ranks. */
+interface Training {
+  readonly gpt: Gpt;
+  readonly trainStep: TrainStep;
+}
+
+/** Gives the other ranks all that they need; they wait for it in `follow()`. */
+export async function assign(
+  { options, config, recompute, corpus, device, share, transport }: Run,
+  { gpt, trainStep }: Training,
+): Promise<void> {
+  const { json, vocabularySize, endOfTextToken, chatTemplate } = corpus.tokenizer;
+  const assignment: Assignment = {
+    options,
+    config,
+    recompute,
+    start: share.start,
+    corpus: { name: corpus.name, hash: corpus.hash },
+    tokenizer: { json, vocabularySize, endOfTextToken, chatTemplate },
+    tuning: tuningOf(device),
+    state: await trainStep.state(),
+  };
+  await transport.broadcast(encode(assignment));
+  await transport.barrier(); // until other hosts have tokenized their data
+  for (const tensor of sharedTensors({ gpt, trainStep })) {
+    const [values] = await download(device, tensor);
+    await transport.broadcast(new Uint8Array(values!.buffer));
+  }
+}
+
+/** What rank 0 announces to the others, which all ranks then do together, or the end of the training. */
+type Announcement = AnnouncedStep | { readonly kind: "evaluation" } | { readonly kind: "end" };
+
+/** Announces to the other ranks what comes next. */
+export async function announce(transport: Transport, announcement: Announcement): Promise<void> {
+  if (transport.size > 1) await transport.broadcast(encode(announcement));
+}
+
+/**
+ * Follows rank 0 through a training, up to its end.
+ *
+ * @throws {UserError} if the data of this host differs from that of rank 0.
+ */
+export async function follow(
+  transport: Transport,
+  place: Pick<Workplace, "device" | "out" | "hub" | "documents" | "validationDocuments">,
+): Promise<void> {
+  const { device } = place;
+  const assignment = decode(await transport.broadcast()) as Assignment;
+  const { options, config, recompute, start, state, tuning } = assignment;
+  using resources = new DisposableStack();
+  // the others of a host find the tokens that its first rank has written
+  if (transport.localRank > 0) await transport.barrier();
+  const corpus = resources.adopt(
+    await openCorpus(transport, place, assignment),
+    (corpus) => corpus.close(),
+  );
+  if (transport.localRank === 0) await transport.barrier();
+  const { contextLength, precision, freeze = "" } = options;
+  const batches = new Batches(corpus.training, {
+    ...options,
+    padding: corpus.tokenizer.endOfText,
+    beginOfText: corpus.tokenizer.beginOfText,
+  });
+  const choices = choicesOf({ tuning }, device);
+  for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+  const gpt = resources.adopt(
+    createGpt(device, config, { precision, freeze }),
+    (gpt) => gpt.destroy(),
+  );
+  const trainStep = resources.use(
+    createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
+  );
+  for (const tensor of sharedTensors({ gpt, trainStep })) {
+    const { buffer } = await transport.broadcast();
+    const values: HostArray = tensor.dtype === "u32"
+      ? new Uint32Array(buffer)
+      : new Float32Array(buffer);
+    upload(device, tensor, values);
+  }
+  trainStep.restore(state);
+  const share = new StepShare(transport, batches, start);
+  const evaluator = resources.adopt(
+    createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
+      batchSize: options.batchSize,
+      sequenceLength: contextLength,
+      maxTokens: options.evalTokens || Infinity,
+      transport,
+    }),
+    (evaluator) => evaluator.destroy(),
+  );
+  for (;;) {
+    const announcement = decode(await transport.broadcast()) as Announcement;
+    if (announcement.kind === "end") return;
+    if (announcement.kind === "step") await share.submit({ gpt, trainStep }, announcement);
+    else await evaluator.run();
+  }
+}
+
+/** Puts the rank in front of the message of an error: errors are all that ranks beside rank 0 print. */
+export function withRank({ rank }: Transport, error: unknown): unknown {
+  if (error instanceof UserError) {
+    return new UserError(`rank ${rank}: ${error.sentence}`, { hint: error.hint, cause: error });
+  }
+  if (error instanceof Error) error.message = `rank ${rank}: ${error.message}`;
+  return error;
+}
+
+/** The corpus of rank 0 on this host, which must have its documents. */
+async function openCorpus(
+  transport: Transport,
+  { out, hub, documents, validationDocuments }: Parameters<typeof follow>[1],
+  { options, corpus: { name, hash }, tokenizer }: Assignment,
+): Promise<Corpus> {
+  const { data, dataVersion, textField, workers } = options;
+  const { json, vocabularySize, endOfTextToken: endOfText, chatTemplate } = tokenizer;
+  const parsed = await parseTokenizer(json, "the tokenizer of rank 0", {
+    vocabularySize,
+    endOfText,
+  });
+  const corpus = await loadCorpus({
+    ...hub,
+    cacheDirectory: cacheBeside(out),
+    readOnly: transport.localRank > 0,
+    data: documents ?? data,
+    validationData: validationDocuments ?? options.validationData,
+    dataVersion,
+    textField,
+    workers,
+    tokenizer: chatTemplate ? { ...parsed, chatTemplate } : parsed,
+  });
+  if (corpus.hash === hash) return corpus;
+  corpus.close();
+  throw new UserError(
+    `Cannot train on ${name} as every host must have the same documents: ` +
+      `those of rank ${transport.rank} differ from those of rank 0`,
+  );
+}
+
+/** The tensors whose values the other ranks get from rank 0. */
+function sharedTensors({ gpt, trainStep }: Training): Tensor[] {
+  return [
+    gpt.parameters.flat,
+    ...(gpt.copies ? [gpt.copies.flat] : []),
+    ...trainStep.optimizer.state.values().map(({ flat }) => flat),
+  ];
+}
+
+function encode(value: unknown): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(JSON.stringify(value));
+}
+
+function decode(bytes: Uint8Array): unknown {
+  return JSON.parse(new TextDecoder().decode(bytes));
+}

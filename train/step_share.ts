@@ -1,0 +1,69 @@
+import type { Batches } from "../data/tokens/batches.ts";
+import { checkSameBits } from "../distributed/same_bits.ts";
+import type { Transport } from "../distributed/transport.ts";
+import type { Gpt } from "../model/gpt.ts";
+import type { TrainStep } from "./step.ts";
+
+/** Steps between checks that all ranks hold the same weights, which are read back for that. */
+const STEPS_PER_CHECK = 100;
+
+/** A step, with its learning rates. */
+export interface AnnouncedStep {
+  readonly kind: "step";
+  readonly step: number;
+  readonly learningRate: number;
+  readonly muonLearningRate?: number;
+}
+
+/** Where a training begins or is resumed. */
+export interface Start {
+  /** Steps already done. */
+  readonly step: number;
+  /** Micro-batches that these have used. */
+  readonly batchIndex: number;
+  /** Micro-batches of each rank in a step. */
+  readonly gradientAccumulation: number;
+}
+
+/** What a rank computes of each step. */
+export class StepShare {
+  readonly #transport: Transport;
+  readonly #batches: Batches;
+  /** Where the training began or was resumed. */
+  readonly start: Start;
+
+  constructor(transport: Transport, batches: Batches, start: Start) {
+    this.#transport = transport;
+    this.#batches = batches;
+    this.start = start;
+  }
+
+  /** Micro-batches per step, those of all ranks. */
+  get batchesPerStep(): number {
+    return this.#transport.size * this.start.gradientAccumulation;
+  }
+
+  /** Micro-batches of all ranks before a step, also of those before a resume on another number of ranks. */
+  batchesBefore(step: number): number {
+    const { step: first, batchIndex } = this.start;
+    return batchIndex + (step - first) * this.batchesPerStep;
+  }
+
+  /** Submits the rank's share of a step, which rank 0 has announced. @returns milliseconds, see `TrainStep.submit()`. */
+  async submit(
+    { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
+    { kind: _, step, ...rates }: AnnouncedStep,
+  ): Promise<number> {
+    const transport = this.#transport, batches = this.#batches;
+    const { gradientAccumulation: length } = this.start;
+    const all = this.batchesBefore(step), first = all + transport.rank * length;
+    const since = performance.now(), counted = batches.counted(all, this.batchesPerStep);
+    const countMs = performance.now() - since;
+    const own = { length, at: (i: number) => batches.at(first + i) };
+    const dataMs = await trainStep.submit(step, own, { ...rates, counted });
+    if (transport.size > 1 && (step + 1) % STEPS_PER_CHECK === 0) {
+      await checkSameBits(transport, gpt.device, gpt.parameters.flat);
+    }
+    return countMs + dataMs;
+  }
+}
