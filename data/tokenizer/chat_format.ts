@@ -1,25 +1,16 @@
-import { Buffer } from "node:buffer";
 import { UserError } from "../../files/user_error.ts";
 import type { Conversation, Message } from "../text/conversations.ts";
+import {
+  addedSpans,
+  ConversationError,
+  type RenderConversation,
+  spansOfTokens,
+} from "./answer_spans.ts";
 import { defaultTemplate } from "./chat_template.ts";
 import { createRenderer, type Renderer, type Span, TemplateError } from "./jinja.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-export type { Span };
-
-/** A conversation that a chat template cannot write. */
-export class ConversationError extends UserError {
-  /** Tells this error from others without `instanceof`. */
-  override name = "ConversationError";
-  /** What it must be, and why it is not: `it must fit the chat template: it says "Roles must alternate"`. */
-  readonly reason: string;
-
-  /** An error whose sentence is `Cannot encode a conversation as` and the reason. */
-  constructor(reason: string) {
-    super(`Cannot encode a conversation as ${reason}`);
-    this.reason = reason;
-  }
-}
+export { ConversationError, type Span };
 
 /** A conversation as a model reads it. */
 export interface EncodedConversation {
@@ -137,7 +128,7 @@ export async function createChatFormat(
     throw new UserError(`Cannot use a chat template as it must be Jinja: ${error.message}`);
   }
   const { endOfTextToken: eos_token, bosToken: bos_token = eos_token } = tokenizer;
-  const rendered = (messages: Conversation, add_generation_prompt = false) => {
+  const rendered: RenderConversation = (messages, add_generation_prompt = false) => {
     const variables = { bos_token, eos_token, tools: null, documents: null };
     try {
       return renderer({ ...variables, messages: messages.map(wellFormed), add_generation_prompt });
@@ -147,26 +138,6 @@ export async function createChatFormat(
     }
   };
   const end = messageEnd(tokenizer, rendered);
-  /**
-   * What assistants' messages add to a text: what they have beyond the text that asks for them. If a template writes an
-   * answer in another way once the conversation continues, as Qwen3's leaves out thoughts, the answer ends with the
-   * token that ends messages.
-   */
-  const additions = (messages: Conversation, text: string): Span[] =>
-    messages.flatMap(({ role }, i) => {
-      if (role !== "assistant") return [];
-      const before = rendered(messages.slice(0, i), true).text;
-      const after = i + 1 < messages.length ? rendered(messages.slice(0, i + 1)).text : text;
-      const start = before.length, isKept = after.startsWith(before) && text.startsWith(after);
-      if (isKept) return start < after.length ? [{ start, end: after.length }] : [];
-      const at = end && text.startsWith(before) ? text.indexOf(end.text, start) : -1;
-      if (at >= 0) return [{ start, end: at + end!.text.length }];
-      throw new ConversationError(
-        `the chat template must mark what the assistant says with {% generation %}, or write the ` +
-          `beginning of a conversation always alike: it does not up to message ${i + 1} of ` +
-          `${messages.length}`,
-      );
-    });
   const { endOfText, endIds = [endOfText] } = tokenizer;
   return {
     template,
@@ -175,7 +146,7 @@ export async function createChatFormat(
       rendered(messages, addGenerationPrompt).text,
     encode(messages) {
       const { text, generated } = rendered(messages), ids = tokenizer.encode(text);
-      const spans = generated ?? additions(messages, text);
+      const spans = generated ?? addedSpans(messages, { text, render: rendered, end: end?.text });
       return { ids, answers: spansOfTokens(tokenizer, { text, ids, spans }) };
     },
     promptIds: (messages) => tokenizer.encode(rendered(messages, true).text),
@@ -190,7 +161,7 @@ function wellFormed({ role, content }: Message): Message {
 /** The token that ends an answer: the first special one behind it in the template, if there is one. */
 function messageEnd(
   { encode, decode, byteLength }: Tokenizer,
-  render: (messages: Conversation) => { text: string },
+  render: RenderConversation,
 ): { id: number; text: string } | undefined {
   const answer = "answer";
   let text = "";
@@ -206,52 +177,4 @@ function messageEnd(
   const behind = at < 0 ? [] : encode(text.slice(at + answer.length));
   const id = behind.find((id) => byteLength(id) === 0);
   return id === undefined ? undefined : { id, text: decode([id]) };
-}
-
-/**
- * The tokens that hold these parts of a text.
- *
- * The bytes of tokens say which, if the tokenizer changes no byte. Otherwise a part begins at the first token that
- * differs from those of the text before it.
- */
-function spansOfTokens(
-  tokenizer: Tokenizer,
-  { text, ids, spans }: { text: string; ids: readonly number[]; spans: readonly Span[] },
-): Span[] {
-  const ends = byteEnds(tokenizer, ids, text);
-  let units = 0, bytes = 0, token = 0;
-  /** Tokens that end at a place of the text or before it. */
-  const tokensBefore = (place: number): number => {
-    if (!ends) return commonLength(ids, tokenizer.encode(text.slice(0, place)));
-    bytes += Buffer.byteLength(text.slice(units, place));
-    units = place;
-    while (token < ids.length && ends[token]! <= bytes) token++;
-    return token;
-  };
-  return spans.map(({ start, end }) => {
-    const first = tokensBefore(start), last = tokensBefore(end);
-    // a token whose last bytes lie after the end belongs to the part as well
-    const isCut = ends && last < ids.length && (last === 0 ? 0 : ends[last - 1]!) < bytes;
-    return { start: first, end: isCut ? last + 1 : last };
-  }).filter(({ start, end }) => start < end);
-}
-
-/** Where each token ends in the UTF-8 of a text; undefined if the tokens do not give back its bytes. */
-function byteEnds(
-  { byteLength, decode }: Tokenizer,
-  ids: readonly number[],
-  text: string,
-): Uint32Array | undefined {
-  const ends = new Uint32Array(ids.length);
-  let end = 0;
-  ids.forEach((id, i) => {
-    end += byteLength(id) || Buffer.byteLength(decode([id])); // special tokens have no bytes in a text
-    ends[i] = end;
-  });
-  return end === Buffer.byteLength(text) ? ends : undefined;
-}
-
-function commonLength(a: readonly number[], b: readonly number[]): number {
-  const differs = b.findIndex((id, i) => id !== a[i]);
-  return differs < 0 ? b.length : differs;
 }

@@ -176,10 +176,10 @@ def content(rng):
     )
 
 
-def conversation(rng):
+def conversation(rng, most=5):
     """Turns of user and assistant, sometimes after the system, sometimes in another order, some without an answer."""
     roles = ["system"] if rng.random() < 0.4 else []
-    for turn in range(rng.randrange(1, 6)):
+    for turn in range(rng.randrange(1, most + 1)):
         roles.append("user" if turn % 2 == 0 else "assistant")
         if rng.random() < 0.05:
             roles.append(rng.choice(["user", "assistant", "system"]))
@@ -193,6 +193,12 @@ def main():
         for _ in range(9):
             messages = conversation(rng)
             cases.append({"kind": kind, "messages": messages, **reference(fast(tokenizer, kind), messages)})
+    for kind in ["llama", "qwen", "chatml"]:  # long ones, of which not all beginnings are rendered
+        messages = next(
+            found for _ in range(1000)
+            if len(found := conversation(rng, 18)) > 16 and all(m["role"] != "system" for m in found[1:])
+        )
+        cases.append({"kind": kind, "messages": messages, **reference(fast(tokenizer, kind), messages)})
     ends = {kind: fast(tokenizer, kind).eos_token for kind in KINDS}
     golden = {"tokenizer": json.loads(tokenizer.to_str()), "templates": KINDS, "ends": ends, "cases": cases}
     Path(__file__).with_name("conversations.json").write_text(json.dumps(golden, ensure_ascii=True) + "\n")

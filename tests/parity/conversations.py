@@ -27,7 +27,7 @@ rng, tokenizer = random.Random(seed), make_tokenizer()
 tokenizers = {kind: fast(tokenizer, kind) for kind in KINDS}
 cases = []
 for _ in range(count):
-    kind, messages = rng.choice(list(KINDS)), conversation(rng)
+    kind, messages = rng.choice(list(KINDS)), conversation(rng, rng.choice([5, 40]))
     cases.append({"kind": kind, "messages": messages, **reference(tokenizers[kind], messages)})
 path = Path(tempfile.mkdtemp(prefix="conversations-")) / "cases.json"
 path.write_text(json.dumps({

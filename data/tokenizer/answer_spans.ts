@@ -1,0 +1,210 @@
+import { Buffer } from "node:buffer";
+import { UserError } from "../../files/user_error.ts";
+import type { Conversation } from "../text/conversations.ts";
+import type { Rendered, Span } from "./jinja.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/**
+ * What the assistant says in a conversation: which parts of its text, if the template does not mark them, and which of
+ * its tokens.
+ *
+ * @module
+ */
+
+/** A conversation that a chat template cannot write. */
+export class ConversationError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "ConversationError";
+  /** What it must be, and why it is not: `it must fit the chat template: it says "Roles must alternate"`. */
+  readonly reason: string;
+
+  /** An error whose sentence is `Cannot encode a conversation as` and the reason. */
+  constructor(reason: string) {
+    super(`Cannot encode a conversation as ${reason}`);
+    this.reason = reason;
+  }
+}
+
+/**
+ * Renders a conversation; with the second argument, up to where an answer begins.
+ *
+ * @throws {ConversationError} if the template refuses it.
+ */
+export type RenderConversation = (messages: Conversation, asks?: boolean) => Rendered;
+
+/** A conversation, its text, and what rendered it. */
+interface WholeConversation {
+  readonly text: string;
+  readonly render: RenderConversation;
+  /** The text that ends messages, if there is one. */
+  readonly end: string | undefined;
+}
+
+/** Messages up to which all beginnings of a conversation are rendered, which takes quadratic time. */
+const MOST_WHOLE = 16;
+
+/** Messages before an answer with which it is rendered, at most. */
+const MOST_BEFORE = 8;
+
+/**
+ * What assistants' messages add to the text of a conversation: what they have beyond the text that asks for them. If a
+ * template writes an answer in another way once the conversation continues, as Qwen3's leaves out thoughts, the answer
+ * ends with the token that ends messages.
+ *
+ * An answer of a long conversation is rendered with the turn before it alone. All that the parts add must make up the
+ * text; if it does not, as in a template that numbers the turns, the whole beginnings are rendered.
+ *
+ * @throws {ConversationError} if the template writes the beginning of the conversation in several ways.
+ */
+export function addedSpans(messages: Conversation, whole: WholeConversation): Span[] {
+  if (messages.length > MOST_WHOLE) {
+    try {
+      return spansByParts(messages, whole, { isWhole: false });
+    } catch (error) {
+      if (!(error instanceof ConversationError)) throw error; // also of a template that refuses a part
+    }
+  }
+  return spansByParts(messages, whole, { isWhole: true });
+}
+
+function spansByParts(
+  messages: Conversation,
+  { text, render, end }: WholeConversation,
+  { isWhole }: { isWhole: boolean },
+): Span[] {
+  const refuse = (i: number) =>
+    new ConversationError(
+      `the chat template must mark what the assistant says with {% generation %}, or write the ` +
+        `beginning of a conversation always alike: it does not up to message ${i + 1} of ` +
+        `${messages.length}`,
+    );
+  const firstTurn = messages.findIndex(({ role }) => role !== "system");
+  const head = messages.slice(0, firstTurn);
+  /** The text of the system's messages at the beginning and of a part of the others. */
+  const textOf = (from: number, to: number, asks = false) =>
+    !asks && from === firstTurn && to === messages.length
+      ? text
+      : render([...head, ...messages.slice(from, to)], asks).text;
+  if (firstTurn < 0) return []; // nothing but the system
+  const spans: Span[] = [];
+  let from = firstTurn, before = "", start = 0; // of an answer: its part, the text of that, where the answer begins
+  /** Units by which a text of the part exceeds the one before the answer; undefined if they are not those of the whole. */
+  const added = (longer: string): number | undefined => {
+    const isKept = longer.startsWith(before) && text.startsWith(longer.slice(before.length), start);
+    return isKept ? longer.length - before.length : undefined;
+  };
+  let turn = firstTurn, turnBefore = firstTurn, isFirst = true;
+  messages.forEach(({ role }, i) => {
+    if (role === "user") [turnBefore, turn] = [turn, i];
+    if (role !== "assistant") return;
+    const asking = textOf(from, i, true), units = added(asking);
+    if (units === undefined) throw refuse(i);
+    start += units;
+    before = asking;
+    if (!isWhole && !isFirst) {
+      from = Math.max(turnBefore, i - MOST_BEFORE);
+      before = textOf(from, i, true);
+    }
+    isFirst = false;
+    const kept = added(textOf(from, i + 1));
+    if (kept !== undefined) {
+      if (kept > 0) spans.push({ start, end: start + kept });
+      return;
+    }
+    const at = end === undefined ? -1 : text.indexOf(end, start);
+    if (at < 0) throw refuse(i);
+    spans.push({ start, end: at + end!.length });
+  });
+  const isComplete = isWhole ||
+    start + (added(textOf(from, messages.length)) ?? NaN) === text.length;
+  if (!isComplete) throw refuse(messages.length - 1);
+  return spans;
+}
+
+/**
+ * The tokens that hold these parts of a text.
+ *
+ * The bytes of tokens say which, if the tokenizer changes no byte. Otherwise a part begins at the first token that
+ * differs from those of the text before it.
+ */
+export function spansOfTokens(
+  tokenizer: Tokenizer,
+  { text, ids, spans }: { text: string; ids: readonly number[]; spans: readonly Span[] },
+): Span[] {
+  const ends = byteEnds(tokenizer, ids, text);
+  const encoded = ends ? undefined : new EncodedBeginnings(tokenizer, text, ids);
+  let units = 0, bytes = 0, token = 0;
+  /** Tokens that end at a place of the text or before it. */
+  const tokensBefore = (place: number): number => {
+    if (!ends) return encoded!.tokensBefore(place);
+    bytes += Buffer.byteLength(text.slice(units, place));
+    units = place;
+    while (token < ids.length && ends[token]! <= bytes) token++;
+    return token;
+  };
+  return spans.map(({ start, end }) => {
+    const first = tokensBefore(start), last = tokensBefore(end);
+    // a token whose last bytes lie after the end belongs to the part as well
+    const isCut = ends && last < ids.length && (last === 0 ? 0 : ends[last - 1]!) < bytes;
+    return { start: first, end: isCut ? last + 1 : last };
+  }).filter(({ start, end }) => start < end);
+}
+
+/** Where each token ends in the UTF-8 of a text; undefined if the tokens do not give back its bytes. */
+function byteEnds(
+  { byteLength, decode }: Tokenizer,
+  ids: readonly number[],
+  text: string,
+): Uint32Array | undefined {
+  const ends = new Uint32Array(ids.length);
+  let end = 0;
+  ids.forEach((id, i) => {
+    end += byteLength(id) || Buffer.byteLength(decode([id])); // special tokens have no bytes in a text
+    ends[i] = end;
+  });
+  return end === Buffer.byteLength(text) ? ends : undefined;
+}
+
+/**
+ * The beginnings of a text, which are encoded one after another. What precedes a special token is encoded once: the
+ * tokens on both sides of it do not depend on each other.
+ */
+class EncodedBeginnings {
+  readonly #tokenizer: Tokenizer;
+  readonly #text: string;
+  readonly #ids: readonly number[];
+  #place = 0; // of the last special token that was found
+  #token = 0; // its index
+
+  constructor(tokenizer: Tokenizer, text: string, ids: readonly number[]) {
+    this.#tokenizer = tokenizer;
+    this.#text = text;
+    this.#ids = ids;
+  }
+
+  /** Tokens that the text up to a place, no earlier than those before, has in common with the whole text. */
+  tokensBefore(place: number): number {
+    const count = this.#token + this.#common(place).length;
+    this.#advance(count, place);
+    return count;
+  }
+
+  /** The tokens from the last special one up to a place, as far as they are those of the whole text. */
+  #common(place: number): { length: number; isAll: boolean } {
+    const part = this.#tokenizer.encode(this.#text.slice(this.#place, place));
+    const differs = part.findIndex((id, i) => id !== this.#ids[this.#token + i]);
+    return { length: differs < 0 ? part.length : differs, isAll: differs < 0 };
+  }
+
+  /** Moves to the last special token before a place, if the text before it has exactly the tokens before that one. */
+  #advance(count: number, place: number): void {
+    const { byteLength, decode } = this.#tokenizer, ids = this.#ids;
+    let token = count - 1;
+    while (token > this.#token && byteLength(ids[token]!) > 0) token--;
+    if (token <= this.#token) return;
+    const at = this.#text.lastIndexOf(decode([ids[token]!]), place - 1);
+    if (at <= this.#place) return;
+    const { length, isAll } = this.#common(at);
+    if (isAll && length === token - this.#token) [this.#place, this.#token] = [at, token];
+  }
+}
