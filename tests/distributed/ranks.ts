@@ -8,6 +8,18 @@ const print = (value: unknown) =>
   Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(value)}\n`));
 const bytesOf = (...values: number[]) => Uint8Array.from(values);
 
+/** Numbers whose sum depends on its order, in more than one piece, and fewer numbers than ranks. */
+async function sums() {
+  const length = 2 ** 18 + 11, values = new Float32Array(length);
+  const [a, b, c] = [1e8, -1e8, 1.25];
+  values.fill([a, b, c][rank % 3]!);
+  values[length - 1] = rank === 1 ? Infinity : -Infinity;
+  const short = Float32Array.of(rank + 1), none = new Float32Array();
+  await Promise.all([transport.sum(values), transport.sum(short), transport.sum(none)]);
+  const [first] = values, odd = values.subarray(0, -1).findIndex((v) => v !== first);
+  return { first, odd, last: String(values[length - 1]), short: [...short] };
+}
+
 if (task === "verbs") {
   // several calls at once run in turn
   const [gathered, , first, empty] = await Promise.all([
@@ -16,41 +28,26 @@ if (task === "verbs") {
     transport.broadcast(rank === 0 ? bytesOf(7, 8, 9) : undefined),
     transport.broadcast(),
   ]);
-  print({
-    rank,
-    size,
-    localRank,
-    gathered: gathered.map((b) => [...b]),
-    first: [...first],
-    empty: empty.length,
-  });
-} else if (task === "sum") {
-  // numbers whose sum depends on its order, in more than one piece, and fewer numbers than ranks
-  const length = 2 ** 18 + 11, values = new Float32Array(length);
-  const [a, b, c] = [1e8, -1e8, 1.25];
-  values.fill([a, b, c][rank % 3]!);
-  values[length - 1] = rank === 1 ? Infinity : -Infinity;
-  const short = Float32Array.of(rank + 1), none = new Float32Array();
-  await Promise.all([transport.sum(values), transport.sum(short), transport.sum(none)]);
-  const [first] = values, odd = values.subarray(0, -1).findIndex((v) => v !== first);
-  print({ rank, first, odd, last: String(values[length - 1]), short: [...short] });
-} else if (task === "lengths") {
-  try {
-    await transport.sum(new Float32Array(10 + rank));
-  } catch (error) {
-    print({ rank, error: (error as Error).message });
-  }
-} else if (task === "abort") {
-  if (rank === 1) transport.abort("Cannot continue as the device is lost");
-  await transport.barrier(); // never complete
-} else if (task === "idle") {
+  const lengths = await transport.sum(new Float32Array(10 + rank))
+    .catch((error) => (error as Error).message);
   // the event loop is alive while a call waits for another rank
   if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 200));
   let ticks = 0;
   const timer = setInterval(() => ticks++, 5);
   await transport.barrier();
   clearInterval(timer);
-  print({ rank, ticks });
+  print({
+    ...{ rank, size, localRank, lengths, ticks },
+    gathered: gathered.map((b) => [...b]),
+    first: [...first],
+    empty: empty.length,
+    sums: await sums(),
+  });
+} else if (task === "sum") {
+  print({ rank, sums: await sums() });
+} else if (task === "abort") {
+  if (rank === 1) transport.abort("Cannot continue as the device is lost");
+  await transport.barrier(); // never complete
 } else if (task === "time") {
   for (const length of [4, 1 << 20, 1 << 24, 30_000_000]) {
     const values = new Float32Array(length).fill(0.5);

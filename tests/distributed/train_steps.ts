@@ -1,120 +1,122 @@
-/**
- * A program that tests start with mpirun: ranks train a small model together, rank 0 then trains it alone with as many
- * micro-batches, and prints how far both are apart.
- */
 import { sampleBatches } from "../../bench/text.ts";
-import { openTransport } from "../../distributed/open_mpi.ts";
+import { Batches, type BatchesOptions } from "../../data/tokens/batches.ts";
+import { tokenDataset } from "../../data/tokens/token_dataset.ts";
 import { checkSameBits } from "../../distributed/same_bits.ts";
 import { oneRank, type Transport } from "../../distributed/transport.ts";
-import { download, upload } from "../../kernels/tensor.ts";
+import type { Device } from "../../kernels/device.ts";
+import { download } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import type { OptimizerName } from "../../train/optimizer.ts";
-import { createTrainStep, type StepOptions } from "../../train/step.ts";
-import { openTestDevice } from "../gpu.ts";
+import {
+  createTrainStep,
+  type StepOptions,
+  type StepReport,
+  type TrainStep,
+} from "../../train/step.ts";
+import { StepShare } from "../../train/step_share.ts";
+import { inProcess } from "./in_process.ts";
 
-/** What a test asks for. */
+/** A training of a small model on several ranks. */
 export interface Case {
   /** Differences from a small model of the family gpt2. */
   readonly config?: Partial<GptConfig>;
   readonly precision?: Precision;
-  readonly optimizer?: OptimizerName;
+  readonly freeze?: string;
+  /** `conversations` are documents apart, with answers as their only targets. */
+  readonly data?: "joined" | "apart" | "padded" | "conversations";
   readonly options?: Partial<StepOptions>;
   readonly steps: number;
   /** Micro-batches of each rank. */
   readonly gradientAccumulation: number;
-  /** Step whose gradients of rank 1 overflow. */
-  readonly overflowAt?: number;
-  /** Rank whose weights change after the last step. */
-  readonly changed?: number;
+  /** Is called before each step on each rank. */
+  readonly before?: (step: number, rank: number, trainStep: TrainStep) => Promise<void>;
 }
 
-/** What a rank prints. */
-export interface Outcome {
-  readonly rank: number;
-  readonly losses: readonly number[];
-  readonly skipped: readonly boolean[];
-  /** Of the weights after the last step, or the reason why ranks differ. */
+/** What a rank has computed. */
+export interface Trained {
+  /** Gradients of the first step, by name. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+  readonly reports: readonly StepReport[];
+  /** Hash of the weights after the last step. */
   readonly hash: string;
-  /** Of each tensor's gradient in the first step: the norm of the difference, as a share of the norm. Rank 0 only. */
-  readonly gradientError?: number;
-  /** Greatest difference of a loss, as a share of it. Rank 0 only. */
-  readonly lossError?: number;
-  readonly exchangeMs?: unknown;
 }
 
-const wanted = JSON.parse(Deno.args[0]!) as Case;
-const device = await openTestDevice();
-const transport = openTransport("auto");
 const SIZES = { batchSize: 2, sequenceLength: 16 }, VOCABULARY = 61;
-const batches = sampleBatches({ ...SIZES, vocabularySize: VOCABULARY });
 
-/** Trains, and returns the gradients of the first step, and reports. */
-async function run(transport: Transport, gradientAccumulation: number) {
-  const base = { vocabularySize: VOCABULARY, contextLength: 16, width: 32, layers: 2, heads: 2 };
-  const { precision = "f32", optimizer = "adamw", steps } = wanted;
-  const gpt = createGpt(device, { ...base, ...wanted.config } as GptConfig, { precision });
-  initializeParameters(gpt, { seed: 5 });
-  const { rank, size } = transport, perStep = size * gradientAccumulation;
-  const step = createTrainStep(gpt, {
-    ...{ ...SIZES, gradientAccumulation, optimizer, transport },
-    ...wanted.options,
-  });
-  let gradients: Float32Array[] = [];
-  for (let s = 0; s < steps; s++) {
-    const first = s * perStep + rank * gradientAccumulation;
-    const own = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    // as the test of one rank has them all
-    const counted = Array.from({ length: perStep }, (_, i) => batches.at(s * perStep + i).counted)
-      .reduce((a, b) => a + b);
-    if (s === wanted.overflowAt && rank === 1) {
-      step.restore({ ...await step.state(), lossScale: 2 ** 120 });
-    }
-    await step.submit(s, own, { learningRate: 1e-2, counted });
-    if (s === 0) {
-      gradients = await download(device, ...step.gradients.tensors.values()) as Float32Array[];
-    }
-  }
-  const reports = await step.reports(steps);
-  const exchangeMs = step.takeExchangeMs();
-  if (wanted.changed === rank && size > 1) {
-    const [values] = await download(device, gpt.parameters.flat);
-    values![3]! += 1e-3;
-    upload(device, gpt.parameters.flat, values!);
-  }
-  const hash = await checkSameBits(transport, device, gpt.parameters.flat).catch(({ message }) =>
-    message
-  );
-  step.destroy();
-  gpt.destroy();
-  return {
-    gradients,
-    losses: reports.map((r) => r.loss),
-    skipped: reports.map((r) => r.skipped),
-    hash,
-    exchangeMs,
+function batchesOf(data: Case["data"] = "joined"): Batches {
+  if (data === "joined") return sampleBatches({ ...SIZES, vocabularySize: VOCABULARY });
+  const lengths = Array.from({ length: 40 }, (_, i) => 3 + 5 * i % 13), starts = [0];
+  for (const length of lengths) starts.push(starts.at(-1)! + length);
+  const tokens = Uint16Array.from({ length: starts.pop()! }, (_, i) => i * i % VOCABULARY);
+  const answers = starts.flatMap((start, i) => [start + 1, start + lengths[i]!]);
+  const isChat = data === "conversations";
+  const options: BatchesOptions = {
+    ...{ batchSize: SIZES.batchSize, contextLength: SIZES.sequenceLength, seed: 3, padding: 0 },
+    sequence: data === "padded" ? "padded" : "packed",
+    documents: data === "padded" ? "joined" : "apart",
   };
+  return new Batches(tokenDataset(tokens, starts, isChat ? answers : undefined), options);
+}
+
+/** Trains on one rank of a transport. */
+export async function trainSteps(
+  device: Device,
+  transport: Transport,
+  { config, precision = "f32", freeze = "", data, options, steps, gradientAccumulation, before }:
+    Case,
+): Promise<Trained> {
+  const base = { vocabularySize: VOCABULARY, contextLength: 16, width: 32, layers: 2, heads: 2 };
+  using gpt = createGpt(device, { ...base, ...config }, { precision, freeze });
+  initializeParameters(gpt, { seed: 5 });
+  using trainStep = createTrainStep(gpt, {
+    ...{ ...SIZES, gradientAccumulation, transport },
+    documents: data === "apart" || data === "conversations" ? "apart" : "joined",
+    ...options,
+  });
+  const start = { step: 0, batchIndex: 0, gradientAccumulation };
+  const share = new StepShare(transport, batchesOf(data), start);
+  const gradients = new Map<string, Float32Array>();
+  for (let step = 0; step < steps; step++) {
+    await before?.(step, transport.rank, trainStep);
+    await share.submit({ gpt, trainStep }, { kind: "step", step, learningRate: 1e-2 });
+    if (step > 0) continue;
+    for (const [name, tensor] of trainStep.gradients.tensors) {
+      gradients.set(name, (await download(device, tensor))[0] as Float32Array);
+    }
+  }
+  const reports = await trainStep.reports(steps);
+  return { gradients, reports, hash: await checkSameBits(transport, device, gpt.parameters.flat) };
 }
 
 const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0));
-const { rank, size } = transport;
-const { gradients, ...outcome } = await run(transport, wanted.gradientAccumulation);
-let compared = {};
-if (rank === 0) {
-  const alone = await run(oneRank, wanted.gradientAccumulation * size);
-  const gradientError = Math.max(
-    ...alone.gradients.map((expected, i) =>
-      norm(expected.map((v, k) => v - gradients[i]![k]!)) / (norm(expected) || 1)
-    ),
-  );
+
+/**
+ * Trains on several ranks, and on one with as many micro-batches.
+ *
+ * @returns what each rank has computed; the greatest difference of a tensor's gradient in the first step, as a share of
+ * its norm; and the greatest difference of a loss, as a share of it.
+ */
+export async function compareWithOneRank(device: Device, size: number, wanted: Case): Promise<{
+  ranks: readonly Trained[];
+  gradientError: number;
+  worst: string;
+  lossError: number;
+}> {
+  const ranks = await inProcess(size, (transport) => trainSteps(device, transport, wanted));
+  const gradientAccumulation = size * wanted.gradientAccumulation;
+  const alone = await trainSteps(device, oneRank, { ...wanted, gradientAccumulation });
+  let gradientError = 0, worst = "";
+  for (const [name, expected] of alone.gradients) {
+    const actual = ranks[0]!.gradients.get(name)!;
+    const error = norm(expected.map((v, k) => v - actual[k]!)) / (norm(expected) || 1);
+    if (error <= gradientError) continue;
+    gradientError = error;
+    worst = name;
+  }
   const lossError = Math.max(
-    ...alone.losses.map((loss, i) => Math.abs(loss - outcome.losses[i]!) / loss),
+    ...alone.reports.map(({ loss }, i) => Math.abs(loss - ranks[0]!.reports[i]!.loss) / loss),
   );
-  compared = { gradientError, lossError };
+  return { ranks, gradientError, worst, lossError };
 }
-Deno.stdout.writeSync(
-  new TextEncoder().encode(`${JSON.stringify({ rank, ...outcome, ...compared })}\n`),
-);
-await transport.close();
