@@ -42,6 +42,27 @@ const DAWN_TOGGLES = [
   "disable-dawn-features=timestamp_quantization",
 ];
 
+/** Milliseconds from one question of Dawn to the device, whether work is done, to the next. */
+const TICK_MS = 1;
+
+/**
+ * Loads Dawn. While it waits for the device, Dawn asks it again in each `setImmediate()`, with a new native function per
+ * call: some 100,000 per second, which take a core, and which V8 then collects, for seconds in which the host sees no
+ * results. Here these calls wait for a timer, that of native functions only.
+ */
+async function createDawn(): Promise<GPU> {
+  const { create } = await load("webgpu"), { setImmediate } = globalThis;
+  const paced = (callback: (...args: unknown[]) => void, ...args: unknown[]) =>
+    isNative(callback) ? setTimeout(callback, TICK_MS, ...args) : setImmediate(callback, ...args);
+  Object.assign(globalThis, { setImmediate: paced }); // Dawn reads it per call
+  return create(DAWN_TOGGLES);
+}
+
+/** Whether a function is not written in JavaScript. */
+function isNative(callback: unknown): boolean {
+  return Function.prototype.toString.call(callback).endsWith("{ [native code] }");
+}
+
 /** The instance of Dawn. It stays referenced, as the process would crash if it were collected before its devices. */
 let dawn: GPU | undefined;
 
@@ -65,7 +86,7 @@ export async function requestAdapter(
   const options: GPURequestAdapterOptions = { powerPreference: "high-performance" };
   if (choice === "dawn" || choice === "auto" && isDawnInstalled()) {
     try {
-      dawn ??= (await load("webgpu")).create(DAWN_TOGGLES);
+      dawn ??= await createDawn();
       const adapter = await dawn.requestAdapter(options);
       if (choice === "dawn" || adapter) return { provider: "dawn", adapter };
     } catch (error) {

@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { isDawnInstalled } from "../../files/packages.ts";
 import { openDevice } from "../../kernels/device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
+import { fillNormal } from "../../kernels/normal/normal.ts";
+import { Program } from "../../kernels/program.ts";
 import { matrixShapesOf } from "../../kernels/provider.ts";
+import { createTensor } from "../../kernels/tensor.ts";
 import { TEST_GPU } from "../gpu.ts";
 import { device } from "./harness.ts";
 
@@ -28,6 +31,34 @@ Deno.test("openDevice() throws if there is no such provider", async () => {
   await assert.rejects(openDevice({ gpu: "down" as "dawn" }), { name: "TypeError", message });
   // in version 0.2.0 gpu was an object of WebGPU
   await assert.rejects(openDevice({ gpu: navigator.gpu as never }), { name: "TypeError" });
+});
+
+Deno.test({
+  name: "openDevice() lets Dawn ask for results once per millisecond at most",
+  ignore: device.provider !== "dawn",
+  async fn() {
+    const { setImmediate } = globalThis;
+    let questions = 0;
+    const counted = (callback: () => void) => {
+      questions++;
+      return setImmediate(callback);
+    };
+    Object.assign(globalThis, { setImmediate: counted });
+    try {
+      const since = performance.now(), program = new Program(device);
+      const y = createTensor(device, "y", { shape: [2 ** 20], dtype: "f32" });
+      fillNormal(program, { y }, { mean: 0, deviation: 1, seed: 0, stream: 0 });
+      do {
+        for (let i = 0; i < 20; i++) program.run();
+        await device.gpu.queue.onSubmittedWorkDone();
+      } while (performance.now() - since < 50);
+      const ms = performance.now() - since;
+      assert(questions > 0 && questions <= 2 * ms, `${questions} in ${ms} ms`);
+      y.buffer.destroy();
+    } finally {
+      Object.assign(globalThis, { setImmediate });
+    }
+  },
 });
 
 Deno.test("matrixShapesOf() returns the shapes of f16 factors that an adapter reports", () => {
