@@ -24,7 +24,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   )
   .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
-  .option("--workers <n>", "number of workers (default: one per core)", wholeNumber(1))
+  .option("--workers <n>", "number of workers (default: one per core, at most 3)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
   .action((data, { cache, validationData, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {

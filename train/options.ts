@@ -224,12 +224,12 @@ export const TRAIN_OPTIONS = {
     names: "tokenizer",
     excludes: { initFrom: "whose model has its own tokens" },
   },
-  /** Workers that tokenize; one per core if not given. */
+  /** Workers that tokenize; by default one per core, at most three. */
   workers: {
     group: MODEL,
     type: "integer",
     range: [1, 1024],
-    help: "number of workers that tokenize (default: one per core)",
+    help: "number of workers that tokenize (default: one per core, at most 3)",
     onResume: "unsaved",
   },
   /** Which of the tokenizer's tokens the model has. */

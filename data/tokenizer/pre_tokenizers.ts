@@ -8,7 +8,6 @@ import {
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
 import { modelTokens } from "./vocabulary.ts";
-import { GPT2_WORDS } from "./words.ts";
 
 /**
  * The pre-tokenizers of a `tokenizer.json`: they split a text into words, which are encoded one by one.
@@ -30,6 +29,12 @@ export type Splitter = (
   atStart: boolean,
   visit: (piece: string, atStart: boolean) => void,
 ) => void;
+
+/**
+ * GPT-2's pattern (openai/gpt-2, src/encoder.py), where `\s` is Unicode's white space. The words joined are the text.
+ */
+export const GPT2_WORDS =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
 /** Treatments of the matches of a pattern, which divide a text. */
 const BEHAVIORS = [
@@ -82,10 +87,9 @@ export function createPreTokenizer(
 
 /** Splits a text by the first splitter, the pieces by the second, and so on. */
 function inSequence(...splitters: readonly Splitter[]): Splitter {
-  return splitters.reduceRight<Splitter>(
-    (rest, split) => (text, atStart, visit) =>
-      split(text, atStart, (piece, first) => rest(piece, first, visit)),
-    (text, atStart, visit) => visit(text, atStart),
+  if (splitters.length === 0) return (text, atStart, visit) => visit(text, atStart);
+  return splitters.reduceRight((rest, split) => (text, atStart, visit) =>
+    split(text, atStart, (piece, first) => rest(piece, first, visit))
   );
 }
 
@@ -104,13 +108,20 @@ function splitAt(pattern: Pattern, behavior: unknown, invert?: boolean | null): 
   };
 }
 
+/** Splits a text into GPT-2's words: bulk tokenization spends its time here. */
+const splitLikeGpt2: Splitter = (text, atStart, visit) => {
+  let first = atStart;
+  for (const word of text.match(GPT2_WORDS) ?? []) {
+    visit(word, first);
+    first = false;
+  }
+};
+
 function createSplitter(config: Component, patternOf: PatternOf): Splitter {
   switch (config.type) {
     case "ByteLevel": {
       const { add_prefix_space: prefix, use_regex: splits } = config;
-      const words = splits === false
-        ? inSequence()
-        : splitAt(createPattern(GPT2_WORDS), "Isolated");
+      const words = splits === false ? inSequence() : splitLikeGpt2;
       return (text, atStart, visit) =>
         words(prefix && !text.startsWith(" ") ? ` ${text}` : text, atStart, visit);
     }
@@ -155,6 +166,11 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
         config.type,
       );
   }
+}
+
+/** A word without the text that it was cut from, which a slice would keep in memory. */
+export function copied(word: string): string {
+  return `${word} `.slice(0, -1);
 }
 
 /** Divides a text at the matches of a pattern; inverted, the text between matches takes their role. */

@@ -16,10 +16,9 @@ import {
 } from "./byte_level.ts";
 import type { ChatTemplate } from "./chat_template.ts";
 import { createTokenDecoder } from "./decoders.ts";
-import { Encoder, tablesOf } from "./encode.ts";
 import { createNormalizer } from "./normalizers.ts";
 import { createPatternOf, type PatternOf } from "./pattern.ts";
-import { createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
+import { copied, createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
 import {
   beginOf,
   checkTokenizerFile,
@@ -303,26 +302,11 @@ function createSplitter(
 type EncodePlain = (text: string, atStart: boolean, ids: number[]) => void;
 
 /** Most words in the cache, and the longest of them: a few words make up most of any text. */
-const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
+const CACHED_WORDS = 2 ** 16, CACHED_LENGTH = 64;
 
 function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
   const utf8 = new TextEncoder();
-  const stages = stagesOf(file.pre_tokenizer), last = stages.at(-1) ?? null;
-  const { split, byteLevel } = createPreTokenizer(stages, patternOf);
-  // the fast encoder stands for the last stage; the text is normalized, and earlier stages may split it
-  const tables = tablesOf({ ...file, normalizer: null, pre_tokenizer: last });
-  if (tables) {
-    const earlier = createPreTokenizer(stages.slice(0, -1), patternOf);
-    const encoder = new Encoder(tables);
-    let bytes = new Uint8Array(2 ** 12);
-    return (text, atStart, ids) =>
-      earlier.split(text, atStart, (piece) => {
-        if (bytes.length < 3 * piece.length) bytes = new Uint8Array(6 * piece.length);
-        encoder.reset();
-        encoder.encode(bytes, 0, utf8.encodeInto(piece, bytes).written);
-        for (let i = 0; i < encoder.length; i++) ids.push(encoder.ids[i]!);
-      });
-  }
+  const { split, byteLevel } = createPreTokenizer(stagesOf(file.pre_tokenizer), patternOf);
   const splitWords = !byteLevel && isSeparable(file.model) ? splitBeforeBlanks(split) : split;
   const model = createWordModel(file.model, { ...modelIds(file.model, vocabulary), library });
   let cache = new Map<string, readonly number[]>();
@@ -330,7 +314,7 @@ function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): Enc
     const ids = model(byteLevel ? toByteAlphabet(utf8.encode(word)) : word);
     if (word.length <= CACHED_LENGTH) {
       if (cache.size >= CACHED_WORDS) cache = new Map();
-      cache.set(`${word} `.slice(0, -1), ids); // a slice of the text would keep all of it alive
+      cache.set(copied(word), ids);
     }
     return ids;
   };

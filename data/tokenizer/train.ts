@@ -1,8 +1,13 @@
 import { refuseOthers } from "../../files/option_names.ts";
-import { Heap } from "./bpe.ts";
-import { BYTE_ALPHABET, byteLevelFile, type ByteLevelTables } from "./byte_level.ts";
+import { Heap, pairKey, pairOf } from "./bpe.ts";
+import {
+  BYTE_ALPHABET,
+  byteLevelFile,
+  type ByteLevelTables,
+  toByteAlphabet,
+} from "./byte_level.ts";
+import { copied, GPT2_WORDS } from "./pre_tokenizers.ts";
 import { byteLevelTokenizer, parseTokenizer, type Tokenizer } from "./tokenizer.ts";
-import { WordCutter, WordTable } from "./words.ts";
 
 /** Options of the training of a tokenizer. */
 export interface TrainTokenizerOptions {
@@ -55,22 +60,15 @@ export async function trainTokenizer(
   };
   check("vocabularySize", vocabularySize, LEAST_VOCABULARY + specialTokens.length);
   check("minFrequency", minFrequency, 1);
-  const table = new WordTable(), counts: number[] = [];
-  const cutter = new WordCutter(), encoder = new TextEncoder();
+  const counts = new Map<string, number>(); // by word
   for await (const text of texts) {
-    const bytes = encoder.encode(text);
-    for (let start = 0, end; start < bytes.length; start = end) {
-      end = cutter.endOfWord(bytes, start, bytes.length);
-      let word = table.find(bytes, start, end);
-      if (word < 0) {
-        word = counts.push(0) - 1;
-        table.add(bytes, start, end);
-      }
-      counts[word]!++;
+    for (const word of text.toWellFormed().match(GPT2_WORDS) ?? []) {
+      const count = counts.get(word);
+      counts.set(count === undefined ? copied(word) : word, (count ?? 0) + 1);
     }
   }
   const most = vocabularySize - 1 - specialTokens.length; // one id is left for end-of-text
-  const tables = learnMerges(table, counts, { most, minFrequency, onProgress });
+  const tables = learnMerges(counts, { most, minFrequency, onProgress });
   if (specialTokens.length === 0) return await byteLevelTokenizer(tables);
   const file = byteLevelFile(tables), added = file.added_tokens!;
   const specials = specialTokens.map((content, i) => ({
@@ -98,8 +96,7 @@ interface Pair {
  * always makes a new token, and each pair enters the queue once.
  */
 function learnMerges(
-  table: WordTable,
-  counts: readonly number[],
+  countsByWord: ReadonlyMap<string, number>,
   { most, minFrequency, onProgress }: {
     most: number;
     minFrequency: number;
@@ -107,9 +104,11 @@ function learnMerges(
   },
 ): ByteLevelTables {
   const tokens = [...BYTE_ALPHABET].sort();
-  const byteIds = BYTE_ALPHABET.map((character) => tokens.indexOf(character));
-  const words: Uint32Array[] = counts.map((_, w) =>
-    Uint32Array.from(table.bytesOf(w), (byte) => byteIds[byte]!)
+  const ids = new Map(tokens.map((token, id) => [token, id])), utf8 = new TextEncoder();
+  const counts = [...countsByWord.values()];
+  const words: Uint32Array[] = Array.from(
+    countsByWord.keys(),
+    (word) => Uint32Array.from(toByteAlphabet(utf8.encode(word)), (byte) => ids.get(byte)!),
   );
 
   const queue = new Heap<Pair>(precedes), pairs = new PairCounts();
@@ -177,11 +176,11 @@ class PairCounts {
   #gained = new Map<number, number[]>();
 
   count(left: number, right: number): number {
-    return this.#counts.get(left * IDS + right) ?? 0;
+    return this.#counts.get(pairKey(left, right)) ?? 0;
   }
 
   gain(left: number, right: number, { count, word }: { count: number; word: number }): void {
-    const key = left * IDS + right;
+    const key = pairKey(left, right);
     this.#counts.set(key, (this.#counts.get(key) ?? 0) + count);
     const words = this.#gained.get(key);
     if (!words) this.#gained.set(key, [word]);
@@ -189,7 +188,7 @@ class PairCounts {
   }
 
   lose(left: number, right: number, count: number): void {
-    const key = left * IDS + right;
+    const key = pairKey(left, right);
     this.#counts.set(key, (this.#counts.get(key) ?? 0) - count);
   }
 
@@ -197,14 +196,13 @@ class PairCounts {
   release(queue: Heap<Pair>): void {
     for (const [key, words] of this.#gained) {
       const count = this.#counts.get(key)!;
-      if (count > 0) queue.push({ left: Math.floor(key / IDS), right: key % IDS, count, words });
+      if (count === 0) continue;
+      const [left, right] = pairOf(key);
+      queue.push({ left, right, count, words });
     }
     this.#gained = new Map();
   }
 }
-
-/** More ids than there are; two share a number of 53 bits. */
-const IDS = 2 ** 24;
 
 /** Orders pairs by count, highest first, then by ids, lowest first. */
 function precedes(a: Pair, b: Pair): boolean {

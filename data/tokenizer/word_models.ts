@@ -1,5 +1,5 @@
 import type { Package } from "../../files/packages.ts";
-import { Merger } from "./bpe.ts";
+import { createMerger } from "./bpe.ts";
 import { BYTE_ALPHABET } from "./byte_level.ts";
 import {
   mergedPair,
@@ -110,19 +110,15 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
   if (model.dropout) throw new UnsupportedTokenizer("model.dropout must be null", model.dropout);
   const prefix = model.continuing_subword_prefix ?? "";
   const suffix = model.end_of_word_suffix ?? "";
-  const merger = new Merger(
-    Int32Array.from(
-      (model.merges ?? []).flatMap((pair) =>
-        [...mergedPair(pair), mergedToken(pair, prefix)].map((token) => {
-          const id = ids.get(token);
-          if (id !== undefined) {
-            return id;
-          }
-          throw new UnsupportedTokenizer("model.vocab must hold the tokens of all merges", token);
-        })
-      ),
-    ),
-  );
+  const idOf = (token: string): number => {
+    const id = ids.get(token);
+    if (id !== undefined) return id;
+    throw new UnsupportedTokenizer("model.vocab must hold the tokens of all merges", token);
+  };
+  const merge = createMerger((model.merges ?? []).map((pair) => {
+    const [left, right] = mergedPair(pair);
+    return [idOf(left), idOf(right), idOf(mergedToken(pair, prefix))];
+  }));
   const fallback = model.byte_fallback ? createByteFallback(parts) : () => undefined;
 
   return (word) => {
@@ -141,7 +137,7 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
       if (isNew && unknown !== undefined) tokens.push(unknown);
       wasUnknown = bytes === undefined;
     });
-    return merger.mergeAll(tokens);
+    return merge(tokens);
   };
 }
 

@@ -87,7 +87,7 @@ export interface CorpusOptions extends DatasetOptions {
   readonly cacheDirectory?: string;
   /** Whether tokens that the directory lacks stay in memory; by default they are written there. */
   readonly readOnly?: boolean;
-  /** Workers that tokenize; one per core by default. */
+  /** Workers that tokenize; by default one per core, at most three. */
   readonly workers?: number | undefined;
 }
 

@@ -24,7 +24,7 @@ export interface TokenizeOptions extends ReadOptions {
   readonly tokenizer: Tokenizer;
   /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string | undefined;
-  /** Workers that tokenize; by default one per core, but no more than can be kept busy. */
+  /** Workers that tokenize; by default one per core, at most three, and fewer for little text. */
   readonly workers?: number | undefined;
 }
 

@@ -10,8 +10,7 @@ import {
   createChatFormat,
   type EncodedConversation,
 } from "../tokenizer/chat_format.ts";
-import { Encoder, type EncoderTables } from "../tokenizer/encode.ts";
-import { parseTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Tokens, tokensType } from "./token_dataset.ts";
 
 /** A tokenized block. */
@@ -26,72 +25,52 @@ export interface TokenBlock extends Omit<CleanBlock, "ends" | "places"> {
   readonly bytesRead: number;
 }
 
-/** A tokenizer in a form that can be sent to a worker. */
-export interface SentTokenizer extends
-  Pick<
-    Tokenizer,
-    | "json"
-    | "vocabularySize"
-    | "beginOfText"
-    | "endOfText"
-    | "endOfTextToken"
-    | "bosToken"
-    | "chatTemplate"
-  > {
-  /** Shared tables, which are faster, if the tokenizer has them and the documents are texts. */
-  readonly tables: EncoderTables | undefined;
-  /** Whether the documents are conversations. */
-  readonly areConversations: boolean;
-}
-
 /** Tokenizes a block, in whose memory the clean text is returned. */
 export type BlockTokenizer = (block: Block) => TokenBlock;
 
-/** Creates the function that tokenizes blocks. */
-export async function createBlockTokenizer(sent: SentTokenizer): Promise<BlockTokenizer> {
-  return sent.areConversations
-    ? await createConversationTokenizer(sent)
-    : await createTextTokenizer(sent);
+/** Creates the function that tokenizes blocks of texts, or of conversations. */
+export async function createBlockTokenizer(
+  tokenizer: Tokenizer,
+  { areConversations }: { areConversations: boolean },
+): Promise<BlockTokenizer> {
+  return areConversations
+    ? await createConversationTokenizer(tokenizer)
+    : createTextTokenizer(tokenizer);
 }
 
-async function createTextTokenizer(sent: SentTokenizer): Promise<BlockTokenizer> {
-  const { tables, vocabularySize, beginOfText, endOfText } = sent;
-  const encoder = tables ? new Encoder(tables) : new DocumentEncoder(await parseSent(sent));
+function createTextTokenizer(
+  { vocabularySize, beginOfText, endOfText, encodeDocument }: Tokenizer,
+): BlockTokenizer {
   const Type = tokensType(vocabularySize);
   return (block) => {
     const { ends, places: _, ...cleaned } = clean(block), { text, ended } = cleaned;
-    const starts: number[] = [];
-    encoder.reset();
+    const ids: number[] = [], starts: number[] = [];
     let start = 0;
     ends.forEach((end, i) => {
       if (i > 0 || !block.continued) {
-        starts.push(encoder.length);
-        if (beginOfText !== undefined) encoder.push(beginOfText);
+        starts.push(ids.length);
+        if (beginOfText !== undefined) ids.push(beginOfText);
       }
-      while (end - start > LARGEST_PART) { // in parts, because memory is reserved for the worst case
-        const cut = cutPoint(text, start, start + LARGEST_PART);
-        encoder.encode(text, start, cut);
-        start = cut;
+      for (let cut = start; start < end; start = cut) { // in parts, as patterns run out of memory in longer texts
+        cut = end - start > LARGEST_PART ? cutPoint(text, start, start + LARGEST_PART) : end;
+        for (const id of encodeDocument(textAt(text, start, cut))) ids.push(id);
       }
-      encoder.encode(text, start, end);
-      if (i < ended) encoder.push(endOfText);
+      if (i < ended) ids.push(endOfText);
       start = end + 1;
     });
-    const tokens = new Type(encoder.ids.slice(0, encoder.length));
-    const { bytesRead } = block, answers = new Uint32Array();
-    return { ...cleaned, tokens, bytesRead, starts: Uint32Array.from(starts), answers };
+    return {
+      ...cleaned,
+      bytesRead: block.bytesRead,
+      tokens: new Type(ids),
+      starts: Uint32Array.from(starts),
+      answers: new Uint32Array(),
+    };
   };
 }
 
 /** Conversations are written by the tokenizer's chat template. */
-async function createConversationTokenizer(sent: SentTokenizer): Promise<BlockTokenizer> {
-  const { bosToken, chatTemplate } = sent;
-  const format = await createChatFormat({
-    ...await parseSent(sent),
-    ...(bosToken === undefined ? {} : { bosToken }),
-    ...(chatTemplate === undefined ? {} : { chatTemplate }),
-  });
-  const Type = tokensType(sent.vocabularySize);
+async function createConversationTokenizer(tokenizer: Tokenizer): Promise<BlockTokenizer> {
+  const format = await createChatFormat(tokenizer), Type = tokensType(tokenizer.vocabularySize);
   return (block) => {
     const { ends, places, ...cleaned } = clean(block);
     const ids: number[] = [], starts: number[] = [], answers: number[] = [];
@@ -137,41 +116,6 @@ function encode(
   throw fail("it must have an answer: the chat template marks nothing in it as generated");
 }
 
-async function parseSent(
-  { json, endOfTextToken, vocabularySize }: SentTokenizer,
-): Promise<Tokenizer> {
-  return await parseTokenizer(json, "tokenizer.json", {
-    endOfText: endOfTextToken,
-    vocabularySize,
-  });
-}
-
 function textAt(bytes: Uint8Array, start: number, end: number): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString();
-}
-
-/** A tokenizer of any kind as an `Encoder`. */
-class DocumentEncoder implements Pick<Encoder, "length" | "reset" | "push" | "encode"> {
-  ids: number[] = [];
-  readonly #tokenizer: Tokenizer;
-
-  constructor(tokenizer: Tokenizer) {
-    this.#tokenizer = tokenizer;
-  }
-
-  get length(): number {
-    return this.ids.length;
-  }
-
-  reset(): void {
-    this.ids = [];
-  }
-
-  push(id: number): void {
-    this.ids.push(id);
-  }
-
-  encode(bytes: Uint8Array, start: number, end: number): void {
-    for (const id of this.#tokenizer.encodeDocument(textAt(bytes, start, end))) this.ids.push(id);
-  }
 }

@@ -1,9 +1,8 @@
 import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
-import { encoderTables } from "../tokenizer/encode.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { createBlockTokenizer, type SentTokenizer, type TokenBlock } from "./tokenize_block.ts";
-import type { FromWorker, ToWorker } from "./tokenize_worker.ts";
+import { createBlockTokenizer, type TokenBlock } from "./tokenize_block.ts";
+import type { FromWorker, SentTokenizer, ToWorker } from "./tokenize_worker.ts";
 
 /** Several workers that tokenize blocks, or this thread alone. */
 export interface TokenizerPool {
@@ -15,21 +14,18 @@ export interface TokenizerPool {
   close(): void;
 }
 
-/** Workers that one thread keeps busy with reading, writing and hashing; a gigabyte is enough for them. */
-const MOST_WORKERS = 16;
+/** Workers that fit into a gigabyte: each holds vocabulary and merges. */
+const MOST_WORKERS = 3;
 
 /** Bytes of documents that are worth the start of another worker. */
 const WORTH_A_WORKER = 16 * 2 ** 20;
-
-/** Workers that fit into a gigabyte if each must hold vocabulary and merges itself, without shared tables. */
-const WORKERS_WITHOUT_TABLES = 4;
 
 /**
  * Starts workers for documents of so many bytes, at most `workers`; in place of a single one this thread
  * tokenizes.
  */
 export async function openPool(
-  given: Tokenizer,
+  tokenizer: Tokenizer,
   {
     bytes,
     areConversations = false,
@@ -40,27 +36,9 @@ export async function openPool(
     workers: number | undefined;
   },
 ): Promise<TokenizerPool> {
-  const { json, vocabularySize, beginOfText, endOfText, endOfTextToken, bosToken, chatTemplate } =
-    given;
-  const tables = areConversations ? undefined : encoderTables(json);
-  const tokenizer = {
-    json,
-    vocabularySize,
-    endOfText,
-    endOfTextToken,
-    tables,
-    areConversations,
-    ...(beginOfText === undefined ? {} : { beginOfText }),
-    ...(bosToken === undefined ? {} : { bosToken }),
-    ...(chatTemplate === undefined ? {} : { chatTemplate }),
-  };
-  const size = Math.min(
-    workers,
-    Math.ceil(bytes / WORTH_A_WORKER),
-    tables ? Infinity : WORKERS_WITHOUT_TABLES,
-  );
+  const size = Math.min(workers, Math.ceil(bytes / WORTH_A_WORKER));
   if (size <= 1) {
-    const tokenize = await createBlockTokenizer(tokenizer);
+    const tokenize = await createBlockTokenizer(tokenizer, { areConversations });
     return {
       size: 1,
       async run(block) {
@@ -70,7 +48,9 @@ export async function openPool(
       close() {},
     };
   }
-  const all = Array.from({ length: size }, () => new TokenizerWorker(tokenizer));
+  const fields = Object.entries(tokenizer).filter(([, value]) => typeof value !== "function");
+  const message = { tokenizer: Object.fromEntries(fields) as SentTokenizer, areConversations };
+  const all = Array.from({ length: size }, () => new TokenizerWorker(message));
   return {
     size,
     // the least busy one; the first of several, so that few grow if blocks are large
@@ -87,7 +67,7 @@ class TokenizerWorker {
   readonly #pending: PromiseWithResolvers<TokenBlock>[] = [];
   #failure: unknown;
 
-  constructor(tokenizer: SentTokenizer) {
+  constructor(first: ToWorker) {
     this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
       if ("result" in data) this.#pending.shift()!.resolve(data.result);
       else this.#fail("reason" in data ? new DataError(data.reason) : data.error);
@@ -96,7 +76,7 @@ class TokenizerWorker {
       event.preventDefault();
       this.#fail(new Error(`Cannot tokenize as a worker failed: ${event.message}`));
     };
-    this.#post({ tokenizer });
+    this.#post(first);
   }
 
   /** Blocks that are not tokenized yet. */

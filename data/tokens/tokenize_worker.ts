@@ -1,11 +1,7 @@
 import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
-import {
-  type BlockTokenizer,
-  createBlockTokenizer,
-  type SentTokenizer,
-  type TokenBlock,
-} from "./tokenize_block.ts";
+import { parseTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type BlockTokenizer, createBlockTokenizer, type TokenBlock } from "./tokenize_block.ts";
 
 /**
  * A worker that tokenizes blocks. The first message is the tokenizer, each further one a block; the worker
@@ -14,8 +10,14 @@ import {
  * @module
  */
 
+/** The fields of a tokenizer that can be sent to a worker, which makes its functions anew. */
+export type SentTokenizer = Omit<
+  Tokenizer,
+  "encode" | "encodeDocument" | "decode" | "decoder" | "bytes" | "byteLength"
+>;
+
 /** Messages to a worker. */
-export type ToWorker = { tokenizer: SentTokenizer } | { block: Block };
+export type ToWorker = { tokenizer: SentTokenizer; areConversations: boolean } | { block: Block };
 
 /** Messages from a worker. A `DataError` would lose its class on the way, so that its reason is sent. */
 export type FromWorker = { result: TokenBlock } | { reason: string } | { error: unknown };
@@ -30,7 +32,9 @@ let tokenize: Promise<BlockTokenizer> | undefined;
 scope.onmessage = async ({ data }) => {
   try {
     if ("tokenizer" in data) {
-      tokenize = createBlockTokenizer(data.tokenizer);
+      tokenize = createTokenizer(data.tokenizer).then((tokenizer) =>
+        createBlockTokenizer(tokenizer, data)
+      );
       await tokenize;
       return;
     }
@@ -41,3 +45,11 @@ scope.onmessage = async ({ data }) => {
     scope.postMessage(error instanceof DataError ? { reason: error.reason } : { error });
   }
 };
+
+async function createTokenizer(sent: SentTokenizer): Promise<Tokenizer> {
+  const { json, vocabularySize, endOfTextToken: endOfText } = sent;
+  return {
+    ...await parseTokenizer(json, "tokenizer.json", { endOfText, vocabularySize }),
+    ...sent,
+  };
+}

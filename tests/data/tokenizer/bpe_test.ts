@@ -1,25 +1,13 @@
 import assert from "node:assert/strict";
-import { Heap, Merger } from "../../../data/tokenizer/bpe.ts";
+import { createMerger, Heap, type Merge } from "../../../data/tokenizer/bpe.ts";
 import { Random } from "../../../data/random.ts";
 import { freshSeed } from "../../seeds.ts";
-
-interface Merge {
-  readonly left: number;
-  readonly right: number;
-  readonly merged: number;
-}
-
-function createMerger(merges: readonly Merge[]): Merger {
-  return new Merger(
-    Int32Array.from(merges.flatMap(({ left, right, merged }) => [left, right, merged])),
-  );
-}
 
 /** Merges as the definition says: the earliest merge that applies, at the first of its places. */
 function mergeNaively(merges: readonly Merge[], tokens: readonly number[]): number[] {
   const merged = [...tokens];
   const rankOf = (left: number, right: number) =>
-    merges.findLastIndex((merge) => merge.left === left && merge.right === right);
+    merges.findLastIndex((merge) => merge[0] === left && merge[1] === right);
   for (;;) {
     let best = Infinity, at = -1;
     for (let i = 0; i + 1 < merged.length; i++) {
@@ -27,42 +15,38 @@ function mergeNaively(merges: readonly Merge[], tokens: readonly number[]): numb
       if (rank >= 0 && rank < best) [best, at] = [rank, i];
     }
     if (at < 0) return merged;
-    merged.splice(at, 2, merges[best]!.merged);
+    merged.splice(at, 2, merges[best]![2]);
   }
 }
 
-Deno.test("Merger merges as the definition says", () => {
+Deno.test("createMerger() merges as the definition says", () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 300; round++) {
     const letters = 1 + random.below(4);
     // merges of any tokens, also of those that a later merge makes
     const count = random.below(20);
-    const merges = Array.from({ length: count }, (_, i) => ({
-      left: random.below(letters + count),
-      right: random.below(letters + count),
-      merged: letters + i,
-    }));
-    const merger = createMerger(merges);
+    const merges = Array.from({ length: count }, (_, i): Merge => [
+      random.below(letters + count),
+      random.below(letters + count),
+      letters + i,
+    ]);
+    const merge = createMerger(merges);
     for (let text = 0; text < 10; text++) {
       const tokens = Array.from({ length: random.below(40) }, () => random.below(letters));
-      assert.deepEqual(merger.mergeAll(tokens), mergeNaively(merges, tokens), `seed ${seed}`);
+      assert.deepEqual(merge(tokens), mergeNaively(merges, tokens), `seed ${seed}`);
     }
   }
 });
 
-Deno.test("Merger lets the later of two merges for one pair count", () => {
-  const merger = createMerger([
-    { left: 0, right: 1, merged: 3 },
-    { left: 1, right: 2, merged: 4 },
-    { left: 0, right: 1, merged: 3 },
-  ]);
-  assert.deepEqual(merger.mergeAll([0, 1, 2]), [0, 4]);
+Deno.test("createMerger() lets the later of two merges for one pair count", () => {
+  const merge = createMerger([[0, 1, 3], [1, 2, 4], [0, 1, 3]]);
+  assert.deepEqual(merge([0, 1, 2]), [0, 4]);
 });
 
-Deno.test("Merger merges a hundred thousand tokens without boundary", () => {
+Deno.test("createMerger() merges a hundred thousand tokens without boundary", () => {
   // a with itself, the result with itself, and so on: 2^k letters for every k up to 10
-  const merges = Array.from({ length: 10 }, (_, k) => ({ left: k, right: k, merged: k + 1 }));
-  const merged = createMerger(merges).mergeAll(new Array(100_003).fill(0));
+  const merges = Array.from({ length: 10 }, (_, k): Merge => [k, k, k + 1]);
+  const merged = createMerger(merges)(new Array(100_003).fill(0));
   const whole = Math.floor(100_003 / 1024);
   assert.deepEqual(merged.slice(0, whole), new Array(whole).fill(10));
   assert.equal(merged.reduce((sum, k) => sum + 2 ** k, 0), 100_003);

@@ -71,6 +71,28 @@ Deno.test("gpt2Tokenizer() takes a hundred thousand letters without a blank", ()
   assert.equal(full.decode(ids), letters);
 });
 
+Deno.test("gpt2Tokenizer() splits words as OpenAI's pattern does when symbols, blanks and contractions meet", () => {
+  const cases: [string, string[]][] = [
+    // the apostrophe belongs to the symbols before it, and no contraction begins
+    ["🦖\0\0'sʻ  l'reŇé", ["🦖\0\0'", "sʻ", " ", " l", "'re", "Ňé"]],
+    ["it's'S 'll ''ve", ["it", "'s", "'", "S", " '", "ll", " ''", "ve"]],
+    ["a \n\u0085b\ufeff 1½\u00a0 ", ["a", " \n", "\u0085", "b", "\ufeff", " 1½", "\u00a0 "]],
+  ];
+  for (const [text, words] of cases) {
+    const ids = words.flatMap((word) => full.encodeDocument(word));
+    assert.deepEqual(full.encodeDocument(text), ids, JSON.stringify(text));
+  }
+});
+
+Deno.test("gpt2Tokenizer() gives words the same ids after its cache was full", () => {
+  const words = Array.from({ length: 70_000 }, (_, i) => ` ${i.toString(36)}x`);
+  const firstIds = full.encodeDocument(words.slice(0, 100).join(""));
+  const ids = full.encodeDocument(words.join(""));
+  assert.deepEqual(ids.slice(0, firstIds.length), firstIds);
+  assert.equal(full.decode(ids), words.join(""));
+  assert.deepEqual(full.encodeDocument(words.slice(0, 100).join("")), firstIds);
+});
+
 Deno.test("tokenizers give back any text", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const compact = await compactTokenizer(

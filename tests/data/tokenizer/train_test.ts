@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { BYTE_ALPHABET, toByteAlphabet } from "../../../data/tokenizer/byte_level.ts";
 import { Random } from "../../../data/random.ts";
 import { trainTokenizer } from "../../../data/tokenizer/train.ts";
-import { GPT2_WORDS } from "../../../data/tokenizer/words.ts";
+import { GPT2_WORDS } from "../../../data/tokenizer/pre_tokenizers.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
