@@ -1,3 +1,4 @@
+import { taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
 import {
   type BatchPiece,
@@ -13,7 +14,7 @@ import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
+import { findNamedModel, modelWords, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
@@ -67,6 +68,10 @@ const program = withSamplerOptions(
         sampler,
         freeBytes: freeMemory(),
       });
+      if (source.tokenizer.chatTemplate !== undefined) {
+        const command = taskCommand("chat", ...modelWords(options));
+        status(`the model has a chat template; to talk with it: ${command}`);
+      }
       const { contextLength } = source.config, unseen = windowStart(promptTokens, contextLength);
       if (unseen > 0) {
         status(

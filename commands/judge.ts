@@ -73,15 +73,20 @@ const program = withSamplerOptions(
   .optionsGroup("Output:")
   .option("--svg <file>", "draw the judgements below the run's loss curve")
   .option("--json", "one JSON object per checkpoint instead of tables")
-  .action((options) => run(() => main(options)));
+  .action((options, command) =>
+    run(() => main(options, (name) => command.getOptionValueSource(name) === "cli"))
+  );
 
 /** The options that were typed, and defaults. */
 type JudgeCommandOptions = ReturnType<typeof program.opts>;
 
-async function main(options: JudgeCommandOptions): Promise<void> {
+async function main(
+  options: JudgeCommandOptions,
+  isTyped: (name: keyof JudgeCommandOptions) => boolean,
+): Promise<void> {
   validateSampler(options);
   if (options.svg !== undefined) checkPlot(options.svg);
-  const { checkpoints, isAsked } = await checkpointsOf(options), { length } = checkpoints;
+  const { checkpoints, isAsked } = await checkpointsOf(options, isTyped), { length } = checkpoints;
   const run = runOf(options);
   const judged: JudgedCheckpoint[] = [];
   const device = await openGpu(options), bar = new ProgressBar();
@@ -129,16 +134,27 @@ async function main(options: JudgeCommandOptions): Promise<void> {
 /**
  * The directories of the checkpoints to judge, oldest first, and whether they answer questions.
  *
- * @throws {CheckpointError} if there is none.
+ * @throws {CheckpointError} if there is none; {UserError} if an option of the other kind of judgement was typed.
  */
 async function checkpointsOf(
   { run, checkpoint }: JudgeCommandOptions,
+  isTyped: (name: keyof JudgeCommandOptions) => boolean,
 ): Promise<{ checkpoints: string[]; isAsked: boolean }> {
   const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
   const newest = checkpoint === undefined
     ? newestIn(run, onWarning)
     : (await findSource({ run, checkpoint, onWarning })).checkpoint!;
   const { data } = readTrainerState(newest), isAsked = data.name === "conversations";
+  const unused = isAsked ? "stories" : "questions";
+  if (isTyped(unused)) {
+    throw new UserError(
+      `Cannot judge with --${unused} as it is for models ${
+        isAsked ? "of texts" : "of --data conversations"
+      }: ` +
+        `this one was trained on ${printable(data.name)}`,
+      { hint: `Leave it out, or choose --${isAsked ? "questions" : "stories"}` },
+    );
+  }
   if (!isAsked && data.name !== "sample") {
     onWarning(
       `the model was trained on ${printable(data.name)}, and the grammar is that of the built-in ` +

@@ -1,6 +1,7 @@
 import { type Command, Option } from "@commander-js/extra-typings";
 import { findSource } from "../generate/load.ts";
 import { MODEL_NAMES } from "../generate/source.ts";
+import { flagOf } from "../files/command_line.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { gpuOption } from "./gpu.ts";
 import { DataProgressDisplay } from "./progress.ts";
@@ -13,10 +14,13 @@ interface ModelOptions {
   base?: string | undefined;
 }
 
+/** The run that is used if no other is named. */
+const DEFAULT_RUN = "runs/default";
+
 /** Adds the options that name a model, and the provider that computes it, to a command without other options. */
 export function withModelOptions(program: Command) {
   return program.addOption(gpuOption()).optionsGroup("Model:")
-    .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
+    .option("--run <directory>", "use the newest checkpoint of this run", DEFAULT_RUN)
     .option(
       "--checkpoint <which>",
       "use another of it: best, latest, a number of steps, or a directory",
@@ -30,6 +34,17 @@ export function withModelOptions(program: Command) {
       ).conflicts(["run", "checkpoint"]),
     )
     .option("--base <model>", TRAIN_OPTIONS.base.help);
+}
+
+/** The words that name the same model to another command. */
+export function modelWords(
+  { run, quantize, ...others }: ModelOptions & { quantize?: string | undefined },
+): string[] {
+  const { checkpoint, model, base } = others;
+  const named = { run: run === DEFAULT_RUN ? undefined : run, checkpoint, model, base, quantize };
+  return Object.entries(named).flatMap(([name, value]) =>
+    value === undefined ? [] : [flagOf(name), value]
+  );
 }
 
 /** The option that keeps a model's matrices in fewer bits. */

@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { readFileSync, statSync } from "node:fs";
 import { standIn } from "./stand_in.ts";
 import { reading } from "./disk.ts";
@@ -19,7 +20,7 @@ export const MOST_JSON_BYTES = 2 ** 27;
  * The text of a file.
  *
  * @param what kind of file, for messages, such as "tokenizer".
- * @throws {UserError} if it is too large, or if it cannot be read.
+ * @throws {UserError} if it is too large, is not UTF-8, or cannot be read.
  */
 export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
@@ -28,10 +29,14 @@ export function readText(path: string, what?: string): string {
     if (!stat.isFile()) { // a device or a pipe may have no end
       throw new UserError(`Cannot read ${file} as it must be a file`);
     }
-    if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");
-    throw new UserError(
-      `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,
-    );
+    if (size > MOST_JSON_BYTES) {
+      throw new UserError(
+        `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,
+      );
+    }
+    const bytes = readFileSync(path);
+    if (isUtf8(bytes)) return bytes.toString();
+    throw new UserError(`Cannot read ${file} as it must be UTF-8`);
   }, (reason) => new UserError(`Cannot read ${file}: ${reason}`));
 }
 

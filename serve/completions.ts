@@ -77,7 +77,7 @@ interface Logprobs {
   token_logprobs: (number | null)[];
   /** The likeliest tokens and the drawn one; null if none are asked for. */
   top_logprobs: (Record<string, number> | null)[] | null;
-  /** Where each token begins in prompt and completion. */
+  /** Where each token begins in prompt and completion, in code points, which Python counts. */
   text_offset: number[];
 }
 
@@ -169,7 +169,7 @@ function choiceOf(
   // the tokens that the prompt itself has, without the one that begins texts
   const ownIds = isText ? promptIds.slice(-tokenizer.encode(prompt).length || Infinity) : promptIds;
   const decoder = tokenizer.decoder(echo ? [] : promptIds);
-  let offset = echo ? 0 : text.length;
+  let offset = echo ? 0 : codePoints(text);
 
   /** The logprobs of the next tokens. */
   const logprobsOf = ({ ids, logprobs = [] }: EnginePiece): Logprobs | null => {
@@ -187,7 +187,7 @@ function choiceOf(
     };
     for (const id of ids) {
       answer.text_offset.push(offset);
-      offset += decoder.push(id).length;
+      offset += codePoints(decoder.push(id));
     }
     return answer;
   };
@@ -220,6 +220,10 @@ function choiceOf(
     part,
     whole: (piece) => part(piece, true),
   };
+}
+
+function codePoints(text: string): number {
+  return [...text].length;
 }
 
 /** The logprobs of the tokens of a prompt; NaN for the first one, which follows nothing. */

@@ -1,3 +1,4 @@
+import { printable } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Conversation, Message } from "../text/conversations.ts";
 import {
@@ -125,7 +126,9 @@ export async function createChatFormat(
     renderer = await createRenderer(template, { now });
   } catch (error) {
     if (!(error instanceof TemplateError)) throw error;
-    throw new UserError(`Cannot use a chat template as it must be Jinja: ${error.message}`);
+    const { chatTemplateFile: file } = tokenizer;
+    const what = file === undefined ? "a chat template" : `the chat template in ${printable(file)}`;
+    throw new UserError(`Cannot use ${what} as it must be Jinja: ${error.message}`);
   }
   const { endOfTextToken: eos_token, bosToken: bos_token = eos_token } = tokenizer;
   const rendered: RenderConversation = (messages, add_generation_prompt = false) => {

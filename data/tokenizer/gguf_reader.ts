@@ -113,7 +113,7 @@ export async function readGgufTokenizer(
     ...tokenizer,
     endIds: [...new Set([tokenizer.endOfText, ...ends])],
     ...(begin === undefined || begin === end ? {} : { bosToken: tokens[begin]! }),
-    ...(template === undefined ? {} : { chatTemplate: template }),
+    ...(template === undefined ? {} : { chatTemplate: template, chatTemplateFile: where }),
   };
 }
 

@@ -76,7 +76,14 @@ export async function createRenderer(
   }
   const program = attempt(() => {
     const tokens = jinja.tokenize(marked, { lstrip_blocks: true, trim_blocks: true });
-    return jinja.parse(tokens);
+    try {
+      return jinja.parse(tokens);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // of a token behind the last one
+      throw new TemplateError(
+        "it ends before a block does, such as {% for %} without {% endfor %}",
+      );
+    }
   });
   const hasMarks = marked.includes(`call ${MARK}()`), Interpreter = boundedInterpreter(jinja);
   return (variables) => {

@@ -153,15 +153,14 @@ async function parseFiles(
   const tokenizer = await parseTokenizer(text, where, { ...options, endOfText });
   const begin = contentOf(config.bos_token) ?? contentOf(roles.bos_token);
   const template = await textOf(CHAT_TEMPLATE_FILE);
-  const chatTemplate = parseChatTemplate(
-    template,
-    config.chat_template,
-    nameOf(template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE),
+  const chatTemplateFile = nameOf(
+    template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE,
   );
+  const chatTemplate = parseChatTemplate(template, config.chat_template, chatTemplateFile);
   return {
     ...tokenizer,
     ...(begin === undefined || begin === tokenizer.endOfTextToken ? {} : { bosToken: begin }),
-    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+    ...(chatTemplate === undefined ? {} : { chatTemplate, chatTemplateFile }),
   };
 }
 

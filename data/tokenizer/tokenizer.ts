@@ -59,6 +59,8 @@ export interface Tokenizer {
   readonly bosToken?: string;
   /** How chats become text. It came with the model, and is kept with it. */
   readonly chatTemplate?: ChatTemplate;
+  /** The file that has it, for error messages. */
+  readonly chatTemplateFile?: string;
   /** The Hugging Face `tokenizer.json` that describes the tokenizer. */
   readonly json: string;
   /** SHA-256 in hexadecimal of `json`, and of the token that ends a document if `json` does not imply it. */

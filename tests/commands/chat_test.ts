@@ -66,6 +66,14 @@ Deno.test("chat says that a model was trained on no conversations, and which mes
   assert.match(stderr, /^Error: Cannot answer as the message must have at most 72 tokens, /m);
 });
 
+Deno.test("generate names the command that talks with a model of conversations", async () => {
+  const options = ["--model", trained, "--quantize", "int8", "--max-new-tokens", "1"];
+  const { code, stderr } = await task("generate", options);
+  assert.equal(code, 0, stderr);
+  const command = `deno task chat --model ${trained} --quantize int8`;
+  assert.equal(stderr, `the model has a chat template; to talk with it: ${command}\n`);
+});
+
 Deno.test("chat talks with a run that was trained on conversations, as the training says", async () => {
   const data = join(directory, "chat.jsonl"), run = join(directory, "run");
   const messages = [{ role: "user", content: "Who?" }, { role: "assistant", content: "Tim." }];

@@ -69,6 +69,20 @@ Deno.test("judge asks a model of conversations questions", async () => {
   );
   assert.match(stdout, /^2 +0 \(0–28\) of 10 +0 \(0–66\) of 2 /m);
   assert.match(stderr, /^judged step 2, .*\ndocs\/chat.md says what is counted\n$/);
+
+  // the number of the other kind is refused
+  const [stories, questions] = await Promise.all([
+    task("judge", ["--checkpoint", checkpoint, "--stories", "9"]),
+    judge("--questions", "200"),
+  ]);
+  assert.match(
+    stories.stderr,
+    /^Error: Cannot judge with --stories as it is for models of texts: this one was trained on conversations\n/,
+  );
+  assert.match(
+    questions.stderr,
+    /^Error: Cannot judge with --questions as it is for models of --data conversations: this one was trained on sample\n/,
+  );
 });
 
 Deno.test("judge draws the losses of the run in which a checkpoint is", async () => {

@@ -154,6 +154,27 @@ for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
   });
 }
 
+Deno.test("createEngine() reads the oldest prompt with the shortest others", async () => {
+  const read = Slots.prototype.read, passes: number[][] = [];
+  Slots.prototype.read = function (sequences) { // of the engine of this test, as no other computes meanwhile
+    passes.push(sequences.map(({ most }) => most));
+    read.call(this, sequences);
+  };
+  try {
+    await using engine = createEngine(model, { slots: 10 });
+    // prompt and one token: the most tokens of each request
+    const lengths = [30, 36, 34, 14, 13, 12, 11, 10, 9, 8];
+    await Promise.all(lengths.map(async (length) => {
+      const promptIds = Array.from({ length: length - 1 }, (_, i) => i);
+      await completed(engine, { ...PLAIN, promptIds, maxNewTokens: 1 });
+    }));
+    // a pass reads 16 tokens of eight prompts at most
+    assert.deepEqual(passes, [[30, 8, 9, 10, 11, 12, 13, 14], [30, 34, 36], [36, 34], [36]]);
+  } finally {
+    Slots.prototype.read = read;
+  }
+});
+
 Deno.test("createEngine() has the logprobs of the model's distribution", async () => {
   await using engine = createEngine(model, { slots: 2 });
   const request = { ...PLAIN, maxNewTokens: 30, logprobs: 3, sampler: { presencePenalty: 2 } };

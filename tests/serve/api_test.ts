@@ -220,6 +220,36 @@ Deno.test("/v1/completions echoes the prompt with its logprobs, and draws nothin
   assert.equal(begun.choices[0].logprobs.tokens.length, 1); // an empty prompt has no tokens
 });
 
+Deno.test("/v1/completions says at which character tokens begin, within one too, whole or streamed", async () => {
+  await using api = open();
+  const prompt = "🦊 é1", promptIds = model.tokenizer.encode(prompt);
+  const body = { ...PLAIN, temperature: 1.5, logprobs: 0, return_token_ids: true };
+  for (const echo of [false, true]) {
+    const utf8 = new TextDecoder();
+    /** Characters that begin before each token, and after the last. */
+    const placesOf = (ids: number[]) => {
+      let place = 0;
+      return [
+        0,
+        ...ids.map((id) =>
+          place += [...utf8.decode(model.tokenizer.bytes(id), { stream: true })].length
+        ),
+      ];
+    };
+    for (const given of [prompt, promptIds]) {
+      const asked = { ...body, echo, prompt: given };
+      const { choices: [{ token_ids, logprobs }] } = await ask(api, COMPLETIONS, asked);
+      const drawn = echo ? token_ids.slice(promptIds.length) : token_ids;
+      const places = placesOf([...promptIds, ...drawn]).slice(echo ? 0 : promptIds.length, -1);
+      assert.deepEqual(logprobs.text_offset, places);
+      assert.equal(logprobs.text_offset[echo ? promptIds.length : 0], 4);
+      const parts = await partsOf(await send(api, COMPLETIONS, { ...asked, stream: true }));
+      const streamed = parts.flatMap(({ choices: [{ logprobs }] }) => logprobs.text_offset);
+      assert.deepEqual(streamed, places);
+    }
+  }
+});
+
 Deno.test("createApi() lists its models, and finds one by its name", async () => {
   await using api = createApi({ models: { tiny: model, "a/b c": model }, slots: 1 });
   const { object, data } = await ask(api, "/v1/models");

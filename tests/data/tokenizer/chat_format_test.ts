@@ -151,7 +151,15 @@ Deno.test("encode() refuses a template that writes the beginning of a conversati
 Deno.test("createChatFormat() and encode() refuse templates that fail or exceed a bound", async () => {
   const tokenizer = await gpt2Tokenizer();
   const cases: [template: string, message: RegExp][] = [
-    ["{% for %}", /^Cannot use a chat template as it must be Jinja: /],
+    [
+      "{% for %}",
+      /^Cannot use a chat template as it must be Jinja: Unexpected token: CloseStatement$/,
+    ],
+    [
+      "{% for m in messages %}",
+      /^Cannot use a chat template as it must be Jinja: it ends before a block does, such as \{% for %\}/,
+    ],
+    [`{{ ${"\x1b".repeat(999)} }}`, /Jinja: Unexpected character: \\u\{1b\}$/],
     [
       `{{ ' ' }}${" \n".repeat(126)}`,
       /Jinja: it has more than 250 characters of white space in a row$/,
@@ -183,6 +191,15 @@ Deno.test("createChatFormat() and encode() refuse templates that fail or exceed 
       },
     );
   }
+});
+
+Deno.test("createChatFormat() names the file of a template that is not Jinja", async () => {
+  const chatTemplate = "{% if messages %}", chatTemplateFile = `a\x1b/${"b".repeat(999)}`;
+  const tokenizer = { ...await gpt2Tokenizer(), chatTemplate, chatTemplateFile };
+  await assert.rejects(createChatFormat(tokenizer), {
+    name: "UserError",
+    message: /^Cannot use the chat template in a\\u\{1b\}\/b{197}… as it must be Jinja: it ends/,
+  });
 });
 
 Deno.test("render() writes what is true or false as Python does", async () => {

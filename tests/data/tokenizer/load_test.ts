@@ -58,6 +58,8 @@ Deno.test("loadTokenizer() keeps the chat template to the byte, and what begins 
     await withFiles({ "tokenizer.json": compact.json, ...files }, async (folder) => {
       const tokenizer = await loadTokenizer(folder);
       assert.deepEqual(tokenizer.chatTemplate, chatTemplate);
+      const file = chatTemplate && join(folder, Object.keys(files)[0]!);
+      assert.equal(tokenizer.chatTemplateFile, file);
       assert.equal(tokenizer.bosToken, undefined);
       assert.equal(tokenizer.hash, compact.hash);
     });
