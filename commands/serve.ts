@@ -10,15 +10,10 @@ import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { type LoadedModel, loadSource } from "../generate/load.ts";
 import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
-import {
-  type Api,
-  createApi,
-  REQUEST_SECONDS,
-  type RequestRecord,
-  RESTART_SECONDS,
-} from "../serve/api.ts";
+import { type Api, createApi, type RequestRecord } from "../serve/api.ts";
 import { ApiError, errorResponse } from "../serve/api_error.ts";
-import { QUEUE, recordServedModel } from "../serve/served_model.ts";
+import { QUEUE, REQUEST_SECONDS, RESTART_SECONDS } from "../serve/limits.ts";
+import { recordServedModel } from "../serve/served_model.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";

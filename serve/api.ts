@@ -5,6 +5,7 @@ import { LinkedAbort } from "./abort.ts";
 import { ApiError, apiErrorOf, errorResponse } from "./api_error.ts";
 import { chat } from "./chat_completions.ts";
 import { complete } from "./completions.ts";
+import { REQUEST_SECONDS, RESTART_SECONDS } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { LoadedModels } from "./models.ts";
 import { corsHeaders, OWN_HOSTS, preflight, refuseForeign } from "./origin.ts";
@@ -47,12 +48,6 @@ export interface Api extends AsyncDisposable {
   /** Ends what is being answered, and frees all but the models. */
   close(): Promise<void>;
 }
-
-/** Seconds that an answer may take, by default. */
-export const REQUEST_SECONDS = 600;
-
-/** Seconds after which a client is asked to try another server, or this one once it has started again. */
-export const RESTART_SECONDS = 5;
 
 /** Paths that are answered, and their methods. */
 const METHODS: Readonly<Record<string, "GET" | "POST">> = {

@@ -1,6 +1,7 @@
 import { isUsersError } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
 import { FLAG, sentenceOf, UserError, type UserErrorOptions } from "../files/user_error.ts";
+import { MOST_ERROR_UNITS } from "./limits.ts";
 
 /**
  * Errors of the API, in the shape of OpenAI's (https://platform.openai.com/docs/guides/error-codes).
@@ -71,7 +72,7 @@ export function toApiError(error: unknown, status: ErrorStatus): ApiError {
   const sentence = sentenceOf(error), [flag] = sentence.match(FLAG) ?? [];
   return new ApiError(
     status,
-    printable(sentence.replace(FLAG, fieldOf), MOST_CHARACTERS),
+    printable(sentence.replace(FLAG, fieldOf), MOST_ERROR_UNITS),
     { cause: error, ...(flag !== undefined && status === 400 ? { param: fieldOf(flag) } : {}) },
   );
 }
@@ -84,9 +85,6 @@ export function apiErrorOf(error: unknown, status: ErrorStatus): ApiError {
     return new ApiError(500, "Cannot answer because of a mistake in toy-transformer", { cause });
   }
 }
-
-/** Most characters of a sentence: errors of files quote what the files hold. */
-const MOST_CHARACTERS = 1000;
 
 /** OpenAI's type of an error by its status; others are `invalid_request_error`. */
 const TYPES: Partial<Record<ErrorStatus, string>> = {

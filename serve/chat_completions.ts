@@ -1,4 +1,9 @@
-import { type Conversation, type Message, OPENAI_ROLES } from "../data/text/conversations.ts";
+import {
+  type Conversation,
+  MalformedMessage,
+  type Message,
+  readMessage,
+} from "../data/text/conversations.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import type { EnginePiece } from "../generate/engine.ts";
@@ -17,9 +22,9 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
-  MOST_TOKENS,
   seedsOf,
 } from "./common_fields.ts";
+import { MOST_TOKENS } from "./limits.ts";
 import type { Models } from "./models.ts";
 import {
   BOOLEAN,
@@ -123,35 +128,23 @@ export async function chat(
  */
 function messageOf(message: unknown, index: number): Message {
   const at = `messages[${index}]`;
-  const refuse = (name: string, must: string, value: unknown) => {
-    const param = `${at}${name}`;
-    return new ApiError(
+  try {
+    const { role: _, content: _1, ...others } = isObject(message) ? message : {};
+    for (const [name, value] of Object.entries(others)) {
+      const isEmpty = value === null || Array.isArray(value) && value.length === 0;
+      if (EMPTY_FIELDS.includes(name) && isEmpty) continue;
+      throw new MalformedMessage(`${at}.${name}`, "absent, as it is not supported", value);
+    }
+    return readMessage(message, at);
+  } catch (error) {
+    if (!(error instanceof MalformedMessage)) throw error;
+    const { place: param, must, value } = error;
+    throw new ApiError(
       400,
       `Cannot chat as ${param} must be ${must}: current value is ${quoted(value)}`,
       { param },
     );
-  };
-  if (!isObject(message)) throw refuse("", "an object with role and content", message);
-  const { role, content, ...others } = message;
-  for (const [name, value] of Object.entries(others)) {
-    const isEmpty = value === null || Array.isArray(value) && value.length === 0;
-    if (EMPTY_FIELDS.includes(name) && isEmpty) continue;
-    throw refuse(`.${name}`, "absent, as it is not supported", value);
   }
-  if (typeof role !== "string" || !Object.hasOwn(OPENAI_ROLES, role)) {
-    throw refuse(".role", `one of ${Object.keys(OPENAI_ROLES).join(", ")}`, role);
-  }
-  if (typeof content === "string") return { role: OPENAI_ROLES[role]!, content };
-  if (!Array.isArray(content)) throw refuse(".content", "a text or a list of texts", content);
-  const texts = content.map((part: unknown, i) => {
-    const at = `.content[${i}]`;
-    if (!isObject(part)) throw refuse(at, "an object with type and text", part);
-    const { type, text } = part;
-    if (type !== "text") throw refuse(`${at}.type`, '"text", as others are not supported', type);
-    if (typeof text === "string") return text;
-    throw refuse(`${at}.text`, "a text", text);
-  });
-  return { role: OPENAI_ROLES[role]!, content: texts.join("") };
 }
 
 /** The answers of a request: `n` of them. */

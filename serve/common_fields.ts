@@ -1,6 +1,7 @@
 import { isObject } from "../files/json.ts";
 import type { EngineRequest } from "../generate/engine.ts";
 import { randomSeed, seedsFrom } from "../generate/generate.ts";
+import { MOST_COMPLETIONS, MOST_STOP_UNITS, MOST_STOPS } from "./limits.ts";
 import { BOOLEAN, type Field, type FieldTable, only, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 import type { ServedModel } from "./served_model.ts";
@@ -10,12 +11,6 @@ import type { ServedModel } from "./served_model.ts";
  *
  * @module
  */
-
-/** Completions per request, and tokens per completion, at most. */
-export const MOST_COMPLETIONS = 128, MOST_TOKENS = 16_384;
-
-/** Texts of `stop`, and characters of each, at most. */
-const MOST_STOPS = 16, MOST_STOP_CHARACTERS = 256;
 
 /** The fields that both have. */
 export interface CommonFields extends SamplerFields {
@@ -29,7 +24,7 @@ export interface CommonFields extends SamplerFields {
 
 /** A text that may end a completion. */
 const isStop = (value: unknown): value is string =>
-  typeof value === "string" && value !== "" && value.length <= MOST_STOP_CHARACTERS;
+  typeof value === "string" && value !== "" && value.length <= MOST_STOP_UNITS;
 
 /** A field that says nothing about the completion. */
 const ANY_TEXT: Field<string> = { ...TEXT, fallback: "" };
@@ -41,7 +36,7 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
   n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
   seed: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
   stop: {
-    must: `a text of 1 to ${MOST_STOP_CHARACTERS} characters or a list of at most ${MOST_STOPS}`,
+    must: `a text of 1 to ${MOST_STOP_UNITS} characters or a list of at most ${MOST_STOPS}`,
     holds: (value) =>
       isStop(value) ||
       Array.isArray(value) && value.length <= MOST_STOPS && value.every(isStop),

@@ -16,10 +16,9 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
-  MOST_COMPLETIONS,
-  MOST_TOKENS,
   seedsOf,
 } from "./common_fields.ts";
+import { MOST_COMPLETION_LOGPROBS, MOST_COMPLETIONS, MOST_TOKENS } from "./limits.ts";
 import type { Models } from "./models.ts";
 import { BOOLEAN, checkRequest, type FieldTable, only, TEXT, whole } from "./request.ts";
 import type { ServedModel } from "./served_model.ts";
@@ -29,9 +28,6 @@ import type { ServedModel } from "./served_model.ts";
  *
  * @module
  */
-
-/** Alternatives per token in `logprobs`, at most, as OpenAI has it. */
-const MOST_LOGPROBS = 5;
 
 /** A text, or its ids. */
 type Prompt = string | readonly number[];
@@ -58,7 +54,7 @@ const FIELDS: FieldTable<CompletionFields> = {
     fallback: "",
   },
   max_tokens: { ...whole(0, MOST_TOKENS), fallback: 16 },
-  logprobs: { ...whole(0, MOST_LOGPROBS), fallback: undefined },
+  logprobs: { ...whole(0, MOST_COMPLETION_LOGPROBS), fallback: undefined },
   echo: BOOLEAN,
   return_token_ids: BOOLEAN,
   ...{ best_of: only(1), suffix: only("") },

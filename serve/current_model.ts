@@ -9,6 +9,7 @@ import type { DryDevice } from "../kernels/dry_device.ts";
 import { listCheckpoints, readHint } from "../model/files/checkpoint.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
+import { MOST_WAITING_FOR_MODEL, PLAYGROUND_SLOTS } from "./limits.ts";
 import type { Models } from "./models.ts";
 import { recordServedModel, ServedModel } from "./served_model.ts";
 import { Turns } from "./turns.ts";
@@ -38,12 +39,6 @@ interface Found {
   readonly checkpoint: string;
   readonly path: string;
 }
-
-/** Requests that wait for their model, at most. */
-const MOST_WAITING = 64;
-
-/** Completions of a model that are continued at once. */
-const SLOTS = { gpu: 32, cpu: 8 };
 
 /**
  * Holds the model of the last request. A device is opened, and a model loaded, when a request first needs it. Before
@@ -92,10 +87,10 @@ export class CurrentModel implements Models {
 
   /** Waits until the model of a name is loaded, and counts a user of it. */
   async #enter(name: string, signal: AbortSignal, user: Promise<void>): Promise<ServedModel> {
-    if (this.#waiting === MOST_WAITING) {
+    if (this.#waiting === MOST_WAITING_FOR_MODEL) {
       throw new ApiError(
         429,
-        `Cannot answer as at most ${MOST_WAITING} requests may wait for their model: try again later`,
+        `Cannot answer as at most ${MOST_WAITING_FOR_MODEL} requests may wait for their model: try again later`,
         { code: "rate_limit_exceeded", retryAfterSeconds: 1 },
       );
     }
@@ -160,7 +155,7 @@ export class CurrentModel implements Models {
     await before?.engine.close();
     before?.gpt.destroy();
     await device.gpu.queue.onSubmittedWorkDone(); // the memory of the model before is free then
-    const slots = SLOTS[device.isCpu ? "cpu" : "gpu"];
+    const slots = PLAYGROUND_SLOTS[device.isCpu ? "cpu" : "gpu"];
     const name = `${run}@${Number(basename(source.checkpoint ?? path))}`;
     const needBytes = checkMemory(device, (dry) => recordServedModel(dry, source, { slots }), {
       what: `load ${name}`,

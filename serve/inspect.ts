@@ -13,6 +13,13 @@ import { createActivations } from "../model/activations.ts";
 import type { RequestContext } from "./answer.ts";
 import { ApiError } from "./api_error.ts";
 import { checkMemory, type CurrentModel } from "./current_model.ts";
+import {
+  MOST_CELLS,
+  MOST_INSPECTED_IDS,
+  MOST_LENS_IDS,
+  MOST_MATRIX_IDS,
+  MOST_NEIGHBOUR_IDS,
+} from "./limits.ts";
 import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
 import type { ServedModel } from "./served_model.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
@@ -22,9 +29,6 @@ import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.
  *
  * @module
  */
-
-/** Most tokens of a text, and of one whose attention, lens or neighbours are computed. */
-const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512, MOST_NEIGHBOUR_IDS = 8;
 
 /** A text of a request: ids of tokens, or a prompt that is read as `generate()` reads it. */
 interface TextFields {
@@ -36,9 +40,9 @@ interface TextFields {
 const TEXT_FIELDS: FieldTable<TextFields> = {
   model: TEXT,
   ids: {
-    must: `a list of 1 to ${MOST_IDS} ids of tokens`,
+    must: `a list of 1 to ${MOST_INSPECTED_IDS} ids of tokens`,
     holds: (value) =>
-      Array.isArray(value) && value.length > 0 && value.length <= MOST_IDS &&
+      Array.isArray(value) && value.length > 0 && value.length <= MOST_INSPECTED_IDS &&
       value.every((id) => Number.isSafeInteger(id) && id >= 0),
     fallback: undefined,
   },
@@ -53,10 +57,10 @@ function idsOf(model: ServedModel, { ids, prompt }: TextFields): readonly number
   const { tokenizer } = model;
   const read = ids ?? promptIdsOf(tokenizer, prompt);
   checkIds(model, read, "ids");
-  if (read.length <= MOST_IDS) return read;
+  if (read.length <= MOST_INSPECTED_IDS) return read;
   throw new ApiError(
     400,
-    `Cannot inspect as prompt must have at most ${MOST_IDS} tokens: current number is ${read.length}`,
+    `Cannot inspect as prompt must have at most ${MOST_INSPECTED_IDS} tokens: current number is ${read.length}`,
     { param: "prompt" },
   );
 }
@@ -185,9 +189,6 @@ interface HeadFields {
   layer: number | undefined;
   head: number | undefined;
 }
-
-/** Rows and columns of a small matrix of attention, at most. */
-const MOST_CELLS = 64;
 
 const attention = inspection<TextFields & HeadFields>(
   {

@@ -2,15 +2,13 @@ import { quoted } from "../files/printable.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
+import { MOST_BODY_BYTES, MOST_BODY_MS } from "./limits.ts";
 
 /**
  * Requests: JSON objects of bounded size, whose fields a table describes.
  *
  * @module
  */
-
-/** Most bytes of a request's body, and most milliseconds until all of them are there. */
-export const MOST_BODY_BYTES = 2 ** 20, MOST_BODY_MS = 30_000;
 
 /** A field of a request. */
 export interface Field<Value> {

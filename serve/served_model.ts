@@ -7,6 +7,7 @@ import { createActivations } from "../model/activations.ts";
 import { createGpt, type Quantization } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { ApiError } from "./api_error.ts";
+import { MOST_RETRY_SECONDS, QUEUE } from "./limits.ts";
 import { Turns } from "./turns.ts";
 
 /** How many completions a model continues at once, and how many requests wait. */
@@ -15,14 +16,8 @@ export interface ServedModelOptions extends EngineOptions {
   readonly queue?: number | undefined;
 }
 
-/** Completions that wait for a slot, at most, by default. */
-export const QUEUE = 256;
-
 /** Weight of the last request in the mean of the times that requests stay. */
 const LAST_WEIGHT = 0.1;
-
-/** Seconds after which a client is asked to try again, at most. */
-const MOST_RETRY_SECONDS = 60;
 
 /** A model that is loaded, its name, and the engine that continues texts with it. */
 export class ServedModel implements LoadedModel {

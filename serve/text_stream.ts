@@ -1,8 +1,4 @@
-/** Bytes that wait for a slow reader, at most one text more. */
-export const MOST_WAITING_BYTES = 2 ** 18;
-
-/** Milliseconds after which a reader that takes nothing, while so many bytes wait, counts as gone. */
-const STALLED_MS = 60_000;
+import { MOST_UNREAD_BYTES, STALLED_MS } from "./limits.ts";
 
 /** The body of a response, and the time when it ends. */
 export interface TextStream {
@@ -53,7 +49,7 @@ export function textStream(
       }, stalledMs);
     },
     cancel: leave,
-  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_UNREAD_BYTES }));
   return { readable, ended: ended.promise };
 }
 
@@ -79,5 +75,5 @@ export function pushedStream(
       }, end);
     },
     cancel: () => stop(),
-  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING_BYTES }));
+  }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_UNREAD_BYTES }));
 }

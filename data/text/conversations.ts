@@ -34,7 +34,7 @@ const PAIR = { prompt: "prompt", completion: "completion" } as const;
 const SYSTEM = "system", TOOLS = ["tools", "functions"] as const;
 
 /** Roles by the names that OpenAI has for them. */
-export const OPENAI_ROLES: Readonly<Record<string, Message["role"]>> = {
+const OPENAI_ROLES: Readonly<Record<string, Message["role"]>> = {
   system: "system",
   developer: "system",
   user: "user",
@@ -145,46 +145,83 @@ function parsed(json: string): unknown {
 }
 
 function messageOf(item: unknown, place: string): Message {
-  if (!isObject(item)) throw new MalformedConversation(`hold a message in ${place}`, item, EXAMPLE);
-  const isShareGpt = !("role" in item) && "from" in item;
-  const [roleField, contentField] = isShareGpt ? ["from", "value"] : ["role", "content"];
-  const given = item[roleField!], role = ROLES[String(given)];
-  const { weight } = item;
+  const isShareGpt = isObject(item) && !("role" in item) && "from" in item;
+  const fields = isObject(item) ? item : {}, { weight } = fields;
   if (!isNothing(weight) && weight !== 1) {
     throw new MalformedConversation(`have no ${place}.weight but 1`, weight, NO_WEIGHTS);
   }
-  const called = TOOL_FIELDS.find((field) => !isNothing(item[field]));
+  const called = TOOL_FIELDS.find((field) => !isNothing(fields[field]));
   if (called !== undefined) {
-    throw new MalformedConversation(`have no ${place}.${called}`, item[called], NO_TOOLS);
+    throw new MalformedConversation(`have no ${place}.${called}`, fields[called], NO_TOOLS);
   }
-  if (typeof given !== "string" || role === undefined || !Object.hasOwn(ROLES, given)) {
-    throw new MalformedConversation(
-      `have a known role in ${place}.${roleField}`,
-      given,
-      TOOL_ROLES.includes(String(given)) ? NO_TOOLS : `roles are ${listOfRoles()}`,
-    );
+  try {
+    return readMessage(item, place, {
+      roles: ROLES,
+      ...isShareGpt ? { roleField: "from", contentField: "value" } : {},
+    });
+  } catch (error) {
+    if (!(error instanceof MalformedMessage)) throw error;
+    const { must, place, value } = error, isTool = TOOL_ROLES.includes(String(value));
+    throw new MalformedConversation(`hold ${must} in ${place}`, value, isTool ? NO_TOOLS : EXAMPLE);
   }
-  const content = textOf(item[contentField!]);
-  if (content !== undefined) return { role, content };
-  throw new MalformedConversation(
-    `hold a string in ${place}.${contentField}`,
-    item[contentField!],
-    EXAMPLE,
-  );
 }
 
-function listOfRoles(): string {
-  const [last, ...others] = Object.keys(ROLES).reverse();
-  return `${others.reverse().join(", ")} and ${last}`;
+/** A value that is no message, or not a part of one. */
+export class MalformedMessage extends Error {
+  /** Where the value is: `messages[0].role`. */
+  readonly place: string;
+  /** What must be there. */
+  readonly must: string;
+  /** What is there. */
+  readonly value: unknown;
+
+  /** An error that says what must be in a place. */
+  constructor(place: string, must: string, value: unknown) {
+    super(`${place} must be ${must}`);
+    this.place = place;
+    this.must = must;
+    this.value = value;
+  }
 }
 
-/** The content of a message; OpenAI also writes it as a list of parts, of which those that are texts are joined. */
-function textOf(content: unknown): string | undefined {
+/**
+ * A message as OpenAI writes it. Its content may be a list of parts, of which each is a text; these are joined.
+ *
+ * @param place where it is, for the error: `messages[0]`.
+ * @param options.roles the roles by the names that it may have.
+ * @throws {MalformedMessage} if it has another shape.
+ */
+export function readMessage(
+  message: unknown,
+  place: string,
+  { roles = OPENAI_ROLES, roleField = "role", contentField = "content" } = {},
+): Message {
+  if (!isObject(message)) {
+    throw new MalformedMessage(place, "an object with role and content", message);
+  }
+  const { [roleField]: role, [contentField]: content } = message;
+  if (typeof role !== "string" || !Object.hasOwn(roles, role)) {
+    const must = `one of ${Object.keys(roles).join(", ")}`;
+    throw new MalformedMessage(`${place}.${roleField}`, must, role);
+  }
+  return { role: roles[role]!, content: contentOf(content, `${place}.${contentField}`) };
+}
+
+function contentOf(content: unknown, place: string): string {
   if (typeof content === "string") return content;
-  const isText = (part: unknown): part is { text: string } =>
-    isObject(part) && part.type === "text" && typeof part.text === "string";
-  if (!Array.isArray(content) || content.length === 0 || !content.every(isText)) return undefined;
-  return content.map(({ text }) => text).join("");
+  if (!Array.isArray(content) || content.length === 0) {
+    throw new MalformedMessage(place, "a text or a list of texts", content);
+  }
+  return content.map((part: unknown, i) => {
+    const at = `${place}[${i}]`;
+    if (!isObject(part)) throw new MalformedMessage(at, "an object with type and text", part);
+    const { type, text } = part;
+    if (type !== "text") {
+      throw new MalformedMessage(`${at}.type`, '"text", as others are not supported', type);
+    }
+    if (typeof text === "string") return text;
+    throw new MalformedMessage(`${at}.text`, "a text", text);
+  }).join("");
 }
 
 /**

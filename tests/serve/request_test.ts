@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { MOST_BODY_BYTES, readBody } from "../../serve/request.ts";
+import { MOST_BODY_BYTES } from "../../serve/limits.ts";
+import { readBody } from "../../serve/request.ts";
 import { request } from "./tiny_run.ts";
 
 /** A request whose body has these parts, and then stays open. */

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { MOST_WAITING_BYTES, pushedStream, textStream } from "../../serve/text_stream.ts";
+import { MOST_UNREAD_BYTES } from "../../serve/limits.ts";
+import { pushedStream, textStream } from "../../serve/text_stream.ts";
 
 /** Texts without end, and how many of them were asked for. */
 function endless(text: string) {
@@ -37,7 +38,7 @@ Deno.test("textStream() asks for no more while many bytes wait for a slow reader
   const { readable, ended } = textStream(texts, () => left++);
   await turn();
   const { asked } = state;
-  assert.ok(asked <= MOST_WAITING_BYTES / 1000 + 2, `${asked}`);
+  assert.ok(asked <= MOST_UNREAD_BYTES / 1000 + 2, `${asked}`);
   await turn();
   assert.equal(state.asked, asked);
   const reader = readable.getReader();
@@ -85,7 +86,7 @@ Deno.test("pushedStream() sends texts as they come, until its reader leaves or t
   assert.equal(ends, 1);
   const stalled = open();
   for (let i = 0; ends === 1; i++) {
-    assert.ok(i <= MOST_WAITING_BYTES / 1000, "it ends by itself");
+    assert.ok(i <= MOST_UNREAD_BYTES / 1000, "it ends by itself");
     send("x".repeat(1000));
   }
   assert.ok((await new Response(stalled).text()).startsWith("first xxx")); // what waited, to the end

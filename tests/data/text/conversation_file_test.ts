@@ -39,7 +39,10 @@ Deno.test("readConversations() reads the shapes that --data reads, and says whic
   refuses('{"messages": null}', /it has none$/);
   refuses('\n{"text": "a", "b\\u001b": 1}', /line 2 must hold .* are text, b\\u\{1b\}$/);
   refuses("{}", /its fields are none$/);
-  refuses('{"messages": [{"role": "bear", "content": ""}]}', /chat\.jsonl as line 1 must have a /);
+  refuses(
+    '{"messages": [{"role": "bear", "content": ""}]}',
+    /chat\.jsonl as line 1 must hold one of system, /,
+  );
   Deno.writeFileSync(path, Uint8Array.of(...new TextEncoder().encode('{"messages": "'), 0xff));
   assert.throws(() => readConversations(path), {
     name: "UserError",

@@ -167,19 +167,22 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
       "hold a list of messages in its field messages: current value is 7; a message is",
     ],
     [{ other: 1 }, "hold a list of messages in its field messages: it is absent; a message is"],
-    [{ messages: ["a"] }, 'hold a message in messages[0]: current value is "a"; a message is'],
+    [
+      { messages: ["a"] },
+      'hold an object with role and content in messages[0]: current value is "a"; a message is',
+    ],
     [
       { messages: [question, { role: "narrator\x1b", content: "" }] },
-      'have a known role in messages[1].role: current value is "narrator\\u001b"; roles are system, ' +
-      "developer, user, assistant, human, gpt and model",
+      "hold one of system, developer, user, assistant, human, gpt, model in messages[1].role: " +
+      'current value is "narrator\\u001b"; a message is',
     ],
     [
       { messages: [{ role: "constructor", content: "" }] },
-      "known role in messages[0].role: current",
+      "model in messages[0].role: current",
     ],
     [
       { messages: [{ content: "a" }] },
-      "have a known role in messages[0].role: it is absent; roles are",
+      "model in messages[0].role: it is absent; a message is",
     ],
     [{ messages: [{ role: "tool", content: "a" }] }, "tools are not supported: leave out"],
     [
@@ -197,15 +200,15 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
     [{ ...good, tools: [{ name: "f" }] }, "have no tools: current value is"],
     [
       { messages: [{ role: "user", content: null }] },
-      "hold a string in messages[0].content: current",
+      "hold a text or a list of texts in messages[0].content: current",
     ],
     [
       { messages: [{ role: "user", content: [{ type: "image" }] }] },
-      "string in messages[0].content",
+      'hold "text", as others are not supported in messages[0].content[0].type: current',
     ],
     [
       { messages: [{ from: "gpt" }] },
-      "hold a string in messages[0].value: it is absent; a message",
+      "hold a text or a list of texts in messages[0].value: it is absent; a message",
     ],
     [{ ...good, system: 7 }, "hold a string in its field system: current value is 7"],
     [7, "be a JSON object: current value is 7"],
