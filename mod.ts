@@ -292,25 +292,24 @@ export type { Evaluation } from "./train/evaluate.ts";
 export {
   type BatchOptions,
   type BatchPiece,
+  type CompletionPiece,
+  type CompletionRequest,
   DEFAULT_SAMPLER,
   generate,
   generateBatch,
   type GenerateOptions,
   type GenerateResult,
   promptIdsOf,
-  type StreamOptions,
 } from "./generate/generate.ts";
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./generate/chat.ts";
 export {
   createEngine,
   type Engine,
   type EngineOptions,
-  type EnginePiece,
   type EngineRequest,
   type EngineStats,
-  type TokenLogprob,
-  type TokenLogprobs,
 } from "./generate/engine.ts";
+export type { TokenLogprob, TokenLogprobs } from "./generate/completion.ts";
 export { type ExportDType, exportModel, type ExportOptions } from "./train/export.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
 export {

@@ -128,7 +128,7 @@ export async function measureGenerate(device: Device, bench: GenerateBench): Pro
       const start = performance.now();
       let drawn = 0;
       const options = {
-        streams: Array.from({ length: streams }, (_, seed) => ({ prompt: "one", seed })),
+        requests: Array.from({ length: streams }, (_, seed) => ({ prompt: "one", seed })),
         maxNewTokens: tokens,
       };
       for await (const { result } of generateBatch(model, options)) drawn += result?.tokens ?? 0;

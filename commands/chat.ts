@@ -65,7 +65,7 @@ async function main(options: ChatCommandOptions): Promise<number> {
   }, {
     promptTokens: 1,
     maxNewTokens: contextLength - 1,
-    samples: 1,
+    completions: 1,
     sampler,
     freeBytes: freeMemory(),
   });

@@ -64,7 +64,7 @@ const program = withSamplerOptions(
       }, {
         promptTokens,
         maxNewTokens,
-        samples,
+        completions: samples,
         sampler,
         freeBytes: freeMemory(),
       });
@@ -80,18 +80,18 @@ const program = withSamplerOptions(
         );
       }
       const model = loadSource(device, source, { quantize });
-      const streams = seedsFrom(options.seed ?? randomSeed(), samples)
+      const requests = seedsFrom(options.seed ?? randomSeed(), samples)
         .map((seed) => ({ prompt, seed }));
-      const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler });
-      await (options.json ? printObjects : printTexts)(streams, pieces);
+      const pieces = generateBatch(model, { requests, maxNewTokens, stop, sampler });
+      await (options.json ? printObjects : printTexts)(requests, pieces);
     })
   );
 
-type Streams = readonly { prompt: string; seed: number }[];
+type Requests = readonly { prompt: string; seed: number }[];
 
 /** Prints completions one after another, the first while it is generated. */
-async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
-  const completions = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
+async function printTexts(requests: Requests, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const completions = requests.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
   let turn = 0;
   const print = () => {
     for (let completion; (completion = completions[turn]); turn++) {
@@ -103,8 +103,8 @@ async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): 
     return true;
   };
   if (!print()) return;
-  for await (const { stream, text, result } of pieces) {
-    const completion = completions[stream]!;
+  for await (const { index, text, result } of pieces) {
+    const completion = completions[index]!;
     completion.unprinted += text;
     completion.ended = result !== undefined;
     if (!print()) return;
@@ -112,15 +112,15 @@ async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): 
 }
 
 /** Prints a JSON object per completion, in order. */
-async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
-  const texts = streams.map(() => "");
+async function printObjects(requests: Requests, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const texts = requests.map(() => "");
   const results = new Map<number, GenerateResult>();
   let turn = 0;
-  for await (const { stream, text, result } of pieces) {
-    texts[stream] += text;
-    if (result) results.set(stream, result);
+  for await (const { index, text, result } of pieces) {
+    texts[index] += text;
+    if (result) results.set(index, result);
     for (; results.has(turn); turn++) {
-      const { prompt, seed } = streams[turn]!;
+      const { prompt, seed } = requests[turn]!;
       const completion = { prompt, text: texts[turn], seed, ...results.get(turn) };
       if (!output(`${JSON.stringify(completion)}\n`)) return;
     }

@@ -179,15 +179,15 @@ const TEXTS = 16, TEXT_TOKENS = 64;
 
 /** Lets a model write, greedily and with a sampler. */
 async function write(model: LoadedModel, sampler: Partial<SamplerOptions> = {}): Promise<Written> {
-  const streams = Array.from({ length: TEXTS }, (_, i) => (
+  const requests = Array.from({ length: TEXTS }, (_, i) => (
     { prompt: PROMPTS[i % PROMPTS.length]!, seed: i }
   ));
   const generated = async (sampler: Partial<SamplerOptions>) => {
-    const texts = streams.map(() => ({ text: "", ids: [] as number[] }));
-    const options = { streams, sampler, maxNewTokens: TEXT_TOKENS };
-    for await (const { stream, text, ids } of generateBatch(model, options)) {
-      texts[stream]!.text += text;
-      texts[stream]!.ids.push(...ids);
+    const texts = requests.map(() => ({ text: "", ids: [] as number[] }));
+    const options = { requests, sampler, maxNewTokens: TEXT_TOKENS };
+    for await (const { index, text, ids } of generateBatch(model, options)) {
+      texts[index]!.text += text;
+      texts[index]!.ids.push(...ids);
     }
     return texts;
   };

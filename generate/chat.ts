@@ -167,14 +167,14 @@ export class Chat {
 
   async *#draw(
     question: Conversation,
-    stream: { promptIds: readonly number[]; seed: number; endIds: readonly number[] },
+    request: { promptIds: readonly number[]; seed: number; endIds: readonly number[] },
     signal: AbortSignal | undefined,
   ): AsyncGenerator<string, GenerateResult> {
-    const { sampler } = this, rest = this.contextLength - stream.promptIds.length;
+    const { sampler } = this, rest = this.contextLength - request.promptIds.length;
     const maxNewTokens = Math.min(this.maxNewTokens, rest);
     let content = "", isWhole = false;
     try {
-      const options = { streams: [stream], maxNewTokens, sampler, signal };
+      const options = { requests: [request], maxNewTokens, sampler, signal };
       const pieces = generateBatch(this.#model, options);
       for await (const { text, result } of pieces) {
         content += text;

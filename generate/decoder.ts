@@ -3,7 +3,7 @@ import { hasPenalties, type SamplerOptions, samplerSettings } from "../kernels/s
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { Slots } from "./slots.ts";
-import { checkPromptIds } from "./stream.ts";
+import { checkPromptIds } from "./completion.ts";
 
 /** Sequences of tokens that a model continues in one batch, with the keys and values of the tokens that it has read. */
 export interface Decoder extends Disposable {

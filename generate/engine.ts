@@ -1,59 +1,25 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
-import { MOST_LOGPROBS, type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
+import { MOST_LOGPROBS, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
-import { resolveSampler } from "./generate.ts";
+import {
+  checkPromptIds,
+  Completion,
+  type CompletionPiece,
+  type TokenLogprob,
+  type TokenLogprobs,
+} from "./completion.ts";
+import { type GenerateOptions, MAX_NEW_TOKENS, promptIdsOf, resolveSampler } from "./generate.ts";
 import type { LoadedModel } from "./load.ts";
 import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
 import { mostSequences, type Sequence, type SequenceSpan, Slots } from "./slots.ts";
-import { checkPromptIds, type GenerateResult, Stream } from "./stream.ts";
 
-/** A completion that an engine computes. */
-export interface EngineRequest {
-  /** The tokens to continue, one or more. */
-  readonly promptIds: readonly number[];
-  /** Tokens drawn, at most. */
-  readonly maxNewTokens: number;
-  /** Seed of the sampler: the same seed gives the same completion, whatever else the engine computes. */
-  readonly seed: number;
-  /** How the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent. */
-  readonly sampler?: Partial<SamplerOptions> | undefined;
-  /** Texts that end the completion, which does not include them. */
-  readonly stop?: readonly string[] | undefined;
-  /** Tokens that end the completion, in addition to those of the tokenizer. */
-  readonly endIds?: readonly number[] | undefined;
+/** A completion that an engine computes. Its seed gives the same completion, whatever else the engine computes. */
+export type EngineRequest = GenerateOptions & {
   /** Alternatives per token whose logprobs are wanted, 0 for the drawn token alone; by default there are no logprobs. */
   readonly logprobs?: number | undefined;
-  /** Ends the completion early when it aborts. */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** A token and the natural logarithm of the probability that the model gives it, before the sampler changes it. */
-export interface TokenLogprob {
-  /** Number of the token. */
-  readonly id: number;
-  /** Logarithm of its probability. */
-  readonly logprob: number;
-}
-
-/** The logprob of a drawn token, and the likeliest tokens in its place. */
-export interface TokenLogprobs extends TokenLogprob {
-  /** As many tokens as were asked for, the likeliest first. */
-  readonly top: readonly TokenLogprob[];
-}
-
-/** The next text of a completion: all that was computed since the piece before it was taken. */
-export interface EnginePiece {
-  /** Whole characters; empty if none is complete. */
-  readonly text: string;
-  /** The tokens drawn, without the one that ends the text. Those of a stop text are among them. */
-  readonly ids: readonly number[];
-  /** Those of each of `ids`, if they were asked for. */
-  readonly logprobs?: readonly TokenLogprobs[];
-  /** Present in the last piece. */
-  readonly result?: GenerateResult;
-}
+};
 
 /** What an engine does, and has done since it was created. */
 export interface EngineStats {
@@ -95,7 +61,7 @@ export interface Engine extends AsyncDisposable {
    * while iterating: {UserError} if the model's logits are not finite, {DeviceError} if the
    * device fails, after which the engine is of no use.
    */
-  submit(request: EngineRequest): AsyncGenerator<EnginePiece, void>;
+  submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void>;
   /** What the engine does. */
   stats(): EngineStats;
   /** Ends all completions as if their signals aborted, then frees everything but the model. */
@@ -114,9 +80,11 @@ const MOST_READ = 8;
 /** A request that waits or runs. */
 interface Job {
   readonly request: EngineRequest;
+  /** Its tokens once all are drawn. */
+  readonly most: number;
   /** Those of `samplerSettings()`. */
   readonly settings: Uint32Array<ArrayBuffer>;
-  readonly stream: Stream;
+  readonly completion: Completion;
   /** What its reader has not taken. */
   readonly output: Output;
   /** Its tokens on the device, while it has a slot. */
@@ -138,14 +106,13 @@ interface Chunk extends Work {
  *
  * @example Two completions at the same time
  * ```ts
- * import { createEngine, loadModel, openDevice, promptIdsOf } from "../mod.ts";
+ * import { createEngine, loadModel, openDevice } from "../mod.ts";
  *
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * await using engine = createEngine(model, { slots: 8 });
  * const complete = async (prompt: string, seed: number) => {
- *   const promptIds = promptIdsOf(model.tokenizer, prompt);
  *   let text = prompt;
- *   for await (const piece of engine.submit({ promptIds, seed, maxNewTokens: 100 })) {
+ *   for await (const piece of engine.submit({ prompt, seed, maxNewTokens: 100 })) {
  *     text += piece.text;
  *   }
  *   return text;
@@ -210,10 +177,10 @@ class BatchingEngine implements Engine {
     this.#pace = new Pace(model.gpt.device);
   }
 
-  submit(request: EngineRequest): AsyncGenerator<EnginePiece, void> {
+  submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void> {
     const job = this.#check(request);
-    if (request.maxNewTokens === 0) { // needs no slot
-      job.output.add(job.stream.end("length"), []);
+    if (job.most === job.completion.promptIds.length) { // needs no slot
+      job.output.add(job.completion.end("length"), []);
       this.#end(job);
     } else {
       this.#waiting.push(job);
@@ -245,13 +212,14 @@ class BatchingEngine implements Engine {
 
   /** The job of a request that the engine can compute. */
   #check(request: EngineRequest): Job {
-    const { promptIds, maxNewTokens, seed, sampler, stop, endIds, logprobs, signal: _, ...others } =
-      request;
+    const { tokenizer, gpt: { config: { vocabularySize } } } = this.#model;
+    const { prompt = "", promptIds = promptIdsOf(tokenizer, prompt), ...settings } = request;
+    const { maxNewTokens = MAX_NEW_TOKENS, seed = 0, sampler = {}, ...ends } = settings;
+    const { stop, endIds, logprobs, signal: _, ...others } = ends;
     refuseOthers("generate", "submit()", others);
     if (this.#failure) throw this.#failure.error;
     if (this.#isClosed) throw new TypeError("Cannot generate as the engine is closed");
-    const { gpt, tokenizer } = this.#model;
-    checkPromptIds(promptIds, gpt.config.vocabularySize);
+    checkPromptIds(promptIds, vocabularySize);
     const counts = [
       ["maxNewTokens", maxNewTokens, Number.MAX_SAFE_INTEGER],
       ["seed", seed, 2 ** 32 - 1],
@@ -270,15 +238,20 @@ class BatchingEngine implements Engine {
           `current number is ${promptIds.length} + ${maxNewTokens}`,
       );
     }
-    const stream = new Stream(tokenizer, { promptIds, endIds, stop });
-    const settings = samplerSettings({
-      sampler: resolveSampler(sampler ?? {}),
-      seed,
-      logprobs,
-      firstDrawn: promptIds.length,
-      endIds: stream.endIds,
-    });
-    return { request, settings, stream, output: new Output(request) };
+    const completion = new Completion(tokenizer, { promptIds, endIds, stop });
+    return {
+      request,
+      most: tokens,
+      settings: samplerSettings({
+        sampler: resolveSampler(sampler),
+        seed,
+        logprobs,
+        firstDrawn: promptIds.length,
+        endIds: completion.endIds,
+      }),
+      completion,
+      output: new Output(request),
+    };
   }
 
   /** Computes until no request is left. While the results of a chunk are read back, the device computes the next one. */
@@ -317,7 +290,7 @@ class BatchingEngine implements Engine {
     const sequences = [...jobs.keys()], rows = sequences.length;
     if (rows === 0) return undefined;
     const reads = this.#read(sequences);
-    const isFirst = [...jobs].every(([{ length }, { request: { promptIds } }]) =>
+    const isFirst = [...jobs].every(([{ length }, { completion: { promptIds } }]) =>
       length === promptIds.length
     );
     const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst }));
@@ -333,9 +306,9 @@ class BatchingEngine implements Engine {
   /** Takes the slots of the requests that need them no more. */
   #leave(): void {
     for (const job of [...this.#running, ...this.#waiting]) {
-      const { request: { signal }, stream, output, sequence } = job;
+      const { request: { signal }, completion, output, sequence } = job;
       if (signal?.aborted || output.isAbandoned || this.#isClosed) {
-        output.add(stream.end("aborted"), []);
+        output.add(completion.end("aborted"), []);
         this.#end(job);
       } else if (sequence?.length === sequence?.most) this.#removeSequence(job);
     }
@@ -344,13 +317,9 @@ class BatchingEngine implements Engine {
   /** Gives free slots to the requests that wait. */
   #join(): void {
     while (this.#waiting.length > 0 && this.#slots.free > 0) {
-      const job = this.#waiting.shift()!, { settings } = job;
-      const { promptIds, maxNewTokens } = job.request;
+      const job = this.#waiting.shift()!, { most, settings, completion: { promptIds } } = job;
       this.#running.add(job);
-      job.sequence = this.#slots.add(promptIds, {
-        most: promptIds.length + maxNewTokens,
-        settings,
-      });
+      job.sequence = this.#slots.add(promptIds, { most, settings });
       this.#promptTokensRead += promptIds.length;
     }
   }
@@ -382,27 +351,28 @@ class BatchingEngine implements Engine {
   #deliver({ drawn }: Chunk, results: readonly HostArray[]): void {
     const arrays = results.values() as ArrayIterator<Uint32Array<ArrayBuffer>>;
     for (const { job, span } of drawn) {
-      const { request, stream, output } = job;
+      const { request, completion, output } = job;
       const tokens = arrays.next().value!;
       const parts = request.logprobs === undefined ? [] : this.#slots.logprobsOf(span);
       const words = Uint32Array.from(parts.flatMap(() => [...arrays.next().value!]));
       if (output.isComplete) continue; // it has left meanwhile
       try {
-        const before = stream.tokens, text = stream.push(tokens), ids = stream.takeIds();
-        this.#tokensDrawn += stream.tokens - before;
+        const before = completion.tokens, text = completion.push(tokens);
+        const ids = completion.takeIds();
+        this.#tokensDrawn += completion.tokens - before;
         output.add(text, ids, logprobsOf(words, request).slice(0, ids.length));
       } catch (error) {
         this.#fail(job, error);
         continue;
       }
       const isWhole = span.first + span.count === span.sequence.most;
-      if (isWhole && !stream.result) output.add(stream.end("length"), []);
-      if (stream.result) this.#end(job);
+      if (isWhole && !completion.result) output.add(completion.end("length"), []);
+      if (completion.result) this.#end(job);
     }
   }
 
   #end(job: Job): void {
-    job.output.end(job.stream.result!);
+    job.output.end(job.completion.result!);
     this.#drop(job);
   }
 

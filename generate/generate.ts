@@ -6,9 +6,9 @@ import { createDecoder } from "./decoder.ts";
 import { sequencesAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 import { FIRST_CHUNK } from "./pace.ts";
-import { type GenerateResult, Stream } from "./stream.ts";
+import { Completion, type CompletionPiece, type GenerateResult } from "./completion.ts";
 
-export type { GenerateResult, SamplerOptions };
+export type { CompletionPiece, GenerateResult, SamplerOptions };
 
 /** Settings for varied samples of small models; without a repetition penalty, as stories repeat names. */
 export const DEFAULT_SAMPLER: SamplerOptions = {
@@ -22,16 +22,16 @@ export const DEFAULT_SAMPLER: SamplerOptions = {
   frequencyPenalty: 0,
 };
 
-/** One prompt to continue. */
-export interface StreamOptions {
+/** What to complete. */
+export interface CompletionRequest {
   /** The text to continue; if it is empty, the completion starts a new document. */
-  prompt?: string | undefined;
+  readonly prompt?: string | undefined;
   /** The tokens to continue, one or more, in place of `prompt`. */
-  promptIds?: readonly number[] | undefined;
-  /** Seed of the sampler: the same seed gives the same completion. */
-  seed?: number | undefined;
+  readonly promptIds?: readonly number[] | undefined;
+  /** Seed of the sampler, 0 by default: the same seed gives the same completion. */
+  readonly seed?: number | undefined;
   /** Tokens that end the completion, in addition to those of the tokenizer. */
-  endIds?: readonly number[] | undefined;
+  readonly endIds?: readonly number[] | undefined;
 }
 
 /** The options of a sampler with the defaults of those that are absent, once they are checked. */
@@ -53,33 +53,30 @@ export function seedsFrom(first: number, count: number): number[] {
   return Array.from({ length: count }, (_, i) => (first % 2 ** 32 + i) % 2 ** 32);
 }
 
-/** How to continue many prompts. */
+/** What to complete in batches, and how. */
 export interface BatchOptions {
   /** The prompts. */
-  streams: readonly StreamOptions[];
-  /** Tokens added to each prompt, at most. */
-  maxNewTokens?: number | undefined;
+  readonly requests: readonly CompletionRequest[];
+  /** Tokens added to each prompt, at most; 256 by default. */
+  readonly maxNewTokens?: number | undefined;
   /** How the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent. */
-  sampler?: Partial<SamplerOptions> | undefined;
+  readonly sampler?: Partial<SamplerOptions> | undefined;
   /** Texts that end a completion, which does not include them. */
-  stop?: readonly string[] | undefined;
+  readonly stop?: readonly string[] | undefined;
   /** Ends the generation early when it aborts. */
-  signal?: AbortSignal | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
-/** How to continue a prompt. */
-export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
+/** What to complete, and how. */
+export type GenerateOptions = CompletionRequest & Omit<BatchOptions, "requests">;
+
+/** Tokens that are added to a prompt by default, at most. */
+export const MAX_NEW_TOKENS = 256;
 
 /** The next text of one of several completions. */
-export interface BatchPiece {
-  /** Index of its prompt in `BatchOptions.streams`. */
-  stream: number;
-  /** Whole characters; empty if none is complete. */
-  text: string;
-  /** The tokens drawn since the piece before, without the one that ends the text. Those of a stop text are among them. */
-  ids: readonly number[];
-  /** Present in the last piece. */
-  result?: GenerateResult;
+export interface BatchPiece extends CompletionPiece {
+  /** Index of its request in `BatchOptions.requests`. */
+  readonly index: number;
 }
 
 /**
@@ -106,8 +103,8 @@ export async function* generate(
   const { prompt, promptIds, seed, endIds, maxNewTokens, sampler, stop, signal, ...others } =
     options;
   refuseOthers("generate", "generate()", others);
-  const streams = [{ prompt, promptIds, seed, endIds }];
-  const batch = generateBatch(model, { streams, maxNewTokens, sampler, stop, signal });
+  const requests = [{ prompt, promptIds, seed, endIds }];
+  const batch = generateBatch(model, { requests, maxNewTokens, sampler, stop, signal });
   for await (const { text, result } of batch) {
     if (text !== "") yield text;
     if (result) return result;
@@ -124,7 +121,7 @@ const READ_BACK_MS = 10;
 /** Factor by which a chunk may be longer than the one before. */
 const MOST_GROWTH = 16;
 
-/** Tokens of a model's next chunk, by the number of streams; a call starts from what the one before measured. */
+/** Tokens of a model's next chunk, by the number of completions; a call starts from what the one before measured. */
 const chunksOf = new WeakMap<Gpt, Map<number, number>>();
 
 /**
@@ -139,18 +136,19 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  * import { generateBatch, loadModel, openDevice } from "../mod.ts";
  *
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
- * const streams = [1, 2, 3].map((seed) => ({ prompt: "Once upon a time", seed }));
- * const texts = streams.map(({ prompt }) => prompt);
- * for await (const { stream, text } of generateBatch(model, { streams })) texts[stream] += text;
+ * const requests = [1, 2, 3].map((seed) => ({ prompt: "Once upon a time", seed }));
+ * const texts = requests.map(({ prompt }) => prompt);
+ * for await (const { index, text } of generateBatch(model, { requests })) texts[index] += text;
  * ```
  */
 export async function* generateBatch(
   { gpt, tokenizer }: LoadedModel,
-  { streams, maxNewTokens = 256, sampler: given = {}, stop = [], signal, ...others }: BatchOptions,
+  { requests, maxNewTokens = MAX_NEW_TOKENS, sampler: given = {}, stop, signal, ...others }:
+    BatchOptions,
 ): AsyncGenerator<BatchPiece, void> {
   refuseOthers("generate", "generateBatch()", others);
-  for (const { prompt: _, promptIds: _1, seed: _2, endIds: _3, ...others } of streams) {
-    refuseOthers("generate", "a stream", others);
+  for (const { prompt: _, promptIds: _1, seed: _2, endIds: _3, ...others } of requests) {
+    refuseOthers("generate", "a request", others);
   }
   const sampler = resolveSampler(given);
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
@@ -158,38 +156,32 @@ export async function* generateBatch(
       `Cannot generate as maxNewTokens must be a non-negative integer: current value is ${maxNewTokens}`,
     );
   }
-  const open = streams.map(({ prompt = "", promptIds: ids, seed = 0, endIds }, index): Row => ({
-    index,
-    seed,
-    stream: new Stream(tokenizer, {
-      promptIds: ids ?? promptIdsOf(tokenizer, prompt),
-      endIds,
-      stop,
-    }),
-  }));
-  if (open.length === 0) return;
+  const rows = requests.map(({ prompt = "", promptIds: ids, seed = 0, endIds }, index): Row => {
+    const promptIds = ids ?? promptIdsOf(tokenizer, prompt);
+    return { index, seed, completion: new Completion(tokenizer, { promptIds, endIds, stop }) };
+  });
+  if (rows.length === 0) return;
   const most = sequencesAtOnce(gpt, {
-    promptTokens: open.reduce((most, { stream }) => Math.max(most, stream.promptIds.length), 0),
+    promptTokens: Math.max(...rows.map(({ completion }) => completion.promptIds.length)),
     maxNewTokens,
-    samples: open.length,
+    completions: rows.length,
     sampler,
   });
-  for (let first = 0; first < open.length; first += most) {
-    const group = open.slice(first, first + most);
-    yield* decodeStreams(gpt, group, { maxNewTokens, sampler, signal });
+  for (let first = 0; first < rows.length; first += most) {
+    yield* decode(gpt, rows.slice(first, first + most), { maxNewTokens, sampler, signal });
   }
 }
 
 /** A row of a batch. */
 interface Row {
-  /** Index of its prompt in `BatchOptions.streams`. */
+  /** Index of its request in `BatchOptions.requests`. */
   readonly index: number;
   readonly seed: number;
-  readonly stream: Stream;
+  readonly completion: Completion;
 }
 
-/** Decodes a batch of streams, chunk by chunk, until all are done. */
-async function* decodeStreams(
+/** Completes a batch, chunk by chunk, until all rows are done. */
+async function* decode(
   gpt: Gpt,
   rows: readonly Row[],
   { maxNewTokens, sampler, signal }: {
@@ -199,15 +191,15 @@ async function* decodeStreams(
   },
 ): AsyncGenerator<BatchPiece, void> {
   const decoder = createDecoder(gpt, {
-    prompts: rows.map(({ stream }) => stream.promptIds),
+    prompts: rows.map(({ completion }) => completion.promptIds),
     seeds: rows.map(({ seed }) => seed),
     maxNewTokens,
     sampler,
   });
-  const isDone = ({ stream: { result } }: Row) => result !== undefined;
-  const piece = ({ index, stream }: Row, text: string): BatchPiece => {
-    const { result } = stream;
-    return { stream: index, text, ids: stream.takeIds(), ...(result ? { result } : {}) };
+  const isDone = ({ completion: { result } }: Row) => result !== undefined;
+  const piece = ({ index, completion }: Row, text: string): BatchPiece => {
+    const { result } = completion;
+    return { index, text, ids: completion.takeIds(), ...(result ? { result } : {}) };
   };
   const chunks = chunksOf.get(gpt) ?? new Map<number, number>();
   chunksOf.set(gpt, chunks);
@@ -225,14 +217,14 @@ async function* decodeStreams(
       chunks.set(rows.length, Math.ceil(count * factor));
       for (const [b, row] of rows.entries()) {
         if (isDone(row)) continue;
-        const text = row.stream.push(tokens[b]!);
+        const text = row.completion.push(tokens[b]!);
         if (isDone(row) || text !== "") yield piece(row, text);
       }
       drawn += count;
     }
     const reason = drawn < maxNewTokens ? "aborted" : "length";
     for (const row of rows) {
-      if (!isDone(row)) yield piece(row, row.stream.end(reason));
+      if (!isDone(row)) yield piece(row, row.completion.end(reason));
     }
   } finally {
     decoder.destroy();

@@ -79,8 +79,7 @@ export interface GenerationPlan {
   /** Tokens of the longest prompt. */
   readonly promptTokens: number;
   readonly maxNewTokens: number;
-  /** Completions to generate. */
-  readonly samples: number;
+  readonly completions: number;
   readonly sampler: SamplerOptions;
   /** Free bytes of memory for model and sequences on a CPU adapter; not checked by default. */
   readonly freeBytes?: number;
@@ -96,7 +95,7 @@ export function sequencesAtOnce(
     Gpt,
     "device" | "config" | "precision" | "quantization"
   >,
-  { promptTokens, maxNewTokens, samples, sampler, freeBytes = Infinity }: GenerationPlan,
+  { promptTokens, maxNewTokens, completions, sampler, freeBytes = Infinity }: GenerationPlan,
 ): number {
   const misfit = (sequences: number, tokens: number) =>
     misfitOf(device, (dry) => {
@@ -108,7 +107,7 @@ export function sequencesAtOnce(
       });
     }, { freeBytes });
   const tokens = promptTokens + maxNewTokens;
-  let sequences = Math.min(samples, mostSequences({ device, config, precision }, tokens));
+  let sequences = Math.min(completions, mostSequences({ device, config, precision }, tokens));
   let problem = misfit(sequences, tokens);
   while (problem && sequences > 1) {
     sequences = Math.floor(sequences / 2);

@@ -1,5 +1,5 @@
-import type { EnginePiece, EngineRequest, TokenLogprobs } from "./engine.ts";
-import type { GenerateResult } from "./stream.ts";
+import type { CompletionPiece, GenerateResult, TokenLogprobs } from "./completion.ts";
+import type { EngineRequest } from "./engine.ts";
 
 /** What the reader of a request has not taken yet. */
 export class Output {
@@ -39,7 +39,7 @@ export class Output {
   }
 
   /** The pieces, each as soon as there is one. */
-  pieces(): AsyncGenerator<EnginePiece, void> {
+  pieces(): AsyncGenerator<CompletionPiece, void> {
     const pieces = this.#pieces(), end = pieces.return.bind(pieces);
     return Object.assign(pieces, {
       return: (value: void) => { // a generator that has not begun ends without its `finally`
@@ -49,7 +49,7 @@ export class Output {
     });
   }
 
-  async *#pieces(): AsyncGenerator<EnginePiece, void> {
+  async *#pieces(): AsyncGenerator<CompletionPiece, void> {
     try {
       for (;;) {
         await this.#changed.promise;
@@ -64,7 +64,7 @@ export class Output {
     }
   }
 
-  #take(): EnginePiece {
+  #take(): CompletionPiece {
     const text = this.#text, ids = this.#ids, logprobs = this.#logprobs, result = this.#result;
     this.#text = "";
     this.#ids = [];

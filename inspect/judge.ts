@@ -13,7 +13,11 @@ import {
   storyQuestions,
 } from "../data/text/story_questions.ts";
 import { createChatFormat } from "../data/tokenizer/chat_format.ts";
-import { generateBatch, type SamplerOptions, type StreamOptions } from "../generate/generate.ts";
+import {
+  type CompletionRequest,
+  generateBatch,
+  type SamplerOptions,
+} from "../generate/generate.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { BeforeCopy } from "./copying_heads.ts";
 
@@ -116,7 +120,7 @@ export async function judgeModel(
   for (let kind = 0; kind < STORY_ROLES.length; kind++) {
     const places = [...beginnings.keys()].filter((i) => i % STORY_ROLES.length === kind);
     const texts = await complete(model, {
-      streams: places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i })),
+      requests: places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i })),
       rests: places.map((i) => beginnings[i]!.rest),
       sampler,
       onDone: () => onProgress?.(++done),
@@ -151,7 +155,7 @@ export async function judgeAnswers(
   const { promptIds, endIds } = await createChatFormat(model.tokenizer);
   let done = 0;
   const answers = await complete(model, {
-    streams: asked.map(({ messages }, i) => ({
+    requests: asked.map(({ messages }, i) => ({
       promptIds: promptIds(messages),
       endIds,
       seed: seed + i,
@@ -163,23 +167,23 @@ export async function judgeAnswers(
   return answerSharesOf(asked, answers);
 }
 
-/** What a model adds to each stream; `rests` are what the grammar adds, which bound the length. */
+/** What a model adds to each prompt; `rests` are what the grammar adds, which bound the length. */
 async function complete(
   model: LoadedModel,
-  { streams, rests, sampler, onDone }: {
-    streams: readonly StreamOptions[];
+  { requests, rests, sampler, onDone }: {
+    requests: readonly CompletionRequest[];
     rests: readonly string[];
     sampler: Partial<SamplerOptions>;
     onDone: () => void;
   },
 ): Promise<string[]> {
-  const texts = streams.map(() => "");
+  const texts = requests.map(() => "");
   const lengths = rests.map((rest) => model.tokenizer.encode(rest).length);
   const maxNewTokens = Math.ceil(ROOM * Math.max(0, ...lengths));
   for await (
-    const { stream, text, result } of generateBatch(model, { streams, maxNewTokens, sampler })
+    const { index, text, result } of generateBatch(model, { requests, maxNewTokens, sampler })
   ) {
-    texts[stream] += text;
+    texts[index] += text;
     if (result) onDone();
   }
   return texts;

@@ -1,4 +1,5 @@
-import type { EnginePiece, EngineRequest } from "../generate/engine.ts";
+import type { CompletionPiece } from "../generate/completion.ts";
+import type { EngineRequest } from "../generate/engine.ts";
 import type { GenerateResult } from "../generate/generate.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
@@ -25,11 +26,11 @@ export interface Choice {
   /** What the engine is asked for; `maxNewTokens` may be 0. */
   readonly request: EngineRequest;
   /** What comes before the first piece that the engine draws, such as the prompt. */
-  before?(signal: AbortSignal): Promise<EnginePiece>;
+  before?(signal: AbortSignal): Promise<CompletionPiece>;
   /** A piece as part of a stream. */
-  part(piece: EnginePiece, isFirst: boolean): object;
+  part(piece: CompletionPiece, isFirst: boolean): object;
   /** All pieces, joined. */
-  whole(piece: EnginePiece): object;
+  whole(piece: CompletionPiece): object;
 }
 
 /** An answer in the words of one of OpenAI's APIs. */
@@ -124,7 +125,7 @@ async function atMost(milliseconds: number, promise: Promise<unknown>): Promise<
 }
 
 /** A piece of one of the choices. */
-type ChoicePiece = EnginePiece & { readonly index: number };
+type ChoicePiece = CompletionPiece & { readonly index: number };
 
 /** The pieces of all choices, as they are drawn. */
 async function* piecesOf(
@@ -157,7 +158,7 @@ async function* choicePieces(
   engine: ServedModel["engine"],
   { request, before }: Choice,
   signal: AbortSignal,
-): AsyncGenerator<EnginePiece, void> {
+): AsyncGenerator<CompletionPiece, void> {
   const drawn = submitted(engine, { ...request, signal }); // refuses a prompt that is too long before it is read
   try {
     if (before) yield await before(signal);
@@ -203,7 +204,7 @@ async function* restored<T>(
 }
 
 /** A piece, and the next one behind it. */
-function joined(before: EnginePiece | undefined, next: EnginePiece): EnginePiece {
+function joined(before: CompletionPiece | undefined, next: CompletionPiece): CompletionPiece {
   if (!before) return next;
   const logprobs = before.logprobs && next.logprobs && [...before.logprobs, ...next.logprobs];
   return {
@@ -227,7 +228,7 @@ async function* wholeOf(
   answer: Answer,
   pieces: AsyncIterable<ChoicePiece>,
 ): AsyncGenerator<string, void> {
-  const { head, object, choices } = answer, whole: EnginePiece[] = [];
+  const { head, object, choices } = answer, whole: CompletionPiece[] = [];
   for await (const piece of pieces) whole[piece.index] = joined(whole[piece.index], piece);
   const tokens = whole.reduce((sum, { result }) => sum + (result?.tokens ?? 0), 0);
   yield JSON.stringify({

@@ -6,7 +6,7 @@ import {
 } from "../data/text/conversations.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
-import type { EnginePiece } from "../generate/engine.ts";
+import type { CompletionPiece } from "../generate/completion.ts";
 import { tokenOf } from "../inspect/tokens.ts";
 import { MOST_LOGPROBS } from "../kernels/sample/sample.ts";
 import {
@@ -167,9 +167,9 @@ async function answerOf(
   const maxNewTokens = max_completion_tokens ??
     Math.min(MOST_TOKENS, contextLength - promptIds.length);
   const choices = seedsOf(fields, n).map((seed): Choice => {
-    const logprobsOf = (piece: EnginePiece) =>
+    const logprobsOf = (piece: CompletionPiece) =>
       piece.logprobs ? { content: contentLogprobs(model, piece), refusal: null } : null;
-    const reasonOf = ({ result }: EnginePiece) => result ? FINISH_REASONS[result.reason] : null;
+    const reasonOf = ({ result }: CompletionPiece) => result ? FINISH_REASONS[result.reason] : null;
     return {
       request: engineRequest(fields, {
         promptIds,
@@ -211,7 +211,7 @@ async function encoded(model: ServedModel, messages: Conversation) {
 }
 
 /** Logarithms of the probabilities that the model gives to tokens, before the sampler changes them. */
-function contentLogprobs({ tokenizer }: ServedModel, { logprobs = [] }: EnginePiece): object[] {
+function contentLogprobs({ tokenizer }: ServedModel, { logprobs = [] }: CompletionPiece): object[] {
   const described = ({ id, logprob }: { id: number; logprob: number }) => {
     const { text, bytes } = tokenOf(tokenizer, id);
     return { token: text, logprob, bytes };

@@ -1,4 +1,4 @@
-import type { EnginePiece, TokenLogprobs } from "../generate/engine.ts";
+import type { CompletionPiece, TokenLogprobs } from "../generate/completion.ts";
 import { promptIdsOf } from "../generate/generate.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
 import { tokenOf } from "../inspect/tokens.ts";
@@ -168,7 +168,7 @@ function choiceOf(
   let offset = echo ? 0 : codePoints(text);
 
   /** The logprobs of the next tokens. */
-  const logprobsOf = ({ ids, logprobs = [] }: EnginePiece): Logprobs | null => {
+  const logprobsOf = ({ ids, logprobs = [] }: CompletionPiece): Logprobs | null => {
     if (top === undefined) return null;
     const textOf = (id: number) => tokenOf(tokenizer, id).text;
     const answer: Logprobs = {
@@ -187,7 +187,7 @@ function choiceOf(
     }
     return answer;
   };
-  const part = (piece: EnginePiece, isFirst: boolean) => ({
+  const part = (piece: CompletionPiece, isFirst: boolean) => ({
     text: piece.text,
     logprobs: logprobsOf(piece),
     finish_reason: piece.result ? FINISH_REASONS[piece.result.reason] : null,

@@ -1,4 +1,4 @@
-import type { EnginePiece } from "../generate/engine.ts";
+import type { CompletionPiece } from "../generate/completion.ts";
 import type { GenerateResult } from "../generate/generate.ts";
 
 /** Status of a request whose client has left before the answer was complete, as nginx has it. */
@@ -51,7 +51,7 @@ export class RequestRecord {
   }
 
   /** Notes a piece of a completion. */
-  add({ index, text, result }: EnginePiece & { index: number }): void {
+  add({ index, text, result }: CompletionPiece & { index: number }): void {
     this.firstPieceMs ??= performance.now() - this.#since;
     if (this.texts) this.texts[index] = (this.texts[index] ?? "") + text;
     if (!result) return;

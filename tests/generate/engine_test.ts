@@ -1,11 +1,7 @@
 import assert from "node:assert/strict";
 import { Random } from "../../data/random.ts";
-import {
-  createEngine,
-  type Engine,
-  type EnginePiece,
-  type EngineRequest,
-} from "../../generate/engine.ts";
+import type { CompletionPiece } from "../../generate/completion.ts";
+import { createEngine, type Engine, type EngineRequest } from "../../generate/engine.ts";
 import { DEFAULT_SAMPLER, generate } from "../../generate/generate.ts";
 import { Slots } from "../../generate/slots.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
@@ -21,23 +17,26 @@ import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 const tokenizer = byteTokenizer();
 const model = { gpt: randomModel(device, "f32"), tokenizer };
 
-const PLAIN: EngineRequest = { promptIds: [72, 105], seed: 3, maxNewTokens: 60 };
+const PLAIN = { promptIds: [72, 105], seed: 3, maxNewTokens: 60 } satisfies EngineRequest;
 
 /** The whole completion of a request, in one piece. */
-async function completed(engine: Engine, request: EngineRequest): Promise<Required<EnginePiece>> {
+async function completed(
+  engine: Engine,
+  request: EngineRequest,
+): Promise<Required<CompletionPiece>> {
   const whole = { text: "", ids: [] as number[], logprobs: [] as object[] };
   for await (const { text, ids, logprobs = [], result } of engine.submit(request)) {
     whole.text += text;
     whole.ids.push(...ids);
     whole.logprobs.push(...logprobs);
-    if (result) return { ...whole, result } as Required<EnginePiece>;
+    if (result) return { ...whole, result } as Required<CompletionPiece>;
   }
   throw new Error("the completion has no end");
 }
 
 /** The completion of a request by `generate()`. */
-async function generated({ promptIds, seed, maxNewTokens, sampler, stop, endIds }: EngineRequest) {
-  const stream = generate(model, { promptIds, seed, maxNewTokens, sampler, stop, endIds });
+async function generated(request: EngineRequest) {
+  const stream = generate(model, request);
   let text = "";
   for (;;) {
     const { done, value } = await stream.next();
@@ -52,7 +51,7 @@ Deno.test("createEngine() completes requests as generate() does", async () => {
   const requests: EngineRequest[] = [
     PLAIN,
     { ...PLAIN, seed: 4, sampler: { temperature: 0 } },
-    { ...PLAIN, maxNewTokens: 7, promptIds: [...new TextEncoder().encode("Once upon a time")] },
+    { prompt: "Once upon a time", maxNewTokens: 7 },
     { ...PLAIN, stop: [text.slice(4, 7)] },
     { ...PLAIN, endIds: [(await completed(engine, PLAIN)).ids[9]!] },
     { ...PLAIN, maxNewTokens: 0 },
@@ -79,7 +78,7 @@ Deno.test("createEngine() refuses a request that it cannot complete at once", as
     [{ logprobs: 21 }, "RangeError", /logprobs must be an integer from 0 to 20/],
     [{ sampler: { topP: 2 } }, "UserError", /topP must be above 0/],
     [{ endIds: new Array(16).fill(1) }, "UserError", /at most 16 tokens can end a text/],
-    [{ prompt: "x" } as Partial<EngineRequest>, "TypeError", /"prompt" is none$/],
+    [{ text: "x" } as Partial<EngineRequest>, "TypeError", /"text" is none$/],
   ];
   for (const [change, name, message] of cases) {
     assert.throws(() => engine.submit({ ...short, ...change }), { name, message });

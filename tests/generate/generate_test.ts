@@ -92,9 +92,9 @@ Deno.test("generate() and generateBatch() end at any of several tokens", async (
     const { maxNewTokens, ...prompt } = PLAIN;
     let batch = "";
     for await (
-      const { stream, text } of generateBatch(ends, { maxNewTokens, streams: [prompt, prompt] })
+      const { index, text } of generateBatch(ends, { maxNewTokens, requests: [prompt, prompt] })
     ) {
-      if (stream === 1) batch += text;
+      if (index === 1) batch += text;
     }
     assert.equal(batch, ended.text);
   }
@@ -201,11 +201,11 @@ Deno.test("generate(), loadModel() and createGpt() refuse options that they do n
       "sample as every option must be one of a sampler",
     ],
     [
-      () => generateBatch(fresh(), { streams: [untyped({ text: "Hi" })] }).next(),
-      "generate as every option must be one of a stream",
+      () => generateBatch(fresh(), { requests: [untyped({ text: "Hi" })] }).next(),
+      "generate as every option must be one of a request",
     ],
     [
-      () => generateBatch(fresh(), untyped({ streams: [], seed: 1 }) as never).next(),
+      () => generateBatch(fresh(), untyped({ requests: [], seed: 1 }) as never).next(),
       "generate as every option must be one of generateBatch()",
     ],
     [
@@ -226,40 +226,40 @@ Deno.test("generate(), loadModel() and createGpt() refuse options that they do n
 });
 
 Deno.test("generateBatch() completes each prompt as generate() does, also in several batches", async () => {
-  const streams = ["Hi", "Once upon a time", "", "Hi", "Hi"].map((prompt, seed) => ({
+  const requests = ["Hi", "Once upon a time", "", "Hi", "Hi"].map((prompt, seed) => ({
     prompt,
     seed,
   }));
-  const expected = await Promise.all(streams.map(async (stream) => {
-    const { pieces: _, ...story } = await told({ ...PLAIN, ...stream, stop: ["e"] });
+  const expected = await Promise.all(requests.map(async (request) => {
+    const { pieces: _, ...story } = await told({ ...PLAIN, ...request, stop: ["e"] });
     return story;
   }));
   const maxBindingBytes = device.isCpu ? 30_000 : 60_000; // for some texts; a GPU reads larger pieces
   const narrow = { gpt: { ...gpt, device: { ...device, maxBindingBytes } }, tokenizer };
   for (const teller of [fresh(), narrow]) {
-    const texts = streams.map(() => ""), results: unknown[] = [];
-    const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
-    const drawn = streams.map((): number[] => []);
-    for await (const { stream, text, ids, result } of generateBatch(teller, options)) {
-      assert.equal(results[stream], undefined, "a piece after the last");
-      texts[stream] += text;
-      drawn[stream]!.push(...ids);
-      assert.ok(tokenizer.decode(drawn[stream]!).startsWith(texts[stream]!));
-      if (result) results[stream] = result;
+    const texts = requests.map(() => ""), results: unknown[] = [];
+    const options = { requests, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
+    const drawn = requests.map((): number[] => []);
+    for await (const { index, text, ids, result } of generateBatch(teller, options)) {
+      assert.equal(results[index], undefined, "a piece after the last");
+      texts[index] += text;
+      drawn[index]!.push(...ids);
+      assert.ok(tokenizer.decode(drawn[index]!).startsWith(texts[index]!));
+      if (result) results[index] = result;
     }
     assert.deepEqual(
-      results.map((result, stream) => ({ text: texts[stream], ...result as object })),
+      results.map((result, index) => ({ text: texts[index], ...result as object })),
       expected,
     );
-    for (const [stream, ids] of drawn.entries()) {
-      const { reason, tokens } = results[stream] as GenerateResult;
+    for (const [index, ids] of drawn.entries()) {
+      const { reason, tokens } = results[index] as GenerateResult;
       assert.equal(ids.length, tokens - (reason === "end-of-text" ? 1 : 0));
     }
   }
 });
 
-Deno.test("generateBatch() yields nothing when there are no streams", async () => {
-  for await (const piece of generateBatch(fresh(), { streams: [] })) {
+Deno.test("generateBatch() yields nothing when there are no requests", async () => {
+  for await (const piece of generateBatch(fresh(), { requests: [] })) {
     assert.fail(JSON.stringify(piece));
   }
 });

@@ -7,7 +7,7 @@ import { device, freshSeed, testRandom } from "../kernels/harness.ts";
 import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 
 const CPU = { ...device, name: "a CPU", isCpu: true, maxBindingBytes: 2 ** 27 };
-const PLAN = { promptTokens: 3, maxNewTokens: 100, samples: 4, sampler: DEFAULT_SAMPLER };
+const PLAN = { promptTokens: 3, maxNewTokens: 100, completions: 4, sampler: DEFAULT_SAMPLER };
 const model = (on = CPU) => ({ device: on, config: CONFIG, precision: "f32" as const });
 
 Deno.test("largestThat() finds the last number that fits", () => {
@@ -20,10 +20,10 @@ Deno.test("largestThat() finds the last number that fits", () => {
 Deno.test("sequencesAtOnce() returns the sequences that fit, and names the greatest length when none does", () => {
   assert.equal(sequencesAtOnce(model(), PLAN), 4);
   const long = { ...PLAN, maxNewTokens: 4_000_000 };
-  assert.equal(sequencesAtOnce(model(), { ...long, samples: 50 }), 8); // 2²⁷ / (4 · 4,000,003)
+  assert.equal(sequencesAtOnce(model(), { ...long, completions: 50 }), 8); // 2²⁷ / (4 · 4,000,003)
   // with penalties over all of a text, too, whose loops a CPU's workgroup shares
   const sampler = { ...DEFAULT_SAMPLER, repetitionPenalty: 1.1, repetitionWindow: 0 };
-  assert.equal(sequencesAtOnce(model(), { ...long, sampler, samples: 1 }), 1);
+  assert.equal(sequencesAtOnce(model(), { ...long, sampler, completions: 1 }), 1);
   const message = "Cannot generate as maxNewTokens must be at most 33554429 after a prompt of 3 " +
     "tokens on a CPU: current value is 40000000 (a kernel can bind at most 134 MB of a tensor, which " +
     "would have 160 MB)";
@@ -86,17 +86,17 @@ Deno.test("generateBatch() draws tokens at every edge of every option", async ()
     );
     const maxNewTokens = [0, 1, 2 * CONFIG.contextLength][i % 3]!;
     const what = `seed ${seed}: ${JSON.stringify(sampler)}`;
-    const streams = seeds.map((seed, b) => ({ prompt: "abc".repeat(b), seed }));
+    const requests = seeds.map((seed, b) => ({ prompt: "abc".repeat(b), seed }));
     let ended = 0;
     for await (
-      const { result } of generateBatch({ gpt, tokenizer }, { streams, maxNewTokens, sampler })
+      const { result } of generateBatch({ gpt, tokenizer }, { requests, maxNewTokens, sampler })
     ) {
       if (!result) continue;
       ended++;
       const { reason, tokens } = result;
       assert.ok(tokens === maxNewTokens || tokens < maxNewTokens && reason === "end-of-text", what);
     }
-    assert.equal(ended, streams.length, what);
+    assert.equal(ended, requests.length, what);
   }
   gpt.destroy();
 });

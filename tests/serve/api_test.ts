@@ -60,10 +60,10 @@ async function answersTo(
 ) {
   const format = await createChatFormat(model.tokenizer), { endIds } = format;
   const promptIds = format.promptIds(messages);
-  const streams = Array.from({ length: n }, (_, i) => ({ promptIds, seed: 7 + i, endIds }));
-  const texts = streams.map(() => ""), sampler = { temperature: 1, topP: 1 };
-  for await (const { stream, text } of generateBatch(model, { streams, maxNewTokens, sampler })) {
-    texts[stream] += text;
+  const requests = Array.from({ length: n }, (_, i) => ({ promptIds, seed: 7 + i, endIds }));
+  const texts = requests.map(() => ""), sampler = { temperature: 1, topP: 1 };
+  for await (const { index, text } of generateBatch(model, { requests, maxNewTokens, sampler })) {
+    texts[index] += text;
   }
   return { texts, promptTokens: promptIds.length };
 }

@@ -9,6 +9,32 @@ export interface GenerateResult {
   tokens: number;
 }
 
+/** A token and the natural logarithm of the probability that the model gives it, before the sampler changes it. */
+export interface TokenLogprob {
+  /** Number of the token. */
+  readonly id: number;
+  /** Logarithm of its probability. */
+  readonly logprob: number;
+}
+
+/** The logprob of a drawn token, and the likeliest tokens in its place. */
+export interface TokenLogprobs extends TokenLogprob {
+  /** As many tokens as were asked for, the likeliest first. */
+  readonly top: readonly TokenLogprob[];
+}
+
+/** The next text of a completion: all that was computed since the piece before it. */
+export interface CompletionPiece {
+  /** Whole characters; empty if none is complete. */
+  readonly text: string;
+  /** The tokens drawn, without the one that ends the text. Those of a stop text are among them. */
+  readonly ids: readonly number[];
+  /** Those of each of `ids`, if they were asked for. */
+  readonly logprobs?: readonly TokenLogprobs[];
+  /** Present in the last piece. */
+  readonly result?: GenerateResult;
+}
+
 /**
  * Checks the tokens of a prompt.
  *
@@ -23,8 +49,8 @@ export function checkPromptIds(ids: readonly number[], vocabularySize: number): 
   );
 }
 
-/** What a `Stream` continues, and where it ends. */
-export interface StreamStart {
+/** What a `Completion` continues, and where it ends. */
+export interface CompletionStart {
   /** Tokens of the prompt, one or more. */
   readonly promptIds: readonly number[];
   /** Tokens that end the completion, in addition to those of the tokenizer. */
@@ -33,8 +59,8 @@ export interface StreamStart {
   readonly stop?: readonly string[] | undefined;
 }
 
-/** A completion: turns tokens into text and finds where it ends. */
-export class Stream {
+/** Turns the tokens that are drawn after a prompt into text, and finds where it ends. */
+export class Completion {
   /** Tokens of the prompt. */
   readonly promptIds: readonly number[];
   /** Tokens that end the completion. */
@@ -50,7 +76,7 @@ export class Stream {
   #held = ""; // the end of the text, if a stop text may begin there
 
   /** Begins after the prompt. */
-  constructor(tokenizer: Tokenizer, { promptIds, endIds = [], stop = [] }: StreamStart) {
+  constructor(tokenizer: Tokenizer, { promptIds, endIds = [], stop = [] }: CompletionStart) {
     this.promptIds = promptIds;
     this.endIds = [...tokenizer.endIds ?? [tokenizer.endOfText], ...endIds];
     this.#vocabularySize = tokenizer.vocabularySize;
@@ -84,7 +110,7 @@ export class Stream {
   }
 
   /**
-   * Ends the stream; returns the text that was held back, without the first bytes of a character whose others were not
+   * Ends the completion; returns the text that was held back, without the first bytes of a character whose others were not
    * drawn.
    */
   end(reason: GenerateResult["reason"]): string {
