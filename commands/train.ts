@@ -39,7 +39,7 @@ program.addOption(
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end
   const follows = options.distributed !== "off" && (placementOf()?.rank ?? 0) > 0;
-  if (options.dryRun) return follows ? 0 : await dryRun(options, isJson);
+  if (options.dryRun && !follows) return await dryRun(options, isJson);
   const interrupts = await listenForInterrupts(
     follows ? "" : "saving a checkpoint; press Ctrl-C again to quit at once",
   );

@@ -7,6 +7,7 @@ import {
   type OptionName,
   optionNamed,
   type ResolvedOptions,
+  tokensPerStepOf,
 } from "../train/options.ts";
 import { cooldownStart } from "../train/schedule.ts";
 import type { TrainEvent } from "../train/train.ts";
@@ -38,7 +39,7 @@ export class TrainDisplay {
   /** When the wait for the first step began; undefined once it is over. */
   #waitingSinceMs: number | undefined;
   /** What decides how many tokens a step has. */
-  #stepSizes = { batchSize: 0, contextLength: 0, gradientAccumulation: 0 };
+  #stepSizes = { batchSize: 0, contextLength: 0, gradientAccumulation: 0, ranks: 1 };
 
   /** @param columns those of the terminal that shows the lines, if there is one. */
   constructor(bar: ProgressBar = new ProgressBar(), columns: number | undefined = statusColumns()) {
@@ -140,13 +141,12 @@ export class TrainDisplay {
     const tookMs = performance.now() - this.#waitingSinceMs;
     this.#waitingSinceMs = undefined;
     if (tookMs <= SLOW_STEP_MS) return;
-    const { batchSize, contextLength, gradientAccumulation } = this.#stepSizes;
+    const { batchSize, contextLength, gradientAccumulation, ranks } = this.#stepSizes;
     this.#bar.print(
       `the first step took ${duration(tookMs / 1000)}, compilation included: a step has ` +
-        `${
-          batchSize * contextLength * gradientAccumulation
-        } tokens, --batch-size ${batchSize} by ` +
-        `--context-length ${contextLength} by --gradient-accumulation ${gradientAccumulation}`,
+        `${tokensPerStepOf(this.#stepSizes)} tokens, --batch-size ${batchSize} by ` +
+        `--context-length ${contextLength} by --gradient-accumulation ${gradientAccumulation}` +
+        (ranks > 1 ? ` by ${ranks} ranks` : ""),
     );
   }
 
@@ -207,7 +207,9 @@ function describeDone(done: number, steps: number, options: ResolvedOptions): st
 /** The options of a training, in lines of at most `columns` characters, without those of its directory and of its end. */
 function describeOptions(options: ResolvedOptions, columns: number): string {
   const words = Object.entries(options)
-    .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
+    .filter(([name, value]) =>
+      value !== undefined && !/^(out|fresh|dryRun|endsWith|ranks)$/.test(name)
+    )
     .filter(([name]) =>
       (optionNamed(name as OptionName).optimizer ?? options.optimizer) === options.optimizer
     )

@@ -43,6 +43,8 @@ export class TrainSummary {
   /** Of the steps with a speed: how many, and their seconds per token. */
   #timed = 0;
   #secondsPerToken = 0;
+  /** Of these, the part in which ranks exchanged gradients. */
+  #exchangeSecondsPerToken = 0;
   #hasWarned = false;
 
   /** Adds an event of the training. */
@@ -57,6 +59,7 @@ export class TrainSummary {
     if (event.tokensPerSecond === undefined) return;
     this.#timed++;
     this.#secondsPerToken += 1 / event.tokensPerSecond;
+    this.#exchangeSecondsPerToken += (event.exchangeShare ?? 0) / event.tokensPerSecond;
   }
 
   /**
@@ -70,7 +73,8 @@ export class TrainSummary {
     screen: Screen,
   ): Promise<string> {
     if (!this.#start || this.#steps === 0) return "";
-    const { out } = this.#start.options;
+    const { out, ranks } = this.#start.options;
+    const exchange = 100 * this.#exchangeSecondsPerToken / this.#secondsPerToken;
     const seconds = (performance.now() - this.#startMs) / 1000;
     const curve = new LossCurve();
     let last: Metric | undefined, lowest: Metric | undefined;
@@ -88,7 +92,8 @@ export class TrainSummary {
     }
     const speed = this.#timed === 0
       ? ""
-      : `; the steps alone: ${Math.round(this.#timed / this.#secondsPerToken)} tokens per second`;
+      : `; the steps alone: ${Math.round(this.#timed / this.#secondsPerToken)} tokens per second` +
+        (ranks > 1 ? ` on ${ranks} ranks, ${exchange.toFixed(0)} % exchanging gradients` : "");
     const other = best === undefined || best === path
       ? ""
       : `; the best checkpoint is ${basename(best)} (--checkpoint best)`;

@@ -49,3 +49,8 @@ export const oneRank: Transport = {
   },
   close: () => Promise.resolve(),
 };
+
+/** A transport to ranks that do nothing, for a dry run of one of them. */
+export function dryTransport(size: number): Transport {
+  return { ...oneRank, size };
+}

@@ -13,7 +13,7 @@ import type { Device } from "../kernels/device.ts";
 import { readTrainerState, type TrainerState } from "../model/files/checkpoint.ts";
 import type { CheckResult } from "../train/checks.ts";
 import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
-import type { ResolvedOptions } from "../train/options.ts";
+import { type ResolvedOptions, tokensPerStepOf } from "../train/options.ts";
 import { cacheBeside } from "../train/setup.ts";
 import { choicesOf } from "../train/tuning.ts";
 import { diagnose, type TrainingFacts } from "./diagnose.ts";
@@ -152,9 +152,8 @@ function* recordOf(
 
 /** What a checkpoint says about its training. */
 function factsOf({ step, lossScale, options }: TrainerState): TrainingFacts {
-  const { precision, batchSize, contextLength, gradientAccumulation = 1, warmupSteps = 0 } =
-    options as Partial<ResolvedOptions>;
-  const targets = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
+  const { precision, warmupSteps = 0 } = options as Partial<ResolvedOptions>;
+  const targets = tokensPerStepOf(options);
   return {
     step,
     warmupSteps,

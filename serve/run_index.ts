@@ -1,5 +1,5 @@
-import { isObject } from "../files/json.ts";
 import { type Metric, stepsBefore } from "../train/metrics.ts";
+import { tokensPerStepOf } from "../train/options.ts";
 import { TrainingTime } from "../train/training_time.ts";
 import { CHARTS, curveName } from "./page/figures.js";
 import { type Columns, type Point, ThinnedCurve } from "./thinned_curve.ts";
@@ -165,13 +165,6 @@ export class RunIndex {
     if (last) this.#trainingTime?.goBack(last.step, last.seconds);
     else this.#trainingTime?.goBack(step, 0);
   }
-}
-
-/** The tokens of a step by the options of a training; NaN if they do not say. */
-export function tokensPerStepOf(options: unknown): number {
-  const { batchSize, contextLength, gradientAccumulation = 1 } = isObject(options) ? options : {};
-  return [batchSize, contextLength, gradientAccumulation]
-    .reduce<number>((product, value) => typeof value === "number" ? product * value : NaN, 1);
 }
 
 /** A foreign text, cut. */

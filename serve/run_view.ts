@@ -1,5 +1,4 @@
 import { statSync } from "node:fs";
-import { flagOf } from "../files/command_line.ts";
 import { bytesBelow, isSystemError, isUsersError } from "../files/disk.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
@@ -10,6 +9,7 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { type Ingredients, newestState } from "../train/compare.ts";
+import { labelOf } from "../train/options.ts";
 import { UNSAVED } from "../train/resolve.ts";
 import { isLocked } from "../train/run_directory.ts";
 import type { RunIndex, Sample, Warning } from "./run_index.ts";
@@ -156,7 +156,7 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
   const { samples, warnings, damaged } = index;
   return {
     ...row,
-    options: optionsOf(index, state).map(([name, value]) => [flagOf(name), value] as const),
+    options: optionsOf(index, state).map(([name, value]) => [labelOf(name), value] as const),
     samples,
     warnings,
     checkpoints: checkpointsIn(path),

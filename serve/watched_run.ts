@@ -3,14 +3,9 @@ import { join } from "node:path";
 import { isSystemError } from "../files/disk.ts";
 import type { Ingredients } from "../train/compare.ts";
 import { METRICS_FILE } from "../train/metrics.ts";
+import { tokensPerStepOf } from "../train/options.ts";
 import { isLocked } from "../train/run_directory.ts";
-import {
-  type Evaluated,
-  type LastSteps,
-  RunIndex,
-  tokensPerStepOf,
-  type Warning,
-} from "./run_index.ts";
+import { type Evaluated, type LastSteps, RunIndex, type Warning } from "./run_index.ts";
 import { glance, RunReader } from "./run_reader.ts";
 import {
   detailsOf,

@@ -1,4 +1,5 @@
 import type { Metric } from "./metrics.ts";
+import { tokensPerStepOf } from "./options.ts";
 
 /**
  * What may be wrong with a model: one table of checks, and those of them that need nothing but the record of the
@@ -317,11 +318,7 @@ export class RunChecks {
   }
 
   #addStart({ options }: Metric): void {
-    const { batchSize, contextLength, gradientAccumulation } = (options ?? {}) as Record<
-      string,
-      unknown
-    >;
-    const tokens = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
+    const tokens = tokensPerStepOf(options);
     this.#tokensPerStep = tokens >= 1 ? tokens : USUAL_TOKENS;
     // a resumed training may have other text and another rate
     this.#average = { sum: 0, weight: 0, steps: 0 };

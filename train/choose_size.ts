@@ -22,7 +22,7 @@ import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
-import type { OptionName, TrainOptions } from "./options.ts";
+import { type OptionName, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import type { Setup, Workplace } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
 import { allowedDepths, isPlanned, isSizeOpen, typedAmong, withPlanned } from "./size.ts";
@@ -41,6 +41,7 @@ const STEPS_SHARE = 0.88;
 interface Unsized extends Pick<Workplace, "device"> {
   readonly setup: Setup;
   readonly corpus: Corpus;
+  readonly ranks: number;
 }
 
 /** A plan, and the options that it would have without those that are typed. */
@@ -60,7 +61,8 @@ export async function* chooseSize(
   corpus: Corpus,
   secondsLeft: (() => number) | undefined,
 ): AsyncGenerator<TrainEvent, Setup> {
-  const { given, typed, resumed } = setup, known = { device: place.device, setup, corpus };
+  const { given, typed, resumed } = setup, { device, transport } = place;
+  const known = { device, setup, corpus, ranks: transport.size };
   if (resumed || !isPlanned(given)) return setup;
   const { plan, untyped } = given.plan !== undefined
     ? repeatPlan(given.plan, known)
@@ -87,7 +89,7 @@ function repeatPlan(path: string, known: Unsized): Planned {
   const saved = readPlan(path), { given, defaults } = known.setup, { options } = saved;
   const sizes = { ...sizesOf(given, defaults), steps: given.steps ?? options.steps! };
   const blockParameters = countBlockParameters(configAt({}, known));
-  const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
+  const figures = withFigures(sizes, { given, blockParameters, ...factsOf(known) });
   // the text may need other documents than those of the plan, see fittingTo()
   const { documents } = given, plan = { ...figures, ...saved, options: { ...options, documents } };
   return { plan, untyped: options };
@@ -96,7 +98,7 @@ function repeatPlan(path: string, known: Unsized): Planned {
 /** The plan of a training at a depth, however long it takes. */
 function planAtDepth(depth: number, known: Unsized): Planned {
   const options = {
-    ...textOf(known),
+    ...factsOf(known),
     blockParametersOf: (sizes: DepthSizes) => countBlockParameters(configAt(sizes, known)),
   };
   const given = typedAmong(known.setup.given, known.setup.typed);
@@ -140,15 +142,16 @@ async function planSteps(
   known: Unsized,
   { signal }: Callbacks,
 ): Promise<Measured> {
-  const { given, typed, defaults } = known.setup;
+  const { ranks, setup: { given, typed, defaults } } = known;
   const { batchSize, contextLength } = sizesOf(given, defaults);
   const { tokensPerSecond } = (await measure({}, known, { signal, mustFit: true }))!;
-  const secondsPerStep = batchSize * contextLength * given.gradientAccumulation / tokensPerSecond;
+  const secondsPerStep = tokensPerStepOf({ ...given, batchSize, contextLength, ranks }) /
+    tokensPerSecond;
   const steps = given.steps ?? Math.max(1, Math.floor(seconds() / secondsPerStep));
   const schedule = typedAmong(given, typed).schedule ?? "wsd";
   const blockParameters = countBlockParameters(configAt({}, known));
   const sizes = { batchSize, contextLength, steps };
-  const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
+  const figures = withFigures(sizes, { given, blockParameters, ...factsOf(known) });
   const untyped = { steps, schedule };
   return { planned: { plan: { ...figures, options: untyped }, untyped }, secondsPerStep };
 }
@@ -159,11 +162,11 @@ async function planDepth(
   known: Unsized,
   { signal, onNotice }: Callbacks,
 ): Promise<Measured> {
-  const { given, typed, defaults } = known.setup, text = textOf(known);
+  const { ranks, setup: { given, typed, defaults } } = known, facts = factsOf(known);
   let mustFit = true; // the smallest model, as nothing else can be planned
   const plan = await planForSeconds(seconds(), {
     given: typedAmong(given, typed),
-    ...text,
+    ...facts,
     depths: given.depth === undefined ? allowedDepths(given, typed, defaults) : [given.depth],
     async measure(sizes, depth) {
       onNotice(`measuring the speed at depth ${depth}`);
@@ -175,16 +178,20 @@ async function planDepth(
   const { depth, options } = plan;
   const { tokens, tokensPerSecond } = plan.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
-  const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...text });
+  const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...facts });
   return {
     planned: { plan, untyped },
-    secondsPerStep: batchSize * contextLength * given.gradientAccumulation / tokensPerSecond,
+    secondsPerStep: tokensPerStepOf({ ...given, batchSize, contextLength, ranks }) /
+      tokensPerSecond,
   };
 }
 
-/** What a plan knows of the text. */
-function textOf({ corpus: { training } }: Unsized): { trainingTokens: number } {
-  return { trainingTokens: training.length };
+/** What a plan knows beside the options. */
+function factsOf({ corpus: { training }, ranks }: Unsized): {
+  trainingTokens: number;
+  ranks: number;
+} {
+  return { trainingTokens: training.length, ranks };
 }
 
 /** The configuration of a model whose sizes replace those of the options; that of the initial model, if there is one. */
@@ -198,7 +205,8 @@ function configAt(
 
 /**
  * Measures a training of a model with random parameters, whose sizes replace those of the options; undefined if it does
- * not fit the device or the text.
+ * not fit the device or the text. Other ranks are taken to be as fast, and the exchange with them to take no time: a
+ * training that turns out to be slower ends after fewer steps.
  *
  * @throws {UserError} that says why it does not fit, if it must.
  */
@@ -207,10 +215,10 @@ async function measure(
   known: Unsized,
   { signal, mustFit = false }: { signal: AbortSignal; mustFit?: boolean },
 ): Promise<Measurement | undefined> {
-  const { device, setup: { given, precision, defaults }, corpus } = known;
+  const { device, setup: { given, precision, defaults }, corpus, ranks } = known;
   const config = configAt(sizes, known);
   const { batchSize, contextLength } = sizesOf({ ...given, ...sizes }, defaults);
-  const { seed, sequence, documents, gradientAccumulation, freeze = "" } = given;
+  const { seed, sequence, documents, freeze = "" } = given;
   const shape = { batchSize, contextLength };
   let batches: Batches, recompute: RecomputeMode;
   try {
@@ -237,7 +245,7 @@ async function measure(
   });
   const timed = await timeSteps({ options: given, batches, signal }, { gpt, trainStep });
   if (!timed) throw signal.reason;
-  const tokens = batchSize * contextLength * gradientAccumulation;
+  const tokens = tokensPerStepOf({ ...given, ...shape, ranks });
   return {
     blockParameters: countBlockParameters(config),
     tokensPerSecond: tokens / timed.secondsPerStep,

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
-import { flagOf, taskCommand } from "../files/command_line.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, fits, inShort } from "../files/units.ts";
@@ -31,11 +31,11 @@ import {
 } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
-import { EARLIER_DEFAULTS, optionsWhere } from "./options.ts";
+import { EARLIER_DEFAULTS, labelOf, optionsWhere, tokensPerStepOf } from "./options.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
-import { TrainingTime } from "./training_time.ts";
+import { TrainingTime, TrainingTokens } from "./training_time.ts";
 
 /**
  * Comparison of trainings: validation loss and bits per byte over tokens, time and operations.
@@ -122,11 +122,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   });
   let newest = newestState(path, onWarning);
   if (!newest) throw refuse("it has no checkpoint yet, which would hold its options");
-  const { batchSize, contextLength, gradientAccumulation } = newest.state.options as Record<
-    string,
-    number
-  >;
-  const tokensPerStep = batchSize! * contextLength! * gradientAccumulation!;
+  const tokensPerStep = tokensPerStepOf(newest.state.options);
   if (!(tokensPerStep > 0)) throw refuse("its checkpoint does not name the batch size");
 
   const { start, end, ...evaluations } = reading(
@@ -196,7 +192,7 @@ function withUnsaved(options: Record<string, unknown>): Record<string, unknown> 
   const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
   const { documents, optimizer } = EARLIER_DEFAULTS;
   const dimensions = preset ? { ...EARLIER_ARCHITECTURE, ...dimensionsOf(preset) } : {};
-  return { documents, optimizer, ...dimensions, ...options };
+  return { documents, optimizer, ranks: 1, ...dimensions, ...options };
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */
@@ -211,14 +207,15 @@ export function readEvaluations(
   const curve = new Curve<SpentPoint, "loss" | "bitsPerByte">(["loss", "bitsPerByte"]);
   let last: SpentPoint | undefined, best: SpentPoint | undefined, start: Metric | undefined;
   const time = new TrainingTime(tokensPerStep, firstSpeed(path));
+  const tokensUpTo = new TrainingTokens(tokensPerStep);
   let end = 0;
   for (const metric of readMetrics(path, onWarning)) {
     const { kind, step, loss, bitsPerByte } = metric;
-    const seconds = time.add(metric);
+    const seconds = time.add(metric), tokens = tokensUpTo.add(metric);
     end = step;
     if (kind === "start") start = metric;
     if (kind !== "evaluation" || !Number.isFinite(loss) || !Number.isFinite(bitsPerByte)) continue;
-    last = { step, tokens: step * tokensPerStep, seconds, loss: loss!, bitsPerByte: bitsPerByte! };
+    last = { step, tokens, seconds, loss: loss!, bitsPerByte: bitsPerByte! };
     if (!best || last.loss < best.loss) best = last;
     curve.add(last);
   }
@@ -260,7 +257,7 @@ export function differences(runs: readonly Ingredients[]): [name: string, values
     ...(runs.some(({ options }) => options.initFrom !== undefined) ? ["preset"] : []),
   ]);
   for (const name of new Set(runs.flatMap(({ options }) => Object.keys(options)))) {
-    if (!left.has(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
+    if (!left.has(name)) rows.set(labelOf(name), runs.map(({ options }) => options[name]));
   }
   rows.set("trained on", runs.map(({ adapter }) => adapter));
   const text = (value: unknown) => {

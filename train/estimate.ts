@@ -7,7 +7,7 @@ import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./setup.ts";
 import { cooldownStart } from "./schedule.ts";
-import type { TrainOptions } from "./options.ts";
+import { tokensPerStepOf, type TrainOptions } from "./options.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
 import { checkpointSizes } from "./state.ts";
 import { REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -80,9 +80,8 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
 /** Estimates what a training needs, except its time. */
 export function estimate(run: Run): Estimate {
   const { options, config, corpus, first } = run;
-  const { batchSize, contextLength, gradientAccumulation } = options;
   const { flopsPerToken: perToken } = costOf(config, options.freeze), steps = options.steps - first;
-  const perStep = perToken * batchSize * contextLength * gradientAccumulation;
+  const perStep = perToken * tokensPerStepOf(options);
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);
   return {

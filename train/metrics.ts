@@ -50,8 +50,6 @@ export interface Metric {
   device?: string;
   /** Of a start: all options of the training. */
   options?: object;
-  /** Of a start: the number of ranks that train together; absent if there is one. */
-  ranks?: number;
   /** Of a start: parameters of the model. */
   parameters?: number;
   /** Of a start: `flopsPerToken()` of the model. */
@@ -101,7 +99,6 @@ const FIGURES = [
   "bitsPerByte",
   "entropyPerToken",
   "parameters",
-  "ranks",
   "flopsPerToken",
   "memoryBytes",
   "count",

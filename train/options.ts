@@ -2,6 +2,8 @@ import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
+import { flagOf } from "../files/command_line.ts";
+import { isObject } from "../files/json.ts";
 import { DISTRIBUTED_CHOICES } from "../distributed/open_mpi.ts";
 import { GPU_CHOICES, type Provider } from "../kernels/provider.ts";
 import { RECOMPUTE_MODES } from "../model/activations.ts";
@@ -829,10 +831,26 @@ export interface ResolvedOptions extends OptionValues<{ default: unknown } | { r
   precision: Precision;
   /** What ends the run. */
   endsWith: "steps" | "epochs";
+  /** Ranks that train together, each with `gradientAccumulation` micro-batches of a step; earlier versions had one. */
+  ranks: number;
+}
+
+/** Tokens of a step, those of all ranks, by the options of a training; NaN if they do not say. */
+export function tokensPerStepOf(options: unknown): number {
+  const { batchSize, contextLength, gradientAccumulation = 1, ranks = 1 } = isObject(options)
+    ? options
+    : {};
+  return [batchSize, contextLength, gradientAccumulation, ranks]
+    .reduce<number>((product, value) => typeof value === "number" ? product * value : NaN, 1);
 }
 
 /** Names of all options, in the order of the table. */
 export const OPTION_NAMES = Object.keys(TRAIN_OPTIONS) as OptionName[];
+
+/** How a value among the options of a run is named to people: as its flag, if it has one. */
+export function labelOf(name: string): string {
+  return Object.hasOwn(TRAIN_OPTIONS, name) ? flagOf(name) : name;
+}
 
 /** The row of an option. */
 export function optionNamed(name: OptionName): Option {

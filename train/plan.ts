@@ -1,7 +1,7 @@
 import { UserError } from "../files/user_error.ts";
 import { inShort } from "../files/units.ts";
 import { LARGEST } from "../model/config.ts";
-import type { TrainOptions } from "./options.ts";
+import { tokensPerStepOf, type TrainOptions } from "./options.ts";
 
 /**
  * Plans of trainings: a dial, the depth, from which all other sizes follow, and the depth that suits a time. This file
@@ -184,17 +184,19 @@ function weightDecayFor(learningRate: number, steps: number): number {
  * @param options.given options that are given: they replace those of the plan, and others follow from them.
  * @param options.tokens tokens to train on, repeated ones included.
  * @param options.trainingTokens tokens of the training text, each counted once.
+ * @param options.ranks ranks that train together, each on `batchSize` rows at once; 1 by default.
  */
 export function optionsAtDepth(
   depth: number,
-  { given = {}, tokens, trainingTokens }: {
+  { given = {}, tokens, trainingTokens, ranks = 1 }: {
     given?: Partial<TrainOptions>;
     tokens: number;
     trainingTokens: number;
+    ranks?: number;
   },
 ): Required<PlannedOptions> {
   const sizes = sizesAtDepth(depth, given);
-  const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
+  const tokensPerRow = tokensPerStepOf({ ...given, ...sizes, batchSize: 1, ranks });
   const batchSize = given.batchSize ?? rowsFor(tokens, tokensPerRow);
   const steps = given.steps ?? Math.max(1, Math.floor(tokens / (batchSize * tokensPerRow)));
   const learningRate = given.learningRate ?? learningRateFor(sizes.width);
@@ -220,6 +222,7 @@ function dropoutFor(epochs: number): number {
  *
  * @param depth the dial, see `sizesAtDepth()`.
  * @param options.trainingTokens tokens of the training text, each counted once.
+ * @param options.ranks ranks that train together, 1 by default.
  * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
  * @param options.given options that replace those of the plan.
  *
@@ -234,16 +237,17 @@ function dropoutFor(epochs: number): number {
  */
 export function planForDepth(
   depth: number,
-  { given = {}, trainingTokens, blockParametersOf }: {
+  { given = {}, trainingTokens, ranks = 1, blockParametersOf }: {
     given?: Partial<TrainOptions>;
     blockParametersOf: (sizes: DepthSizes) => number;
     trainingTokens: number;
+    ranks?: number;
   },
 ): Plan {
   const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
   const tokens = tokensFor(blockParameters, { given, trainingTokens });
-  const options = optionsAtDepth(depth, { given, tokens, trainingTokens });
-  return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }) };
+  const options = optionsAtDepth(depth, { given, tokens, trainingTokens, ranks });
+  return { depth, ...withFigures(options, { given, blockParameters, trainingTokens, ranks }) };
 }
 
 /** Share of the expected loss to which a deeper model must lower it: of two that are as good, the smaller is faster. */
@@ -256,7 +260,8 @@ const LEAST_GAIN = 0.99;
  *
  * @param seconds time of the steps alone.
  * @param options.trainingTokens tokens of the training text, each counted once.
- * @param options.measure the speed of a model in training; undefined if it does not fit the device.
+ * @param options.ranks ranks that train together, 1 by default.
+ * @param options.measure the speed of a model in training, that of all ranks; undefined if it does not fit the device.
  * @param options.depths depths to choose from, ascending.
  * @throws {UserError} if the first one does not fit.
  *
@@ -277,7 +282,7 @@ const LEAST_GAIN = 0.99;
  */
 export async function planForSeconds(
   seconds: number,
-  { given = {}, trainingTokens, measure, depths = DEPTHS }: {
+  { given = {}, trainingTokens, ranks = 1, measure, depths = DEPTHS }: {
     given?: Partial<TrainOptions>;
     measure: (
       sizes: DepthSizes & { batchSize: number },
@@ -285,6 +290,7 @@ export async function planForSeconds(
     ) => Promise<Measurement | undefined>;
     depths?: readonly number[];
     trainingTokens: number;
+    ranks?: number;
   },
 ): Promise<Plan> {
   const candidates: PlanCandidate[] = [];
@@ -292,7 +298,7 @@ export async function planForSeconds(
   for (const depth of depths) {
     const sizes = sizesAtDepth(depth, given);
     const { tokens: before = SMALL_TRAINING } = candidates.at(-1) ?? {};
-    const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
+    const tokensPerRow = tokensPerStepOf({ ...given, ...sizes, batchSize: 1, ranks });
     const batchSize = given.batchSize ?? rowsFor(before, tokensPerRow);
     const measured = await measure({ ...sizes, batchSize }, depth);
     if (!measured) break;
@@ -325,21 +331,24 @@ export async function planForSeconds(
     given: { schedule: "wsd", ...given },
     tokens,
     trainingTokens,
+    ranks,
   });
-  return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }), candidates };
+  const figures = withFigures(options, { given, blockParameters, trainingTokens, ranks });
+  return { depth, ...figures, candidates };
 }
 
 /** The plan that consists of some options, with the tokens and the passes over the text that these make. */
 export function withFigures(
   options: Partial<TrainOptions> & { contextLength: number; batchSize: number; steps: number },
-  { given, blockParameters, trainingTokens }: {
+  { given, blockParameters, trainingTokens, ranks = 1 }: {
     given: Partial<TrainOptions>;
     blockParameters: number;
     trainingTokens: number;
+    ranks?: number;
   },
 ): Plan {
   const { contextLength, batchSize, steps } = options;
-  const tokens = steps * batchSize * contextLength * (given.gradientAccumulation ?? 1);
+  const tokens = steps * tokensPerStepOf({ ...given, batchSize, contextLength, ranks });
   return { options, blockParameters, tokens, epochs: tokens / trainingTokens };
 }
 

@@ -250,27 +250,27 @@ export function checkInitial(options: TrainOptions, config: GptConfig): void {
  *
  * A resumed run keeps a value that was computed from another option, unless that other option has changed.
  *
- * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
+ * @param stepsIn steps in some passes over the data, a fraction if they end within a step.
+ * @param ranks that train together.
  * @param typed names of options that the user typed, now or at an earlier start of the run.
  * @param began the options of the checkpoint, if the run is resumed.
  * @throws {OptionError} if the smallest learning rate is above the highest, or a cool-down cannot be.
  */
 export function resolveOptions(
   options: TrainOptions,
-  { gpu, preset, precision, defaults, stepsPerEpoch, typed, began }: {
+  { gpu, preset, precision, defaults, stepsIn, ranks, typed, began }: {
     gpu: Provider;
     preset: PresetName | "auto";
     precision: Precision;
     defaults: TrainingDefaults;
-    stepsPerEpoch: number;
+    stepsIn: (epochs: number) => number;
+    ranks: number;
     typed: readonly string[];
     began?: ResolvedOptions | undefined;
   },
 ): ResolvedOptions {
   const { epochs } = options, sizes = sizesOf(options, defaults);
-  const stepsInEpochs = epochs === undefined
-    ? Infinity
-    : Math.max(1, Math.ceil(epochs * stepsPerEpoch));
+  const stepsInEpochs = epochs === undefined ? Infinity : Math.max(1, Math.ceil(stepsIn(epochs)));
   const steps = Math.min(
     options.steps ?? (epochs === undefined ? defaults.steps : Infinity),
     stepsInEpochs,
@@ -284,6 +284,7 @@ export function resolveOptions(
     endsWith: epochs !== undefined && stepsInEpochs <= (options.steps ?? Infinity)
       ? "epochs" as const
       : "steps" as const,
+    ranks,
     data: options.data === "auto" ? "sample" as const : options.data,
     validationData: options.validationData === "auto" ? undefined : options.validationData,
     ...sizes,

@@ -7,6 +7,7 @@ import { UserError } from "../files/user_error.ts";
 import { listCheckpoints } from "../model/files/checkpoint.ts";
 import { costIn, newestState, readEvaluations } from "./compare.ts";
 import { METRICS_FILE } from "./metrics.ts";
+import { tokensPerStepOf } from "./options.ts";
 import { isLocked } from "./run_directory.ts";
 import { isRun } from "./run_place.ts";
 
@@ -76,10 +77,9 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
   const [newest] = listCheckpoints(run);
   const found = newest ? attempt(newest.path, () => newestState(run, onWarning)) : undefined;
   const { step = 0, options = {}, data } = found?.state ?? {};
-  const { steps, batchSize = NaN, contextLength = NaN, gradientAccumulation = NaN } =
-    options as Record<string, number>;
+  const { steps } = options;
   const metrics = join(run, METRICS_FILE);
-  const tokensPerStep = batchSize * contextLength * gradientAccumulation;
+  const tokensPerStep = tokensPerStepOf(options);
   // a training that has just begun has none of either
   const record = newest || existsSync(metrics)
     ? attempt(metrics, () => readEvaluations(metrics, tokensPerStep, onWarning))

@@ -360,13 +360,16 @@ export function* finishSetup(
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
+  const { step: first = 0, batchIndex = 0 } = resumed?.state ?? {};
+  const ranks = place.transport.size, batchesPerStep = ranks * given.gradientAccumulation;
   const began = resumed && { ...EARLIER_DEFAULTS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
     gpu: place.device.provider,
     preset,
     precision,
     defaults,
-    stepsPerEpoch: batches.perEpoch / (given.gradientAccumulation * place.transport.size),
+    stepsIn: (epochs) => first + (epochs * batches.perEpoch - batchIndex) / batchesPerStep,
+    ranks,
     typed,
     began,
   });
@@ -376,11 +379,11 @@ export function* finishSetup(
       given,
       blockParameters: setup.plan.blockParameters,
       trainingTokens: corpus.training.length,
+      ranks,
     }),
     options: planOptions(given, options),
   };
   if (plan) yield { kind: "notice", message: describePlan(plan) };
-  const first = resumed?.state.step ?? 0;
   const message = began && first < options.steps
     ? jumpOf(first, { before: began, now: options })
     : undefined;
@@ -423,7 +426,7 @@ export function* finishSetup(
     first,
     share: new StepShare(place.transport, batches, {
       step: first,
-      batchIndex: resumed?.state.batchIndex ?? 0,
+      batchIndex,
       gradientAccumulation: options.gradientAccumulation,
     }),
   };

@@ -7,7 +7,7 @@ import { noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./metrics.ts";
 import { givenPrompt, heldOutPrompt } from "./prompts.ts";
-import type { ResolvedOptions } from "./options.ts";
+import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { announce } from "./ranks.ts";
 import { cooldownStart, learningRateAt } from "./schedule.ts";
@@ -60,8 +60,7 @@ export interface Loop extends Saved {
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { directory, record, corpus, batches, gpt, trainStep, signal, transport, share } = loop;
   let { options } = loop; // their steps change if the time is short
-  const tokensPerBatch = options.batchSize * options.contextLength;
-  const tokensPerStep = tokensPerBatch * share.batchesPerStep;
+  const tokensPerStep = tokensPerStepOf(options);
 
   let { first: step, bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
@@ -271,7 +270,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     record.note([{ kind: "end", step, reason }]);
     yield* noticesOf(directory);
     const prompt = promptOf(0);
-    const tokens = share.batchesBefore(step) * tokensPerBatch;
+    const tokens = share.batchesBefore(step) * options.batchSize * options.contextLength;
     const { loss, bitsPerByte } = record.lastEvaluation ?? {};
     yield {
       kind: "end" as const,

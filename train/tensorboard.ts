@@ -1,9 +1,9 @@
 import { Buffer } from "node:buffer";
 import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { flagOf } from "../files/command_line.ts";
 import { isSystemError, readChunks } from "../files/disk.ts";
 import type { Metric } from "./metrics.ts";
+import { labelOf } from "./options.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import {
   countRecords,
@@ -177,7 +177,7 @@ function writeRecord(writer: RecordWriter, metric: Metric): void {
 /** By kind of line, its values. */
 const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
   start: ({ options, device, parameters, memoryBytes }) => {
-    const flags = Object.entries(options ?? {}).map(([name, value]) => [flagOf(name), value]);
+    const flags = Object.entries(options ?? {}).map(([name, value]) => [labelOf(name), value]);
     const rows = [...flags, ...Object.entries({ device, parameters, memoryBytes })]
       .filter(([, value]) => value !== undefined && value !== null)
       .map((row) => `| ${row.map(cellOf).join(" | ")} |`);
@@ -196,6 +196,7 @@ const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
       "optimizer/skipped_steps": metric.skipped,
       "speed/tokens_per_second": metric.tokensPerSecond,
       "speed/data_ms": metric.dataMs,
+      "speed/exchange_share": metric.exchangeShare,
     }),
   evaluation: ({ loss, bitsPerByte, entropyPerToken }) =>
     scalars({

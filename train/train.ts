@@ -6,8 +6,8 @@ import type { Conversation } from "../data/text/conversations.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
-import { openTransport } from "../distributed/open_mpi.ts";
-import type { Transport } from "../distributed/transport.ts";
+import { openTransport, placementOf } from "../distributed/open_mpi.ts";
+import { dryTransport, type Transport } from "../distributed/transport.ts";
 import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
@@ -25,7 +25,12 @@ import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
-import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import {
+  DEFAULT_OPTIONS,
+  type ResolvedOptions,
+  tokensPerStepOf,
+  type TrainOptions,
+} from "./options.ts";
 import {
   cacheBeside,
   finishSetup,
@@ -117,8 +122,12 @@ export async function* train(
   let record: RunRecord | undefined;
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
-    const transport = between ??
-      openTransport(dryRun ? "off" : wanted.distributed ?? DEFAULT_OPTIONS.distributed);
+    const { distributed = DEFAULT_OPTIONS.distributed } = wanted;
+    const placement = between ?? (distributed === "off" ? undefined : placementOf());
+    if (dryRun && placement && placement.rank > 0) return; // rank 0 estimates for all
+    const transport = dryRun
+      ? dryTransport(placement?.size ?? 1)
+      : between ?? openTransport(distributed);
     const documents = await givenDocuments("the given text", texts, signal);
     const validationDocuments = await givenDocuments(
       "the given validation text",
@@ -177,11 +186,8 @@ export async function* train(
       );
     }
     if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-    if (transport.size > 1) {
-      const message = `${transport.size} ranks train together, and each computes ` +
-        `${run.options.gradientAccumulation * run.options.batchSize} rows of each step`;
-      yield { kind: "notice", message };
-    }
+    const message = noticeOfRanks(run);
+    if (message !== undefined) yield { kind: "notice", message };
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));
@@ -205,7 +211,6 @@ export async function* train(
       device: device.name,
       memoryBytes: run.memory.total,
       options: run.options,
-      ...(transport.size > 1 ? { ranks: transport.size } : {}),
     }]);
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
@@ -248,9 +253,7 @@ export async function* train(
 function secondsBefore(run: string, { resumed }: Setup): number {
   const path = join(run, METRICS_FILE);
   if (!resumed || !existsSync(path)) return 0;
-  const { batchSize, contextLength, gradientAccumulation } = resumed.state
-    .options as unknown as ResolvedOptions;
-  const time = new TrainingTime(batchSize * contextLength * gradientAccumulation);
+  const time = new TrainingTime(tokensPerStepOf(resumed.state.options));
   let seconds = 0;
   for (const metric of readMetrics(path, () => {})) {
     if (metric.step <= resumed.state.step) seconds = time.add(metric) || seconds;
@@ -312,6 +315,18 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
   memory: "Try --recompute block, or a smaller --batch-size, --context-length or --preset",
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
+
+/** A sentence about the ranks of a training, if there are several, or were when it was saved. */
+function noticeOfRanks({ options, resumed }: Run): string | undefined {
+  const { ranks, gradientAccumulation, batchSize } = options;
+  const { ranks: before = 1 } = resumed
+    ? resumed.state.options as Partial<ResolvedOptions>
+    : options;
+  if (ranks === 1 && before === 1) return undefined;
+  return `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
+    (before === ranks ? "" : `, in place of ${before} up to now`) +
+    `: a step has ${ranks * gradientAccumulation * batchSize} rows`;
+}
 
 /** The event that begins a training. */
 function startOf(

@@ -83,6 +83,12 @@ export const CHARTS = [
     log: true,
   },
   {
+    id: "exchange-share",
+    title: "Time in exchange",
+    unit: "share of a step's time",
+    figures: [{ kind: "step", field: "exchangeShare", label: "share", noisy: true }],
+  },
+  {
     id: "loss-scale",
     title: "Loss scale",
     unit: "f16",

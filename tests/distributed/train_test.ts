@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Batches } from "../../data/tokens/batches.ts";
+import { readRun } from "../../train/compare.ts";
 import { device } from "../kernels/harness.ts";
 import { inProcess } from "./in_process.ts";
 import { mpirun, withRanks } from "./mpirun.ts";
+import type { TrainEvent } from "../../train/train.ts";
 import { lossesOf, TEXTS, trainSmall } from "./train.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -29,6 +31,16 @@ withRanks("train() under mpirun computes the bits of ranks in one process", asyn
   assert.deepEqual(first!.losses, lossesOf(events!));
 });
 
+const noticesOf = (events: readonly TrainEvent[]) =>
+  events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+
+const resumes = [
+  [2, 2, "2 ranks train together: a step has 8 rows"],
+  [3, 3, "3 ranks train together, in place of 2 up to now: a step has 12 rows"],
+  [1, 5, "1 rank trains, in place of 3 up to now: a step has 4 rows"],
+  [2, 6, "2 ranks train together, in place of 1 up to now: a step has 8 rows"],
+] as const;
+
 Deno.test("train() takes every batch once when it resumes on other numbers of ranks", async () => {
   const taken: number[] = [], at = Batches.prototype.at;
   Batches.prototype.at = function (index) {
@@ -37,8 +49,9 @@ Deno.test("train() takes every batch once when it resumes on other numbers of ra
   };
   try {
     const out = join(directory, "resumed"), gradientAccumulation = 2;
-    for (const [size, steps] of [[2, 2], [3, 3], [1, 5], [2, 6]] as const) {
-      await trainOn(size, { out, steps, gradientAccumulation });
+    for (const [size, steps, message] of resumes) {
+      const [events] = await trainOn(size, { out, steps, gradientAccumulation });
+      assert.ok(noticesOf(events!).includes(message), message);
     }
   } finally {
     Batches.prototype.at = at;
@@ -46,6 +59,30 @@ Deno.test("train() takes every batch once when it resumes on other numbers of ra
   const batches = 2 * (2 * 2 + 3 * 1 + 1 * 2 + 2 * 1);
   taken.sort((a, b) => a - b);
   assert.deepEqual(taken, Array.from({ length: batches }, (_, i) => i));
+});
+
+Deno.test("train() counts steps, passes over the text and tokens of all ranks", async () => {
+  const out = join(directory, "counted");
+  const tokens = (ranks: number) => 2 * 16 * ranks;
+  const [first] = await trainOn(2, { out, steps: 3, logEvery: 1 });
+  const [dry] = await trainOn(3, { out, epochs: 1, dryRun: true });
+  const [events] = await trainOn(3, { out, epochs: 1, evalEvery: 0 });
+  const find = <Kind extends TrainEvent["kind"]>(events: TrainEvent[], kind: Kind) =>
+    events.find((event) => event.kind === kind) as TrainEvent & { kind: Kind };
+  const { steps, epochs, options } = find(events!, "start");
+  assert.equal(options.ranks, 3);
+  assert.equal(find(dry!, "start").steps, steps);
+  const { flops } = find(dry!, "estimate");
+  assert.equal(flops.perStep, flops.perToken * tokens(3));
+  const perStep = epochs * 3 / (3 * 2 + (steps - 3) * 3);
+  assert.ok(epochs >= 1 && epochs - perStep < 1, `${steps} steps are ${epochs} epochs`);
+  assert.equal(find(first!, "end").tokens, 3 * tokens(2));
+  const { points } = readRun(out, () => {});
+  assert.deepEqual(points.map(({ step, tokens }) => [step, tokens]), [
+    [2, 2 * tokens(2)],
+    [3, 3 * tokens(2)],
+    [steps, 3 * tokens(2) + (steps - 3) * tokens(3)],
+  ]);
 });
 
 Deno.test("train() on several ranks has the losses of one with as many micro-batches, also of evaluations", async () => {

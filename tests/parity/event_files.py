@@ -29,6 +29,7 @@ SCALARS = {
         "optimizer/skipped_steps": "skipped",
         "speed/tokens_per_second": "tokensPerSecond",
         "speed/data_ms": "dataMs",
+        "speed/exchange_share": "exchangeShare",
     },
     "evaluation": {
         "loss/validation": "loss",

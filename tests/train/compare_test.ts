@@ -95,7 +95,7 @@ Deno.test("readRun() counts tokens, seconds and operations up to each evaluation
   assert.deepEqual(run, {
     name: path,
     parameters: 1000,
-    options: { documents: "joined", optimizer: "adamw", ...OPTIONS }, // as earlier versions trained
+    options: { documents: "joined", optimizer: "adamw", ranks: 1, ...OPTIONS }, // as earlier versions trained
     adapter: "a GPU",
     dataHash: "y",
     tokenizerHash: "x",

@@ -19,7 +19,13 @@ import {
 } from "../../train/resolve.ts";
 import { ARCHITECTURES, newModel } from "../../train/architecture.ts";
 
-const CHOSEN = { gpu: "native", preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
+const CHOSEN = {
+  gpu: "native",
+  preset: "nano",
+  precision: "f32",
+  ranks: 1,
+  stepsIn: (epochs: number) => 30 * epochs,
+} as const;
 
 /** What a training begins with, and what its checkpoints keep of that. */
 function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = presetDefaults("nano")) {
