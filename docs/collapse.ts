@@ -21,13 +21,13 @@ import {
   loadParameters,
   lossOf,
   meanRepetition,
-  type Metric,
   openDevice,
   PRESETS,
   type Repetition,
   type SamplerOptions,
   saveParameters,
   type TokenDataset,
+  type TrainingMetric,
   UserError,
 } from "../mod.ts";
 
@@ -58,7 +58,7 @@ interface Trained {
   readonly validationLoss: number;
   readonly epochs: number;
   /** The lines that a record of the training would have. */
-  readonly record: readonly Metric[];
+  readonly record: readonly TrainingMetric[];
 }
 
 /** The mistake of the labels: the target is the token that the model reads there, and not the one after it. */
@@ -116,7 +116,7 @@ async function trainModel(device: Device, corpus: Corpus, recipe: Recipe): Promi
   });
 
   const options = { batchSize, contextLength, gradientAccumulation: 1 };
-  const record: Metric[] = [{ kind: "start", step: 0, options }], losses: number[] = [];
+  const record: TrainingMetric[] = [{ kind: "start", step: 0, options }], losses: number[] = [];
   const every = Math.max(1, Math.floor(steps / EVALUATIONS));
   for (let i = 0; i < steps; i++) {
     const warmUp = (i + 1) / Math.ceil(steps / 20),
