@@ -67,6 +67,7 @@ export interface Locator {
   count(): Promise<number>;
   isVisible(): Promise<boolean>;
   innerText(): Promise<string>;
+  inputValue(): Promise<string>;
   allInnerTexts(): Promise<string[]>;
   first(): Locator;
   screenshot(options: { path: string }): Promise<unknown>;

@@ -22,6 +22,7 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
+  idFields,
   seedsOf,
 } from "./common_fields.ts";
 import { MOST_TOKENS } from "./limits.ts";
@@ -182,11 +183,13 @@ async function answerOf(
         delta: { ...(isFirst ? { role: "assistant" } : {}), content: piece.text },
         logprobs: logprobsOf(piece),
         finish_reason: reasonOf(piece),
+        ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
       }),
       whole: (piece) => ({
         message: { role: "assistant", content: piece.text, refusal: null },
         logprobs: logprobsOf(piece),
         finish_reason: reasonOf(piece),
+        ...idFields(fields, { ids: piece.ids, promptIds, isFirst: true }),
       }),
     };
   });

@@ -20,6 +20,8 @@ export interface CommonFields extends SamplerFields {
   stop: string | readonly string[];
   stream: boolean;
   stream_options: { include_usage?: boolean };
+  /** As in vLLM: the ids of prompt and completion are part of the response. */
+  return_token_ids: boolean;
 }
 
 /** A text that may end a completion. */
@@ -52,6 +54,7 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
       ),
     fallback: {},
   },
+  return_token_ids: BOOLEAN,
   ...{ user: ANY_TEXT, logit_bias: only({}) },
 };
 
@@ -69,6 +72,19 @@ export function engineRequest(
   request: Pick<EngineRequest, "promptIds" | "maxNewTokens" | "seed" | "endIds" | "logprobs">,
 ): EngineRequest {
   return { ...request, sampler: samplerOf(fields), stop: [stop].flat() };
+}
+
+/** The fields of a choice that hold ids, if they are asked for. */
+export function idFields(
+  { return_token_ids }: Pick<CommonFields, "return_token_ids">,
+  { ids, promptIds, isFirst }: {
+    ids: readonly number[];
+    promptIds: readonly number[];
+    isFirst: boolean;
+  },
+): object {
+  if (!return_token_ids) return {};
+  return { token_ids: ids, ...isFirst ? { prompt_token_ids: promptIds } : {} };
 }
 
 /** The fields by which an answer is identified. */

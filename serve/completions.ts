@@ -16,6 +16,7 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
+  idFields,
   seedsOf,
 } from "./common_fields.ts";
 import { MOST_COMPLETION_LOGPROBS, MOST_COMPLETIONS, MOST_TOKENS } from "./limits.ts";
@@ -38,8 +39,6 @@ interface CompletionFields extends CommonFields {
   max_tokens: number;
   logprobs: number | undefined;
   echo: boolean;
-  /** As in vLLM: the ids of prompt and completion are part of the response. */
-  return_token_ids: boolean;
 }
 
 /** What a request may hold. */
@@ -56,7 +55,6 @@ const FIELDS: FieldTable<CompletionFields> = {
   max_tokens: { ...whole(0, MOST_TOKENS), fallback: 16 },
   logprobs: { ...whole(0, MOST_COMPLETION_LOGPROBS), fallback: undefined },
   echo: BOOLEAN,
-  return_token_ids: BOOLEAN,
   ...{ best_of: only(1), suffix: only("") },
 };
 
@@ -157,7 +155,7 @@ function idsOf({ gpt, tokenizer }: ServedModel, prompt: Prompt): readonly number
 /** A completion of a prompt. */
 function choiceOf(
   model: ServedModel,
-  { max_tokens, logprobs: top, echo, return_token_ids, ...fields }: CompletionFields,
+  { max_tokens, logprobs: top, echo, ...fields }: CompletionFields,
   { prompt, ids: promptIds, logprobs: promptLogprobs, seed }: ReadPrompt & { seed: number },
 ): Choice {
   const { tokenizer } = model, isText = typeof prompt === "string";
@@ -191,8 +189,7 @@ function choiceOf(
     text: piece.text,
     logprobs: logprobsOf(piece),
     finish_reason: piece.result ? FINISH_REASONS[piece.result.reason] : null,
-    ...(return_token_ids ? { token_ids: piece.ids } : {}),
-    ...(return_token_ids && isFirst ? { prompt_token_ids: promptIds } : {}),
+    ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
   });
   return {
     request: engineRequest(fields, {

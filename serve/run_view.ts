@@ -1,4 +1,5 @@
 import { statSync } from "node:fs";
+import { hasChatTemplate } from "../data/tokenizer/load.ts";
 import { bytesBelow, isSystemError, isUsersError } from "../files/disk.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
@@ -69,6 +70,8 @@ export interface RunDetails extends RunRow {
   readonly warnings: readonly Warning[];
   /** In ascending order of their steps. */
   readonly checkpoints: readonly ListedCheckpoint[];
+  /** Whether its model was trained on conversations, or on one that was. */
+  readonly hasChatTemplate: boolean;
   /** Lines of the record that cannot be read. */
   readonly damaged: number;
   /** Sentences about files that cannot be read. */
@@ -160,6 +163,7 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
     samples,
     warnings,
     checkpoints: checkpointsIn(path),
+    hasChatTemplate: hasChatTemplateIn(path, problems),
     damaged,
     problems,
   };
@@ -189,6 +193,18 @@ export function stateIn(run: string, problems: string[] = []): TrainerState | un
     if (!isUsersError(error)) throw error;
     problems.push(sentenceOf(error));
     return undefined;
+  }
+}
+
+/** Whether the newest checkpoint has a chat template. */
+function hasChatTemplateIn(run: string, problems: string[]): boolean {
+  const [newest] = listCheckpoints(run);
+  try {
+    return newest !== undefined && hasChatTemplate(newest.path);
+  } catch (error) {
+    if (!isUsersError(error)) throw error;
+    problems.push(sentenceOf(error));
+    return false;
   }
 }
 

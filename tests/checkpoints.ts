@@ -41,7 +41,7 @@ export function exampleFiles(text: string): Map<string, FileContent> {
     "model.safetensors": text,
     "config.json": "beta",
     "tokenizer.json": "gamma",
-    "tokenizer_config.json": "delta",
+    "tokenizer_config.json": '{"chat_template":"delta"}',
     "generation_config.json": "epsilon",
     "optimizer.safetensors": "zeta",
   };

@@ -45,6 +45,17 @@ export function hasTokenizer(folder: string): boolean {
 }
 
 /**
+ * Whether a folder has a tokenizer with a chat template.
+ *
+ * @throws {UserError} if its configuration cannot be read.
+ */
+export function hasChatTemplate(folder: string): boolean {
+  if (existsSync(join(folder, CHAT_TEMPLATE_FILE))) return true;
+  const path = join(folder, TOKENIZER_CONFIG_FILE);
+  return existsSync(path) && (parseJsonObject(readText(path), path).chat_template ?? null) !== null;
+}
+
+/**
  * The tokenizer that a user names: `gpt2`, `hf:OWNER/NAME` (with `@REVISION`, if it must be a certain
  * one), the path of a `tokenizer.json`, or of a folder that holds one.
  *

@@ -425,10 +425,11 @@ function listenToTheme() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
 }
 
-/** The run of the playground and its checkpoints. */
+/** The run of the playground, its checkpoints, and whether it is asked in a chat format. */
 function playgroundRun() {
-  const run = detailsRun.value;
-  return { run, checkpoints: details.get(run)?.checkpoints ?? [] };
+  const run = detailsRun.value,
+    { checkpoints = [], hasChatTemplate = false } = details.get(run) ?? {};
+  return { run, checkpoints, hasChatTemplate };
 }
 
 async function openPlayground() {

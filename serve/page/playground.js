@@ -17,8 +17,9 @@ import { legend, tokenList } from "./playground_tokens.js";
 /** @import { Checkpoint } from "./playground_form.js" */
 
 /**
- * What the playground works with: the run that is selected on the page, and its checkpoints in ascending order.
- * @typedef {{ run: string, checkpoints: readonly Checkpoint[] }} Selected
+ * What the playground works with: the run that is selected on the page, its checkpoints in ascending order, and whether
+ * its models were trained on conversations. These are asked in their chat format.
+ * @typedef {{ run: string, checkpoints: readonly Checkpoint[], hasChatTemplate: boolean }} Selected
  */
 
 /** Completions of one request side by side, at most. */
@@ -61,7 +62,7 @@ export function mountPlayground(element, selected) {
   const prefix = `playground-${++mounted}`;
   /** @type {Map<string, Completed[]>} */
   const remembered = new Map();
-  let { run, checkpoints } = selected;
+  let { run, checkpoints, hasChatTemplate } = selected;
   let asked = new AbortController();
   /** The token that is looked at: its completion, and its index. @type {{ card: number, index: number } | undefined} */
   let lookedAt;
@@ -155,7 +156,10 @@ export function mountPlayground(element, selected) {
     giveUp();
     const { signal } = asked, { step } = checkpoint() ?? {};
     if (step === undefined) return;
-    const body = { model: `${run}@${step}`, prompt: prompt.value, ...settings() };
+    const model = `${run}@${step}`, text = prompt.value;
+    const body = hasChatTemplate
+      ? { model, messages: [{ role: "user", content: text }], ...settings() }
+      : { model, prompt: text, ...settings() };
     blame(null);
     const key = JSON.stringify(body), known = remembered.get(key);
     if (known) {
@@ -169,7 +173,10 @@ export function mountPlayground(element, selected) {
       if (/** @type {any} */ (body).n > MOST_COMPLETIONS) {
         throw new Refusal(`Cannot show more than ${MOST_COMPLETIONS} completions at once`, "n");
       }
-      const completions = await generated(body, signal, { cards, say });
+      const completions = await generated(body, hasChatTemplate ? `${text}\n` : text, signal, {
+        cards,
+        say,
+      });
       remembered.set(key, completions);
       forget(remembered);
       const seconds = ((performance.now() - since) / 1000).toFixed(1);
@@ -212,6 +219,7 @@ export function mountPlayground(element, selected) {
   const theme = new MutationObserver(redraw); // the reader can choose one
   theme.observe(document.documentElement, { attributeFilter: ["style"] });
 
+  form.showKind(hasChatTemplate);
   showCheckpoints(undefined);
   usualSettings().then(form.fill, () => say(NO_SERVER));
 
@@ -221,7 +229,8 @@ export function mountPlayground(element, selected) {
         ? checkpoint()?.step
         : undefined;
       const isOther = next.run !== run;
-      ({ run, checkpoints } = next);
+      ({ run, checkpoints, hasChatTemplate } = next);
+      form.showKind(hasChatTemplate);
       if (isOther) {
         giveUp();
         remembered.clear();
@@ -247,12 +256,13 @@ export function mountPlayground(element, selected) {
 /**
  * Streams completions onto the page, then asks for the probabilities of their tokens.
  *
- * @param {{ model: string, prompt: string }} body
+ * @param {Parameters<typeof complete>[0]} body
+ * @param {string} prompt the text that the completions begin with on the page
  * @param {AbortSignal} signal
  * @param {{ cards: HTMLElement, say: (text: string) => void }} page the element of the completions, and what shows the status
  * @returns {Promise<Completed[]>}
  */
-async function generated(body, signal, { cards, say }) {
+async function generated(body, prompt, signal, { cards, say }) {
   /** @type {{ model: string, text: string, reason: string, given: number[], drawn: number[], shown: HTMLElement }[]} */
   const streams = [];
   for await (const piece of complete(body, signal)) {
@@ -266,7 +276,7 @@ async function generated(body, signal, { cards, say }) {
       shown: create(
         "p",
         { class: "streaming" },
-        create("span", { class: "given" }, body.prompt),
+        create("span", { class: "given" }, prompt),
       ),
     };
     if (stream.text === "" && stream.drawn.length === 0) {

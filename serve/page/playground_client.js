@@ -93,15 +93,16 @@ export async function usualSettings() {
 }
 
 /**
- * Continues a prompt, piece by piece.
+ * Continues a prompt, or answers a message of the user, piece by piece.
  *
- * @param {object} body
+ * @param {{ model: string, prompt: string } | { model: string, messages: object[] }} body
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<Choice & { model: string }, void>}
  */
 export async function* complete(body, signal) {
   const request = { ...body, stream: true, return_token_ids: true };
-  const { body: bytes } = await post("/v1/completions", request, signal);
+  const path = "messages" in body ? "/v1/chat/completions" : "/v1/completions";
+  const { body: bytes } = await post(path, request, signal);
   const reader = /** @type {ReadableStream<Uint8Array>} */ (bytes).getReader();
   const utf8 = new TextDecoder();
   let text = "";
@@ -114,7 +115,8 @@ export async function* complete(body, signal) {
       if (data === "[DONE]") return;
       const { error, choices, model } = JSON.parse(data);
       if (error) throw new Refusal(error.message, error.param ?? null);
-      yield { ...choices[0], model };
+      const [{ delta, ...choice }] = choices;
+      yield { ...delta ? { text: delta.content } : {}, ...choice, model };
     }
     if (done) throw new Refusal("Cannot complete: the server ended the answer", null);
   }

@@ -31,6 +31,12 @@ const SETTINGS = [
   ["seed", "seed", 1, 1],
 ];
 
+/** What the text of a request may be: its label, and an example. */
+const KINDS = /** @type {const} */ ({
+  prompt: ["Prompt", "Once upon a time"],
+  message: ["Message", "Tell me a story."],
+});
+
 /** Names of the numbers that are options of the sampler. */
 export const SAMPLER = SETTINGS.map(([name]) => name)
   .filter((name) => !["n", "max_tokens", "seed"].includes(name));
@@ -44,7 +50,7 @@ export function createForm(prefix) {
   /** @type {readonly Checkpoint[]} */
   let checkpoints = [];
   const prompt = create("textarea", { id: `${prefix}-prompt`, rows: 2, spellcheck: "false" });
-  prompt.value = "Once upon a time";
+  const promptLabel = create("label", { for: prompt.id });
   const inputs = new Map(
     SETTINGS.map(([name, , step, value = ""]) => [name, numberInput(prefix, name, step, value)]),
   );
@@ -55,7 +61,7 @@ export function createForm(prefix) {
   const element = create(
     "form",
     { novalidate: true, "aria-label": "Playground" },
-    create("label", { for: prompt.id }, "Prompt"),
+    promptLabel,
     prompt,
     create(
       "div",
@@ -90,6 +96,13 @@ export function createForm(prefix) {
   return {
     element,
     prompt,
+    /** Shows whether the text is a message or is continued. @param {boolean} isMessage */
+    showKind(isMessage) {
+      const [label, example] = isMessage ? KINDS.message : KINDS.prompt;
+      promptLabel.textContent = label;
+      const isExample = Object.values(KINDS).some(([, text]) => text === prompt.value);
+      if (prompt.value === "" || isExample) prompt.value = example;
+    },
     slider,
     stop,
     checkpoint,

@@ -7,11 +7,8 @@ import { type ApiOptions, createApi, type RequestRecord } from "../../serve/api.
 import { ApiError, errorResponse } from "../../serve/api_error.ts";
 import { device } from "../kernels/harness.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
-import { request, tinyRun } from "./tiny_run.ts";
+import { request, TEMPLATE, tinyRun } from "./tiny_run.ts";
 
-/** A chat template whose texts fit the context of `tinyRun()`. */
-const TEMPLATE = "{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}" +
-  "{% if add_generation_prompt %}a{% endif %}";
 const { gpt, tokenizer } = await loadModel(device, { run: await tinyRun() });
 const model = { gpt, tokenizer: { ...tokenizer, chatTemplate: TEMPLATE } };
 
@@ -85,6 +82,23 @@ Deno.test("/v1/chat/completions answers what generateBatch() does after the chat
   assert.equal(usage.prompt_tokens, promptTokens);
 });
 
+Deno.test("/v1/chat/completions gives the ids of messages and answers, whole or streamed", async () => {
+  await using api = open();
+  const body = { ...QUESTION, n: 2, return_token_ids: true };
+  const { choices } = await ask(api, CHAT, body), { decode } = model.tokenizer;
+  const { promptIds } = await createChatFormat(model.tokenizer);
+  for (const { message, token_ids, prompt_token_ids } of choices) {
+    assert.deepEqual(prompt_token_ids, promptIds(MESSAGES));
+    assert.equal(decode(token_ids), message.content);
+  }
+  const parts = await partsOf(await send(api, CHAT, { ...body, stream: true }));
+  for (const { index, token_ids, prompt_token_ids } of choices) {
+    const own = parts.map(({ choices: [part] }) => part).filter((part) => part.index === index);
+    assert.deepEqual(own.flatMap(({ token_ids }) => token_ids), token_ids);
+    assert.deepEqual(own.flatMap((part) => part.prompt_token_ids ?? []), prompt_token_ids);
+  }
+});
+
 Deno.test("/v1/chat/completions streams the same answers, with the role first and the usage last", async () => {
   await using api = open();
   const { texts } = await answersTo(MESSAGES, { n: 2 });
@@ -131,6 +145,44 @@ Deno.test("/v1/chat/completions takes messages that leave room for one token, an
     const answer = await ask(api, CHAT, { model: "tiny", messages, seed: 7 });
     assert.equal(answer.status, status);
     if (status === 200) assert.equal(answer.usage.completion_tokens, 1);
+  }
+});
+
+Deno.test("/v1/chat/completions answers requests as Open WebUI and Continue send them", async () => {
+  await using api = open();
+  const history = [
+    { role: "system", content: "S" },
+    { role: "user", content: "One" },
+    { role: "assistant", content: " " },
+    { role: "user", content: [{ type: "text", text: "cat" }] },
+  ];
+  const model = "tiny", stream_options = { include_usage: true };
+  const requests: Record<string, object> = {
+    "Open WebUI": { stream: true, model, messages: history, stream_options },
+    "Open WebUI with settings of the user": {
+      ...{ stream: true, model, messages: history, stream_options, max_tokens: 3, seed: 1 },
+      ...{ temperature: 0.8, top_p: 0.9, top_k: 40, min_p: 0.05, frequency_penalty: 0.1 },
+      ...{ presence_penalty: 0.1, stop: ["###"], logit_bias: {}, user: "someone" },
+    },
+    "Open WebUI, title of a chat": {
+      model,
+      messages: history.slice(1, 2),
+      stream: false,
+      max_completion_tokens: 10,
+    },
+    "Continue": {
+      ...{ model, messages: history, max_tokens: 10, stream: true, stop: ["\n#", "<|im_end|>"] },
+      ...{ temperature: 0.5, top_p: 1, presence_penalty: 0, frequency_penalty: 0 },
+    },
+    "Continue, agent without tools": {
+      ...{ model, messages: history, max_tokens: 3, stream: true, tools: [] },
+      ...{ tool_choice: "auto", parallel_tool_calls: false },
+    },
+  };
+  for (const [name, body] of Object.entries(requests)) {
+    const response = await send(api, CHAT, body), text = await response.text();
+    assert.equal(response.status, 200, `${name}: ${text}`);
+    assert.match(text, /"finish_reason":"(length|stop)"/, name);
   }
 });
 

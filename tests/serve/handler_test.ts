@@ -166,7 +166,7 @@ Deno.test("/api/run has options, checkpoints, samples and warnings of a run", as
   assert.deepEqual(details.samples, [{ step: 4, prompt: "<b>", text: "x" }]);
   assert.ok(details.options.some(([flag, value]) => flag === "--learning-rate" && value === 0.5));
   assert.ok(!details.options.some(([flag]) => flag === "--ends-with"), "no option of train");
-  assert.deepEqual(details.problems, []);
+  assert.deepEqual([details.problems, details.hasChatTemplate], [[], true]);
 });
 
 Deno.test("records of earlier versions, without options and times, get them from checkpoints and the file", async () => {

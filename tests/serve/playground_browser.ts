@@ -4,13 +4,14 @@ import assert from "node:assert/strict";
 import { openBrowser, type PageOptions } from "../../bench/browser.ts";
 import { createHandler } from "../../serve/handler.ts";
 import { directory } from "../checkpoints.ts";
-import { tinyRun } from "./tiny_run.ts";
+import { chatRun, tinyRun } from "./tiny_run.ts";
 
 /**
  * Tests of the playground in a browser. `page_test.ts` runs this file with the permissions that a browser needs.
  */
 
 await tinyRun();
+await chatRun();
 const browser = await openBrowser(), ended = new AbortController();
 const server = Deno.serve(
   { hostname: "127.0.0.1", port: 0, onListen: () => {} },
@@ -23,7 +24,7 @@ const PROMPT = `One <img src="/x" onerror="document.title='hacked'">`;
 
 /** Opens the playground, and makes sure that the page made no request elsewhere and no error. */
 async function withPlayground(
-  options: PageOptions,
+  options: PageOptions & { run?: string },
   action: (page: Awaited<ReturnType<typeof open>>) => Promise<void>,
 ) {
   const page = await open(options);
@@ -35,7 +36,7 @@ async function withPlayground(
   }
 }
 
-async function open(options: PageOptions) {
+async function open({ run = "tiny", ...options }: PageOptions & { run?: string }) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, ...options });
   const errors: string[] = [];
   page.on("request", (request: { url(): string }) => {
@@ -45,7 +46,7 @@ async function open(options: PageOptions) {
   page.on("console", (message: { type(): string; text(): string }) => {
     if (message.type() === "error") errors.push(message.text());
   });
-  await page.goto(`${address}#run=tiny`);
+  await page.goto(`${address}#run=${run}`);
   await page.waitForFunction(() => document.querySelector("#details-body")!.children.length > 0);
   await page.locator("#playground-panel > summary").focus();
   await page.keyboard.press("Enter");
@@ -64,11 +65,11 @@ async function open(options: PageOptions) {
     waitForFunction: page.waitForFunction.bind(page) as typeof page.waitForFunction,
     close: () => page.close(),
     /** Writes the prompt, sets settings, and waits until as many tokens are on the page as are drawn. */
-    async generate(settings: Record<string, number>) {
+    async generate(settings: Record<string, number>, prompt = PROMPT) {
       for (const [name, value] of Object.entries(settings)) {
         await inside(`input[name=${name}]`).fill(`${value}`);
       }
-      await inside("textarea").fill(PROMPT);
+      await inside("textarea").fill(prompt);
       await page.keyboard.press("Control+Enter");
       await page.waitForFunction(() => document.querySelector("#playground [role=option]"));
     },
@@ -135,6 +136,25 @@ Deno.test("the playground generates, colours tokens by probability, and its figu
     }
     assert.equal(await page.evaluate(() => document.querySelectorAll("#playground img").length), 0);
     assert.doesNotMatch(await page.evaluate(() => document.title), /hacked/);
+  });
+});
+
+Deno.test("the playground asks a run that was trained on conversations in its chat format", async () => {
+  await withPlayground({ run: "chat" }, async (page) => {
+    assert.equal(await page.inside("label[for$=prompt]").innerText(), "Message");
+    assert.equal(await page.inside("textarea").inputValue(), "Tell me a story.");
+    await page.generate({ ...SETTINGS, n: 1 }, "One");
+    assert.match(await page.status(), /^chat@6: \d+ tokens in/);
+    const { choices: [{ message }] } = await ask("v1/chat/completions", {
+      ...{ ...SETTINGS, n: 1, model: "chat@6", temperature: 0.8, top_p: 0.95 },
+      messages: [{ role: "user", content: "One" }],
+    });
+    const [text] = await page.evaluate(() =>
+      [...document.querySelectorAll("#playground .visually-hidden")].map((prose) =>
+        prose.textContent
+      )
+    );
+    assert.equal(text, `uOnea${message.content}`);
   });
 });
 

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { createPlayground, type Playground } from "../../serve/playground.ts";
 import type { CurrentModelOptions } from "../../serve/current_model.ts";
 import { train } from "../../train/train.ts";
-import { directory } from "../checkpoints.ts";
+import { changeFields, directory, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
 
@@ -33,6 +33,30 @@ export const tinyRun: () => Promise<string> = once(async () => {
     precision: "f32",
   } as const;
   for await (const _ of train({ ...options, device, texts, out }));
+  return out;
+});
+
+/** A chat template whose texts fit the context of `tinyRun()`. */
+export const TEMPLATE = "{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}" +
+  "{% if add_generation_prompt %}a{% endif %}";
+
+/** The directory of a run named `chat`, whose one checkpoint is the last of `tinyRun()`, with that chat template. */
+export const chatRun: () => Promise<string> = once(async () => {
+  const out = join(directory, "chat"), from = join(await tinyRun(), "checkpoints", "000006");
+  const checkpoint = join(out, "checkpoints", "000006");
+  Deno.mkdirSync(checkpoint, { recursive: true });
+  for (const { name } of Deno.readDirSync(from)) {
+    Deno.copyFileSync(join(from, name), join(checkpoint, name));
+  }
+  const name = "tokenizer_config.json", path = join(checkpoint, name);
+  const config = { ...JSON.parse(Deno.readTextFileSync(path)), chat_template: TEMPLATE };
+  const bytes = new TextEncoder().encode(JSON.stringify(config));
+  Deno.writeFileSync(path, bytes);
+  const sha256 = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+  const { files } = readFields(checkpoint);
+  changeFields(checkpoint, {
+    files: { ...files as object, [name]: { bytes: bytes.length, sha256 } },
+  });
   return out;
 });
 
