@@ -60,6 +60,7 @@ export type { ParameterHistogram } from "./train/histograms.ts";
 export { type CheckName, type CheckResult, CHECKS } from "./train/checks.ts";
 export { type DistributedChoice, openTransport } from "./distributed/open_mpi.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
+export { OuterStep } from "./train/diloco.ts";
 export type { ExchangeMs } from "./distributed/tensor_sum.ts";
 
 // Data: a name becomes documents, documents become tokens, tokens become batches.

@@ -9,7 +9,7 @@ import {
   type ResolvedOptions,
   tokensPerStepOf,
 } from "../train/options.ts";
-import { cooldownStart } from "../train/schedule.ts";
+import { lastBeforeCooldown } from "../train/schedule.ts";
 import type { TrainEvent } from "../train/train.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
@@ -170,9 +170,7 @@ export class TrainDisplay {
       ...(this.#isScaled ? [`scale ${lossScale}`] : []),
       ...(skipped > 0 ? [`skipped ${skipped}`] : []),
       ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
-      ...(exchangeShare === undefined
-        ? []
-        : [`${(100 * exchangeShare).toFixed(0)} % exchanging gradients`]),
+      ...(exchangeShare === undefined ? [] : [`${(100 * exchangeShare).toFixed(0)} % exchanging`]),
       ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
     ].join(" ");
   }
@@ -196,7 +194,7 @@ function describeData(corpus: Start["corpus"], options: ResolvedOptions): string
 
 /** What continues a training that has done its steps. */
 function describeDone(done: number, steps: number, options: ResolvedOptions): string {
-  const { out } = options, first = cooldownStart(options);
+  const { out } = options, first = lastBeforeCooldown(options);
   const more = options.endsWith === "epochs" ? "more --epochs" : `--steps above ${done}`;
   return steps === done && first > 0 && first < steps
     ? `${out} has done ${done} steps already, and its cool-down: to continue from ` +

@@ -63,6 +63,16 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A JSON value as bytes, for `fromJsonBytes()`. */
+export function toJsonBytes(value: unknown): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(JSON.stringify(value));
+}
+
+/** The JSON value of bytes. */
+export function fromJsonBytes(bytes: Uint8Array): unknown {
+  return JSON.parse(new TextDecoder().decode(bytes));
+}
+
 /** Kinds of values: their name in a message, and their test. */
 const KINDS = {
   text: ["a text", (value: unknown) => typeof value === "string"],

@@ -315,20 +315,6 @@ export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsE
   ]));
 }
 
-/** Reads parameters of an arena back; each is named by `prefix` and its name. */
-export async function downloadTable(
-  model: Pick<Gpt, "device">,
-  parameters: readonly ParameterSpec[],
-  arena: Arena,
-  prefix: string,
-): Promise<Map<string, SafetensorsEntry>> {
-  const values = await downloadParameters(model, parameters, arena);
-  return new Map(parameters.map(({ name, shape }) => [
-    prefix + name,
-    fromFloat32(values.get(name)!, shape, "F32"),
-  ]));
-}
-
 async function downloadParameters(
   { device }: Pick<Gpt, "device">,
   parameters: readonly ParameterSpec[],

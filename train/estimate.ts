@@ -6,7 +6,7 @@ import type { TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./setup.ts";
-import { cooldownStart } from "./schedule.ts";
+import { lastBeforeCooldown } from "./schedule.ts";
 import { tokensPerStepOf, type TrainOptions } from "./options.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
 import { checkpointSizes } from "./state.ts";
@@ -61,8 +61,11 @@ export interface EstimatedTime {
 }
 
 /** The checkpoints that a run will save. */
-export function plannedSaves({ options, config, corpus, first }: Run): PlannedSaves {
-  const { steps, saveEvery, keep } = options, cooldownFrom = cooldownStart(options);
+export function plannedSaves(
+  { options, config, corpus, first, transport }: Run,
+): PlannedSaves {
+  const { steps, syncEvery, keep } = options, cooldownFrom = lastBeforeCooldown(options);
+  const saveEvery = options.saveEvery && Math.max(options.saveEvery, syncEvery);
   const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery) +
     Number(cooldownFrom > first && cooldownFrom < steps && cooldownFrom % saveEvery > 0);
   return {
@@ -70,6 +73,7 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
       parameterTable(config, options.freeze),
       options.optimizer,
       corpus.tokenizer,
+      syncEvery > 1 ? transport.size : undefined,
     ),
     keep,
     others: cooldownFrom < steps ? 2 : 1,

@@ -47,7 +47,10 @@ export type TrainEvent =
     steps: number;
     /** Passes over the training text up to the end of this step. */
     epoch: number;
-    /** Mean loss in nats per token. */
+    /**
+     * Mean loss in nats per token. If ranks exchange weights in place of gradients, it is that of rank 0, as are
+     * gradient, loss scale and skipped steps.
+     */
     loss: number;
     learningRate: number;
     /** Muon's; absent without Muon. */
@@ -64,8 +67,8 @@ export type TrainEvent =
     /** Milliseconds in which the host made and uploaded the batches; the device may have worked meanwhile. */
     dataMs: number;
     /**
-     * The share of the time in which gradients, once on the host, were added up over all ranks and uploaded, with the wait
-     * for slower ranks. Absent on one rank, and if `tokensPerSecond` is.
+     * The share of the time in which gradients or weights, once on the host, were added up over all ranks and uploaded,
+     * with the wait for slower ranks. Absent on one rank, and if `tokensPerSecond` is.
      */
     exchangeShare?: number;
   }

@@ -36,7 +36,7 @@ export interface Metric {
   tokensPerSecond?: number;
   /** Of a step: milliseconds in which the host made and uploaded its batches. */
   dataMs?: number;
-  /** Of a step on several ranks: the share of its time in which gradients were exchanged. */
+  /** Of a step on several ranks: the share of its time in which gradients or weights were exchanged. */
   exchangeShare?: number;
   /** Of an evaluation: passes over the training text up to then; earlier versions did not note it. */
   epoch?: number;

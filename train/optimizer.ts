@@ -203,16 +203,26 @@ export function createOptimizer(
   };
 }
 
+/** The trained parameters, as one part of the model's arena for all that are neighbours there. */
+export function trainedParts(model: Gpt): Tensor[] {
+  return runsOf(model.table.filter(({ trained }) => trained), model, () => true)
+    .map((run) => rangeOf(model.parameters, run));
+}
+
 /** Parameters that are neighbours in every arena. */
 type Run = readonly [ParameterSpec, ...ParameterSpec[]];
 
-/** Cuts a list of parameters into runs that all have weight decay or all have none. */
-function runsOf(parameters: readonly ParameterSpec[], { table }: Pick<Gpt, "table">): Run[] {
+/** Cuts a list of parameters into runs of neighbours that are alike: by default all have weight decay, or none has. */
+function runsOf(
+  parameters: readonly ParameterSpec[],
+  { table }: Pick<Gpt, "table">,
+  areAlike = (a: ParameterSpec, b: ParameterSpec) => a.decayed === b.decayed,
+): Run[] {
   const runs: [ParameterSpec, ...ParameterSpec[]][] = [];
   for (const parameter of parameters) {
     const run = runs.at(-1), last = run?.at(-1);
     const areNeighbours = last && table.indexOf(parameter) === table.indexOf(last) + 1;
-    if (areNeighbours && last.decayed === parameter.decayed) run!.push(parameter);
+    if (areNeighbours && areAlike(last, parameter)) run!.push(parameter);
     else runs.push([parameter]);
   }
   return runs;

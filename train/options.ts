@@ -499,6 +499,17 @@ export const TRAIN_OPTIONS = {
     onResume: "unsaved",
     unplanned: true,
   },
+  /**
+   * Steps between two exchanges of the ranks. With 1 they add up the gradients of every step; with more each trains on
+   * its own in between, see `OuterStep`.
+   */
+  syncEvery: {
+    group: RUN,
+    type: "integer",
+    range: [1, 1e6],
+    help: "steps after which ranks average their weights, by DiLoCo; 1: gradients, in every step",
+    default: 1,
+  },
   /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision: {
     group: RUN,

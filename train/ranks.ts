@@ -2,14 +2,19 @@ import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import { type ChatTemplate, parseTokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { Transport } from "../distributed/transport.ts";
+import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { UserError } from "../files/user_error.ts";
 import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
+import { OuterStep } from "./diloco.ts";
 import { createEvaluator } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { gatherRankStates } from "./rank_states.ts";
 import { cacheBeside, type Run, type Workplace } from "./setup.ts";
+import { readMoments } from "./state.ts";
+import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
 import { createTrainStep, type StepState, type TrainStep } from "./step.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
@@ -36,20 +41,25 @@ interface Assignment {
   };
   readonly tuning: ReturnType<typeof tuningOf>;
   readonly state: StepState;
+  /** With DiLoCo, the states of ranks from 1 on in the checkpoint, which rank 0 then reads and hands out. */
+  readonly otherStates: readonly StepState[];
 }
 
 /** The training, as rank 0 has it, for the other ranks. */
 interface Training {
   readonly gpt: Gpt;
   readonly trainStep: TrainStep;
+  readonly outer: OuterStep | undefined;
 }
 
 /** Gives the other ranks all that they need; they wait for it in `follow()`. */
 export async function assign(
-  { options, config, recompute, corpus, device, share, transport }: Run,
-  { gpt, trainStep }: Training,
+  { options, config, recompute, corpus, device, share, transport, resumed }: Run,
+  training: Training,
 ): Promise<void> {
   const { json, vocabularySize, endOfTextToken, chatTemplate } = corpus.tokenizer;
+  const { trainStep, outer } = training;
+  const otherStates = outer ? resumed?.state.otherRanks?.slice(0, transport.size - 1) ?? [] : [];
   const assignment: Assignment = {
     options,
     config,
@@ -59,21 +69,30 @@ export async function assign(
     tokenizer: { json, vocabularySize, endOfTextToken, chatTemplate },
     tuning: tuningOf(device),
     state: await trainStep.state(),
+    otherStates,
   };
-  await transport.broadcast(encode(assignment));
+  await transport.broadcast(toJsonBytes(assignment));
   await transport.barrier(); // until other hosts have tokenized their data
-  for (const tensor of sharedTensors({ gpt, trainStep })) {
+  for (const tensor of sharedTensors(training)) {
     const [values] = await download(device, tensor);
     await transport.broadcast(new Uint8Array(values!.buffer));
+  }
+  if (outer) await transport.broadcast(new Uint8Array(outer.momentum.buffer));
+  for (const rank of otherStates.keys().map((i) => i + 1)) {
+    for (const values of readMoments(resumed!.path, trainStep, rank).values()) {
+      await transport.broadcast(new Uint8Array(values.buffer));
+    }
   }
 }
 
 /** What rank 0 announces to the others, which all ranks then do together, or the end of the training. */
-type Announcement = AnnouncedStep | { readonly kind: "evaluation" } | { readonly kind: "end" };
+type Announcement = AnnouncedStep | {
+  readonly kind: "exchange" | "evaluation" | "save" | "end";
+};
 
 /** Announces to the other ranks what comes next. */
 export async function announce(transport: Transport, announcement: Announcement): Promise<void> {
-  if (transport.size > 1) await transport.broadcast(encode(announcement));
+  if (transport.size > 1) await transport.broadcast(toJsonBytes(announcement));
 }
 
 /**
@@ -86,8 +105,8 @@ export async function follow(
   place: Pick<Workplace, "device" | "out" | "hub" | "documents" | "validationDocuments">,
 ): Promise<void> {
   const { device } = place;
-  const assignment = decode(await transport.broadcast()) as Assignment;
-  const { options, config, recompute, start, state, tuning } = assignment;
+  const assignment = fromJsonBytes(await transport.broadcast()) as Assignment;
+  const { options, config, recompute, start, state, otherStates, tuning } = assignment;
   using resources = new DisposableStack();
   // the others of a host find the tokens that its first rank has written
   if (transport.localRank > 0) await transport.barrier();
@@ -111,14 +130,26 @@ export async function follow(
   const trainStep = resources.use(
     createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
   );
-  for (const tensor of sharedTensors({ gpt, trainStep })) {
+  const outer = options.syncEvery > 1
+    ? new OuterStep(gpt, transport, trainStep.gradients)
+    : undefined;
+  const training = { gpt, trainStep, outer };
+  for (const tensor of sharedTensors(training)) {
     const { buffer } = await transport.broadcast();
     const values: HostArray = tensor.dtype === "u32"
       ? new Uint32Array(buffer)
       : new Float32Array(buffer);
     upload(device, tensor, values);
   }
-  trainStep.restore(state);
+  if (outer) outer.momentum.set(new Float32Array((await transport.broadcast()).buffer));
+  for (const rank of otherStates.keys().map((i) => i + 1)) {
+    for (const { flat } of trainStep.optimizer.state.values()) {
+      const { buffer } = await transport.broadcast();
+      if (rank === transport.rank) upload(device, flat, new Float32Array(buffer));
+    }
+  }
+  trainStep.restore(otherStates[transport.rank - 1] ?? state);
+  await outer?.start();
   const share = new StepShare(transport, batches, start);
   const evaluator = resources.adopt(
     createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
@@ -130,9 +161,13 @@ export async function follow(
     (evaluator) => evaluator.destroy(),
   );
   for (;;) {
-    const announcement = decode(await transport.broadcast()) as Announcement;
+    const announcement = fromJsonBytes(await transport.broadcast()) as Announcement;
     if (announcement.kind === "end") return;
-    if (announcement.kind === "step") await share.submit({ gpt, trainStep }, announcement);
+    if (announcement.kind === "step") await share.submit(training, announcement);
+    else if (announcement.kind === "exchange") {
+      await outer!.run();
+      checkSkips(await trainStep.state(), options);
+    } else if (announcement.kind === "save") await gatherRankStates(transport, device, trainStep);
     else await evaluator.run();
   }
 }
@@ -178,18 +213,10 @@ async function openCorpus(
 }
 
 /** The tensors whose values the other ranks get from rank 0. */
-function sharedTensors({ gpt, trainStep }: Training): Tensor[] {
+function sharedTensors({ gpt, trainStep }: Omit<Training, "outer">): Tensor[] {
   return [
     gpt.parameters.flat,
     ...(gpt.copies ? [gpt.copies.flat] : []),
     ...trainStep.optimizer.state.values().map(({ flat }) => flat),
   ];
-}
-
-function encode(value: unknown): Uint8Array<ArrayBuffer> {
-  return new TextEncoder().encode(JSON.stringify(value));
-}
-
-function decode(bytes: Uint8Array): unknown {
-  return JSON.parse(new TextDecoder().decode(bytes));
 }

@@ -88,6 +88,19 @@ export function cooldownStart(
   return Math.min(steps, Math.max(warmupSteps, steps - cooldown));
 }
 
+/**
+ * The last step up to the cool-down after which a checkpoint can be saved: where it begins, or the last exchange before,
+ * if ranks average their weights every `syncEvery` steps.
+ */
+export function lastBeforeCooldown(
+  { syncEvery = 1, ...schedule }: Parameters<typeof cooldownStart>[0] & {
+    syncEvery?: number | undefined;
+  },
+): number {
+  const first = cooldownStart(schedule);
+  return first === schedule.steps ? first : first - first % syncEvery;
+}
+
 /** Relative change of the learning rate of which a notice is given. */
 const NOTICEABLE = 0.1;
 
@@ -97,7 +110,7 @@ const NOTICEABLE = 0.1;
  */
 export function jumpOf(
   step: number,
-  { before, now }: { before: Schedule; now: Schedule },
+  { before, now }: { before: Schedule & { syncEvery?: number }; now: Schedule },
 ): string | undefined {
   const figure = (value: number) => `${Number(value.toPrecision(3))}`;
   const beforeCooldown = cooldownStart(before);
@@ -120,6 +133,6 @@ export function jumpOf(
       ? ""
       : `; the schedule now has ${now.steps} steps instead of ${before.steps}`) +
     (rate > old && hasCooled
-      ? `; --resume-from ${beforeCooldown} continues from before the cool-down`
+      ? `; --resume-from ${lastBeforeCooldown(before)} continues from before the cool-down`
       : "");
 }

@@ -428,6 +428,7 @@ export function* finishSetup(
       step: first,
       batchIndex,
       gradientAccumulation: options.gradientAccumulation,
+      syncEvery: options.syncEvery,
     }),
   };
 }

@@ -4,6 +4,7 @@ import { readTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { Batches } from "../data/tokens/batches.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
+import { oneRank, type Transport } from "../distributed/transport.ts";
 import { readText } from "../files/json.ts";
 import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
@@ -15,6 +16,7 @@ import {
   readModel,
   withEndIds,
 } from "../generate/source.ts";
+import { type Arena, elementOffset } from "../kernels/arena.ts";
 import { size, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import {
@@ -36,11 +38,16 @@ import {
   toAdapterConfig,
   trainableLora,
 } from "../model/files/lora.ts";
-import { serializeSafetensors } from "../model/files/safetensors.ts";
+import {
+  fromFloat32,
+  type SafetensorsEntry,
+  serializeSafetensors,
+} from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
 import type { Gpt } from "../model/gpt.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
-import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import { loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import type { OuterStep } from "./diloco.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -49,7 +56,8 @@ import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
 import { asTyped } from "./run_place.ts";
-import { cooldownStart } from "./schedule.ts";
+import { lastBeforeCooldown } from "./schedule.ts";
+import { gatherRankStates } from "./rank_states.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
@@ -101,10 +109,12 @@ export function checkState(state: TrainerState, path: string): void {
   for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"] as const) {
     check(options[name] !== undefined, `its options must give ${name}`);
   }
-  check(
-    isReachable(state, precision),
-    `its loss scale must be one that ${precision} reaches: current value is ${state.lossScale}`,
-  );
+  for (const own of [state, ...state.otherRanks ?? []]) {
+    check(
+      isReachable(own, precision),
+      `its loss scale must be one that ${precision} reaches: current value is ${own.lossScale}`,
+    );
+  }
 }
 
 /**
@@ -196,6 +206,10 @@ export interface Saved {
   batches: Batches;
   gpt: Gpt;
   trainStep: TrainStep;
+  /** The outer step, if the ranks train by DiLoCo. */
+  outer?: OuterStep | undefined;
+  /** The transport to the other ranks, which then save their part at the same time. */
+  transport: Transport;
   /** The model from which the training started. */
   source: TrainerState["source"] | undefined;
 }
@@ -203,11 +217,16 @@ export interface Saved {
 /** Upper bound of the bytes of a checkpoint's files without its tensors and tokenizer. */
 const SMALL_FILES_BYTES = 2 ** 16;
 
-/** Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model and its optimizer. */
+/**
+ * Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model and its optimizer.
+ *
+ * @param ranks with DiLoCo their number, as each has moments of its own; by default there is no outer momentum either.
+ */
 export function checkpointSizes(
   table: readonly ParameterSpec[],
   optimizer: OptimizerName,
   { json }: Tokenizer,
+  ranks?: number,
 ): { checkpointBytes: number; weightsOnlyBytes: number } {
   const isLora = table.some(({ name }) => isAdapter(name));
   const floatsOf = (rows: readonly ParameterSpec[]) =>
@@ -220,12 +239,34 @@ export function checkpointSizes(
     (sum, { kind, parameters }) => sum + 4 * kind.state.length * floatsOf(parameters),
     0,
   );
-  return { checkpointBytes: weightsOnlyBytes + optimizerBytes, weightsOnlyBytes };
+  const checkpointBytes = weightsOnlyBytes + (ranks ?? 1) * optimizerBytes +
+    (ranks === undefined ? 0 : 4 * trained);
+  return { checkpointBytes, weightsOnlyBytes };
+}
+
+/** Prefix of the names of the outer momentum's tensors. */
+const OUTER = "outer.momentum.";
+
+/** Prefix of the names of a rank's moments. */
+function prefixOf(rank: number, key: string): string {
+  return rank === 0 ? `${key}.` : `rank${rank}.${key}.`;
+}
+
+/** The parts of an arena's values, by the names of its tensors behind a prefix. */
+function* entriesOf(
+  prefix: string,
+  arena: Arena,
+  values: Float32Array<ArrayBuffer>,
+): Generator<[string, SafetensorsEntry]> {
+  for (const [name, { shape }] of arena.tensors) {
+    const start = elementOffset(arena, name);
+    yield [prefix + name, fromFloat32(values.subarray(start, start + size(shape)), shape, "F32")];
+  }
 }
 
 /** Writes a checkpoint, from which a training is resumed, and which Hugging Face transformers opens. */
 export async function saveCheckpoint(
-  { directory, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
+  { directory, options, typed, corpus, batches, gpt, trainStep, outer, transport, source }: Saved,
   { step, batchIndex, bestLoss, best }: {
     step: number;
     batchIndex: number;
@@ -234,12 +275,19 @@ export async function saveCheckpoint(
   },
 ): Promise<string> {
   const { tokenizer, validationHash } = corpus;
-  const optimizerState: Awaited<ReturnType<typeof downloadTable>> = new Map();
-  for (const [key, arena] of trainStep.optimizer.state) {
-    const parameters = gpt.table.filter(({ name }) => arena.tensors.has(name));
-    const tensors = await downloadTable(gpt, parameters, arena, `${key}.`);
-    for (const [name, entry] of tensors) optimizerState.set(name, entry);
+  // if gradients are added up in every step, the states of all ranks are the same
+  const ranks = await gatherRankStates(outer ? transport : oneRank, gpt.device, trainStep);
+  const optimizerState = new Map<string, SafetensorsEntry>();
+  const add = (...given: Parameters<typeof entriesOf>) => {
+    for (const [name, entry] of entriesOf(...given)) optimizerState.set(name, entry);
+  };
+  for (const [rank, { moments }] of ranks.entries()) {
+    for (const [key, arena] of trainStep.optimizer.state) {
+      add(prefixOf(rank, key), arena, moments.get(key)!);
+    }
   }
+  if (outer) add(OUTER, trainStep.gradients, outer.momentum);
+  const [own, ...others] = ranks.map(({ step }) => step);
   const adapters = gpt.config.lora ? await saveAdapters(gpt) : undefined;
   for (const tensors of [adapters ?? [], optimizerState]) checkFinite(tensors);
   const files = new Map<string, FileContent>([
@@ -261,7 +309,8 @@ export async function saveCheckpoint(
     epoch: batches.epochOf(batchIndex),
     batchIndex,
     seed: options.seed,
-    ...await trainStep.state(),
+    ...own!,
+    ...(others.length > 0 ? { otherRanks: others } : {}),
     bestValidationLoss: bestLoss,
     options: savedOptions(options),
     typed: [...typed],
@@ -269,7 +318,7 @@ export async function saveCheckpoint(
     ...(source ? { source } : {}),
     data: { name: corpus.name, hash: corpus.hash, ...(validationHash ? { validationHash } : {}) },
     tuning: tuningOf(gpt.device),
-  }, { keep: options.keep, best, beforeCooldown: cooldownStart(options) });
+  }, { keep: options.keep, best, beforeCooldown: lastBeforeCooldown(options) });
 }
 
 /**
@@ -286,34 +335,76 @@ export function baseOf(spec: string): AdapterBase {
   return { base: repo, ...(revision === undefined ? {} : { revision }) };
 }
 
-/** Restores the model, the state of the optimizer and the state of the step from a checkpoint. */
-export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
-  const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
-    const where = join(path, name), files = openTensorFiles([where]);
-    try {
-      load(files.tensors, where);
-    } finally {
-      files.close();
-    }
-  };
-  if (base) {
-    fillModel(gpt, base);
-    read(ADAPTER_FILE, (tensors, where) => loadAdapters(gpt, tensors, where));
-  } else {
-    read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
+/** The tensors of a file of a checkpoint. */
+type Load = (tensors: TensorFiles["tensors"], where: string) => void;
+
+/** Reads tensors of a file of a checkpoint. */
+function readTensors(path: string, name: string, load: Load): void {
+  const where = join(path, name), files = openTensorFiles([where]);
+  try {
+    load(files.tensors, where);
+  } finally {
+    files.close();
   }
-  read(OPTIMIZER_FILE, (tensors, where) => {
-    for (const [key, arena] of trainStep.optimizer.state) {
-      for (const [name, target] of arena.tensors) {
-        const tensor = tensors.get(`${key}.${name}`), { shape } = target;
-        if (!tensor || tensor.shape.join() !== shape.join()) {
-          throw new UserError(
-            `Cannot load ${where} as "${key}.${name}" must be there as [${shape}]`,
-          );
-        }
-        upload(gpt.device, target, tensor.floats(0, size(shape)));
-      }
+}
+
+/** Reads back what `entriesOf()` gives a file of an optimizer, in the same layout. */
+function valuesOf(
+  prefix: string,
+  arena: Arena,
+  ...[tensors, where]: Parameters<Load>
+): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(size(arena.flat.shape));
+  for (const [name, { shape }] of arena.tensors) {
+    const tensor = tensors.get(prefix + name);
+    if (!tensor || tensor.shape.join() !== shape.join()) {
+      throw new UserError(
+        `Cannot load ${where} as "${prefix}${name}" must be there as [${shape}]`,
+      );
+    }
+    values.set(tensor.floats(0, size(shape)), elementOffset(arena, name));
+  }
+  return values;
+}
+
+/** The moments of a rank in a checkpoint, by the names of the optimizer's arenas. */
+export function readMoments(
+  path: string,
+  { optimizer }: TrainStep,
+  rank: number,
+): Map<string, Float32Array<ArrayBuffer>> {
+  const moments = new Map<string, Float32Array<ArrayBuffer>>();
+  readTensors(path, OPTIMIZER_FILE, (...file) => {
+    for (const [key, arena] of optimizer.state) {
+      moments.set(key, valuesOf(prefixOf(rank, key), arena, ...file));
     }
   });
+  return moments;
+}
+
+/**
+ * Restores the model, the state of the optimizer and the state of the step from a checkpoint, of ranks that differ those
+ * of rank 0.
+ */
+export function restore(
+  { path, state, base }: Resumed,
+  { gpt, trainStep, outer }: Pick<Saved, "gpt" | "trainStep" | "outer">,
+): void {
+  if (base) {
+    fillModel(gpt, base);
+    readTensors(path, ADAPTER_FILE, (...file) => loadAdapters(gpt, ...file));
+  } else {
+    readTensors(path, MODEL_FILE, (...file) => loadParameters(gpt, ...file));
+  }
+  const moments = readMoments(path, trainStep, 0);
+  for (const [key, { flat }] of trainStep.optimizer.state) {
+    upload(gpt.device, flat, moments.get(key)!);
+  }
+  const { syncEvery = 1 } = state.options as Partial<ResolvedOptions>;
+  if (outer && syncEvery > 1) {
+    readTensors(path, OPTIMIZER_FILE, (...file) => {
+      outer.momentum.set(valuesOf(OUTER, trainStep.gradients, ...file));
+    });
+  }
   trainStep.restore(state);
 }

@@ -50,6 +50,8 @@ export interface StepOptions extends OptimizerOptions {
   readonly gradientClip: number;
   /** Seed of dropout; 1 by default. */
   readonly seed: number;
+  /** Above 1, ranks do not exchange gradients: an `OuterStep` averages their weights. 1 by default. */
+  readonly syncEvery: number;
   /** What the backward pass computes again, which saves memory and changes no bit of the gradients; nothing by default. */
   readonly recompute: RecomputeMode;
 }
@@ -63,6 +65,7 @@ const STEP_OPTIONS = [
   "labelSmoothing",
   "gradientClip",
   "seed",
+  "syncEvery",
   "optimizer",
   "weightDecay",
   "beta1",
@@ -168,15 +171,15 @@ export interface TrainStep extends Disposable {
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
-   * Submits one step. Waits for the device only if many bytes of batches are queued, and with several ranks for its
-   * gradients.
+   * Submits one step. Waits for the device only if many bytes of batches are queued, and for gradients that ranks add up.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
    * @param batches the micro-batches; each is made when it is submitted.
    * @param options.learningRate AdamW's.
    * @param options.muonLearningRate Muon's; by default AdamW's.
-   * @param options.counted number of targets in all batches of all ranks, without those that are ignored; by default,
-   * which needs one rank, all batches are made to count them before the first is submitted.
+   * @param options.counted number of targets in all batches whose gradients are added up, also those of other ranks,
+   * without those that are ignored; by default, which those exclude, all batches are made to count them before the first
+   * is submitted.
    * @returns milliseconds in which the batches were made and uploaded, without any wait for the device.
    */
   submit(
@@ -204,7 +207,8 @@ export interface TrainStep extends Disposable {
  *
  * With a transport each rank submits its own micro-batches. Before the update the host adds up the gradients and losses of
  * all ranks, so that every rank holds the same bits and decides alike what is clipped or skipped: a value that is not
- * finite on one rank is in the sum of all.
+ * finite on one rank is in the sum of all. With `syncEvery` above 1 it does not: each rank clips, skips and scales by its
+ * own gradients.
  *
  * @param given sizes, and what differs from the defaults; `transport` is that between the ranks of the training.
  * @throws {UserError} if an option is out of its range or no parameter is trained; {LimitError} if the step leaves the
@@ -330,7 +334,7 @@ export function createTrainStep(
   );
   optimizer.record(program, { gradients, update });
 
-  const exchange = transport.size > 1
+  const exchange = transport.size > 1 && options.syncEvery === 1
     ? new TensorSum(device, transport, [gradients.flat, lossSums])
     : undefined;
 
@@ -367,7 +371,7 @@ export function createTrainStep(
       {
         learningRate,
         muonLearningRate = learningRate,
-        counted = transport.size === 1 ? countedOf(batches) : undefined,
+        counted = exchange ? undefined : countedOf(batches),
       },
     ) {
       if (batches.length !== gradientAccumulation) {

@@ -23,6 +23,8 @@ export interface Start {
   readonly batchIndex: number;
   /** Micro-batches of each rank in a step. */
   readonly gradientAccumulation: number;
+  /** Steps between exchanges: above 1 each rank computes its own steps. */
+  readonly syncEvery: number;
 }
 
 /** What a rank computes of each step. */
@@ -55,13 +57,16 @@ export class StepShare {
     { kind: _, step, ...rates }: AnnouncedStep,
   ): Promise<number> {
     const transport = this.#transport, batches = this.#batches;
-    const { gradientAccumulation: length } = this.start;
+    const { gradientAccumulation: length, syncEvery } = this.start;
     const all = this.batchesBefore(step), first = all + transport.rank * length;
-    const since = performance.now(), counted = batches.counted(all, this.batchesPerStep);
+    const since = performance.now();
+    const counted = syncEvery === 1
+      ? batches.counted(all, this.batchesPerStep)
+      : batches.counted(first, length);
     const countMs = performance.now() - since;
     const own = { length, at: (i: number) => batches.at(first + i) };
     const dataMs = await trainStep.submit(step, own, { ...rates, counted });
-    if (transport.size > 1 && (step + 1) % STEPS_PER_CHECK === 0) {
+    if (transport.size > 1 && syncEvery === 1 && (step + 1) % STEPS_PER_CHECK === 0) {
       await checkSameBits(transport, gpt.device, gpt.parameters.flat);
     }
     return countMs + dataMs;

@@ -1,4 +1,3 @@
-import type { Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import { generate } from "../generate/generate.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -10,17 +9,15 @@ import { givenPrompt, heldOutPrompt } from "./prompts.ts";
 import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { announce } from "./ranks.ts";
-import { cooldownStart, learningRateAt } from "./schedule.ts";
+import { cooldownStart, lastBeforeCooldown, learningRateAt } from "./schedule.ts";
 import type { StepShare } from "./step_share.ts";
+import { allSkipped, checkSkips } from "./skips.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
 import { shortened, TimeLimit } from "./time_limit.ts";
 
 /** Tokens per sample. */
 export const SAMPLE_TOKENS = 120;
-
-/** Consecutive skipped steps that end the training. */
-const MOST_SKIPS = 100;
 
 /** Share of the steps that fit into the time to which a training is shortened, so that this is seldom done again. */
 const SAFE_SHARE = 0.95;
@@ -36,8 +33,6 @@ export interface Loop extends Saved {
   /** Counts weights and gradients, if `histogramEvery` asks for that. */
   histograms?: Histograms;
   signal: AbortSignal | undefined;
-  /** The transport to the ranks that follow this one. */
-  transport: Transport;
   /** What this rank computes of each step. */
   share: StepShare;
   /** Steps already done. */
@@ -58,12 +53,14 @@ export interface Loop extends Saved {
  * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { directory, record, corpus, batches, gpt, trainStep, signal, transport, share } = loop;
+  const { directory, record, corpus, batches, gpt, trainStep, outer, signal, transport, share } =
+    loop;
   let { options } = loop; // their steps change if the time is short
   const tokensPerStep = tokensPerStepOf(options);
 
   let { first: step, bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
+  let isExchanged = true; // whether all ranks hold the same weights; with gradients that are added up always
   let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
   let isBest = false; // whether the last evaluation is the best
   let { evaluationsSinceBest } = record;
@@ -78,12 +75,17 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { samplePrompt } = options;
   const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
   const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
-  const isDue = (every: number) => every > 0 && step % every === 0;
+  const isExchanging = () => step % options.syncEvery === 0 || step === options.steps;
+  // what is due between two exchanges is done at the second, when all ranks hold the same weights
+  const isDue = (every: number) => {
+    const before = options.syncEvery * (Math.ceil(step / options.syncEvery) - 1);
+    return every > 0 && isExchanging() && Math.floor(step / every) > Math.floor(before / every);
+  };
   const isEvaluating = () => isDue(options.evalEvery) || step === options.steps;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
   const isSaving = () =>
-    isDue(options.saveEvery) || options.saveEvery > 0 && step === cooldownStart(options);
+    isDue(options.saveEvery) || options.saveEvery > 0 && step === lastBeforeCooldown(options);
 
   if (step > options.steps) { // there is nothing to do, and a checkpoint would have fewer steps in its schedule than done
     return yield* end("steps");
@@ -119,7 +121,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const isDone = step >= options.steps && isEvaluated;
   yield* end(isDone ? options.endsWith : isPatient() ? "interrupted" : "patience");
 
-  /** Submits the next step without waiting for it. */
+  /** Submits the next step, without waiting for it unless ranks exchange weights after it. */
   async function submit(): Promise<void> {
     const rates = ratesAt(step, options);
     const announcement = { kind: "step", step, ...rates } as const;
@@ -127,7 +129,18 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const dataMs = await share.submit({ gpt, trainStep }, announcement);
     waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
     step++;
-    isSaved = isEvaluated = false;
+    isSaved = isEvaluated = isExchanged = false;
+    if (isExchanging()) await exchange();
+  }
+
+  /** Gives all ranks the same weights. */
+  async function exchange(): Promise<void> {
+    if (isExchanged) return;
+    if (outer) {
+      await announce(transport, { kind: "exchange" });
+      await outer.run();
+    }
+    isExchanged = true;
   }
 
   /** Waits for the submitted steps and reports them. */
@@ -136,9 +149,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const reports = await trainStep.reports(count);
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
-    const exchange = trainStep.takeExchangeMs();
-    const exchangeShare = exchange &&
-      Number(((exchange.sum + exchange.upload) / elapsedMs).toFixed(4));
+    const ms = outer ? outer.takeMs() : trainStep.takeExchangeMs();
+    const exchangeShare = ms && Number(((ms.sum + ms.upload) / elapsedMs).toFixed(4));
     const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => {
       const { dataMs, ...rates } = waiting[i]!;
       return {
@@ -166,12 +178,12 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     for (const [i, metric] of metrics.entries()) {
       const epoch = batches.epochsBefore(share.batchesBefore(metric.step));
       yield { ...metric, steps: total, epoch, ...left };
-      checkSkips(reports[i]!.consecutiveSkips);
+      checkSkips(reports[i]!, options);
     }
     yield* warnings;
     lossScale = reports.at(-1)!.lossScale;
     hasLearned ||= reports.some(({ skipped }) => !skipped);
-    if (step === total) checkHasLearned();
+    if (step === total && !hasLearned) throw allSkipped(loop.first, options);
   }
 
   /** Makes the training shorter if it would not end in time. */
@@ -205,6 +217,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   /** Evaluates the model, unless the signal interrupts that. */
   async function* evaluate(): AsyncGenerator<TrainEvent> {
+    await exchange(); // the training may just have become shorter
     isEvaluated = false;
     const since = performance.now();
     let evaluation: Evaluation;
@@ -253,6 +266,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   /** Saves a checkpoint. */
   async function* save(): AsyncGenerator<TrainEvent> {
+    await exchange(); // a signal may have ended the steps of each rank
+    if (outer) await announce(transport, { kind: "save" });
     path = await saveCheckpoint({ ...loop, options }, {
       step,
       batchIndex: share.batchesBefore(step),
@@ -286,27 +301,6 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       ...(typeof bitsPerByte === "number" ? { bitsPerByte } : {}),
     };
   }
-
-  /** Throws if too many steps in a row were skipped. */
-  function checkSkips(consecutiveSkips: number): void {
-    if (consecutiveSkips < MOST_SKIPS) return;
-    throw new UserError(
-      `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
-        `finite: try a lower ${ratesAsFlags(options)} or --precision f32`,
-    );
-  }
-
-  /** Throws if all steps were skipped. */
-  function checkHasLearned(): void {
-    if (hasLearned) return;
-    throw new UserError(
-      `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
-        `so that none changed the model: try a lower ${
-          ratesAsFlags(options)
-        }, --precision f32, or ` +
-        "more --steps",
-    );
-  }
 }
 
 /** Learning rates of a step: AdamW's, and with Muon its own. */
@@ -322,12 +316,4 @@ function ratesAt(step: number, options: ResolvedOptions): Rates {
     learningRate,
     muonLearningRate: learningRateAt(step, options, options.muonLearningRate),
   };
-}
-
-/** The highest rates as flags, for a sentence. */
-function ratesAsFlags(
-  { optimizer, learningRate, muonLearningRate }: ResolvedOptions,
-): string {
-  const ofMuon = optimizer === "muon" ? ` or --muon-learning-rate (it is ${muonLearningRate})` : "";
-  return `--learning-rate (it is ${learningRate})${ofMuon}`;
 }

@@ -20,6 +20,7 @@ import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
+import { OuterStep } from "./diloco.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
@@ -186,8 +187,7 @@ export async function* train(
       );
     }
     if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-    const message = noticeOfRanks(run);
-    if (message !== undefined) yield { kind: "notice", message };
+    for (const message of noticesOfRanks(run)) yield { kind: "notice", message };
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));
@@ -214,8 +214,12 @@ export async function* train(
     }]);
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
-    setParameters(run, gpt, trainStep);
-    if (transport.size > 1) await assign(run, { gpt, trainStep });
+    const outer = run.options.syncEvery > 1
+      ? new OuterStep(gpt, transport, trainStep.gradients)
+      : undefined;
+    setParameters(run, { gpt, trainStep, outer });
+    if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
+    await outer?.start();
     let hasFailed = false;
     try {
       yield* steps({
@@ -226,6 +230,7 @@ export async function* train(
         record,
         gpt,
         trainStep,
+        outer,
         ...(histograms ? { histograms } : {}),
         async evaluate() {
           await announce(transport, { kind: "evaluation" });
@@ -316,16 +321,26 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
 
-/** A sentence about the ranks of a training, if there are several, or were when it was saved. */
-function noticeOfRanks({ options, resumed }: Run): string | undefined {
-  const { ranks, gradientAccumulation, batchSize } = options;
-  const { ranks: before = 1 } = resumed
-    ? resumed.state.options as Partial<ResolvedOptions>
-    : options;
-  if (ranks === 1 && before === 1) return undefined;
-  return `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
-    (before === ranks ? "" : `, in place of ${before} up to now`) +
-    `: a step has ${ranks * gradientAccumulation * batchSize} rows`;
+/** Sentences about the ranks of a training, if there are several, or were when it was saved, or they exchange weights. */
+function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
+  const { ranks, gradientAccumulation, batchSize, syncEvery } = options;
+  const saved = { syncEvery: 1, ...(resumed?.state.options ?? options) } as ResolvedOptions;
+  const { ranks: before = 1 } = saved;
+  if (ranks > 1 || before > 1 || syncEvery > 1) {
+    yield `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
+      (before === ranks ? "" : `, in place of ${before} up to now`) +
+      `: a step has ${ranks * gradientAccumulation * batchSize} rows` +
+      (syncEvery === 1 ? "" : `, and weights are exchanged every ${syncEvery} steps, by DiLoCo`);
+  }
+  if (!resumed || saved.syncEvery === 1) return; // all ranks have the same optimizer
+  const has = 1 + (resumed.state.otherRanks?.length ?? 0), uses = syncEvery === 1 ? 1 : ranks;
+  const named = (first: number, end: number) =>
+    end - first === 1 ? `rank ${first}` : `ranks ${first} to ${end - 1}`;
+  if (has < uses) {
+    yield `the optimizer of ${named(has, uses)} begins with the state of rank 0's, as the ` +
+      "checkpoint has no other";
+  }
+  if (has > uses) yield `the state of the optimizer of ${named(uses, has)} is left out`;
 }
 
 /** The event that begins a training. */
@@ -388,8 +403,11 @@ async function* recordStep(
 }
 
 /** Loads model and optimizer from the checkpoint, or initializes the model. */
-function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: TrainStep): void {
-  if (resumed) return restore(resumed, gpt, trainStep);
+function setParameters(
+  { resumed, initial, options }: Run,
+  { gpt, ...training }: Parameters<typeof restore>[1],
+): void {
+  if (resumed) return restore(resumed, { gpt, ...training });
   const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
   const zeroProjections = options.zeroInit === "on";
   initializeParameters(gpt, { seed: options.seed, parameters, zeroProjections });

@@ -98,6 +98,11 @@ export interface TrainerState {
   skippedSteps: number;
   /** Skipped steps since the last applied one. */
   consecutiveSkips: number;
+  /** These five of the ranks from 1 on, if each trains on its own between exchanges; those above are of rank 0. */
+  otherRanks?: Pick<
+    TrainerState,
+    "lossScale" | "growthTracker" | "optimizerSteps" | "skippedSteps" | "consecutiveSkips"
+  >[];
   /** Lowest validation loss so far; null before the first evaluation. */
   bestValidationLoss: number | null;
   /** All options of the training, resolved. */
@@ -390,37 +395,27 @@ function validateState(state: JsonObject, file: string): TrainerState {
     );
   };
   const isText = (value: unknown) => typeof value === "string";
-  const counts = [
-    "step",
-    "epoch",
-    "batchIndex",
-    "seed",
-    "growthTracker",
-    "optimizerSteps",
-    "skippedSteps",
-    "consecutiveSkips",
-  ];
-  for (const name of counts) {
-    const value = state[name];
-    check(
-      state,
-      name,
-      "a non-negative integer",
-      Number.isSafeInteger(value) && value as number >= 0,
-    );
+  const checkCount = (object: JsonObject, name: string, where = "") => {
+    const value = object[name], ok = Number.isSafeInteger(value) && value as number >= 0;
+    check(object, `${where}${name}`, "a non-negative integer", ok);
+  };
+  for (const name of ["step", "epoch", "batchIndex", "seed"]) checkCount(state, name);
+  const { step, otherRanks = [], typed } = state;
+  const areObjects = Array.isArray(otherRanks) && otherRanks.every(isObject);
+  check(state, "otherRanks", "a list of objects", areObjects);
+  for (const [i, own] of [state, ...otherRanks as JsonObject[]].entries()) {
+    const where = i === 0 ? "" : `otherRanks[${i - 1}].`;
+    for (const name of ["growthTracker", "optimizerSteps", "skippedSteps", "consecutiveSkips"]) {
+      checkCount(own, name, where);
+    }
+    const { optimizerSteps, skippedSteps, consecutiveSkips } = own as Record<string, number>;
+    const sum = optimizerSteps! + skippedSteps!;
+    check(state, "step", `the ${sum} steps that were applied or skipped`, step === sum);
+    const most = `at most the ${skippedSteps} steps skipped`;
+    check(own, `${where}consecutiveSkips`, most, consecutiveSkips! <= skippedSteps!);
+    const isScale = Number.isFinite(own.lossScale) && own.lossScale as number > 0;
+    check(own, `${where}lossScale`, "a positive number", isScale);
   }
-  const { step, optimizerSteps, skippedSteps, consecutiveSkips } = state as Record<string, number>;
-  const sum = optimizerSteps! + skippedSteps!;
-  check(state, "step", `the ${sum} steps that were applied or skipped`, step === sum);
-  check(
-    state,
-    "consecutiveSkips",
-    `at most the ${skippedSteps} steps skipped`,
-    consecutiveSkips! <= skippedSteps!,
-  );
-  const { lossScale, typed } = state;
-  const isScale = Number.isFinite(lossScale) && lossScale as number > 0;
-  check(state, "lossScale", "a positive number", isScale);
   const best = state.bestValidationLoss;
   const isLoss = Number.isFinite(best) && best as number >= 0;
   check(state, "bestValidationLoss", "a non-negative number or null", best === null || isLoss);

@@ -9,6 +9,7 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
+import { OuterStep } from "../../train/diloco.ts";
 import {
   createTrainStep,
   type StepOptions,
@@ -39,13 +40,16 @@ export interface Trained {
   /** Gradients of the first step, by name. */
   readonly gradients: ReadonlyMap<string, Float32Array>;
   readonly reports: readonly StepReport[];
-  /** Hash of the weights after the last step. */
+  /** Weights after the last step, by name. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+  /** Hash of these. */
   readonly hash: string;
 }
 
-const SIZES = { batchSize: 2, sequenceLength: 16 }, VOCABULARY = 61;
+export const SIZES = { batchSize: 2, sequenceLength: 16 }, VOCABULARY = 61;
 
-function batchesOf(data: Case["data"] = "joined"): Batches {
+/** Batches of a kind of documents. */
+export function batchesOf(data: Case["data"] = "joined"): Batches {
   if (data === "joined") return sampleBatches({ ...SIZES, vocabularySize: VOCABULARY });
   const lengths = Array.from({ length: 40 }, (_, i) => 3 + 5 * i % 13), starts = [0];
   for (const length of lengths) starts.push(starts.at(-1)! + length);
@@ -60,6 +64,12 @@ function batchesOf(data: Case["data"] = "joined"): Batches {
   return new Batches(tokenDataset(tokens, starts, isChat ? answers : undefined), options);
 }
 
+/** A small model of the family gpt2, with some differences. */
+export function smallConfig(differences: Case["config"]): GptConfig {
+  const sizes = { vocabularySize: VOCABULARY, contextLength: 16, width: 32, layers: 2, heads: 2 };
+  return { ...sizes, ...differences };
+}
+
 /** Trains on one rank of a transport. */
 export async function trainSteps(
   device: Device,
@@ -67,27 +77,34 @@ export async function trainSteps(
   { config, precision = "f32", freeze = "", data, options, steps, gradientAccumulation, before }:
     Case,
 ): Promise<Trained> {
-  const base = { vocabularySize: VOCABULARY, contextLength: 16, width: 32, layers: 2, heads: 2 };
-  using gpt = createGpt(device, { ...base, ...config }, { precision, freeze });
+  using gpt = createGpt(device, smallConfig(config), { precision, freeze });
   initializeParameters(gpt, { seed: 5 });
   using trainStep = createTrainStep(gpt, {
     ...{ ...SIZES, gradientAccumulation, transport },
     documents: data === "apart" || data === "conversations" ? "apart" : "joined",
     ...options,
   });
-  const start = { step: 0, batchIndex: 0, gradientAccumulation };
+  const { syncEvery = 1 } = options ?? {};
+  const outer = syncEvery > 1 ? new OuterStep(gpt, transport, trainStep.gradients) : undefined;
+  await outer?.start();
+  const start = { step: 0, batchIndex: 0, gradientAccumulation, syncEvery };
   const share = new StepShare(transport, batchesOf(data), start);
-  const gradients = new Map<string, Float32Array>();
+  const gradients = new Map<string, Float32Array>(), weights = new Map<string, Float32Array>();
   for (let step = 0; step < steps; step++) {
     await before?.(step, transport.rank, trainStep);
     await share.submit({ gpt, trainStep }, { kind: "step", step, learningRate: 1e-2 });
+    if ((step + 1) % syncEvery === 0) await outer?.run();
     if (step > 0) continue;
     for (const [name, tensor] of trainStep.gradients.tensors) {
       gradients.set(name, (await download(device, tensor))[0] as Float32Array);
     }
   }
   const reports = await trainStep.reports(steps);
-  return { gradients, reports, hash: await checkSameBits(transport, device, gpt.parameters.flat) };
+  for (const [name, tensor] of gpt.parameters.tensors) {
+    weights.set(name, (await download(device, tensor))[0] as Float32Array);
+  }
+  const hash = await checkSameBits(transport, device, gpt.parameters.flat);
+  return { gradients, reports, weights, hash };
 }
 
 const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0));

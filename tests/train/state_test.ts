@@ -34,6 +34,9 @@ Deno.test("checkState() accepts the states that trainings save", () => {
   const states: Partial<TrainerState>[] = [
     {},
     { batchIndex: 3 * 14 }, // on three ranks
+    {
+      otherRanks: [{ ...exampleState(7), lossScale: 2 ** 15, optimizerSteps: 6, skippedSteps: 1 }],
+    },
     f32,
     applied(7, 1, 2 ** 15),
     { ...applied(7, 3, 2 ** 13), growthTracker: 0, consecutiveSkips: 2 },
@@ -76,6 +79,7 @@ Deno.test("checkState() names the field when no training reaches a state", () =>
       { optimizerSteps: 6, skippedSteps: 1, consecutiveSkips: 1, lossScale: 2 ** 15 },
       /its loss scale must be one that f16 reaches/, // a skip begins the count anew
     ],
+    [{ otherRanks: [{ ...exampleState(7), lossScale: 1 }] }, /scale must be one that f16 reaches/],
   ];
   for (const [change, message] of cases) {
     assert.throws(() => checkState(stateWith(change), "x"), (error: Error) => {

@@ -31,7 +31,7 @@ async function submitted(rank: number, size: number, start: Start, step: number)
 
 Deno.test("StepShare takes every batch once when a training resumes on other numbers of ranks", async () => {
   const taken: number[] = [];
-  let start: Start = { step: 0, batchIndex: 0, gradientAccumulation: 2 };
+  let start: Start = { step: 0, batchIndex: 0, gradientAccumulation: 2, syncEvery: 1 };
   for (const [size, steps] of [[2, 3], [1, 2], [3, 2], [5, 1]] as const) {
     for (let step = start.step; step < start.step + steps; step++) {
       for (let rank = 0; rank < size; rank++) {

@@ -8,8 +8,10 @@ import type { JsonObject } from "../../files/json.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { oneRank } from "../../distributed/transport.ts";
+import { size } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
+import type { OuterStep } from "../../train/diloco.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import type { ResolvedOptions } from "../../train/options.ts";
@@ -29,6 +31,7 @@ const OPTIONS = {
   batchSize: 2,
   contextLength: 4,
   gradientAccumulation: 3,
+  syncEvery: 1,
   learningRate: 1,
   minLearningRate: 0.25,
   schedule: "cosine",
@@ -77,6 +80,8 @@ interface Script {
   onEvent?: (event: TrainEvent, abort: () => void) => void;
   /** The step, counted from 1, whose submission is interrupted. */
   abortAt?: number;
+  /** Is called after each exchange of weights with the number of steps submitted. */
+  onExchange?: (step: number) => void;
 }
 
 /** Held-out documents. */
@@ -94,6 +99,7 @@ async function runScript(
     losses = [],
     readBackMs = () => 1e9,
     onEvent,
+    onExchange,
     abortAt,
     cutsEvaluation,
     earlierLosses = [],
@@ -168,8 +174,17 @@ async function runScript(
       signal: controller.signal,
       transport: oneRank,
       share: new StepShare(oneRank, batches, {
-        ...{ step: first, batchIndex: 3 * first, gradientAccumulation: 3 },
+        ...{ step: first, batchIndex: 3 * first, gradientAccumulation: 3, syncEvery: 1 },
       }),
+      ...(onExchange
+        ? {
+          outer: {
+            momentum: new Float32Array(size(trainStep.gradients.flat.shape)),
+            takeMs: () => undefined,
+            run: () => Promise.resolve(onExchange(submitted.length)),
+          } as Partial<OuterStep> as OuterStep,
+        }
+        : {}),
       seconds: () => clock / 1000,
       secondsLeft: rest.secondsLeft,
       first,
@@ -495,4 +510,39 @@ Deno.test("steps() reports every step before it ends interrupted", async () => {
   assert.deepEqual(steps, [1, 2, 3, 4]);
   const end = events.at(-1)!;
   assert.ok(end.kind === "end" && end.reason === "interrupted" && end.step === 4);
+});
+
+Deno.test("steps() evaluates, draws a sample and saves at the first exchange after it is due", async () => {
+  const exchanged: number[] = [];
+  const { events } = await runScript("exchanged", {
+    options: { steps: 11, syncEvery: 4, evalEvery: 3, saveEvery: 5, sampleEvery: 8 },
+    onExchange: (step) => exchanged.push(step),
+  });
+  assert.deepEqual(told(events).filter((name) => !name.startsWith("step")), [
+    "evaluation 4",
+    ...["evaluation 8", "sample 8", "checkpoint 8"],
+    ...["evaluation 11", "checkpoint 11", "end 11"],
+  ]);
+  assert.deepEqual(exchanged, [4, 8, 11]);
+});
+
+Deno.test("steps() exchanges weights at once when its signal aborts between exchanges, and then at the same steps as before", async () => {
+  const exchanged: number[] = [], options = { steps: 11, syncEvery: 4, evalEvery: 3 };
+  const onExchange = (step: number) => exchanged.push(step);
+  const cut = await runScript("cut-exchange", { options, abortAt: 6, onExchange });
+  assert.deepEqual(told(cut.events).slice(-2), ["checkpoint 6", "end 6"]);
+  const rest = await runScript("rest-exchange", { options, first: 6, onExchange });
+  assert.deepEqual(told(rest.events).filter((name) => !name.startsWith("step")), [
+    ...["evaluation 8", "evaluation 11", "checkpoint 11", "end 11"],
+  ]);
+  assert.deepEqual(exchanged, [4, 6, 2, 5]);
+});
+
+Deno.test("steps() saves at the last exchange before a cool-down", async () => {
+  const { events } = await runScript("before-cooldown", {
+    options: { steps: 12, syncEvery: 4, schedule: "wsd", cooldown: 5, saveEvery: 12 },
+    onExchange: () => {},
+  });
+  const saved = told(events).filter((name) => name.startsWith("checkpoint"));
+  assert.deepEqual(saved, ["checkpoint 4", "checkpoint 12"]);
 });

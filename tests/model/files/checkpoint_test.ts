@@ -240,7 +240,7 @@ Deno.test("newestCheckpoint() takes the older checkpoint whichever byte of a sta
 Deno.test("readTrainerState() names the field and value that is wrong", () => {
   const path = join(makeRun("fields", { count: 1 }), "checkpoints", "000001");
   const good = readFields(path), files = good.files as JsonObject;
-  const digest = { bytes: 1, sha256: "0".repeat(64) };
+  const digest = { bytes: 1, sha256: "0".repeat(64) }, ofRank = exampleState(1);
   const counts = ["step", "epoch", "batchIndex", "seed", "growthTracker", "optimizerSteps"];
   const cases: [Record<string, unknown>, RegExp][] = [
     ...[...counts, "skippedSteps", "consecutiveSkips"].flatMap((name) =>
@@ -267,6 +267,20 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
       /step must be 1, as its directory says: current value is 5$/,
     ],
     [{ consecutiveSkips: 1 }, /consecutiveSkips must be at most the 0 steps skipped: .* is 1$/],
+    [{ otherRanks: {} }, /otherRanks must be a list of objects: current value is /],
+    [{ otherRanks: [null] }, /otherRanks must be a list of objects: current value is /],
+    [
+      { otherRanks: [{ ...ofRank, growthTracker: -1 }] },
+      /otherRanks\[0\]\.growthTracker must be a non-negative integer: current value is -1$/,
+    ],
+    [
+      { otherRanks: [ofRank, { ...ofRank, lossScale: 0 }] },
+      /otherRanks\[1\]\.lossScale must be a positive number: current value is 0$/,
+    ],
+    [
+      { otherRanks: [{ ...ofRank, optimizerSteps: 2 }] },
+      /step must be the 2 steps that were applied or skipped: current value is 1$/,
+    ],
     [{ typed: ["x", 1] }, /typed must be names of options: current value is \["x",1\]$/],
     [{ tokenizerHash: 1 }, /tokenizerHash must be text: current value is 1$/],
     [{ options: [] }, /options must be an object: current value is \[\]$/],
@@ -298,7 +312,7 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
     [{ formatVersion: -1 }, /format -1 is too old$/],
   ];
   for (const [change, message] of cases) {
-    changeFields(path, { ...good, ...change });
+    changeFields(path, { ...good, otherRanks: undefined, ...change });
     assert.throws(() => readTrainerState(path), (error: Error) => {
       assert.equal(error.name, "CheckpointError");
       assert.match(error.message, message);
