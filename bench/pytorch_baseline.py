@@ -2,6 +2,10 @@
 """Times the models of `deno task bench` in PyTorch, for bench/results/pytorch_NAME.json.
 
     python3 bench/pytorch_baseline.py [--json FILE] [--no-compile]
+    torchrun --standalone --nproc-per-node 2 bench/pytorch_baseline.py --ddp [--json FILE]
+
+With --ddp it times steps of DistributedDataParallel over NCCL instead, a GPU for each rank, and those of rank 0
+alone beside them, for bench/results/ddp_NAME.json.
 
 Needs torch with CUDA, and transformers for generation; no network. Progress is printed to stderr, and
 the last line of stdout is the report as JSON. With --json the file is written after each part, so that
@@ -13,9 +17,11 @@ import argparse
 import gc
 import json
 import math
+import os
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -135,10 +141,23 @@ def intervals_ms(action, count):
     return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
 
 
-def train_step(gpt, batch, length, dtype, compiled=None, vocabulary_size=VOCABULARY_SIZE, warmup=8, steps=20):
+def train_step(
+    gpt,
+    batch,
+    length,
+    dtype,
+    compiled=None,
+    vocabulary_size=VOCABULARY_SIZE,
+    accumulation=1,
+    is_distributed=False,
+    warmup=8,
+    steps=20,
+):
     """Times a training step: forward, backward, clipping, AdamW; `compiled` is a mode of torch.compile."""
     device = "cuda"
     gpt = gpt.to(device)
+    if is_distributed:
+        gpt = nn.parallel.DistributedDataParallel(gpt, gradient_as_bucket_view=True)
     decayed = [p for p in gpt.parameters() if p.dim() == 2]
     others = [p for p in gpt.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW(
@@ -156,13 +175,17 @@ def train_step(gpt, batch, length, dtype, compiled=None, vocabulary_size=VOCABUL
 
     def step():
         nonlocal turn
-        tokens, targets = data[turn % len(data)]
-        turn += 1
-        if compiled:
-            torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(device, dtype=dtype or torch.float16, enabled=dtype is not None):
-            loss = forward(tokens, targets)
-        scaler.scale(loss).backward()
+        for micro_batch in range(accumulation):
+            tokens, targets = data[turn % len(data)]
+            turn += 1
+            if compiled:
+                torch.compiler.cudagraph_mark_step_begin()
+            # gradients are exchanged with those of the last micro-batch
+            is_silent = is_distributed and micro_batch < accumulation - 1
+            with gpt.no_sync() if is_silent else nullcontext():
+                with torch.autocast(device, dtype=dtype or torch.float16, enabled=dtype is not None):
+                    loss = forward(tokens, targets)
+                scaler.scale(loss / accumulation).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
         scaler.step(optimizer)
@@ -181,7 +204,7 @@ def train_step(gpt, batch, length, dtype, compiled=None, vocabulary_size=VOCABUL
     ms = statistics.median(intervals_ms(step, steps))
     return {
         "ms": ms,
-        "tokensPerSecond": 1e3 * batch * length / ms,
+        "tokensPerSecond": 1e3 * accumulation * batch * length / ms,
         "peakBytes": torch.cuda.max_memory_allocated(),
         "firstStepMs": first_ms,
     }
@@ -261,14 +284,8 @@ def generate(model, streams, sampling, tokens=256, samples=3):
     return {"ms": 1e3 * seconds, "tokensPerSecond": streams * tokens / seconds}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", help="write the results to this file after each part")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    options = parser.parse_args()
-    torch.set_float32_matmul_precision("highest")  # fp32 is fp32: no tf32
-    torch.manual_seed(0)
-
+def single_parts(no_compile):
+    """The parts of a report on one GPU, by name."""
     parts = {}
     for name, dtype in {"fp32": torch.float32, "fp16": torch.float16}.items():
         for layout in ("NN", "NT", "TN"):
@@ -289,7 +306,7 @@ def main():
             return train_step(gpt, batch, length, settings["dtype"], settings.get("compiled"))
 
         for mode, settings in modes.items():
-            if not (settings.get("compiled") and options.no_compile):
+            if not (settings.get("compiled") and no_compile):
                 parts[f"train step {name} {batch}x{length}, {mode}"] = partial(part, settings)
 
     time_gpt2("mini", MINI, 32, 128, EAGER)
@@ -303,9 +320,77 @@ def main():
     time_gpt2("gpt2", GPT2, 8, 1024, BEST)
     time_gpt2("mini", MINI, 32, 128, COMPILED)
     time_gpt2("gpt2", GPT2, 8, 1024, COMPILED)
+    return parts
+
+
+def ddp_parts(ranks, rank):
+    """Steps of all ranks together, which count the tokens of all, and of rank 0 alone."""
+    import torch.distributed as dist
+
+    def part(dimensions, batch, length, settings, accumulation, is_distributed):
+        dist.barrier()
+        result = {}
+        if is_distributed or rank == 0:
+            torch.manual_seed(rank)
+            vocabulary_size = settings.get("vocabulary_size", VOCABULARY_SIZE)
+            gpt = Gpt(**dimensions, length=length, vocabulary_size=vocabulary_size)
+            result = train_step(
+                gpt,
+                batch,
+                length,
+                settings["dtype"],
+                settings.get("compiled"),
+                vocabulary_size,
+                accumulation=accumulation,
+                is_distributed=is_distributed,
+                warmup=2 if accumulation > 1 else 8,
+                steps=max(4, 20 // accumulation),
+            )
+            if is_distributed:
+                result["tokensPerSecond"] *= ranks
+        dist.barrier()
+        return result
+
+    parts = {}
+    # the slowest comes last
+    for mode in ("eager fp16 autocast", "compile bf16", "eager fp32"):
+        settings = {**EAGER, **COMPILED}[mode]
+        for name, dimensions, batch, length in (
+            ("gpt2", GPT2, 8, 1024),
+            ("mini", MINI, 32, 128),
+            ("mini", MINI, 128, 128),
+        ):
+            for accumulation in (1, 4, 16):
+                for is_distributed in (True, False):
+                    who = f"DDP, {ranks} ranks" if is_distributed else "1 rank"
+                    key = f"train step {name} {batch}x{length} x {accumulation}, {mode}, {who}"
+                    parts[key] = partial(
+                        part, dimensions, batch, length, settings, accumulation, is_distributed
+                    )
+    return parts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", help="write the results to this file after each part")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--ddp", action="store_true", help="time ranks that torchrun has started")
+    options = parser.parse_args()
+    torch.set_float32_matmul_precision("highest")  # fp32 is fp32: no tf32
+    torch.manual_seed(0)
+
+    rank = 0
+    if options.ddp:
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl")
+        parts = ddp_parts(ranks, rank)
+        command = f"torchrun --standalone --nproc-per-node {ranks} bench/pytorch_baseline.py --ddp"
+    else:
+        parts = single_parts(options.no_compile)
+        command = "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else "")
     report = {
-        # without the path of --json
-        "command": "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else ""),
+        "command": command,  # without the path of --json
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -323,18 +408,22 @@ def main():
         try:
             result = {"name": name, **part()}
             report["results"].append(result)
-            print(json.dumps(result), file=sys.stderr, flush=True)
+            if rank == 0:
+                print(json.dumps(result), file=sys.stderr, flush=True)
         except Exception as error:  # the other parts still run
             message = f"{type(error).__name__}: {error}".split("\n")[0]
             report["failures"].append({"name": name, "message": message})
             print(f"{name} failed: {message}", file=sys.stderr, flush=True)
         gc.collect()
         torch.cuda.empty_cache()
-        if options.json:
+        if options.json and rank == 0:
             with open(options.json, "w") as file:
                 json.dump(report, file, indent=2)
                 file.write("\n")
-    print(json.dumps(report))
+    if rank == 0:
+        print(json.dumps(report))
+    if options.ddp:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import wrapAnsi from "wrap-ansi";
 import { taskCommand } from "../files/command_line.ts";
+import { environmentVariable } from "../files/environment.ts";
 import { isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
 import { hasMatrices } from "../kernels/matrices.ts";
@@ -24,16 +25,36 @@ async function main({ json }: { json?: true }): Promise<number> {
   const dawn = isDawnInstalled() ? await probeDawn() : undefined;
   const auto = dawn && "adapter" in dawn && hasMatrices(dawn) ? "dawn" : "native";
   const fixes = [...fixesOfNative(native), ...fixesOfDawn(dawn)];
-  const system = `${Deno.version.deno} on ${Deno.build.target}`;
+  const system = `${Deno.version.deno} on ${Deno.build.target}`, gpus = await gpusOfRanks();
   if (json) {
-    output(`${JSON.stringify({ deno: system, native, dawn: dawn ?? null, auto, fixes })}\n`);
+    output(`${JSON.stringify({ deno: system, native, dawn: dawn ?? null, auto, gpus, fixes })}\n`);
   } else {
     output(`Deno ${system}\n\n`);
     output(table(cellsOf(native), cellsOf(dawn), outputColumns()));
     output(`\n--gpu auto chooses ${auto}\n`);
+    const own = environmentVariable("TOY_GPU_ADDRESS");
+    if (own !== undefined) output(`\nthis rank has the GPU at ${printable(own)}\n`);
+    else if (gpus.length > 1) {
+      output(
+        `\nranks under mpirun have one GPU each, at ${
+          gpus.map((address) => printable(address)).join(", ")
+        }\n`,
+      );
+    }
     for (const sentence of fixes) output(`\nto fix: ${sentence}\n`);
   }
   return [native, dawn].some((one) => one && "adapter" in one) ? 0 : 1;
+}
+
+/** Addresses of the GPUs among which the ranks of this host are divided. */
+async function gpusOfRanks(): Promise<string[]> {
+  if (Deno.build.os !== "linux") return [];
+  const { stdout } = await new Deno.Command("sh", {
+    args: ["distributed/own_gpu.sh", "--list"],
+    cwd: new URL("..", import.meta.url),
+  }).output();
+  const lines = new TextDecoder().decode(stdout).trim().split("\n");
+  return lines.filter((line) => line !== "").map((line) => line.split(" ")[0]!);
 }
 
 /** What to do about what Deno's WebGPU lacks. */

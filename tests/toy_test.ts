@@ -31,7 +31,8 @@ function toyWith(name: string, scripts: Record<string, string>) {
     text.replaceAll(FOLDERS, `  for folder in ${place}; do`),
     { mode: 0o755 },
   );
-  for (const file of ["deno.json", "deno.lock"]) {
+  Deno.mkdirSync(join(place, "distributed"), { recursive: true });
+  for (const file of ["deno.json", "deno.lock", "distributed/own_gpu.sh"]) {
     Deno.copyFileSync(join(root, file), join(place, file));
   }
   const command = (

@@ -2,8 +2,11 @@ import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import { type ChatTemplate, parseTokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { Transport } from "../distributed/transport.ts";
+import { environmentVariable } from "../files/environment.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
+import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
+import type { Device } from "../kernels/device.ts";
 import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -85,6 +88,26 @@ export async function assign(
   }
 }
 
+/**
+ * The devices of all ranks, by rank, each with the address of the GPU to which distributed/own_gpu.sh has restricted its
+ * process.
+ */
+export async function devicesOf(transport: Transport, { name }: Device): Promise<string[]> {
+  const address = environmentVariable("TOY_GPU_ADDRESS");
+  const own = address === undefined ? name : `${name} at ${printable(address)}`;
+  return (await transport.gather(toJsonBytes(own))).map((bytes) => fromJsonBytes(bytes) as string);
+}
+
+/** A sentence such as `rank 0 computes on NVIDIA H200 at 0000:1b:00.0, ranks 1, 2 on NVIDIA H200 at 0000:43:00.0`. */
+export function describeDevices(devices: readonly string[]): string {
+  const ranks = Map.groupBy(devices.keys(), (rank) => devices[rank]!);
+  if (ranks.size === 1) return `all ranks compute on ${devices[0]}`;
+  return [...ranks].map(([device, of], i) =>
+    `${of.length === 1 ? "rank" : "ranks"} ${of.join(", ")}` +
+    `${i > 0 ? "" : of.length === 1 ? " computes" : " compute"} on ${device}`
+  ).join(", ");
+}
+
 /** What rank 0 announces to the others, which all ranks then do together, or the end of the training. */
 type Announcement = AnnouncedStep | {
   readonly kind: "exchange" | "evaluation" | "save" | "end";
@@ -105,6 +128,7 @@ export async function follow(
   place: Pick<Workplace, "device" | "out" | "hub" | "documents" | "validationDocuments">,
 ): Promise<void> {
   const { device } = place;
+  await devicesOf(transport, device);
   const assignment = fromJsonBytes(await transport.broadcast()) as Assignment;
   const { options, config, recompute, start, state, otherStates, tuning } = assignment;
   using resources = new DisposableStack();

@@ -45,7 +45,7 @@ import {
   type Setup,
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
-import { announce, assign, follow, withRank } from "./ranks.ts";
+import { announce, assign, describeDevices, devicesOf, follow, withRank } from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
 import { checkRates } from "./resolve.ts";
@@ -188,6 +188,9 @@ export async function* train(
     }
     if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     for (const message of noticesOfRanks(run)) yield { kind: "notice", message };
+    if (transport.size > 1) {
+      yield { kind: "notice", message: describeDevices(await devicesOf(transport, device)) };
+    }
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));

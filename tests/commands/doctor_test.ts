@@ -26,7 +26,7 @@ const FACTS: ProviderFacts = {
 };
 
 Deno.test("doctor describes the adapter, and has nothing to fix on a GPU with f16", async () => {
-  const { code, native, dawn, auto, fixes } = await doctor("gpu+f16");
+  const { code, native, dawn, auto, gpus, fixes } = await doctor("gpu+f16");
   const { limits } = device.gpu;
   assert.equal(code, 0);
   assert.equal(native.adapter, "Some adapter");
@@ -38,6 +38,7 @@ Deno.test("doctor describes the adapter, and has nothing to fix on a GPU with f1
     bytes: limits.maxComputeWorkgroupStorageSize,
   });
   assert.deepEqual([dawn, auto], [null, "native"]);
+  assert.deepEqual(gpus, Deno.build.os === "linux" ? ["0000:1b:00.0", "0000:43:00.0"] : []);
   if (!device.features.has("shader-f16")) return; // cannot be pretended
   assert.ok(native.features.includes("shader-f16"));
   assert.match(native.auto, /^preset mini.*; precision f16$/);
@@ -90,6 +91,9 @@ Deno.test("doctor prints both providers beside each other, and what to type for 
   assert.match(stdout, /^tensor cores +none +16x16x16 f16 to f32$/m);
   assert.match(stdout, /^auto +preset (nano|mini).*preset mini$/m);
   assert.match(stdout, /^--gpu auto chooses dawn$/m);
+  if (Deno.build.os === "linux") {
+    assert.match(stdout, /^ranks under mpirun have one GPU each, at 0000:1b:00.0, 0000:43:00.0$/m);
+  }
   assert.match(stdout, /^to fix: f16 is missing/m);
   const absent = await doctor("gpu", { args: [] });
   assert.match(absent.stdout, /^adapter +Some adapter +not installed: deno task dawn:install$/m);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Batches } from "../../data/tokens/batches.ts";
 import { readRun } from "../../train/compare.ts";
 import { device } from "../kernels/harness.ts";
+import { describeDevices } from "../../train/ranks.ts";
 import { inProcess } from "./in_process.ts";
 import { mpirun, withRanks } from "./mpirun.ts";
 import type { TrainEvent } from "../../train/train.ts";
@@ -51,7 +52,9 @@ Deno.test("train() takes every batch once when it resumes on other numbers of ra
     const out = join(directory, "resumed"), gradientAccumulation = 2;
     for (const [size, steps, message] of resumes) {
       const [events] = await trainOn(size, { out, steps, gradientAccumulation });
-      assert.ok(noticesOf(events!).includes(message), message);
+      const notices = noticesOf(events!);
+      assert.ok(notices.includes(message), message);
+      assert.equal(notices.includes(`all ranks compute on ${device.name}`), size > 1);
     }
   } finally {
     Batches.prototype.at = at;
@@ -59,6 +62,15 @@ Deno.test("train() takes every batch once when it resumes on other numbers of ra
   const batches = 2 * (2 * 2 + 3 * 1 + 1 * 2 + 2 * 1);
   taken.sort((a, b) => a - b);
   assert.deepEqual(taken, Array.from({ length: batches }, (_, i) => i));
+});
+
+Deno.test("describeDevices() names the ranks of each device if they have several", () => {
+  const [first, second] = ["A at 0000:1b:00.0", "A at 0000:43:00.0"];
+  assert.equal(describeDevices([first, first]), `all ranks compute on ${first}`);
+  assert.equal(
+    describeDevices([first, second, first]),
+    `ranks 0, 2 compute on ${first}, rank 1 on ${second}`,
+  );
 });
 
 Deno.test("train() counts steps, passes over the text and tokens of all ranks", async () => {
