@@ -1,5 +1,6 @@
 import { Random } from "../data/random.ts";
-import { type Batch, Batches } from "../data/tokens/batches.ts";
+import type { Batch } from "../data/tokens/batch.ts";
+import { Batches } from "../data/tokens/batches.ts";
 import { tokenDataset } from "../data/tokens/token_dataset.ts";
 
 /** Sizes of a batch of random text. */

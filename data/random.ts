@@ -57,3 +57,22 @@ export class Random {
     return draw % n;
   }
 }
+
+/**
+ * The place of element `index` in a pseudo-random order of 0 … n−1, computed without the others: a Feistel
+ * network over the next power of four, applied until the result is below n (Black and Rogaway 2002,
+ * "Ciphers with Arbitrary Finite Domains").
+ */
+export function permute(index: number, n: number, ...seed: number[]): number {
+  const halfBits = Math.max(1, Math.ceil(Math.log2(n) / 2));
+  const mask = 2 ** halfBits - 1;
+  let value = index;
+  do {
+    let left = Math.floor(value / (mask + 1)), right = value & mask;
+    for (let round = 0; round < 4; round++) {
+      [left, right] = [right, left ^ (hash(...seed, round, right) & mask)];
+    }
+    value = left * (mask + 1) + right;
+  } while (value >= n);
+  return value;
+}

@@ -1,4 +1,4 @@
-import { type Batch, batchOf } from "../data/tokens/batches.ts";
+import { type Batch, batchOf } from "../data/tokens/batch.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { Arena } from "../kernels/arena.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { batchOf } from "../data/tokens/batches.ts";
+import { batchOf } from "../data/tokens/batch.ts";
 import { unshifted, withoutMask } from "../docs/collapse.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { gradientsOf, logitsOf, lossOf } from "../inspect/inspect.ts";

@@ -87,14 +87,14 @@ export const CHECKS = {
     threshold: 0.5,
     cause: "the labels of the training were its inputs, not shifted by one",
     cure:
-      "Shift the labels, as batchOf() and shiftedPair() in data/tokens/batches.ts do, and train anew.",
+      "Shift the labels, as batchOf() and shiftedPair() in data/tokens/batch.ts do, and train anew.",
   },
   "below-entropy": {
     measure: "validation loss minus entropy, nats",
     sick: "below",
     cause: "no prediction has a smaller loss, so the model sees what it should predict",
     cure:
-      "Shift the labels by one (see shiftedPair() in data/tokens/batches.ts), mask later tokens, and keep the " +
+      "Shift the labels by one (see shiftedPair() in data/tokens/batch.ts), mask later tokens, and keep the " +
       "validation text out of the training.",
   },
   /** Evaluations of a converged model differ by less. */

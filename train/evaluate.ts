@@ -1,5 +1,7 @@
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { type BatchesOptions, evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
+import type { BatchesOptions } from "../data/tokens/batches.ts";
+import { evaluationBatches } from "../data/tokens/evaluation_batches.ts";
+import { IGNORED } from "../files/ignored.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
 import { Program } from "../kernels/program.ts";

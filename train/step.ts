@@ -1,4 +1,4 @@
-import { type Batch, placesInOrder } from "../data/tokens/batches.ts";
+import { type Batch, placesInOrder } from "../data/tokens/batch.ts";
 import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";

@@ -1,5 +1,4 @@
-/** A target that does not count in the loss. */
-export const IGNORED = 0xffffffff;
+import { IGNORED } from "../../files/ignored.ts";
 
 /** Sizes and smoothing of a cross-entropy: M rows of V logits. */
 export interface CrossEntropyShape {

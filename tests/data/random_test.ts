@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { permute } from "../../data/tokens/batches.ts";
-import { hash, Random } from "../../data/random.ts";
+import { hash, permute, Random } from "../../data/random.ts";
 import { freshSeed } from "../seeds.ts";
 
 Deno.test("hash(), Random and permute() give the numbers on which runs and data sets depend", () => {
@@ -46,4 +45,19 @@ Deno.test("Random.uniform() is in [0, 1) with the mean and deviation of a unifor
   }
   assert.ok(Math.abs(sum) < 6 * Math.sqrt(draws / 12), `mean, seed ${seed}`);
   assert.ok(Math.abs(squares) < 6 * Math.sqrt(draws / 180), `variance, seed ${seed}`);
+});
+
+Deno.test("permute() reaches every place exactly once", () => {
+  for (const n of [1, 2, 3, 17, 1000]) {
+    const places = Array.from({ length: n }, (_, i) => permute(i, n, 4, 2));
+    assert.deepEqual([...places].sort((a, b) => a - b), places.map((_, i) => i));
+  }
+});
+
+Deno.test("permute() permutes more than 2³² elements", () => {
+  const n = 2 ** 33 + 9, seed = freshSeed();
+  const places = Array.from({ length: 5000 }, (_, i) => permute(i * 1_700_009, n, seed));
+  assert.equal(new Set(places).size, places.length, `seed ${seed}`);
+  assert.ok(places.every((place) => place >= 0 && place < n), `seed ${seed}`);
+  assert.ok(places.filter((place) => place > n / 2).length > 2000, `seed ${seed}`);
 });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { attentionWeightsOf, gradientsOf, logitsOf, lossOf } from "../../inspect/inspect.ts";

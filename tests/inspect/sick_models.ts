@@ -1,4 +1,5 @@
-import { type Batch, Batches, batchOf } from "../../data/tokens/batches.ts";
+import { type Batch, batchOf } from "../../data/tokens/batch.ts";
+import { Batches } from "../../data/tokens/batches.ts";
 import { documentsOf } from "../../data/text/documents.ts";
 import { Random } from "../../data/random.ts";
 import { type Corpus, loadCorpus } from "../../data/tokens/corpus.ts";

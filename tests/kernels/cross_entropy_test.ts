@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { IGNORED } from "../../files/ignored.ts";
 import {
   crossEntropyBackward,
   crossEntropyForward,
@@ -23,7 +24,7 @@ const TOLERANCE = { f32: 2e-5, f16: 1e-3 } as Record<string, number>;
 Deno.test(
   "reference crossEntropyBackward() matches central differences",
   withRandom((random) => {
-    const targets = Uint32Array.of(1, reference.IGNORED, 4), logits = randomValues(random, 15);
+    const targets = Uint32Array.of(1, IGNORED, 4), logits = randomValues(random, 15);
     const ones = new Float32Array(3).fill(1);
     for (const labelSmoothing of [0, 0.2]) {
       const shape = { M: 3, V: 5, labelSmoothing };
@@ -48,7 +49,7 @@ async function run(
     isCpu?: boolean;
   } = {},
 ) {
-  const counted = targets.filter((t) => t !== reference.IGNORED).length;
+  const counted = targets.filter((t) => t !== IGNORED).length;
   const inverseCount = counted === 0 ? 0 : 1 / counted;
   const columns = (Math.ceil(V / 4) + padding) * 4;
   const stored = new Float32Array(M * columns).fill(NaN);
@@ -97,12 +98,12 @@ for (const dtype of REAL_TYPES as ("f32" | "f16")[]) {
             const shape = { M, V, labelSmoothing };
             const logits = randomValues(random, M * V, { dtype, scale: 3 });
             const targets = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
-            if (M > 1) targets[1] = reference.IGNORED;
+            if (M > 1) targets[1] = IGNORED;
             const how = { dtype, isCpu, ...(padding ? { padding } : {}) };
             const { losses, dlogits } = await run({ logits, targets, scale: 8 }, shape, how);
             const expected = reference.crossEntropyForward({ logits, targets }, shape);
             assertClose(losses, expected.losses, TOLERANCE.f32!, "losses");
-            const factor = 8 / targets.filter((t) => t !== reference.IGNORED).length;
+            const factor = 8 / targets.filter((t) => t !== IGNORED).length;
             const gradient = reference.crossEntropyBackward({ logits, targets, factor }, shape);
             assertClose(dlogits, gradient.dlogits, TOLERANCE[dtype]!, "dlogits");
           }),
@@ -114,7 +115,7 @@ for (const dtype of REAL_TYPES as ("f32" | "f16")[]) {
 
 Deno.test("cross-entropy gives PyTorch's numbers", async () => {
   const logits = Float32Array.of(1, 2, 3, 3, 2, 1, 0, 0, 5);
-  const targets = Uint32Array.of(0, reference.IGNORED, 2);
+  const targets = Uint32Array.of(0, IGNORED, 2);
   const plain = await run({ logits, targets }, { M: 3, V: 3 });
   assertClose([plain.loss], [1.210495949], 1e-6, "loss");
   const smoothed = await run({ logits, targets }, { M: 3, V: 3, labelSmoothing: 0.1 });
@@ -125,7 +126,7 @@ Deno.test("cross-entropy gives PyTorch's numbers", async () => {
 
 Deno.test("cross-entropy with all targets ignored is loss 0 and gradient 0", async () => {
   const logits = Float32Array.of(1, 2, 3, 4);
-  const targets = new Uint32Array(2).fill(reference.IGNORED);
+  const targets = new Uint32Array(2).fill(IGNORED);
   const { loss, losses, dlogits } = await run({ logits, targets }, { M: 2, V: 2 });
   assert.equal(loss, 0);
   assert.deepEqual([...losses, ...dlogits], [0, 0, 0, 0, 0, 0]);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { type Batch, IGNORED, placesInOrder } from "../../data/tokens/batches.ts";
+import { type Batch, placesInOrder } from "../../data/tokens/batch.ts";
+import { IGNORED } from "../../files/ignored.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { tensorNamed } from "../../kernels/arena.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { sampleStories } from "../../data/text/stories.ts";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import type { Device } from "../../kernels/device.ts";

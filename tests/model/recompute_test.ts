@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import { download, size } from "../../kernels/tensor.ts";
 import { RECOMPUTE_MODES, type RecomputeMode } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";

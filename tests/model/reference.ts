@@ -1,3 +1,4 @@
+import { IGNORED } from "../../files/ignored.ts";
 import type { GptConfig } from "../../model/config.ts";
 
 /** Parameters by the names of `parameterTable()`. */
@@ -14,9 +15,6 @@ export interface ModelShape {
  * Factor of dropout for an element of a site; in attention `row` is that of [B,NH,T] and `index` the key.
  */
 export type Mask = (site: number, index: number, row?: number) => number;
-
-/** A target that is ignored. */
-const IGNORED = 0xffffffff;
 
 /** Activation functions by their names in `GptConfig`; these are all that the tests use. */
 const ACTIVATIONS: Readonly<Record<string, (x: number) => number>> = {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import * as reference from "../../kernels/histogram/reference.ts";
 import { type Arena, tensorNamed } from "../../kernels/arena.ts";
 import { download } from "../../kernels/tensor.ts";

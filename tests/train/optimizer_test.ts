@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import type { Arena } from "../../kernels/arena.ts";
 import { muon } from "../../kernels/muon/reference.ts";
 import { Program } from "../../kernels/program.ts";

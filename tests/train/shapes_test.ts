@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { meterMemory } from "../../bench/memory.ts";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { Program } from "../../kernels/program.ts";

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import type { Batch, Batches } from "../../data/tokens/batches.ts";
+import type { Batch } from "../../data/tokens/batch.ts";
+import type { Batches } from "../../data/tokens/batches.ts";
 import { oneRank } from "../../distributed/transport.ts";
 import type { Gpt } from "../../model/gpt.ts";
 import type { TrainStep } from "../../train/step.ts";

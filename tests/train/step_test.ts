@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { sampleBatches } from "../../bench/text.ts";
-import { batchOf } from "../../data/tokens/batches.ts";
+import { batchOf } from "../../data/tokens/batch.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";

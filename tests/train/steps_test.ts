@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { type Batch, Batches } from "../../data/tokens/batches.ts";
+import type { Batch } from "../../data/tokens/batch.ts";
+import { Batches } from "../../data/tokens/batches.ts";
 import type { Corpus } from "../../data/tokens/corpus.ts";
 import { type TokenDataset, tokenDataset } from "../../data/tokens/token_dataset.ts";
 import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";

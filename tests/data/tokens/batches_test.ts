@@ -1,28 +1,10 @@
 import assert from "node:assert/strict";
-import {
-  Batches,
-  type BatchesOptions,
-  evaluationBatches,
-  IGNORED,
-  permute,
-  shiftedPair,
-} from "../../../data/tokens/batches.ts";
 import { Random } from "../../../data/random.ts";
+import { Batches, type BatchesOptions } from "../../../data/tokens/batches.ts";
 import { type TokenDataset, tokenDataset } from "../../../data/tokens/token_dataset.ts";
+import { IGNORED } from "../../../files/ignored.ts";
 import { freshSeed } from "../../seeds.ts";
-
-/** Documents of the given lengths; tokens count up, so that a token tells its position. */
-function text(...lengths: number[]): TokenDataset {
-  const documentStarts = Uint32Array.from(
-    lengths,
-    (_, i) => lengths.slice(0, i).reduce((a, b) => a + b, 0),
-  );
-  const tokens = Uint32Array.from(
-    { length: lengths.reduce((a, b) => a + b, 0) },
-    (_, i) => i + 100,
-  );
-  return tokenDataset(tokens, documentStarts);
-}
+import { CHATS, text } from "./token_texts.ts";
 
 const OPTIONS: BatchesOptions = {
   batchSize: 3,
@@ -31,11 +13,6 @@ const OPTIONS: BatchesOptions = {
   seed: 7,
   padding: 9,
 };
-
-Deno.test("shiftedPair() makes each token's target the token after it", () => {
-  const { input, target } = shiftedPair(Uint32Array.of(5, 6, 7, 8));
-  assert.deepEqual([[...input], [...target]], [[5, 6, 7], [6, 7, 8]]);
-});
 
 for (const sequence of ["packed", "padded"] as const) {
   Deno.test(`Batches ${sequence} asks for the next token everywhere`, () => {
@@ -139,13 +116,6 @@ Deno.test("Batches counts positions in padded rows and in their padding from 0",
   ]);
 });
 
-/** Three conversations, with an answer or two; tokens count up from 100. */
-const CHATS = tokenDataset(
-  Uint32Array.from({ length: 21 }, (_, i) => i + 100),
-  [0, 5, 14],
-  [2, 4, 7, 8, 11, 13, 17, 20],
-);
-
 Deno.test("Batches packs conversations whole, each with positions from 0, and asks for answers alone", () => {
   const options = { ...OPTIONS, batchSize: 2, contextLength: 9, documents: "apart" } as const;
   const batches = new Batches(CHATS, options), _ = IGNORED;
@@ -184,54 +154,10 @@ Deno.test("Batches cuts conversations after an answer, and puts one in each row 
   assert.throws(() => new Batches(CHATS, { ...options, documents: "joined" }), RangeError);
 });
 
-Deno.test("evaluationBatches() makes every token of an answer a target once, after half a context", () => {
-  for (const contextLength of [4, 5, 7, 12]) {
-    const options = { batchSize: 2, contextLength, padding: 9 };
-    const targets: number[] = [];
-    for (const batch of evaluationBatches(CHATS, options)) {
-      batch.targets.forEach((target, m) => {
-        if (target === IGNORED) return;
-        targets.push(target);
-        assert.equal(batch.inputs[m], target - 1);
-        const position = batch.positions![m]!, first = batch.inputs[m - position]!;
-        const isBeginning = [100, 105, 114].includes(first);
-        assert.ok(isBeginning || position >= Math.floor(contextLength / 2));
-      });
-      assert.equal(batch.counted, batch.targets.filter((target) => target !== IGNORED).length);
-    }
-    assert.deepEqual(targets, [102, 103, 107, 111, 112, 117, 118, 119]);
-  }
-});
-
-Deno.test("evaluationBatches() leaves out rows of conversations without a target", () => {
-  const long = tokenDataset(Uint32Array.from({ length: 60 }, (_, i) => i), [0], [1, 3, 57, 60]);
-  const batches = [...evaluationBatches(long, { batchSize: 1, contextLength: 4, padding: 9 })];
-  const counted = batches.map((batch) => batch.counted);
-  assert.equal(counted.reduce((sum, count) => sum + count), 5);
-  assert.ok(batches.length <= 3 && counted.every((count) => count > 0), `${counted}`);
-});
-
 Deno.test("Batches.at() gives the same batch in any order", () => {
   const batches = new Batches(text(101, 50), OPTIONS);
   const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));
   for (let i = 39; i >= 0; i--) assert.deepEqual(batches.at(i), forward[i]);
-});
-
-Deno.test("evaluationBatches() makes every token a target exactly once, after half a context", () => {
-  const source = text(37, 1, 4, 5, 22);
-  const starts = [0, 37, 38, 42, 47];
-  const seen: number[] = [];
-  for (const { inputs, targets } of evaluationBatches(source, OPTIONS)) {
-    targets.forEach((target, m) => {
-      if (target === IGNORED) return;
-      seen.push(target);
-      const first = starts.includes(target - 100);
-      assert.equal(inputs[m], first ? OPTIONS.padding : target - 1);
-      const before = inputs.subarray(m - m % 4, m + 1);
-      assert.ok(before.includes(OPTIONS.padding) || before.length > 2, `${target}: ${before}`);
-    });
-  }
-  assert.deepEqual(seen, [...source.read(0, source.length)]);
 });
 
 Deno.test("Batches puts one document in each row, truncated or padded, if sequences are padded", () => {
@@ -277,13 +203,6 @@ for (const V of [1, 256, 257, 50257, 2 ** 32]) {
   });
 }
 
-Deno.test("permute() reaches every place exactly once", () => {
-  for (const n of [1, 2, 3, 17, 1000]) {
-    const places = Array.from({ length: n }, (_, i) => permute(i, n, 4, 2));
-    assert.deepEqual([...places].sort((a, b) => a - b), places.map((_, i) => i));
-  }
-});
-
 Deno.test("Batches throws if there are fewer tokens than in a row", () => {
   assert.throws(() => new Batches(text(4), OPTIONS), {
     name: "UserError",
@@ -314,12 +233,4 @@ Deno.test("Batches reads rows beyond 2³² tokens", () => {
     assert.deepEqual([...inputs], expected);
   }
   assert.equal(batches.epochOf(123_456_789), 61);
-});
-
-Deno.test("permute() permutes more than 2³² elements", () => {
-  const n = 2 ** 33 + 9, seed = freshSeed();
-  const places = Array.from({ length: 5000 }, (_, i) => permute(i * 1_700_009, n, seed));
-  assert.equal(new Set(places).size, places.length, `seed ${seed}`);
-  assert.ok(places.every((place) => place >= 0 && place < n), `seed ${seed}`);
-  assert.ok(places.filter((place) => place > n / 2).length > 2000, `seed ${seed}`);
 });

@@ -1,0 +1,147 @@
+import { IGNORED } from "../../files/ignored.ts";
+import type { Span } from "../tokenizer/chat_format.ts";
+import { concatenated, moved, type Tokens } from "./token_dataset.ts";
+
+/**
+ * A batch and how rows of tokens become one: targets are the inputs shifted by one, short rows are padded.
+ *
+ * @module
+ */
+
+/** One micro-batch, ready for the device.  M = B · T */
+export interface Batch {
+  /** u32 [B,T]: tokens that the model reads. */
+  readonly inputs: Uint32Array<ArrayBuffer>;
+  /** u32 [B,T]: the token after each input, or `IGNORED`. */
+  readonly targets: Uint32Array<ArrayBuffer>;
+  /** Number of targets that are not ignored. */
+  readonly counted: number;
+  /** u32 [M]: places in `inputs` sorted by token, for the embedding's gradient. */
+  readonly order: Uint32Array<ArrayBuffer>;
+  /**
+   * u32 [B,T]: the position of each input in its document, 0 again where the next document of the row begins; absent if
+   * documents are joined.
+   */
+  readonly positions?: Uint32Array<ArrayBuffer>;
+}
+
+/** The size of batches, and how short rows are filled up. */
+export interface BatchLayout {
+  /** B: rows per batch. */
+  readonly batchSize: number;
+  /** T: tokens per row. */
+  readonly contextLength: number;
+  /** Token that pads short rows, whose targets are ignored: the one that ends a document. */
+  readonly padding: number;
+}
+
+/** Up to T + 1 tokens. */
+export interface Row {
+  readonly tokens: Tokens;
+  /** The first target that counts; 0 by default. */
+  readonly countFrom?: number;
+  /** Places at which documents begin after the first token, in ascending order; none by default. */
+  readonly documentStarts?: readonly number[];
+  /** The tokens that are targets, in ascending order; all but the first by default. */
+  readonly answers?: readonly Span[];
+}
+
+/** Shifts and pads rows; a missing row is all padding. */
+export function makeBatch(
+  rows: readonly Row[],
+  { batchSize: B, contextLength: T, padding, documents }: BatchLayout & {
+    readonly documents?: "joined" | "apart" | undefined;
+  },
+): Batch {
+  const inputs = new Uint32Array(B * T).fill(padding);
+  const targets = new Uint32Array(B * T).fill(IGNORED);
+  let counted = 0;
+  rows.forEach(({ tokens, countFrom = 0, answers = [{ start: 1, end: tokens.length }] }, b) => {
+    const { input, target } = shiftedPair(tokens);
+    inputs.set(input, b * T);
+    for (const { start, end } of answers) {
+      const from = Math.max(countFrom, start - 1), to = Math.min(target.length, end - 1);
+      if (from >= to) continue;
+      targets.set(target.subarray(from, to), b * T + from);
+      counted += to - from;
+    }
+  });
+  const batch = { inputs, targets, counted, order: placesInOrder(inputs) };
+  return documents === "apart" ? { ...batch, positions: positionsOf(rows, B, T) } : batch;
+}
+
+/** u32 [B,T]: positions in documents. What pads a row is a document, too. */
+function positionsOf(rows: readonly Row[], B: number, T: number): Uint32Array<ArrayBuffer> {
+  const positions = new Uint32Array(B * T);
+  for (const [b, { tokens, documentStarts = [] }] of rows.entries()) {
+    const starts = new Set([...documentStarts, tokens.length - 1]);
+    for (let t = 1; t < T; t++) {
+      const m = b * T + t;
+      positions[m] = starts.has(t) ? 0 : positions[m - 1]! + 1;
+    }
+  }
+  return positions;
+}
+
+/**
+ * The targets are the inputs shifted by one: the model reads all tokens but the last and predicts all but
+ * the first. This is the only place that shifts. A model whose targets are its inputs learns to repeat the
+ * last word, and generates `time time time` at a loss near zero.
+ */
+export function shiftedPair<T extends Uint16Array | Uint32Array>(
+  row: T,
+): { input: T; target: T } {
+  return { input: row.subarray(0, -1) as T, target: row.subarray(1) as T };
+}
+
+/**
+ * Places sorted by value, places of equal values in ascending order. A radix sort is stable and takes a quarter of the
+ * time of a sort that compares.
+ */
+export function placesInOrder(values: Uint32Array): Uint32Array<ArrayBuffer> {
+  let from = new Uint32Array(values.length), to = new Uint32Array(values.length);
+  for (let i = 0; i < from.length; i++) from[i] = i;
+  const greatest = values.reduce((a, b) => Math.max(a, b), 0);
+  for (let shift = 0; shift < 32 && greatest >>> shift > 0; shift += 8) {
+    const next = new Uint32Array(257); // where the next value with each digit goes
+    for (const value of values) next[(value >>> shift & 255) + 1]!++;
+    for (let digit = 1; digit < 256; digit++) next[digit]! += next[digit - 1]!;
+    for (const place of from) to[next[values[place]! >>> shift & 255]!++] = place;
+    [from, to] = [to, from];
+  }
+  return from;
+}
+
+/** The row that several share, whose documents stay apart. */
+export function sharedRow(rows: readonly Pick<Row, "tokens" | "answers">[]): Row {
+  const documentStarts: number[] = [], answers: Span[] = [];
+  let length = 0;
+  for (const { tokens, answers: spans = [] } of rows) {
+    documentStarts.push(length);
+    answers.push(...moved(spans, length));
+    length += tokens.length;
+  }
+  return { tokens: concatenated(rows.map(({ tokens }) => tokens)), documentStarts, answers };
+}
+
+/**
+ * A batch of rows that the caller has cut: each has up to T + 1 tokens, of which the model reads all but the last
+ * and predicts all but the first. Shorter rows are filled up, and do not count there.
+ *
+ * @throws {RangeError} if a row is longer.
+ */
+export function batchOf(
+  rows: readonly ArrayLike<number>[],
+  { contextLength: T, padding }: Omit<BatchLayout, "batchSize">,
+): Batch {
+  const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
+  if (longest > T + 1) {
+    throw new RangeError(
+      `Cannot make a batch as rows must have at most ${T + 1} tokens: current length is ${longest}`,
+    );
+  }
+  return makeBatch(
+    rows.map((row) => ({ tokens: Uint32Array.from(row) })),
+    { batchSize: rows.length, contextLength: T, padding },
+  );
+}
