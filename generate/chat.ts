@@ -3,7 +3,8 @@ import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { generateBatch, type GenerateResult, randomSeed, resolveSampler } from "./generate.ts";
+import { createEngine, type Engine } from "./engine.ts";
+import { type GenerateResult, randomSeed, resolveSampler } from "./generate.ts";
 import { largestThat } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
@@ -44,8 +45,11 @@ const ANSWER_SHARE = 1 / 4;
  *
  * The model reads as many of the last turns as fit its context beside the answer, each of them whole, and always the
  * system message. A turn is a user's message with what answers it.
+ *
+ * The keys and values of the prompt stay on the device: the model reads what was said since the last question, or all of
+ * it if turns fall out. The weights must not change meanwhile.
  */
-export class Chat {
+export class Chat implements AsyncDisposable {
   /** How the next token is drawn. */
   sampler: SamplerOptions;
   /** Tokens of an answer, at most; fewer if the context is full. */
@@ -55,6 +59,7 @@ export class Chat {
   readonly #model: LoadedModel;
   readonly #format: ChatFormat;
   #messages: Conversation = [];
+  #engine: Engine | undefined; // of one slot, whose prompts begin alike
 
   /** Begins a conversation; `createChat()` does so with the chat format of the model. */
   constructor(model: LoadedModel, format: ChatFormat, options: Omit<ChatOptions, "now"> = {}) {
@@ -66,6 +71,18 @@ export class Chat {
     this.maxNewTokens = maxNewTokens;
     this.seed = seed ?? randomSeed();
     if (system !== undefined) this.setSystem(system);
+  }
+
+  /** Frees everything but the model; a later question allocates it again. */
+  async close(): Promise<void> {
+    const engine = this.#engine;
+    this.#engine = undefined;
+    await engine?.close();
+  }
+
+  /** As `close()`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
   }
 
   /** All messages, also those that the model no longer reads. */
@@ -174,15 +191,16 @@ export class Chat {
     const maxNewTokens = Math.min(this.maxNewTokens, rest);
     let content = "", isWhole = false;
     try {
-      const options = { requests: [request], maxNewTokens, sampler, signal };
-      const pieces = generateBatch(this.#model, options);
-      for await (const { text, result } of pieces) {
+      this.#engine ??= createEngine(this.#model, { slots: 1, maxTokens: this.contextLength });
+      const seed = request.seed % 2 ** 32,
+        options = { ...request, seed, maxNewTokens, sampler, signal };
+      for await (const { text, result } of this.#engine.submit(options)) {
         content += text;
         isWhole = result !== undefined && result.reason !== "aborted";
         if (text !== "") yield text;
         if (result) return result;
       }
-      throw new Error("generateBatch() ended without a result");
+      throw new Error("the engine ended without a result");
     } finally {
       if (isWhole || content !== "") this.#messages = [...question, { role: "assistant", content }];
     }
@@ -210,7 +228,7 @@ function partsOf(messages: Conversation): { head: Message[]; turns: Message[][] 
  * ```ts
  * import { createChat, loadModel, openDevice } from "../mod.ts";
  *
- * const chat = await createChat(await loadModel(await openDevice(), { run: "runs/default" }));
+ * await using chat = await createChat(await loadModel(await openDevice(), { run: "runs/default" }));
  * for (const question of ["Who is Tim?", "Where does he live?"]) {
  *   for await (const piece of chat.ask(question).pieces) console.log(piece);
  * }

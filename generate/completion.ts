@@ -78,7 +78,7 @@ export class Completion {
   /** Begins after the prompt. */
   constructor(tokenizer: Tokenizer, { promptIds, endIds = [], stop = [] }: CompletionStart) {
     this.promptIds = promptIds;
-    this.endIds = [...tokenizer.endIds ?? [tokenizer.endOfText], ...endIds];
+    this.endIds = [...new Set([...tokenizer.endIds ?? [tokenizer.endOfText], ...endIds])];
     this.#vocabularySize = tokenizer.vocabularySize;
     this.#decoder = tokenizer.decoder(promptIds);
     this.#stops = stop.filter((text) => text !== "");

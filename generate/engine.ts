@@ -167,7 +167,7 @@ class BatchingEngine implements Engine {
     this.#slots = new Slots(model.gpt, {
       slots,
       maxTokens,
-      batchInvariant: true,
+      batchInvariant: slots > 1, // one slot has one row
       penalties: true,
       logprobs: true,
       drawRows: rowCounts(slots),
@@ -320,7 +320,7 @@ class BatchingEngine implements Engine {
       const job = this.#waiting.shift()!, { most, settings, completion: { promptIds } } = job;
       this.#running.add(job);
       job.sequence = this.#slots.add(promptIds, { most, settings });
-      this.#promptTokensRead += promptIds.length;
+      this.#promptTokensRead += this.#slots.unread(job.sequence) + 1; // and the last
     }
   }
 

@@ -86,6 +86,13 @@ export interface SequenceSpan {
   readonly count: number;
 }
 
+/** The beginning of a prompt of which a slot has the keys and values, until other tokens take their place. */
+interface KeptPrompt {
+  readonly ids: readonly number[];
+  /** Tokens of which it has them: those of the passes that read as many as they can. */
+  count: number;
+}
+
 /** A sequence with the state that only `Slots` changes. */
 interface Held extends Sequence {
   length: number;
@@ -131,6 +138,10 @@ export interface SlotsOptions {
  * sequence may be added and removed at any time. A pass of one kind reads the last token of every sequence, draws the
  * next one and appends it. A pass of the other kind reads several known tokens of some sequences and draws none: those of
  * a prompt, or of the half context that stays when the window moves. The host computes lengths and windows itself.
+ *
+ * A slot keeps the keys and values of a prompt after its sequence is removed. A later prompt that begins alike takes that
+ * slot, and only the passes over the rest run, which are to the bit those that would run without it. The weights must not
+ * change meanwhile.
  */
 export class Slots implements Disposable {
   /** Tokens, u32 [slots,maxTokens]. */
@@ -150,7 +161,8 @@ export class Slots implements Disposable {
   readonly #reading: (Pass | undefined)[];
   readonly #rows: (Held | undefined)[];
   readonly #staleRows: Set<number> = new Set(); // whose cursors the device does not have
-  readonly #free: number[]; // slots
+  readonly #free: number[]; // slots, in the order in which they became free
+  readonly #kept: KeptPrompt[]; // by slot
   readonly #owned = new DisposableStack();
 
   /**
@@ -175,6 +187,7 @@ export class Slots implements Disposable {
     }));
     this.#rows = new Array(slots).fill(undefined);
     this.#free = Array.from({ length: slots }, (_, i) => i);
+    this.#kept = this.#free.map(() => ({ ids: [], count: 0 }));
     this.#drawing = options.drawRows.map((rows) => this.#recordDrawing(rows));
     this.#reading = options.readRows.map(() => undefined);
   }
@@ -267,18 +280,39 @@ export class Slots implements Disposable {
     { most, settings }: { most: number; settings: Uint32Array },
   ): Sequence {
     const { device } = this.#model;
-    const slot = this.#free.shift()!, row = this.#rows.indexOf(undefined);
+    const { slot, kept: read } = this.#takeSlot(ids), row = this.#rows.indexOf(undefined);
+    this.#kept[slot] = { ids: [...ids], count: read };
     upload(
       device,
       this.#view(this.#settings, slot, { first: 0, count: SETTINGS_LENGTH }),
       settings,
     );
     upload(device, this.#view(this.#tokens, slot, { first: 0, count: ids.length }), ids);
-    const sequence: Held = { slot, row, most, length: ids.length, start: 0, read: 0 };
+    const sequence: Held = { slot, row, most, length: ids.length, start: 0, read };
     this.#moveWindow(sequence);
     this.#rows[row] = sequence;
     this.#staleRows.add(row);
     return sequence;
+  }
+
+  /** Takes the free slot that keeps the most tokens with which a prompt begins, or else the one that was free longest. */
+  #takeSlot(ids: readonly number[]): { slot: number; kept: number } {
+    let place = 0, kept = 0;
+    this.#free.forEach((slot, i) => {
+      const count = this.#keptOf(slot, ids);
+      if (count > kept) [place, kept] = [i, count];
+    });
+    const [slot] = this.#free.splice(place, 1);
+    return { slot: slot!, kept };
+  }
+
+  /** Tokens with which a prompt begins that need not be read again in a slot: those of whole passes. */
+  #keptOf(slot: number, ids: readonly number[]): number {
+    const { ids: before, count } = this.#kept[slot]!;
+    const most = Math.min(count, ids.length - 1); // the last one is read by the pass that draws the next
+    let same = 0;
+    while (same < most && ids[same] === before[same]) same++;
+    return same - same % this.#knownTokens;
   }
 
   /** Removes a sequence. What was submitted before still reads its tokens as they are. */
@@ -310,7 +344,9 @@ export class Slots implements Disposable {
     upload(this.#model.device, cursors, words);
     program.run();
     for (const sequence of held) {
-      sequence.read = Math.min(sequence.read + this.#knownTokens, sequence.length - 1);
+      const end = sequence.read + this.#knownTokens;
+      if (sequence.start === 0 && end < sequence.length) this.#kept[sequence.slot]!.count = end;
+      sequence.read = Math.min(end, sequence.length - 1);
       this.#staleRows.add(sequence.row);
     }
   }
@@ -377,7 +413,9 @@ export class Slots implements Disposable {
 
   #moveWindow(sequence: Held): void {
     const start = windowStart(sequence.length, this.#model.config.contextLength);
-    if (start !== sequence.start) sequence.read = sequence.start = start;
+    if (start === sequence.start) return;
+    sequence.read = sequence.start = start;
+    this.#kept[sequence.slot]!.count = 0; // the keys and values of other tokens take their place
   }
 
   /** Uploads the cursors that the device does not have; returns the pass with the fewest rows that has all sequences. */

@@ -3,7 +3,8 @@ import type { Conversation } from "../../data/text/conversations.ts";
 import { ConversationError, createChatFormat } from "../../data/tokenizer/chat_format.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { type ChatAnswer, type ChatOptions, createChat } from "../../generate/chat.ts";
-import { generate, type GenerateResult } from "../../generate/generate.ts";
+import { generate, generateBatch, type GenerateResult } from "../../generate/generate.ts";
+import { Slots } from "../../generate/slots.ts";
 import { device } from "../kernels/harness.ts";
 import { randomModel } from "./models.ts";
 
@@ -46,6 +47,33 @@ Deno.test("ask() answers what was said so far, each time with the next seed", as
   assert.deepEqual([answer.seed, answer.omittedTurns, chat.seed], [8, 0, 9]);
   assert.equal((await textOf(answer)).text, second);
   assert.deepEqual(chat.messages, [...before, user("b?"), assistant(second)]);
+});
+
+Deno.test("ask() reads the conversation from where it differs from that of the question before", async () => {
+  const read = Slots.prototype.read, passes: number[] = [];
+  Slots.prototype.read = function (sequences) { // of this chat, as no other computes meanwhile
+    passes.push(...sequences.map((sequence) => this.unread(sequence)));
+    read.call(this, sequences);
+  };
+  try {
+    await using chat = await createChat(model, OPTIONS);
+    let kept = 0; // tokens that are not read again
+    for (const seed of [7, 8]) {
+      passes.length = 0;
+      const { text } = await textOf(chat.ask("a?")), [unread] = passes;
+      const question = chat.messages.slice(0, -1), read = format.promptIds(question).length - 1;
+      assert.equal(unread, read - kept);
+      assert.equal(text, await expected(question, seed));
+      kept = read - read % 16; // whole passes of a CPU
+    }
+    assert.ok(kept > 16);
+    chat.messages = [user("Who?")];
+    passes.length = 0;
+    await textOf(chat.regenerate());
+    assert.equal(passes[0], format.promptIds([user("Who?")]).length - 1);
+  } finally {
+    Slots.prototype.read = read;
+  }
 });
 
 Deno.test("ask() leaves out the first turns, each of them whole, when the context is full", async () => {
@@ -128,7 +156,10 @@ Deno.test("an answer that is stopped is kept as far as it was drawn", async () =
 });
 
 Deno.test("an answer that is empty since it ends at once is kept as a message", async () => {
-  const endIds = Array.from({ length: 257 }, (_, id) => id);
+  const requests = [{ promptIds: format.promptIds([user("a?")]), seed: 7 }], endIds: number[] = [];
+  for await (const { ids } of generateBatch(model, { requests, maxNewTokens: 1 })) {
+    endIds.push(...ids);
+  }
   const chat = await createChat({ ...model, tokenizer: { ...tokenizer, endIds } }, OPTIONS);
   const { result } = await textOf(chat.ask("a?"));
   assert.deepEqual(result, { reason: "end-of-text", tokens: 1 });

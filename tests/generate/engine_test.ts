@@ -174,6 +174,28 @@ Deno.test("createEngine() reads the oldest prompt with the shortest others", asy
   }
 });
 
+Deno.test("createEngine() reads a prompt from where it differs from one that a free slot has read", async () => {
+  await using engine = createEngine(model, { slots: 2 });
+  const prompt = (length: number, differs = length) =>
+    Array.from({ length }, (_, i) => i < differs ? i : 200 - i);
+  const cases: [promptIds: number[], read: number, maxNewTokens?: number][] = [
+    [prompt(35), 35], // of which a slot keeps two pieces of 16 tokens
+    [prompt(20, 0), 20],
+    [prompt(36), 4],
+    [prompt(36, 31), 20],
+    [prompt(18, 16), 2], // the piece of the last but one is as it was
+    [prompt(16), 16], // the last token draws the next
+    [prompt(34, 17), 18, 30], // its window moves
+    [prompt(20), 20],
+  ];
+  for (const [promptIds, read, maxNewTokens = 2] of cases) {
+    const before = engine.stats().promptTokensRead, request = { ...PLAIN, promptIds, maxNewTokens };
+    const { text, result } = await completed(engine, request);
+    assert.deepEqual({ text, result }, await generated(request));
+    assert.equal(engine.stats().promptTokensRead - before, read, `${promptIds}`);
+  }
+});
+
 Deno.test("createEngine() has the logprobs of the model's distribution", async () => {
   await using engine = createEngine(model, { slots: 2 });
   const request = { ...PLAIN, maxNewTokens: 30, logprobs: 3, sampler: { presencePenalty: 2 } };
