@@ -49,7 +49,8 @@ export function modelledMs(
  *
  * - Products: 2 operations per token and element of a matrix forward, 2 for dx, and 2 for dweight if it is
  * trained; this holds for adapters, too. The head counts as a product even if it shares its matrix.
- * - Attention, causal: 4 · NH · HS operations per pair of query and key forward, 2.5 times as many backward.
+ * - Attention, causal, of rows whose documents are joined, as those of the benchmarks: 4 · NH · HS operations per pair
+ * of query and key forward, 2.5 times as many backward.
  * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.

@@ -184,7 +184,7 @@ export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof 
     throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
   }
   const config = parseHuggingFaceConfig(readFileSync(file, "utf8"), file);
-  return costOf(config, typeof freeze === "string" ? freeze : undefined);
+  return costOf(config, { options: typeof freeze === "string" ? { freeze } : {} });
 }
 
 /** Options with those that earlier versions did not save, dimensions and architecture of the preset among them. */

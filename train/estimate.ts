@@ -84,7 +84,7 @@ export function plannedSaves(
 /** Estimates what a training needs, except its time. */
 export function estimate(run: Run): Estimate {
   const { options, config, corpus, first } = run;
-  const { flopsPerToken: perToken } = costOf(config, options.freeze), steps = options.steps - first;
+  const { flopsPerToken: perToken } = costOf(config, run), steps = options.steps - first;
   const perStep = perToken * tokensPerStepOf(options);
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);

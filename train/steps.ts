@@ -296,7 +296,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       ...(best ? { best } : {}),
       seconds: Number(loop.seconds().toFixed(1)),
       tokens,
-      flops: tokens * flopsPerToken(gpt.config, options.freeze),
+      flops: tokens * flopsPerToken(gpt.config, { options, batches }),
       ...(typeof loss === "number" ? { loss } : {}),
       ...(typeof bitsPerByte === "number" ? { bitsPerByte } : {}),
     };

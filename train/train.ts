@@ -11,7 +11,6 @@ import { dryTransport, type Transport } from "../distributed/transport.ts";
 import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
-import type { GptConfig } from "../model/config.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { quoted } from "../files/printable.ts";
@@ -210,7 +209,7 @@ export async function* train(
     record.note([{
       kind: "start",
       step: run.first,
-      ...costOf(run.config, run.options.freeze),
+      ...costOf(run.config, run),
       device: device.name,
       memoryBytes: run.memory.total,
       options: run.options,
@@ -383,10 +382,8 @@ function evaluatorOf({ options, corpus, transport }: Run, gpt: Gpt): Evaluator {
 }
 
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
-async function* recordStep(
-  { device, out, directory, options, config, recompute, resumed, signal, transport }: Run,
-  gpt: Gpt,
-): AsyncGenerator<TrainEvent, TrainStep> {
+async function* recordStep(run: Run, gpt: Gpt): AsyncGenerator<TrainEvent, TrainStep> {
+  const { device, out, directory, options, recompute, resumed, signal, transport } = run;
   const record = () =>
     createTrainStep(gpt, {
       ...options,
@@ -397,7 +394,7 @@ async function* recordStep(
   return yield* recordTuned(record, {
     device,
     tune: directory !== undefined && (options.tune === "on" ||
-      options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING),
+      options.tune === "auto" && !device.isCpu && operationsOf(run) >= WORTH_TUNING),
     remember: options.tune !== "off",
     file: tuningFileIn(cacheBeside(out)),
     saved: resumed?.state,
@@ -424,11 +421,10 @@ function setParameters(
 const WORTH_TUNING = 1e16;
 
 /** Operations of a whole training. */
-function operationsOf(
-  config: GptConfig,
-  { freeze, steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
-): number {
-  return flopsPerToken(config, freeze) * steps * batchSize * contextLength * gradientAccumulation;
+function operationsOf({ config, options, batches }: Run): number {
+  const { steps, batchSize, contextLength, gradientAccumulation } = options;
+  const perToken = flopsPerToken(config, { options, batches });
+  return perToken * steps * batchSize * contextLength * gradientAccumulation;
 }
 
 /** The data of a training, for its first event. */

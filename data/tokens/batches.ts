@@ -35,6 +35,7 @@ export interface BatchesOptions extends BatchLayout {
 export class Batches {
   readonly #options: BatchesOptions;
   readonly #rows: Rows;
+  #documentTokens: number | undefined;
 
   /**
    * The batches of a data set.
@@ -66,6 +67,25 @@ export class Batches {
     return index * this.#options.batchSize / this.#rows.length;
   }
 
+  /**
+   * Tokens of a row that belong to the document of a token, itself among them, on average over the first batches: T if
+   * documents are joined. Attention computes so many pairs per token, half of which the causal mask hides.
+   */
+  get documentTokens(): number {
+    return this.#documentTokens ??= this.#measureDocuments();
+  }
+
+  #measureDocuments(): number {
+    const { batchSize, contextLength: T, documents } = this.#options;
+    if (documents !== "apart") return T;
+    const count = Math.ceil(MEASURED_TOKENS / (batchSize * T));
+    let pairs = 0; // a document of n tokens has n², the sum of 2 · position + 1
+    for (let i = 0; i < count; i++) {
+      for (const position of this.at(i).positions!) pairs += 2 * position + 1;
+    }
+    return pairs / (count * batchSize * T);
+  }
+
   /** Batch number `index`, counted from 0 at the beginning of the training. */
   at(index: number): Batch {
     const rows = this.#places(index, 1).map(({ place, epoch }) => this.#rows.at(place, epoch));
@@ -87,6 +107,9 @@ export class Batches {
     });
   }
 }
+
+/** Tokens of the batches whose documents are measured, at least. */
+const MEASURED_TOKENS = 2 ** 16;
 
 /** The rows of a data set. */
 interface Rows {

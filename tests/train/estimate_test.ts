@@ -189,6 +189,7 @@ Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times 
   const { start, estimate: { flops }, time, kinds } = await dryRun({
     out,
     arch: "gpt2",
+    documents: "joined",
     steps: 100,
     isTimed: true,
   });
@@ -206,7 +207,7 @@ Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times 
     /^time +\S+ for 100 steps of \S+ ms\n +measured now over \d+ steps; /,
   );
 
-  const interrupted = await dryRun({ out, arch: "gpt2", steps: 100 });
+  const interrupted = await dryRun({ out, arch: "gpt2", documents: "joined", steps: 100 });
   assert.deepEqual([interrupted.time, interrupted.estimate.flops], [undefined, flops]);
 });
 

@@ -134,6 +134,11 @@ Deno.test("flopsPerToken() counts GPT-2 as PaLM's appendix does", () => {
   // 124,439,808 parameters; 12 layers, 12 heads of 64, 1024 tokens
   const expected = 6 * 124_439_808 + 12 * 12 * 12 * 64 * 1024;
   assert.equal(flopsPerToken({ ...PRESETS.gpt2, vocabularySize: 50257 }), expected);
+  const apart = { batches: { documentTokens: 256 } }; // of a document in each row, on average
+  assert.equal(
+    flopsPerToken({ ...PRESETS.gpt2, vocabularySize: 50257 }, apart),
+    expected - 12 * 12 * 12 * 64 * (1024 - 256),
+  );
   // heads of 32 halve attention, and the matrices of its inputs and outputs
   const narrow = expected - 6 * 12 * (2 * 768 * 768 + 3 * 384) - 12 * 12 * 12 * 32 * 1024;
   const config = { ...PRESETS.gpt2, vocabularySize: 50257, headSize: 32 };
@@ -145,7 +150,8 @@ Deno.test("flopsPerToken() counts no gradients of frozen parameters, nor any bel
   const config = { vocabularySize: V, contextLength: T, width: C, layers: L, heads: 1 };
   const embedding = V * C, positions = T * C, norm = 2 * C;
   const block = 12 * C * C + 13 * C, attention = 4 * T * C;
-  const of = (freeze?: string, more = {}) => flopsPerToken({ ...config, ...more }, freeze);
+  const of = (freeze?: string, more = {}) =>
+    flopsPerToken({ ...config, ...more }, { options: { freeze } });
   const all = embedding + positions + norm + L * block;
   assert.equal(of(), 6 * all + 3 * L * attention);
   assert.equal(of("embeddings"), 6 * all - 2 * embedding - 4 * positions + 3 * L * attention);

@@ -104,6 +104,21 @@ for (const beginOfText of [undefined, 5]) {
   });
 }
 
+Deno.test("Batches knows how many tokens of a document a row holds on average", () => {
+  const source = text(...new Array(20).fill([1, 3, 4]).flat()); // 160 tokens, contexts of which repeat
+  const options = { ...OPTIONS, batchSize: 1, contextLength: 8, beginOfText: 5 };
+  assert.equal(new Batches(source, options).documentTokens, 8);
+  const apart = new Batches(text(...new Array(40).fill(4)), { ...options, documents: "apart" });
+  const phases = [4 * 4 + 4 * 4, 1 + 4 * 4 + 3 * 3, 2 * 2 + 4 * 4 + 2 * 2].map((pairs) =>
+    pairs / 8
+  );
+  const { documentTokens } = apart;
+  assert.ok(documentTokens > Math.min(...phases) && documentTokens < Math.max(...phases));
+  const padded = { ...options, sequence: "padded", documents: "apart" } as const;
+  assert.equal(new Batches(text(9, 9, 9), padded).documentTokens, 8);
+  assert.equal(new Batches(text(5, 5, 5), padded).documentTokens, (4 * 4 + 4 * 4) / 8);
+});
+
 Deno.test("Batches counts positions in padded rows and in their padding from 0", () => {
   const options = { ...OPTIONS, sequence: "padded", documents: "apart" } as const;
   const { inputs, positions } = new Batches(text(3, 9, 1), options).at(0);
