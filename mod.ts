@@ -58,7 +58,11 @@ export type { Evaluation } from "./train/evaluate.ts";
 export type { Metric as TrainingMetric } from "./train/metrics.ts";
 export type { ParameterHistogram } from "./train/histograms.ts";
 export { type CheckName, type CheckResult, CHECKS } from "./train/checks.ts";
-export { type DistributedChoice, openTransport } from "./distributed/open_mpi.ts";
+export {
+  type DistributedChoice,
+  openTransport,
+  type TransportOptions,
+} from "./distributed/open_mpi.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
 export { OuterStep } from "./train/diloco.ts";
 export type { ExchangeMs } from "./distributed/tensor_sum.ts";

@@ -36,12 +36,23 @@ program.addOption(
     .helpGroup(`${optionNamed("logEvery").group}:`),
 );
 
+/** What rank 0 says when its launcher asks it to end, as it does also when another rank has failed. */
+const RANKS_NOTICE =
+  "saving a checkpoint, unless a rank has failed; mpirun kills the ranks after " +
+  "1 s, or after --mca odls_base_sigkill_timeout";
+
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end
-  const follows = options.distributed !== "off" && (placementOf()?.rank ?? 0) > 0;
+  const { rank, size } = (options.distributed === "off" ? undefined : placementOf()) ??
+    { rank: 0, size: 1 };
+  const follows = rank > 0;
   if (options.dryRun && !follows) return await dryRun(options, isJson);
   const interrupts = await listenForInterrupts(
-    follows ? "" : "saving a checkpoint; press Ctrl-C again to quit at once",
+    follows
+      ? ""
+      : size > 1
+      ? RANKS_NOTICE
+      : "saving a checkpoint; press Ctrl-C again to quit at once",
   );
   // a bar on the terminal that shows the events would be written over them
   const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));

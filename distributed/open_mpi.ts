@@ -1,12 +1,15 @@
+import { Worker } from "node:worker_threads";
 import { environmentVariable } from "../files/environment.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
+import { type HeartbeatOptions, SHARED } from "./heartbeat.ts";
+import type { HeartbeatMessage } from "./heartbeat_worker.ts";
+import { type Mpi, openMpiLibrary } from "./libmpi.ts";
 import { oneRank, type Transport } from "./transport.ts";
 
 /**
  * Open MPI as a transport, through Deno's foreign function interface. It needs no more than the library that `mpirun`
- * brings: versions 4 and 5 have the same file name, the same symbols, and the same values of the few constants that are
- * used here.
+ * brings.
  *
  * MPI moves bytes and never adds across ranks: its reductions choose their order by version, size and placement.
  *
@@ -42,10 +45,14 @@ const LAUNCHERS = [
   { rank: "SLURM_PROCID", size: "SLURM_STEP_NUM_TASKS", localRank: "SLURM_LOCALID" },
 ] as const;
 
-/** Names of the variables that `placementOf()` reads. */
-export const LAUNCHER_VARIABLES: readonly string[] = LAUNCHERS.flatMap((names) =>
-  Object.values(names)
-);
+/** The variable in which `mpirun` says how many processes this host has. */
+const LOCAL_SIZE = "OMPI_COMM_WORLD_LOCAL_SIZE";
+
+/** Names of the variables that are read. */
+export const LAUNCHER_VARIABLES: readonly string[] = [
+  ...LAUNCHERS.flatMap((names) => Object.values(names)),
+  LOCAL_SIZE,
+];
 
 /**
  * The place that `mpirun` or `srun` has given this process; undefined if neither started it.
@@ -81,69 +88,22 @@ export function placementOf(
  *
  * @throws {UserError} if Open MPI or the permission to load it is missing.
  */
-export function openTransport(choice: DistributedChoice): Transport {
+export function openTransport(
+  choice: DistributedChoice,
+  { timeout = DEFAULT_TIMEOUT }: TransportOptions = {},
+): Transport {
   const placement = choice === "off" ? undefined : placementOf();
-  return placement && placement.size > 1 ? openMpi(placement) : oneRank;
+  return placement && placement.size > 1 ? openMpi(placement, timeout) : oneRank;
 }
 
-/** File names of Open MPI's library, the likeliest first. Version 5 kept the number of version 4. */
-const LIBRARIES: Partial<Record<typeof Deno.build.os, readonly string[]>> = {
-  linux: ["libmpi.so.40", "libmpi.so"],
-  darwin: [
-    "libmpi.40.dylib",
-    "/opt/homebrew/lib/libmpi.40.dylib",
-    "/usr/local/lib/libmpi.40.dylib",
-    "libmpi.dylib",
-  ],
-};
+/** Options of a transport. */
+export interface TransportOptions {
+  /** Seconds in which every rank must answer, 60 by default; 0 for no limit. */
+  readonly timeout?: number;
+}
 
-/** What is used of the library. Handles such as MPI_COMM_WORLD are addresses of its variables. */
-const SYMBOLS = {
-  MPI_Init_thread: { parameters: ["pointer", "pointer", "i32", "buffer"], result: "i32" },
-  MPI_Comm_rank: { parameters: ["pointer", "buffer"], result: "i32" },
-  MPI_Comm_size: { parameters: ["pointer", "buffer"], result: "i32" },
-  MPI_Comm_set_errhandler: { parameters: ["pointer", "pointer"], result: "i32" },
-  MPI_Error_string: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
-  MPI_Abort: { parameters: ["pointer", "i32"], result: "i32" },
-  MPI_Alltoallv: {
-    // what is sent, how much to each rank, from where, its type; the same of what is received
-    parameters: [
-      ...["buffer", "buffer", "buffer", "pointer"] as const,
-      ...["buffer", "buffer", "buffer", "pointer"] as const,
-      "pointer",
-    ],
-    result: "i32",
-    nonblocking: true,
-  },
-  MPI_Allgatherv: {
-    parameters: [
-      ...["buffer", "i32", "pointer"] as const,
-      ...["buffer", "buffer", "buffer", "pointer"] as const,
-      "pointer",
-    ],
-    result: "i32",
-    nonblocking: true,
-  },
-  MPI_Reduce_local: {
-    parameters: ["buffer", "buffer", "i32", "pointer", "pointer"],
-    result: "i32",
-    nonblocking: true,
-  },
-  MPI_Bcast: {
-    parameters: ["buffer", "i32", "pointer", "i32", "pointer"],
-    result: "i32",
-    nonblocking: true,
-  },
-  MPI_Barrier: { parameters: ["pointer"], result: "i32", nonblocking: true },
-  MPI_Finalize: { parameters: [], result: "i32" }, // on the thread of MPI_Init_thread, as the standard wants
-  ompi_mpi_comm_world: { type: "pointer" },
-  ompi_mpi_float: { type: "pointer" },
-  ompi_mpi_byte: { type: "pointer" },
-  ompi_mpi_op_sum: { type: "pointer" },
-  ompi_mpi_errors_return: { type: "pointer" },
-} as const satisfies Deno.ForeignLibraryInterface;
-
-type Library = Deno.DynamicLibrary<typeof SYMBOLS>;
+/** Seconds for `TransportOptions.timeout`. */
+export const DEFAULT_TIMEOUT = 60;
 
 /** The calls that wait for other ranks, or compute: they leave the event loop alive. */
 type Nonblocking =
@@ -153,8 +113,11 @@ type Nonblocking =
   | "MPI_Bcast"
   | "MPI_Barrier";
 
-/** MPI_THREAD_SERIALIZED: any thread may call, one at a time. Deno runs calls on the threads of a pool. */
-const THREAD_SERIALIZED = 2;
+/**
+ * MPI_THREAD_MULTIPLE: any thread may call at any time. Deno runs calls on the threads of a pool, and the heartbeat has its
+ * own. Sums of 4 to 30 M floats took as long as with MPI_THREAD_SERIALIZED (Open MPI 4.1.4, November 2026).
+ */
+const THREAD_MULTIPLE = 3;
 
 /** MPI_MAX_ERROR_STRING. */
 const MAX_ERROR_STRING = 256;
@@ -165,15 +128,18 @@ const MAX_ERROR_STRING = 256;
  */
 const SUM_FLOATS = 2 ** 18;
 
+/** Milliseconds that a 32-bit integer holds: 24 days. */
+const MOST_LIMIT_MS = 2 ** 31;
+
 /** Bytes of one broadcast, at most, as MPI counts in 32 bits. */
 const BROADCAST_BYTES = 2 ** 30;
 
 /** Loads Open MPI, and waits until all ranks have done so. */
-function openMpi({ rank, size, localRank }: Placement): Transport {
-  const { symbols } = openLibrary();
+function openMpi({ rank, size, localRank }: Placement, timeout: number): Transport {
+  const symbols = openMpiLibrary();
   const { ompi_mpi_comm_world: world, ompi_mpi_float: float, ompi_mpi_byte: byte } = symbols;
   const provided = integers(1);
-  checkCode("MPI_Init_thread", symbols.MPI_Init_thread(null, null, THREAD_SERIALIZED, provided));
+  checkCode("MPI_Init_thread", symbols.MPI_Init_thread(null, null, THREAD_MULTIPLE, provided));
   checkCode(
     "MPI_Comm_set_errhandler",
     symbols.MPI_Comm_set_errhandler(world, symbols.ompi_mpi_errors_return),
@@ -188,12 +154,26 @@ function openMpi({ rank, size, localRank }: Placement): Transport {
       { hint: "Start them with mpirun, or under Slurm with srun --mpi=pmix" },
     );
   }
-  if (provided[0]! < THREAD_SERIALIZED) {
+  if (provided[0]! < THREAD_MULTIPLE) {
     throw new UserError(
-      "Cannot use this Open MPI as it must allow calls from several threads, MPI_THREAD_SERIALIZED: " +
+      "Cannot use this Open MPI as it must allow calls from several threads at once, MPI_THREAD_MULTIPLE: " +
         `current level is ${provided[0]}`,
     );
   }
+
+  const shared = new Int32Array(new SharedArrayBuffer(8));
+  const worker = new Worker(new URL("./heartbeat_worker.ts", import.meta.url), {
+    workerData: {
+      rank,
+      size,
+      timeoutMs: timeout > 0 ? 1000 * timeout : Infinity,
+      shared,
+      launcher: environmentVariable(LAUNCHERS[0].rank) === undefined ? undefined : Deno.ppid,
+      isOneHost: environmentVariable(LOCAL_SIZE) === `${size}`,
+    } satisfies HeartbeatOptions,
+  });
+  worker.unref(); // a program that does not close the transport ends nevertheless
+  const post = (message: HeartbeatMessage) => worker.postMessage(message);
 
   const inFlight = new Set<readonly unknown[]>(); // what the library reads or writes now
   let last: Promise<unknown> = Promise.resolve(); // of the calls that were made
@@ -271,14 +251,23 @@ function openMpi({ rank, size, localRank }: Placement): Transport {
         return all;
       }),
     barrier: () => inTurn(() => checked("MPI_Barrier", world)),
-    abort(reason) {
-      console.error(`rank ${rank}: ${reason}`);
-      symbols.MPI_Abort(world, 1); // it does not return
-      Deno.exit(1);
+    async watch(limitMs, work) {
+      Atomics.store(shared, SHARED.limitMs, limitMs < MOST_LIMIT_MS ? limitMs : 0);
+      try {
+        return await work();
+      } finally {
+        Atomics.store(shared, SHARED.limitMs, 0);
+      }
     },
+    leave: (reason) => post({ kind: "leave", reason }),
     close: () =>
       inTurn(async () => {
         await checked("MPI_Barrier", world);
+        const closed = new Promise((resolve) => worker.once("message", resolve));
+        worker.ref();
+        post({ kind: "close" });
+        await closed;
+        await worker.terminate();
         checkCode("MPI_Finalize", symbols.MPI_Finalize());
       }),
   };
@@ -286,11 +275,13 @@ function openMpi({ rank, size, localRank }: Placement): Transport {
   /** Makes a call on another thread, until whose end none of its buffers may be collected. */
   async function checked<Name extends Nonblocking>(
     name: Name,
-    ...values: Parameters<Library["symbols"][Name]>
+    ...values: Parameters<Mpi[Name]>
   ): Promise<void> {
     inFlight.add(values);
     const call = symbols[name] as (...values: unknown[]) => Promise<number>;
+    Atomics.add(shared, SHARED.calls, 1);
     const code = await call(...values);
+    Atomics.add(shared, SHARED.calls, 1);
     inFlight.delete(values);
     checkCode(name, code);
   }
@@ -303,64 +294,6 @@ function openMpi({ rank, size, localRank }: Placement): Transport {
     throw new UserError(`Cannot exchange data with the other ranks as ${name} failed: ${reason}`);
   }
 }
-
-/** Opens the library under the first name that there is. */
-function openLibrary(): Library {
-  const names = LIBRARIES[Deno.build.os] ?? [];
-  let missing: string | undefined; // a symbol
-  for (const name of names) {
-    try {
-      const library = Deno.dlopen(name, SYMBOLS);
-      keepLoaded(name);
-      return library;
-    } catch (error) {
-      if (error instanceof Deno.errors.NotCapable) {
-        throw new UserError("Cannot load Open MPI as the permission --allow-ffi is missing", {
-          hint: "Start the ranks with ./toy, as in: mpirun -n 2 ./toy train",
-          cause: error,
-        });
-      }
-      missing ??= /symbol/i.test((error as Error).message) ? name : undefined;
-    }
-  }
-  if (missing) {
-    throw new UserError(
-      `Cannot use ${missing} as it must be that of Open MPI, version 4 or 5: it lacks its symbols`,
-      { hint: INSTALL },
-    );
-  }
-  throw new UserError(
-    `Cannot reach the other ranks as the library of Open MPI must be installed: ` +
-      (names.length > 0 ? `there is no ${names[0]}` : `there is none for ${Deno.build.os}`),
-    { hint: INSTALL },
-  );
-}
-
-/** The system's library that has `dlopen()`. */
-const SYSTEM_LIBRARIES: Partial<Record<typeof Deno.build.os, string>> = {
-  linux: "libc.so.6",
-  darwin: "/usr/lib/libSystem.B.dylib",
-};
-
-/** RTLD_NOW. */
-const RESOLVE_NOW = 2;
-
-/**
- * Opens a library once more, and never closes it: Deno closes those that it has opened before it ends the threads of its
- * pool, which would then call destructors that the library has set for them. With messages over TCP every rank ended
- * with a segmentation fault (Open MPI 4.1.4, Deno 2.9.6).
- */
-function keepLoaded(name: string): void {
-  const system = Deno.dlopen(SYSTEM_LIBRARIES[Deno.build.os]!, {
-    dlopen: { parameters: ["buffer", "i32"], result: "pointer" },
-  });
-  system.symbols.dlopen(new TextEncoder().encode(`${name}\0`), RESOLVE_NOW);
-  system.close();
-}
-
-const INSTALL =
-  "Install it on every host: on Debian and Ubuntu `apt-get install openmpi-bin`, on Fedora `dnf install openmpi`, " +
-  "on macOS `brew install open-mpi`; or train on one rank with --distributed off";
 
 /** Where parts of these lengths begin if they follow each other. */
 function startsOf(lengths: Int32Array): Int32Array<ArrayBuffer> {

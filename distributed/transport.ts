@@ -5,8 +5,8 @@
  */
 
 /**
- * What ranks exchange. All verbs but `abort()` are collective: every rank calls the same ones in the same order. Calls
- * of one rank run one after another.
+ * What ranks exchange. All verbs but `watch()` and `leave()` are collective: every rank calls the same ones in the
+ * same order. Calls of one rank run one after another.
  */
 export interface Transport {
   /** Number of this process among all, from 0. */
@@ -28,8 +28,18 @@ export interface Transport {
   broadcast(bytes?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Resolves when every rank has called it. */
   barrier(): Promise<void>;
-  /** Ends all ranks at once, after it has written the reason to the standard error. */
-  abort(reason: string): never;
+  /**
+   * Runs work in which the ranks must make progress. On rank 0 all ranks are ended, with a sentence that names the one for
+   * which the others wait, if none begins or completes a call for `limitMs`.
+   *
+   * @returns what the work returns.
+   */
+  watch<T>(limitMs: number, work: () => Promise<T>): Promise<T>;
+  /**
+   * Says that this rank has failed. Its launcher ends the others when the process ends; if it still lives five seconds
+   * later, all ranks are ended, with the reason.
+   */
+  leave(reason: string): void;
   /** Leaves the others; resolves when every rank has called it. */
   close(): Promise<void>;
 }
@@ -43,10 +53,8 @@ export const oneRank: Transport = {
   gather: (bytes) => Promise.resolve([bytes.slice()]),
   broadcast: (bytes = new Uint8Array()) => Promise.resolve(bytes.slice()),
   barrier: () => Promise.resolve(),
-  abort(reason) {
-    console.error(reason);
-    Deno.exit(1);
-  },
+  watch: (_limitMs, work) => work(),
+  leave() {},
   close: () => Promise.resolve(),
 };
 

@@ -16,7 +16,7 @@ export class UserError extends Error {
   override name = "UserError";
   /** What to type next. A caller that knows more about the task than the code that threw may set it. */
   hint: string | undefined;
-  readonly #sentence: string;
+  #sentence: string;
 
   /**
    * An error with its sentence: `Cannot <verb> <thing> as <requirement>: current value is <value>`.
@@ -32,6 +32,12 @@ export class UserError extends Error {
   /** The message with options as flags. */
   get sentence(): string {
     return this.#sentence;
+  }
+
+  /** Puts a text in front of the sentence and the message. */
+  precede(text: string): void {
+    this.message = text + this.message;
+    this.#sentence = text + this.#sentence;
   }
 }
 

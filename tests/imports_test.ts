@@ -79,6 +79,7 @@ const ENTRIES = [
   "commands/shapes.ts",
   "commands/signal_worker.ts",
   "data/tokens/tokenize_worker.ts",
+  "distributed/heartbeat_worker.ts",
   "commands/tokenizer.ts",
   "bench/main.ts",
   "bench/readme.ts",

@@ -4,7 +4,7 @@ import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
 import { flagOf } from "../files/command_line.ts";
 import { isObject } from "../files/json.ts";
-import { DISTRIBUTED_CHOICES } from "../distributed/open_mpi.ts";
+import { DEFAULT_TIMEOUT, DISTRIBUTED_CHOICES } from "../distributed/open_mpi.ts";
 import { GPU_CHOICES, type Provider } from "../kernels/provider.ts";
 import { RECOMPUTE_MODES } from "../model/activations.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
@@ -509,6 +509,20 @@ export const TRAIN_OPTIONS = {
     range: [1, 1e6],
     help: "steps after which ranks average their weights, by DiLoCo; 1: gradients, in every step",
     default: 1,
+  },
+  /**
+   * Seconds in which a rank must answer, and, if it is longer than 20 median steps, in which a step must make progress; 0
+   * for no limit.
+   */
+  timeout: {
+    group: RUN,
+    type: "integer",
+    range: [0, 1e6],
+    help: "seconds without a sign of life from a rank after which all ranks end; 0: no limit",
+    placeholder: "<seconds>",
+    default: DEFAULT_TIMEOUT,
+    onResume: "unsaved",
+    unplanned: true,
   },
   /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision: {

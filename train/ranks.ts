@@ -197,11 +197,9 @@ export async function follow(
 }
 
 /** Puts the rank in front of the message of an error: errors are all that ranks beside rank 0 print. */
-export function withRank({ rank }: Transport, error: unknown): unknown {
-  if (error instanceof UserError) {
-    return new UserError(`rank ${rank}: ${error.sentence}`, { hint: error.hint, cause: error });
-  }
-  if (error instanceof Error) error.message = `rank ${rank}: ${error.message}`;
+export function withRank(rank: number, error: unknown): unknown {
+  if (error instanceof UserError) error.precede(`rank ${rank}: `);
+  else if (error instanceof Error) error.message = `rank ${rank}: ${error.message}`;
   return error;
 }
 

@@ -1,5 +1,6 @@
 import { UserError } from "../files/user_error.ts";
 import { generate } from "../generate/generate.ts";
+import { median } from "../kernels/timing.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
@@ -24,6 +25,9 @@ const SAFE_SHARE = 0.95;
 
 /** Milliseconds between reports: while they are read back, the device is idle for about 1 % of that time. */
 const REPORT_MS = 1000;
+
+/** Median steps within which a step must make progress, and reports whose steps count. */
+const MOST_MEDIANS = 20, RECENT_REPORTS = 100;
 
 /** What the training loop works with. */
 export interface Loop extends Saved {
@@ -71,10 +75,16 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let since = performance.now(), stepsPerReport = 1;
   const limit = loop.secondsLeft && new TimeLimit(loop.secondsLeft);
   let evaluationSeconds = 0;
+  let recentMs: number[] = []; // per step, of the last reports
 
   const { samplePrompt } = options;
   const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
   const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
+  /** Milliseconds in which a step must make progress: without a limit until its usual time is known. */
+  const limitMs = () =>
+    options.timeout === 0 || recentMs.length === 0
+      ? Infinity
+      : Math.max(1000 * options.timeout, MOST_MEDIANS * median(recentMs));
   const isExchanging = () => step % options.syncEvery === 0 || step === options.steps;
   // what is due between two exchanges is done at the second, when all ranks hold the same weights
   const isDue = (every: number) => {
@@ -125,8 +135,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   async function submit(): Promise<void> {
     const rates = ratesAt(step, options);
     const announcement = { kind: "step", step, ...rates } as const;
-    await announce(transport, announcement);
-    const dataMs = await share.submit({ gpt, trainStep }, announcement);
+    const dataMs = await transport.watch(limitMs(), async () => {
+      await announce(transport, announcement);
+      return await share.submit({ gpt, trainStep }, announcement);
+    });
     waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
     step++;
     isSaved = isEvaluated = isExchanged = false;
@@ -137,8 +149,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   async function exchange(): Promise<void> {
     if (isExchanged) return;
     if (outer) {
-      await announce(transport, { kind: "exchange" });
-      await outer.run();
+      await transport.watch(limitMs(), async () => {
+        await announce(transport, { kind: "exchange" });
+        await outer.run();
+      });
     }
     isExchanged = true;
   }
@@ -146,7 +160,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Waits for the submitted steps and reports them. */
   async function* report(): AsyncGenerator<TrainEvent> {
     const count = waiting.length;
-    const reports = await trainStep.reports(count);
+    const reports = await transport.watch(limitMs(), () => trainStep.reports(count));
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
     const ms = outer ? outer.takeMs() : trainStep.takeExchangeMs();
@@ -168,7 +182,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     });
     const total = options.steps;
     const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
-    if (isCompiled) limit?.add(count, elapsedMs / 1000);
+    if (isCompiled) {
+      limit?.add(count, elapsedMs / 1000);
+      recentMs = [...recentMs.slice(1 - RECENT_REPORTS), elapsedMs / count];
+    }
     waiting = [];
     isCompiled = true;
     const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));

@@ -14,7 +14,7 @@ import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { quoted } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
+import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { chooseSize } from "./choose_size.ts";
@@ -120,30 +120,31 @@ export async function* train(
   const since = performance.now();
   using resources = new DisposableStack();
   let record: RunRecord | undefined;
+  let joined: Transport | undefined; // until no other rank waits for this one
+  let rank = 0;
+  let reason = "its training was stopped";
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
-    const { distributed = DEFAULT_OPTIONS.distributed } = wanted;
+    const { distributed = DEFAULT_OPTIONS.distributed, timeout = DEFAULT_OPTIONS.timeout } = wanted;
     const placement = between ?? (distributed === "off" ? undefined : placementOf());
-    if (dryRun && placement && placement.rank > 0) return; // rank 0 estimates for all
-    const transport = dryRun
+    rank = placement?.rank ?? 0;
+    if (dryRun && rank > 0) return; // rank 0 estimates for all
+    const transport = joined = dryRun
       ? dryTransport(placement?.size ?? 1)
-      : between ?? openTransport(distributed);
+      : between ?? openTransport(distributed, { timeout });
     const documents = await givenDocuments("the given text", texts, signal);
     const validationDocuments = await givenDocuments(
       "the given validation text",
       validationTexts,
       signal,
     );
-    if (transport.rank > 0) { // rank 0 reports for all
-      try {
-        const device = given ??
-          resources.adopt(yield* openDeviceFor(wanted, undefined), (device) => device.destroy());
-        const hub = environment ? { environment } : {};
-        await follow(transport, { device, out, hub, documents, validationDocuments });
-      } catch (error) {
-        throw withRank(transport, error);
-      }
+    if (rank > 0) { // rank 0 reports for all
+      const device = given ??
+        resources.adopt(yield* openDeviceFor(wanted, undefined), (device) => device.destroy());
+      const hub = environment ? { environment } : {};
+      await follow(transport, { device, out, hub, documents, validationDocuments });
       if (!between) await transport.close();
+      joined = undefined;
       return;
     }
     if (dryRun) checkRunDirectory(out);
@@ -242,17 +243,24 @@ export async function* train(
         ...(ours ? { path: ours.path } : {}),
       });
     } catch (error) {
-      hasFailed = true; // the others may be in the midst of a step: the end of this process ends them
+      hasFailed = true; // the others may be in the midst of a step
       throw error;
     } finally {
-      if (!hasFailed) await announce(transport, { kind: "end" });
+      if (!hasFailed) { // also if the consumer has stopped
+        await announce(transport, { kind: "end" });
+        if (!between) await transport.close();
+        joined = undefined;
+      }
     }
-    if (!between) await transport.close();
   } catch (error) {
     record?.noteError(error);
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
+    if (error instanceof Error) reason = sentenceOf(error);
+    if (rank > 0) throw withRank(rank, error);
     if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;
+  } finally {
+    joined?.leave(reason);
   }
 }
 

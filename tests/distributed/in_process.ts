@@ -51,9 +51,8 @@ export async function inProcess<T>(
       gather: async (bytes) => (await exchange(bytes.slice())).map((other) => other.slice()),
       broadcast: async (bytes = new Uint8Array()) => (await exchange(bytes.slice()))[0]!.slice(),
       barrier: async () => void await exchange(undefined),
-      abort(reason) {
-        throw new Error(reason);
-      },
+      watch: (_limitMs, work) => work(),
+      leave() {},
       close: async () => void await exchange(undefined),
     };
   });

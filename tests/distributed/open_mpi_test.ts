@@ -99,11 +99,36 @@ withRanks("barrier() leaves the event loop alive", async () => {
   assert.ok(first!.ticks as number >= 5, `${first!.ticks} ticks`);
 });
 
-withRanks("abort() ends all ranks with the reason and its rank", async () => {
-  const { lines, stderr, code } = await mpirun(3, "ranks.ts", ["abort"]);
+/** The sentence with which ranks end. */
+async function endOf(...args: readonly string[]): Promise<string> {
+  const permissions = ["--allow-ffi", "--allow-env", "--allow-read", "--allow-run"];
+  const { lines, stderr, code } = await mpirun(2, "ranks.ts", args, { permissions });
   assert.notEqual(code, 0);
   assert.deepEqual(lines, []);
-  assert.match(stderr, /^rank 1: Cannot continue as the device is lost$/m);
+  const sentences = stderr.split("\n").filter((line) => line.startsWith("Error: "));
+  assert.equal(sentences.length, 1, stderr);
+  return sentences[0]!;
+}
+
+withRanks("leave() ends all ranks with the reason when the program lives on", async () => {
+  const sentence = "Cannot let the other ranks wait as this one has failed: the device is lost";
+  assert.equal(await endOf("leave"), `Error: rank 1: ${sentence}`);
+});
+
+withRanks("openTransport() ends all ranks when one is stopped", async () => {
+  const sentence = "Cannot continue as every rank must answer within 1 s (--timeout)";
+  assert.deepEqual(
+    await Promise.all(["1", "0"].map((stopped) => endOf("stop", "1", stopped))),
+    [`Error: ${sentence}: rank 1 is silent`, `Error: rank 1: ${sentence}: rank 0 is silent`],
+  );
+});
+
+withRanks("watch() names the rank that makes no progress, though its worker answers", async () => {
+  const sentence = "Cannot continue as a step must make progress within 1 s (--timeout)";
+  assert.equal(
+    await endOf("block"),
+    `Error: ${sentence}: rank 1 is not done with its own part`,
+  );
 });
 
 Deno.test("openTransport() names the permission that is missing", async () => {

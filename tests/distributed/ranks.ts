@@ -1,8 +1,8 @@
 /** A program that tests start with mpirun: it does what its argument names, and prints one line of JSON. */
 import { openTransport } from "../../distributed/open_mpi.ts";
 
-const [task] = Deno.args;
-const transport = openTransport("auto");
+const [task, seconds = "60", stopped] = Deno.args;
+const transport = openTransport("auto", { timeout: Number(seconds) });
 const { rank, size, localRank } = transport;
 const print = (value: unknown) =>
   Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(value)}\n`));
@@ -19,6 +19,9 @@ async function sums() {
   const [first] = values, odd = values.subarray(0, -1).findIndex((v) => v !== first);
   return { first, odd, last: String(values[length - 1]), short: [...short] };
 }
+
+/** What a program does that lives on after its training has failed. */
+const livingOn = () => new Promise((resolve) => setTimeout(resolve, 60_000));
 
 if (task === "verbs") {
   // several calls at once run in turn
@@ -45,9 +48,19 @@ if (task === "verbs") {
   });
 } else if (task === "sum") {
   print({ rank, sums: await sums() });
-} else if (task === "abort") {
-  if (rank === 1) transport.abort("Cannot continue as the device is lost");
+} else if (task === "leave") {
+  if (rank === 1) {
+    transport.leave("the device is lost");
+    await livingOn();
+  }
   await transport.barrier(); // never complete
+} else if (task === "stop") {
+  if (rank === Number(stopped)) Deno.kill(Deno.pid, "SIGSTOP");
+  await transport.barrier();
+} else if (task === "block") {
+  // the worker answers while the main thread does nothing else
+  if (rank === 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60_000);
+  await transport.watch(1000, () => transport.barrier());
 } else if (task === "time") {
   for (const length of [4, 1 << 20, 1 << 24, 30_000_000]) {
     const values = new Float32Array(length).fill(0.5);

@@ -19,3 +19,10 @@ Deno.test("UserError names options as properties in its message and as flags in 
     assert.ok(!Deno.inspect(error).includes("sentence"));
   }
 });
+
+Deno.test("UserError.precede() puts a text in front of message and sentence", () => {
+  const error = new UserError("Cannot train as --steps must be there");
+  error.precede("rank 1: ");
+  assert.equal(error.sentence, "rank 1: Cannot train as --steps must be there");
+  assert.equal(error.message, "rank 1: Cannot train as steps must be there");
+});

@@ -1,0 +1,130 @@
+/**
+ * How a rank learns that another one, or the link to it, has failed: rank 0 pings the others, which answer with their
+ * number of MPI calls. The workers of the ranks do that, so that a rank answers while its main thread computes.
+ *
+ * @module
+ */
+
+/** What a rank shares with its worker: 32-bit integers, by these indices. */
+export const SHARED = {
+  /** MPI calls that the main thread has begun, plus those that have returned: odd while it waits for other ranks. */
+  calls: 0,
+  /** Milliseconds in which the present work must make progress; 0 without a limit. */
+  limitMs: 1,
+} as const;
+
+/** What the main thread gives to its worker. */
+export interface HeartbeatOptions {
+  readonly rank: number;
+  readonly size: number;
+  /** Milliseconds in which a rank must answer; `Infinity` for no limit. */
+  readonly timeoutMs: number;
+  /** Integers shared with the main thread, see `SHARED`. */
+  readonly shared: Int32Array<SharedArrayBuffer>;
+  /** The process of `mpirun` or its daemon on this host, if it started this one. */
+  readonly launcher: number | undefined;
+  /** Whether all ranks are on this host. */
+  readonly isOneHost: boolean;
+}
+
+/** Why the ranks must end. */
+export interface Failure {
+  /** One sentence, which names the ranks that have failed. */
+  readonly sentence: string;
+  /** Whether a rank does not answer, so that the link to its host may be down. */
+  readonly isSilent: boolean;
+}
+
+/** What is known of another rank. */
+interface Other {
+  /** Time since its last sign of life. */
+  silentMs: number;
+  /** Its MPI calls, see `SHARED`. */
+  calls: number;
+}
+
+/** Milliseconds by which each rank waits longer for rank 0 than the one before it, and at most: one of a host is enough to end all. */
+const STAGGER_MS = 100, MOST_STAGGER_MS = 5000;
+
+/** What a rank has heard from those that it watches: rank 0 watches all others, and the others watch rank 0. */
+export class Heartbeat {
+  readonly #rank: number;
+  readonly #timeoutMs: number;
+  readonly #others: ReadonlyMap<number, Other>;
+  /** MPI calls of this rank. */
+  #calls = 0;
+  /** Time in which no rank has made progress, while there is a limit. */
+  #idleMs = 0;
+
+  constructor({ rank, size, timeoutMs }: Pick<HeartbeatOptions, "rank" | "size" | "timeoutMs">) {
+    const watched = rank === 0 ? Array.from({ length: size - 1 }, (_, i) => i + 1) : [0];
+    this.#rank = rank;
+    this.#timeoutMs = timeoutMs;
+    this.#others = new Map(watched.map((other) => [other, { silentMs: 0, calls: 0 }]));
+  }
+
+  /** Notes a sign of life of a rank, and its number of MPI calls. */
+  heard(rank: number, calls: number): void {
+    const other = this.#others.get(rank)!;
+    if (other.calls !== calls) this.#idleMs = 0;
+    other.calls = calls;
+    other.silentMs = 0;
+  }
+
+  /**
+   * Notes that time has passed.
+   *
+   * @param elapsedMs since the last call, without any time in which this process itself was stopped.
+   * @param own the values of `SHARED` of this rank.
+   * @returns why the ranks must end, if they must.
+   */
+  pass(elapsedMs: number, own: { calls: number; limitMs: number }): Failure | undefined {
+    const isIdle = own.limitMs > 0 && own.calls === this.#calls;
+    this.#idleMs = isIdle ? this.#idleMs + elapsedMs : 0;
+    this.#calls = own.calls;
+    for (const other of this.#others.values()) other.silentMs += elapsedMs;
+    const most = this.#timeoutMs + Math.min(this.#rank * STAGGER_MS, MOST_STAGGER_MS);
+    const silent = this.#named(({ silentMs }) => silentMs > most);
+    if (silent.length > 0) {
+      return {
+        sentence:
+          `Cannot continue as every rank must answer within ${
+            seconds(this.#timeoutMs)
+          } (--timeout): ` +
+          `${namesOf(silent)} silent`,
+        isSilent: true,
+      };
+    }
+    if (this.#rank > 0 || this.#idleMs <= own.limitMs || !isIdle) return undefined;
+    const working = this.#named(({ calls }) => calls % 2 === 0);
+    if (own.calls % 2 === 0) working.unshift(this.#rank);
+    return {
+      sentence:
+        `Cannot continue as a step must make progress within ${
+          seconds(own.limitMs)
+        } (--timeout): ` +
+        (working.length > 0
+          ? `${namesOf(working)} not done with ${working.length === 1 ? "its" : "their"} own part`
+          : "all ranks wait for each other"),
+      isSilent: false,
+    };
+  }
+
+  #named(wanted: (other: Other) => boolean): number[] {
+    return [...this.#others].flatMap(([rank, other]) => wanted(other) ? [rank] : []);
+  }
+}
+
+function seconds(ms: number): string {
+  return `${Math.round(ms / 1000)} s`;
+}
+
+/** Most ranks that a sentence names. */
+const MOST_NAMES = 8;
+
+/** The subject of a sentence, with its verb. */
+function namesOf(ranks: readonly number[]): string {
+  if (ranks.length === 1) return `rank ${ranks[0]} is`;
+  const more = ranks.length > MOST_NAMES ? ` and ${ranks.length - MOST_NAMES} more` : "";
+  return `ranks ${ranks.slice(0, MOST_NAMES).join(", ")}${more} are`;
+}

@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import { Heartbeat } from "../../distributed/heartbeat.ts";
+
+const TIMEOUT_MS = 4000, ALONE = { calls: 0, limitMs: 0 };
+
+Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
+  const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: TIMEOUT_MS });
+  for (let second = 0; second < 4; second++) {
+    heartbeat.heard(2, 1); // without progress
+    assert.equal(heartbeat.pass(1000, ALONE), undefined);
+  }
+  assert.deepEqual(heartbeat.pass(1000, ALONE), {
+    sentence: "Cannot continue as every rank must answer within 4 s (--timeout): " +
+      "ranks 1, 3 are silent",
+    isSilent: true,
+  });
+  heartbeat.heard(1, 1);
+  heartbeat.heard(3, 1);
+  assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
+});
+
+Deno.test("Heartbeat.pass() lets other ranks watch rank 0 alone, the lower ones first", () => {
+  const [first, second] = [1, 2].map((rank) =>
+    new Heartbeat({ rank, size: 3, timeoutMs: TIMEOUT_MS })
+  );
+  for (const { pass } of [first!, second!].map((h) => ({ pass: h.pass.bind(h) }))) {
+    assert.equal(pass(TIMEOUT_MS, ALONE), undefined);
+  }
+  assert.match(first!.pass(150, ALONE)!.sentence, /: rank 0 is silent$/);
+  assert.equal(second!.pass(150, ALONE), undefined);
+});
+
+Deno.test("Heartbeat.pass() names the ranks for which the others wait when a step makes no progress", () => {
+  const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: Infinity });
+  const own = { calls: 3, limitMs: 2000 };
+  const passSecond = (calls: readonly number[]) => {
+    for (const [i, count] of calls.entries()) heartbeat.heard(i + 1, count);
+    return heartbeat.pass(1000, own);
+  };
+  assert.equal(passSecond([1, 2, 4]), undefined);
+  assert.equal(passSecond([1, 2, 4]), undefined);
+  assert.equal(passSecond([1, 4, 4]), undefined); // rank 2 has made progress
+  assert.equal(passSecond([1, 4, 4]), undefined);
+  assert.deepEqual(passSecond([1, 4, 4]), {
+    sentence: "Cannot continue as a step must make progress within 2 s (--timeout): " +
+      "ranks 2, 3 are not done with their own part",
+    isSilent: false,
+  });
+});
+
+Deno.test("Heartbeat.pass() counts no time without a limit, as while rank 0 saves", () => {
+  const heartbeat = new Heartbeat({ rank: 0, size: 2, timeoutMs: Infinity });
+  const pass = (limitMs: number, calls = 1) => {
+    heartbeat.heard(1, 7);
+    return heartbeat.pass(1500, { calls, limitMs });
+  };
+  assert.equal(pass(2000), undefined);
+  assert.equal(pass(0), undefined);
+  assert.equal(pass(2000), undefined);
+  assert.match(pass(2000)!.sentence, /: all ranks wait for each other$/);
+});
