@@ -43,7 +43,7 @@ export class TrainSummary {
   /** Of the steps with a speed: how many, and their seconds per token. */
   #timed = 0;
   #secondsPerToken = 0;
-  /** Of these, the part in which ranks exchanged gradients. */
+  /** Of these, the part in which ranks exchanged gradients or weights. */
   #exchangeSecondsPerToken = 0;
   #hasWarned = false;
 
@@ -93,7 +93,7 @@ export class TrainSummary {
     const speed = this.#timed === 0
       ? ""
       : `; the steps alone: ${Math.round(this.#timed / this.#secondsPerToken)} tokens per second` +
-        (ranks > 1 ? ` on ${ranks} ranks, ${exchange.toFixed(0)} % exchanging gradients` : "");
+        (ranks > 1 ? ` on ${ranks} ranks, ${exchange.toFixed(0)} % exchanging` : "");
     const other = best === undefined || best === path
       ? ""
       : `; the best checkpoint is ${basename(best)} (--checkpoint best)`;

@@ -19,7 +19,7 @@ import { cacheBeside, type Run, type Workplace } from "./setup.ts";
 import { readMoments } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
-import { createTrainStep, type StepState, type TrainStep } from "./step.ts";
+import { createTrainStep, REPORT_ROWS, type StepState, type TrainStep } from "./step.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
 
 /**
@@ -184,15 +184,20 @@ export async function follow(
     }),
     (evaluator) => evaluator.destroy(),
   );
+  let waiting = 0; // steps that the device may not have done yet
   for (;;) {
     const announcement = fromJsonBytes(await transport.broadcast()) as Announcement;
     if (announcement.kind === "end") return;
-    if (announcement.kind === "step") await share.submit(training, announcement);
-    else if (announcement.kind === "exchange") {
-      await outer!.run();
-      checkSkips(await trainStep.state(), options);
-    } else if (announcement.kind === "save") await gatherRankStates(transport, device, trainStep);
+    if (announcement.kind === "step") {
+      await share.submit(training, announcement);
+      waiting++;
+    } else if (announcement.kind === "exchange") await outer!.run();
+    else if (announcement.kind === "save") await gatherRankStates(transport, device, trainStep);
     else await evaluator.run();
+    if (outer && (announcement.kind === "exchange" || waiting === REPORT_ROWS)) {
+      checkSkips(await trainStep.state(), options); // as rank 0 does, which this rank may be far behind
+      waiting = 0;
+    }
   }
 }
 

@@ -6,6 +6,7 @@ import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters, setElements } from "../../model/weights.ts";
 import { download } from "../../kernels/tensor.ts";
 import { oneRank } from "../../distributed/transport.ts";
+import { fromJsonBytes, toJsonBytes } from "../../files/json.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { directory } from "../checkpoints.ts";
@@ -138,6 +139,27 @@ Deno.test("train() by DiLoCo resumes to the bit on as many ranks", async () => {
   const [resumed] = await trainOn(2, { out: parts, steps: 5 });
   assert.deepEqual(contentOf(parts, 5), contentOf(whole, 5));
   assert.deepEqual(lossesOf(resumed!), lossesOf(events!).slice(-lossesOf(resumed!).length));
+});
+
+Deno.test("train() by DiLoCo resumes each rank with its own loss scale and skips", async () => {
+  const out = join(directory, "own-scales");
+  await inProcess(2, (transport) => {
+    const skipped = { lossScale: 32768, growthTracker: 1, optimizerSteps: 1, skippedSteps: 1 };
+    const gather = (bytes: Uint8Array<ArrayBuffer>) => { // as if the first step of rank 1 was skipped
+      const isState = transport.rank === 1 && bytes[0] === 0x7b; // {
+      return transport.gather(
+        isState ? toJsonBytes({ ...Object(fromJsonBytes(bytes)), ...skipped }) : bytes,
+      );
+    };
+    const options = { out, steps: 2, device, transport: { ...transport, gather } };
+    return trainSmall({ ...OPTIONS, ...options });
+  });
+  await trainOn(2, { out, steps: 4 });
+  const { otherRanks: [other] = [], ...state } = readTrainerState(
+    join(out, "checkpoints", "000004"),
+  );
+  assert.deepEqual([state.lossScale, state.skippedSteps], [65536, 0]);
+  assert.deepEqual([other!.lossScale, other!.skippedSteps, other!.optimizerSteps], [32768, 1, 3]);
 });
 
 Deno.test("train() by DiLoCo gives ranks that its checkpoint does not have the optimizer of rank 0, and says so", async () => {

@@ -547,3 +547,15 @@ Deno.test("steps() saves at the last exchange before a cool-down", async () => {
   const saved = told(events).filter((name) => name.startsWith("checkpoint"));
   assert.deepEqual(saved, ["checkpoint 4", "checkpoint 12"]);
 });
+
+Deno.test("steps() exchanges weights after the last step when the training becomes shorter between exchanges", async () => {
+  const exchanged: number[] = [];
+  const { events } = await runScript("short exchange", {
+    options: { steps: 1000, syncEvery: 30, warmupSteps: 0 },
+    secondsLeft: () => 100 - performance.now() / 1000,
+    readBackMs: (count) => 5000 * count,
+    onExchange: (step) => exchanged.push(step),
+  });
+  assert.deepEqual(told(events).slice(-3), ["evaluation 20", "checkpoint 20", "end 20"]);
+  assert.deepEqual(exchanged, [20]);
+});
