@@ -64,7 +64,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   let { first: step, bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
-  let isExchanged = true; // whether all ranks hold the same weights; with gradients that are added up always
+  let exchangedAt = step; // the last step after which all ranks hold the same weights
   let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
   let isBest = false; // whether the last evaluation is the best
   let { evaluationsSinceBest } = record;
@@ -80,11 +80,15 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { samplePrompt } = options;
   const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
   const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
-  /** Milliseconds in which a step must make progress: without a limit until its usual time is known. */
-  const limitMs = () =>
-    options.timeout === 0 || recentMs.length === 0
-      ? Infinity
-      : Math.max(1000 * options.timeout, MOST_MEDIANS * median(recentMs));
+  /**
+   * Milliseconds in which a step must make progress: without a limit until its usual time is known. A slower rank may
+   * lag behind by all steps since the last exchange.
+   */
+  const limitMs = () => {
+    if (options.timeout === 0 || recentMs.length === 0) return Infinity;
+    const lag = Math.max(1, step - exchangedAt);
+    return Math.max(1000 * options.timeout, lag * MOST_MEDIANS * median(recentMs));
+  };
   const isExchanging = () => step % options.syncEvery === 0 || step === options.steps;
   // what is due between two exchanges is done at the second, when all ranks hold the same weights
   const isDue = (every: number) => {
@@ -141,20 +145,19 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     });
     waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
     step++;
-    isSaved = isEvaluated = isExchanged = false;
+    isSaved = isEvaluated = false;
     if (isExchanging()) await exchange();
   }
 
   /** Gives all ranks the same weights. */
   async function exchange(): Promise<void> {
-    if (isExchanged) return;
-    if (outer) {
+    if (outer && exchangedAt < step) {
       await transport.watch(limitMs(), async () => {
         await announce(transport, { kind: "exchange" });
         await outer.run();
       });
     }
-    isExchanged = true;
+    exchangedAt = step;
   }
 
   /** Waits for the submitted steps and reports them. */
