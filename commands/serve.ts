@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
+import { createChatFormat } from "../data/tokenizer/chat_format.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { byteCount, shortDuration } from "../files/units.ts";
@@ -110,6 +111,7 @@ async function main(options: Options): Promise<number> {
   const sources = await findModels(options);
   giveBack(...HUB, "write"); // the server listens already
   const device = await openGpu(options);
+  await checkTemplates(sources);
   const { quantize, slots } = options;
   checkFit(device, sources, { slots, quantize });
   const models = Object.fromEntries(
@@ -256,6 +258,18 @@ function nameOf(spec: string): string {
   const [, step] = /[\\/]checkpoints[\\/](\d+)[\\/]?$/.exec(spec) ?? [];
   if (step !== undefined) return `${basename(dirname(dirname(spec)))}@${Number(step)}`;
   return basename(spec).replace(/\.gguf$/, "");
+}
+
+/** Warns of models whose chat template cannot be used: they complete texts, and refuse chats. */
+async function checkTemplates(sources: Map<string, ModelSource>): Promise<void> {
+  for (const { tokenizer } of sources.values()) {
+    try {
+      await createChatFormat(tokenizer);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      status(`Warning: ${error.sentence}`);
+    }
+  }
 }
 
 /** Makes sure that all models and their engines fit the device together. */

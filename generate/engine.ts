@@ -192,7 +192,7 @@ class BatchingEngine implements Engine {
   stats(): EngineStats {
     return {
       slots: this.#slotCount,
-      running: this.#running.size,
+      running: this.#slotCount - this.#slots.free,
       waiting: this.#waiting.length,
       ended: this.#ended,
       tokensDrawn: this.#tokensDrawn,

@@ -204,11 +204,11 @@ async function answerOf(
 
 /** The ids of a conversation up to where the answer begins, and the ids that end it. */
 async function encoded(model: ServedModel, messages: Conversation) {
-  const format = await model.chatFormat();
   try {
-    return { promptIds: format.promptIds(messages), endIds: format.endIds };
+    const { promptIds, endIds } = await model.chatFormat();
+    return { promptIds: promptIds(messages), endIds };
   } catch (error) {
-    const { status, message } = toApiError(error, 400); // the template refuses the messages
+    const { status, message } = toApiError(error, 400); // the template refuses the messages, or is not Jinja
     throw new ApiError(status, message, { param: "messages", cause: error });
   }
 }

@@ -34,6 +34,7 @@ export class ServedModel implements LoadedModel {
   readonly #most: number; // completions admitted
   #admitted = 0;
   #chatFormat: Promise<ChatFormat> | undefined;
+  #day = ""; // on which it was made
   #meanSeconds = 0; // that a request stays
 
   constructor(
@@ -89,9 +90,19 @@ export class ServedModel implements LoadedModel {
     };
   }
 
-  /** Its chat format, which is made when it is first needed. */
+  /**
+   * Its chat format, which is made when it is first needed on a day, as templates may write the date.
+   *
+   * @throws {UserError} if the chat template is not Jinja; clients may not learn in which file it is.
+   */
   chatFormat(): Promise<ChatFormat> {
-    return this.#chatFormat ??= createChatFormat(this.tokenizer, { now: new Date() });
+    const now = new Date(), day = now.toDateString();
+    if (day !== this.#day) {
+      const { chatTemplateFile: _, ...tokenizer } = this.tokenizer;
+      this.#chatFormat = createChatFormat(tokenizer, { now });
+      this.#day = day;
+    }
+    return this.#chatFormat!;
   }
 }
 

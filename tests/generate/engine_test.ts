@@ -77,7 +77,7 @@ Deno.test("createEngine() refuses a request that it cannot complete at once", as
     [{ seed: 0.5 }, "RangeError", /seed must be an integer from 0 to 4294967295/],
     [{ logprobs: 21 }, "RangeError", /logprobs must be an integer from 0 to 20/],
     [{ sampler: { topP: 2 } }, "UserError", /topP must be above 0/],
-    [{ endIds: new Array(16).fill(1) }, "UserError", /at most 16 tokens can end a text/],
+    [{ endIds: [...new Array(16).keys()] }, "UserError", /at most 16 tokens can end a text/],
     [{ text: "x" } as Partial<EngineRequest>, "TypeError", /"text" is none$/],
   ];
   for (const [change, name, message] of cases) {

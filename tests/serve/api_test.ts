@@ -186,6 +186,16 @@ Deno.test("/v1/chat/completions answers requests as Open WebUI and Continue send
   }
 });
 
+Deno.test("/v1/chat/completions refuses to chat with a broken chat template, without its place", async () => {
+  const broken = { chatTemplate: "{% for %}", chatTemplateFile: "/secret/chat_template.jinja" };
+  const models = { tiny: { gpt, tokenizer: { ...tokenizer, ...broken } } };
+  await using api = createApi({ models, slots: 1 });
+  const { status, error } = await ask(api, CHAT, QUESTION);
+  assert.deepEqual([status, error.param], [400, "messages"]);
+  assert.match(error.message, /^Cannot use a chat template as it must be Jinja: /);
+  assert.equal((await ask(api, COMPLETIONS, PLAIN)).status, 200);
+});
+
 Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => {
   await using api = open();
   const user = (content: unknown) => ({ messages: [{ role: "user", content }] });
