@@ -61,7 +61,7 @@ async function main(options: ChatCommandOptions): Promise<number> {
     device,
     config,
     precision: resolvePrecision(device, "auto"),
-    quantization: quantize,
+    quantize,
   }, {
     promptTokens: 1,
     maxNewTokens: contextLength - 1,

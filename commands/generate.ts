@@ -60,7 +60,7 @@ const program = withSamplerOptions(
         device,
         config: source.config,
         precision: resolvePrecision(device, "auto"),
-        quantization: quantize,
+        quantize,
       }, {
         promptTokens,
         maxNewTokens,

@@ -91,9 +91,9 @@ export interface GenerationPlan {
  * @throws {UserError} naming the option to lower if not even one fits.
  */
 export function sequencesAtOnce(
-  { device, config, precision, quantization: quantize }: Pick<
+  { device, config, precision, quantize }: Pick<
     Gpt,
-    "device" | "config" | "precision" | "quantization"
+    "device" | "config" | "precision" | "quantize"
   >,
   { promptTokens, maxNewTokens, completions, sampler, freeBytes = Infinity }: GenerationPlan,
 ): number {

@@ -39,7 +39,7 @@ export interface GptConfig {
   readonly keyHeads?: number;
   /** HS: components of each head; C / NH by default. */
   readonly headSize?: number;
-  /** F: width of an MLP between its matrices; 4 · C by default, or if it is gated 8/3 · C rounded up to a multiple of 32. */
+  /** F: width of an MLP between its matrices; by default 4 · C, if it is gated 8/3 · C rounded up to a multiple of 32. */
   readonly innerWidth?: number;
   /** Activation function of an MLP; by default `gelu_new`, in a llama `silu`. */
   readonly activation?: ActivationFunction;

@@ -55,7 +55,7 @@ export interface KeyValueCache {
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
-/** A tensor as a matrix product reads it: normalised first if `normalize` is given, with the kernel for `kernelRows` rows. */
+/** A tensor as a product reads it: normalised first if `normalize` is given, with the kernel for `kernelRows` rows. */
 export interface Operand extends Pick<MatmulOptions, "normalize" | "kernelRows"> {
   readonly x: Tensor;
 }

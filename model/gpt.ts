@@ -35,7 +35,7 @@ export interface Gpt extends Disposable {
   /** f16 copy of the decayed parameters (matrices, embeddings), updated by the optimizer; only in f16. */
   readonly copies?: Arena;
   /** Type of the matrices in `quantized`. */
-  readonly quantization?: Quantization | undefined;
+  readonly quantize?: Quantization | undefined;
   /** The matrices with fewer bits, by the names of the table; only if the model is quantised. */
   readonly quantized?: ReadonlyMap<string, QuantizedMatrix>;
   /**
@@ -115,7 +115,7 @@ export function createGpt(
     table,
     parameters,
     ...(copies ? { copies } : {}),
-    ...(quantize ? { quantization: quantize } : {}),
+    ...(quantize ? { quantize } : {}),
     ...(quantized ? { quantized: quantized.matrices } : {}),
     ...(rotation ? { rotation } : {}),
     bytes: buffers.reduce((sum, { size }) => sum + size, 0),

@@ -239,8 +239,8 @@ function checkTiedHead(head: TensorReader, embedding: TensorReader, where: strin
  * `toHuggingFaceConfig()`. Adapters are merged into the weights that they adapt.
  *
  * @param options.dtype element type to which they are rounded; f32 by default.
- * @param options.family family whose names and shapes they get; by default the model's. That of a file is `familyOf()` of its
- * `config.json`.
+ * @param options.family family whose names and shapes they get; by default the model's. That of a file is `familyOf()`
+ * of its `config.json`.
  */
 export async function saveParameters(
   model: Gpt,

@@ -49,7 +49,7 @@ export const MOST_ERROR_UNITS = 1000;
 /** Requests of the playground that wait for their model, at most: each of them may load another one. */
 export const MOST_WAITING_FOR_MODEL = 64;
 
-/** Completions of the playground's model that are continued at once: fewer than `serve` has, as a training may need the memory. */
+/** Completions of the playground's model that run at once: fewer than in `serve`, as a training may need the memory. */
 export const PLAYGROUND_SLOTS = { gpu: 32, cpu: 8 };
 
 /** Tokens of a text that is inspected, at most: several contexts of most models. */

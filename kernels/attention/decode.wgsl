@@ -1,4 +1,4 @@
-// Attention of S new tokens per text over the keys and values in the text's cache and over their own.
+// Attention of S new tokens per text over the text's cache and their own keys and values, and its output projection.
 // Needs fourInt8() from ../int8.wgsl.
 //
 // qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,4]; keys, values: [slots,KH,T,HS]; y: [B·S,C], C = NH · HS;

@@ -28,7 +28,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> logits: array<real4>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 // only if BACKWARD
-@group(0) @binding(2) var<storage, read> stepInputs: array<f32>; // of prepare_step.wgsl; the second is 1 / number of targets
+@group(0) @binding(2) var<storage, read> stepInputs: array<f32>; // of prepare_step.wgsl; [1]: 1 / number of targets
 // only if BACKWARD
 @group(0) @binding(3) var<storage, read> lossScale: array<f32>;
 // only if BACKWARD

@@ -1,8 +1,8 @@
 // y[m] = wte[tokens[m]] + wpe[position of m], with POSITIONS.   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C]
 // Needs positionOf() from ../positions.wgsl.
 //
-// C is counted in vectors of four. A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
-// the launches for other slices write the rows of other tokens.
+// C is counted in vectors of four. A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a
+// slice of the embedding: the launches for other slices write the rows of other tokens.
 enable f16;
 
 alias yType = vec4<f16>;

@@ -279,7 +279,7 @@ export function tiledProduct(
   });
 }
 
-/** Steps of matrices.wgsl whose operands are on their way to a core while it multiplies: memory takes longer than a step. */
+/** Steps of matrices.wgsl whose operands are on their way to a core that multiplies: memory takes longer than a step. */
 const AHEAD = 2;
 
 /** matrices.wgsl, for GPUs with subgroup matrices; then reduce.wgsl, if K is split. */

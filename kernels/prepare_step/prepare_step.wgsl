@@ -18,7 +18,7 @@ struct Counters {
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, above 0 if not finite
-@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets, Muon's learning rate
+@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets, Muon's rate
 @group(0) @binding(2) var<storage, read> lossSums: array<f32>; // of micro-batches
 @group(0) @binding(3) var<storage, read_write> lossScale: array<f32>;
 @group(0) @binding(4) var<storage, read_write> counters: Counters;

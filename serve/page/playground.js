@@ -259,7 +259,7 @@ export function mountPlayground(element, selected) {
  * @param {Parameters<typeof complete>[0]} body
  * @param {string} prompt the text that the completions begin with on the page
  * @param {AbortSignal} signal
- * @param {{ cards: HTMLElement, say: (text: string) => void }} page the element of the completions, and what shows the status
+ * @param {{ cards: HTMLElement, say: (text: string) => void }} page the completions, and what shows the status
  * @returns {Promise<Completed[]>}
  */
 async function generated(body, prompt, signal, { cards, say }) {

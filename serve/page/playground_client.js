@@ -10,7 +10,10 @@
 
 /** The settings of a request by name. @typedef {Record<string, number>} Settings */
 
-/** A token; of a text also the whole characters that it completes. @typedef {{ id: number, text: string, piece?: string }} Token */
+/**
+ * A token; of a text also the whole characters that it completes.
+ * @typedef {{ id: number, text: string, piece?: string }} Token
+ */
 
 /** A token with its probability. @typedef {Token & { probability: number }} TokenProbability */
 
