@@ -204,7 +204,9 @@ export async function follow(
 /** Puts the rank in front of the message of an error: errors are all that ranks beside rank 0 print. */
 export function withRank(rank: number, error: unknown): unknown {
   if (error instanceof UserError) error.precede(`rank ${rank}: `);
-  else if (error instanceof Error) error.message = `rank ${rank}: ${error.message}`;
+  else if (error instanceof DOMException) { // its message cannot be set
+    return new Error(`rank ${rank}: ${error.message}`, { cause: error });
+  } else if (error instanceof Error) error.message = `rank ${rank}: ${error.message}`;
   return error;
 }
 

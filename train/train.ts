@@ -122,6 +122,7 @@ export async function* train(
   let record: RunRecord | undefined;
   let joined: Transport | undefined; // until no other rank waits for this one
   let rank = 0;
+  let opened = given;
   let reason = "its training was stopped";
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
@@ -139,8 +140,10 @@ export async function* train(
       signal,
     );
     if (rank > 0) { // rank 0 reports for all
-      const device = given ??
-        resources.adopt(yield* openDeviceFor(wanted, undefined), (device) => device.destroy());
+      const device = opened ??= resources.adopt(
+        yield* openDeviceFor(wanted, undefined),
+        (device) => device.destroy(),
+      );
       const hub = environment ? { environment } : {};
       await follow(transport, { device, out, hub, documents, validationDocuments });
       if (!between) await transport.close();
@@ -158,8 +161,10 @@ export async function* train(
     const checkpoint = dryRun && wanted.fresh
       ? undefined
       : yield* findCheckpoint({ out, hub, signal }, wanted);
-    const device = given ??
-      resources.adopt(yield* openDeviceFor(wanted, checkpoint), (device) => device.destroy());
+    const device = opened ??= resources.adopt(
+      yield* openDeviceFor(wanted, checkpoint),
+      (device) => device.destroy(),
+    );
     const place = {
       device,
       out,
@@ -252,7 +257,8 @@ export async function* train(
         joined = undefined;
       }
     }
-  } catch (error) {
+  } catch (thrown) {
+    const error = await causeOf(thrown, opened);
     record?.noteError(error);
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
     if (error instanceof Error) reason = sentenceOf(error);
@@ -323,6 +329,18 @@ async function givenDocuments(
   return conversations.length > 0
     ? conversationsOf(name, conversations)
     : documentsOf(name, strings);
+}
+
+/** The failure of the device, if an error follows from it: the calls of a lost device throw errors of WebGPU. */
+async function causeOf(error: unknown, device: Device | undefined): Promise<unknown> {
+  if (!(error instanceof DOMException)) return error;
+  await new Promise((resolve) => setTimeout(resolve)); // an event reports a lost device
+  try {
+    device?.check();
+    return error;
+  } catch (failure) {
+    return failure;
+  }
 }
 
 /** What to do if the device fails during a training. */

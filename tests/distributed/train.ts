@@ -8,17 +8,20 @@ import { train, type TrainEvent } from "../../train/train.ts";
 /** Documents of a small training. */
 export const TEXTS = Array.from({ length: 60 }, (_, i) => `${i} and ${i + 1} are ${2 * i + 1}.`);
 
+/** Options of a small training. */
+export const SMALL = {
+  texts: TEXTS,
+  ...{ layers: 1, width: 16, heads: 2, batchSize: 2, contextLength: 16 },
+  ...{ sampleEvery: 0, evalEvery: 2, evalTokens: 200, saveEvery: 0, workers: 1 },
+  ...{ optimizer: "adamw", precision: "f32" } as const,
+};
+
 /** The events of a small training, of which there are some on rank 0 only. */
 export async function trainSmall(
   options: Partial<TrainOptions> & { device?: Device; transport?: Transport; texts?: string[] },
 ): Promise<TrainEvent[]> {
   const events: TrainEvent[] = [];
-  const sizes = { layers: 1, width: 16, heads: 2, batchSize: 2, contextLength: 16 };
-  const quiet = { sampleEvery: 0, evalEvery: 2, evalTokens: 200, saveEvery: 0, workers: 1 };
-  const plain = { optimizer: "adamw", precision: "f32" } as const;
-  for await (const event of train({ texts: TEXTS, ...sizes, ...quiet, ...plain, ...options })) {
-    events.push(event);
-  }
+  for await (const event of train({ ...SMALL, ...options })) events.push(event);
   return events;
 }
 

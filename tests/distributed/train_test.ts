@@ -2,12 +2,14 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Batches } from "../../data/tokens/batches.ts";
 import { readRun } from "../../train/compare.ts";
+import { openTestDevice } from "../gpu.ts";
 import { device } from "../kernels/harness.ts";
 import { describeDevices } from "../../train/ranks.ts";
 import { inProcess } from "./in_process.ts";
 import { mpirun, withRanks } from "./mpirun.ts";
-import type { TrainEvent } from "../../train/train.ts";
-import { lossesOf, TEXTS, trainSmall } from "./train.ts";
+import type { Transport } from "../../distributed/transport.ts";
+import { train, type TrainEvent } from "../../train/train.ts";
+import { lossesOf, SMALL, TEXTS, trainSmall } from "./train.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -125,4 +127,40 @@ Deno.test("train() names the rank whose documents differ", async () => {
         "those of rank 1 differ from those of rank 0",
     },
   );
+});
+
+Deno.test("train() leaves the other ranks when it loses its device, as its program may live on", async () => {
+  const own = await openTestDevice(), reasons: string[] = [];
+  const lost = `${own.name} was lost (destroyed): device was lost`;
+  await assert.rejects(
+    inProcess(2, async (given) => {
+      const isLosing = given.rank === 1;
+      const transport: Transport = {
+        ...given,
+        sum(values) {
+          if (isLosing) own.gpu.destroy();
+          return given.sum(values);
+        },
+        leave: (reason) => reasons.push(`${given.rank}: ${reason}`),
+      };
+      const options = { steps: 3, out: join(directory, "lost") };
+      return await trainSmall({ device: isLosing ? own : device, transport, ...options });
+    }),
+    { name: "DeviceError", kind: "lost", message: `rank 1: ${lost}` },
+  );
+  assert.equal(reasons[0], `1: ${lost}`);
+});
+
+Deno.test("train() ends the other ranks when its consumer stops", async () => {
+  const reasons: string[] = [];
+  const seen = await inProcess(2, async (given) => {
+    const transport = { ...given, leave: (reason: string) => void reasons.push(reason) };
+    const options = { device, transport, steps: 9, out: join(directory, "stopped") };
+    let steps = 0;
+    for await (const { kind } of train({ ...SMALL, ...options })) {
+      if (kind === "step" && ++steps === 2) break;
+    }
+    return steps;
+  });
+  assert.deepEqual([seen, reasons], [[2, 0], []]);
 });
