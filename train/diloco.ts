@@ -1,10 +1,11 @@
 import { checkSameValues } from "../distributed/same_bits.ts";
 import type { ExchangeMs } from "../distributed/tensor_sum.ts";
 import type { Transport } from "../distributed/transport.ts";
-import { type Arena, elementOffset } from "../kernels/arena.ts";
+import { elementOffset } from "../kernels/arena.ts";
 import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { trainedParts } from "./optimizer.ts";
+import type { TrainStep } from "./step.ts";
 
 /**
  * DiLoCo, training for slow networks (Douillard et al. 2023, https://arxiv.org/abs/2311.08105): each rank trains on its
@@ -21,6 +22,33 @@ const LEARNING_RATE = 0.7, MOMENTUM = 0.9;
  * The outer step. It is arithmetic on the host, where MPI needs the differences anyway. On the device it would take 8
  * bytes of memory per parameter, for weights and momentum, to save one second per exchange of 124 M parameters, and ranks
  * whose devices round differently would get different weights.
+ *
+ * @example Train in a loop of one's own, and exchange weights after every five steps
+ * ```ts
+ * import { batchOf, createGpt, createTrainStep, initializeParameters, openDevice } from "../mod.ts";
+ * import { openTransport, OuterStep } from "../mod.ts";
+ *
+ * const transport = openTransport("off"); // "auto" joins the other ranks under mpirun
+ * const config = { vocabularySize: 64, contextLength: 16, width: 32, layers: 2, heads: 2 };
+ * using gpt = createGpt(await openDevice(), config, { precision: "f32" });
+ * initializeParameters(gpt, { seed: 1 });
+ * const sizes = { batchSize: 8, sequenceLength: 16 };
+ * using trainStep = createTrainStep(gpt, { ...sizes, transport, syncEvery: 5 });
+ * const outer = new OuterStep(transport, { gpt, trainStep });
+ * await outer.start();
+ *
+ * // rows of 17 numbers, each one more than the one before, other ones on each rank
+ * const rows = Array.from(
+ *   { length: 8 },
+ *   (_, b) => Array.from({ length: 17 }, (_, t) => 8 * transport.rank + b + t),
+ * );
+ * for (let step = 0; step < 20; step++) {
+ *   const batch = batchOf(rows, { contextLength: 16, padding: 0 });
+ *   await trainStep.submit(step, [batch], { learningRate: 3e-3 });
+ *   if ((step + 1) % 5 === 0) await outer.run();
+ * }
+ * console.log(await trainStep.reports(20)); // of this rank
+ * ```
  */
 export class OuterStep {
   readonly #gpt: Gpt;
@@ -38,9 +66,12 @@ export class OuterStep {
   /**
    * Allocates weights and momentum on the host.
    *
-   * @param gradients `TrainStep.gradients`, whose layout they have.
+   * @param model.trainStep its steps, of `syncEvery` above 1; weights and momentum have the layout of its gradients.
    */
-  constructor(gpt: Gpt, transport: Transport, gradients: Arena) {
+  constructor(
+    transport: Transport,
+    { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
+  ) {
     this.#gpt = gpt;
     this.#transport = transport;
     this.#parts = trainedParts(gpt);

@@ -154,9 +154,7 @@ export async function follow(
   const trainStep = resources.use(
     createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
   );
-  const outer = options.syncEvery > 1
-    ? new OuterStep(gpt, transport, trainStep.gradients)
-    : undefined;
+  const outer = options.syncEvery > 1 ? new OuterStep(transport, { gpt, trainStep }) : undefined;
   const training = { gpt, trainStep, outer };
   for (const tensor of sharedTensors(training)) {
     const { buffer } = await transport.broadcast();
