@@ -135,10 +135,10 @@ async function main(options: Options): Promise<number> {
   for (const [name, { config }] of sources) {
     status(`model ${printable(name)}, with a context of ${config.contextLength} tokens`);
   }
-  output(`${addressOf(server.addr)}/v1\n`);
   const interrupts = await listenForInterrupts(
     `no new requests; those that run have ${drain} s. A second signal ends at once.`,
   );
+  output(`${addressOf(server.addr)}/v1\n`); // from here on a signal finds what it ends
   await Promise.race([aborted(interrupts.signal), lost(device)]);
   const isDrained = await Promise.race([api.drain().then(() => true), after(drain)]);
   await api.close();
