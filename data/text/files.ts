@@ -15,7 +15,7 @@ import { fieldOf, listOfNames } from "./fields.ts";
 import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
 import { parquetColumns, parquetParts } from "./parquet.ts";
 import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
-import { decodeUtf16, unpack } from "./unpack.ts";
+import { unpack } from "./unpack.ts";
 
 /**
  * Finds files of data on this machine and on the Hugging Face hub, and reads their documents.
@@ -348,10 +348,8 @@ async function* readFile(file: DataFile, textField: string): AsyncGenerator<Bloc
 
 /** The parts of an open file. */
 function partsOf({ name, format }: DataFile, open: OpenFile): AsyncIterable<Part[]> {
-  let text: AsyncIterable<Uint8Array> = readChunks(open, CHUNK_BYTES);
-  if (format.packing) text = unpack(text, format.packing, name);
-  if (format.encoding) text = decodeUtf16(text, format.encoding, name);
-  return READERS[format.kind].read(text, open);
+  const { kind, packing } = format, chunks = readChunks(open, CHUNK_BYTES);
+  return READERS[kind].read(packing ? unpack(chunks, packing, name) : chunks, open);
 }
 
 /** How the documents of a file are found. */

@@ -14,8 +14,6 @@ export interface Format {
   readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
   /** Compression, if any. */
   readonly packing?: Packing;
-  /** Encoding of its text if it is not UTF-8. */
-  readonly encoding?: "utf-16le" | "utf-16be";
 }
 
 /** Compression of a file. */
@@ -104,9 +102,8 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const { kind } = known ?? FORMATS[0]!;
   const instead = standIn(head);
   if (instead !== undefined) throw new DataError(`${name} as ${instead}`);
-  const encoding = encodingOf(head);
   const foreign = foreignContent(head, kind) ??
-    (known || encoding || isUtf8(head) ? undefined : NO_TEXT);
+    (known || isUtf8(head) ? undefined : NO_TEXT);
   if (foreign) {
     throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
   }
@@ -114,11 +111,10 @@ export function formatOf(name: string, head: Uint8Array): Format {
     throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
   const isArray = kind === "json" &&
-    new TextDecoder(encoding ?? "utf-8").decode(head).trimStart().startsWith("[");
+    new TextDecoder().decode(head).trimStart().startsWith("[");
   return {
     kind: kind !== "json" ? kind : isArray ? "array" : "lines",
     ...(packing ? { packing } : {}),
-    ...(encoding ? { encoding } : {}),
   };
 }
 
@@ -156,18 +152,10 @@ function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | un
     const is = bytes.subarray(at, at + begins.length).equals(Buffer.from(begins, "latin1"));
     if (is && !(kind === "parquet" && what === "Parquet")) return `${what}; ${advice}`;
   }
-  if (kind === "parquet" || encodingOf(head)) return undefined;
+  if (kind === "parquet") return undefined;
   // not line ends, white space, backspace and escape; text in UTF-32 is full of these, most in UTF-16 as well
   const isControl = (byte: number) => byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b);
   return bytes.filter(isControl).length > MOST_CONTROLS * bytes.length ? NO_TEXT : undefined;
-}
-
-/** The encoding that a byte order mark names, if it is not UTF-8. */
-function encodingOf(head: Uint8Array): Format["encoding"] {
-  const [first, second, third, fourth] = head;
-  const isUtf32 = third === 0 && fourth === 0;
-  if (first === 0xff && second === 0xfe && !isUtf32) return "utf-16le";
-  return first === 0xfe && second === 0xff ? "utf-16be" : undefined;
 }
 
 /** Whether bytes whose end may be cut off are UTF-8. */

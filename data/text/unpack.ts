@@ -3,10 +3,10 @@ import { pipeline, type Transform } from "node:stream";
 import { createGunzip, createZstdDecompress } from "node:zlib";
 import { UserError } from "../../files/user_error.ts";
 import { DataError } from "./data_error.ts";
-import type { Format, Packing } from "./formats.ts";
+import type { Packing } from "./formats.ts";
 
 /**
- * Streams of bytes, unpacked and decoded to UTF-8.
+ * Streams of bytes, unpacked.
  *
  * @module
  */
@@ -117,33 +117,4 @@ class ByteReader {
     this.at += part.length;
     return part;
   }
-}
-
-/**
- * UTF-16 as UTF-8.
- *
- * @throws {DataError} if the bytes are not UTF-16.
- */
-export async function* decodeUtf16(
-  chunks: AsyncIterable<Uint8Array>,
-  encoding: NonNullable<Format["encoding"]>,
-  file: string,
-): AsyncGenerator<Uint8Array> {
-  const decoder = new TextDecoder(encoding, { fatal: true }), encoder = new TextEncoder();
-  let at = 0;
-  const decode = (chunk?: Uint8Array) => {
-    try {
-      return encoder.encode(decoder.decode(chunk, { stream: chunk !== undefined }));
-    } catch {
-      throw new DataError(
-        `${file} as it must be ${encoding.toUpperCase()}, as its byte order mark says: ` +
-          `it is not after byte ${at}`,
-      );
-    }
-  };
-  for await (const chunk of chunks) {
-    yield decode(chunk);
-    at += chunk.length;
-  }
-  yield decode();
 }

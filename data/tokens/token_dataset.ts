@@ -117,10 +117,11 @@ export function holdOut(
     const cut = Math.floor(length * (1 - 1 / HELD_OUT));
     return { training: slice(dataset, 0, cut), validation: slice(dataset, cut, length) };
   }
-  const every = Math.min(HELD_OUT, documents);
+  const every = Math.min(HELD_OUT, documents), all = new Int32Array(documents).map((_, d) => d);
+  const isHeldOut = (document: number) => document % every === every - 1;
   return {
-    training: select(dataset, { first: 0, count: every - 1, every }),
-    validation: select(dataset, { first: every - 1, count: 1, every }),
+    training: select(dataset, all.filter((document) => !isHeldOut(document))),
+    validation: select(dataset, all.filter(isHeldOut)),
   };
 }
 
@@ -134,61 +135,43 @@ function slice(dataset: TokenDataset, start: number, end: number): TokenDataset 
   };
 }
 
-/** The documents of runs: of every `every` documents, `count` from number `first` on. */
-function select(
-  dataset: TokenDataset,
-  { first, count, every }: { first: number; count: number; every: number },
-): TokenDataset {
-  const runs = Math.ceil((dataset.documents - first) / every);
-  const starts = new Float64Array(runs); // where each run starts in the data set
-  const offsets = new Float64Array(runs + 1); // where it starts among the selected tokens
-  for (let i = 0; i < runs; i++) {
-    const document = first + i * every;
-    const end = dataset.documentStart(Math.min(document + count, dataset.documents));
-    starts[i] = dataset.documentStart(document);
-    offsets[i + 1] = offsets[i]! + end - starts[i]!;
-  }
-  const length = offsets[runs]!;
-  const documents = (runs - 1) * count +
-    Math.min(count, dataset.documents - first - (runs - 1) * every);
-  /** The run that holds a document, and the document's index in the data set. */
-  const placeOf = (index: number) => {
-    const i = Math.floor(index / count);
-    return [i, first + i * every + index % count] as const;
-  };
+/** Some documents of a data set, by their indices in ascending order. */
+function select(dataset: TokenDataset, documents: Int32Array): TokenDataset {
+  const starts = new Float64Array(documents.length + 1); // of each document among the selected tokens
+  documents.forEach((document, i) => {
+    const length = dataset.documentStart(document + 1) - dataset.documentStart(document);
+    starts[i + 1] = starts[i]! + length;
+  });
+  const length = starts.at(-1)!;
+  /** Tokens that precede a selected document in the data set, and are not selected. */
+  const skipped = (i: number) => dataset.documentStart(documents[i]!) - starts[i]!;
   return {
     length,
-    documents,
+    documents: documents.length,
     read(start, end) {
       const stop = Math.min(end, length), parts: Tokens[] = [];
-      for (let i = runAt(offsets, start); i < runs && offsets[i]! < stop; i++) {
-        const from = Math.max(start, offsets[i]!), to = Math.min(stop, offsets[i + 1]!);
-        parts.push(dataset.read(starts[i]! + from - offsets[i]!, starts[i]! + to - offsets[i]!));
+      for (let i = lastUpTo(starts, start), at = start; at < stop; i++) {
+        const shift = skipped(i);
+        while (starts[i + 1]! < stop && skipped(i + 1) === shift) i++; // neighbours are read together
+        const to = Math.min(stop, starts[i + 1]!);
+        parts.push(dataset.read(at + shift, to + shift));
+        at = to;
       }
       return parts.length === 1 ? parts[0]! : concatenated(parts);
     },
-    documentStart(index) {
-      if (index >= documents) return length;
-      const [i, document] = placeOf(index);
-      return offsets[i]! + dataset.documentStart(document) - starts[i]!;
-    },
+    documentStart: (index) => starts[index] ?? length,
     ...(dataset.answersOf
-      ? {
-        answersOf(index) {
-          const [i, document] = placeOf(index);
-          return moved(dataset.answersOf!(document), offsets[i]! - starts[i]!);
-        },
-      }
+      ? { answersOf: (i) => moved(dataset.answersOf!(documents[i]!), -skipped(i)) }
       : {}),
   };
 }
 
-/** The last run that starts at a place or before it. */
-function runAt(offsets: Float64Array, place: number): number {
-  let low = 0, high = offsets.length - 1;
+/** Index of the last place that is not after another one; the places ascend. */
+function lastUpTo(places: Float64Array, place: number): number {
+  let low = 0, high = places.length - 1;
   while (low < high) {
     const middle = Math.ceil((low + high) / 2);
-    if (offsets[middle]! <= place) low = middle;
+    if (places[middle]! <= place) low = middle;
     else high = middle - 1;
   }
   return low;

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { basename, join, relative, resolve } from "node:path";
-import { Buffer } from "node:buffer";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import { asFound, type DataSpec, openDataset, parseDataSpec } from "../../../data/text/dataset.ts";
@@ -25,7 +24,6 @@ function write(name: string, content: Content): string {
 
 const gzip = (content: Content) => new Uint8Array(gzipSync(bytesOf(content)));
 const zstd = (content: Content) => new Uint8Array(zstdCompressSync(bytesOf(content)));
-const utf16 = (text: string) => new Uint8Array(Buffer.from(`\ufeff${text}`, "utf16le"));
 
 function join2(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
@@ -74,9 +72,6 @@ Deno.test("openDataset() reads text, JSON, CSV and TSV, packed and unpacked", as
       ["a.txt.zst", zstd(TEXT)],
       ["parts.jsonl.zst", join2(zstd(LINES.slice(0, 10)), zstd(LINES.slice(10)))],
       ["a.csv.zst", zstd(`\ufeff${table(",")}`)],
-      ["wide.txt", utf16(TEXT)],
-      ["wide.json", utf16(ARRAY)],
-      ["wide.csv.gz", gzip(utf16(table(",")))],
       ["notes.md", TEXT],
     ] as const
   ) assert.deepEqual(await read([write(name, content)]), STORIES, name);

@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { constants, gzipSync, zstdCompressSync } from "node:zlib";
 import { Random } from "../../../data/random.ts";
 import { DataError } from "../../../data/text/data_error.ts";
-import { decodeUtf16, unpack } from "../../../data/text/unpack.ts";
+import { unpack } from "../../../data/text/unpack.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
@@ -128,25 +128,4 @@ Deno.test("unpack() throws the errors of reading unchanged", async () => {
     })();
     await assert.rejects(all(unpack(chunks, packing, "x")), /^DataError: .*the disk is gone$/);
   }
-});
-
-Deno.test("decodeUtf16() gives UTF-8, whatever the chunks, and refuses unpaired surrogates", async () => {
-  const written = text.toString();
-  for (
-    const [most, expected] of [[1, [...written].slice(0, 500).join("")], [1e5, written]] as const
-  ) {
-    const wide = Buffer.from(`\ufeff${expected}`, "utf16le");
-    for (const encoding of ["utf-16le", "utf-16be"] as const) {
-      const bytes = encoding === "utf-16le" ? wide : Buffer.from(wide).swap16();
-      const decoded = (await all(decodeUtf16(inChunks(bytes, most), encoding, "x"))).toString();
-      assert.ok(decoded === expected, `${encoding}, chunks of ${most}, seed ${seed}`);
-    }
-  }
-  await assert.rejects(
-    all(decodeUtf16(inChunks(Buffer.from("a\0\0\xd8b\0", "latin1"), 2), "utf-16le", "x")),
-    {
-      message: "Cannot read data file x as it must be UTF-16LE, as its byte order mark says: " +
-        "it is not after byte 4",
-    },
-  );
 });
