@@ -64,6 +64,7 @@ export {
   type TransportOptions,
 } from "./distributed/open_mpi.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
+export type { WireType } from "./distributed/wire.ts";
 export { OuterStep } from "./train/diloco.ts";
 export type { ExchangeMs } from "./distributed/tensor_sum.ts";
 

@@ -238,6 +238,23 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
         }
       }),
     gather: (bytes) => inTurn(() => gathered(outside(bytes))),
+    alltoall: (parts) =>
+      inTurn(async () => {
+        const lengths = integers(size);
+        lengths.set(parts.map(({ length }) => length));
+        const starts = startsOf(lengths);
+        const own = lengths[rank]!, owns = integers(size).fill(own), ownStarts = startsOf(owns);
+        const sent = new Uint8Array(new ArrayBuffer(starts.at(-1)! + lengths.at(-1)!));
+        for (const [r, part] of parts.entries()) sent.set(part, starts[r]);
+        const received = new Uint8Array(new ArrayBuffer(size * own));
+        await checked(
+          "MPI_Alltoallv",
+          ...[sent, lengths, starts, byte] as const,
+          ...[received, owns, ownStarts, byte] as const,
+          world,
+        );
+        return parts.map((_, r) => received.slice(r * own, (r + 1) * own));
+      }),
     broadcast: (bytes = new Uint8Array()) =>
       inTurn(async () => {
         const length = new Float64Array(new ArrayBuffer(8)).fill(bytes.length);

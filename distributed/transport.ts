@@ -24,6 +24,8 @@ export interface Transport {
   sum(values: Float32Array<ArrayBuffer>): Promise<void>;
   /** The bytes of every rank, by rank, on every rank. */
   gather(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>[]>;
+  /** Part r goes to rank r: returns what each rank sends to this one. All parts for a rank have the same length. */
+  alltoall(parts: readonly Uint8Array<ArrayBuffer>[]): Promise<Uint8Array<ArrayBuffer>[]>;
   /** The bytes of rank 0; what other ranks give is ignored. */
   broadcast(bytes?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Resolves when every rank has called it. */
@@ -51,6 +53,7 @@ export const oneRank: Transport = {
   localRank: 0,
   sum: () => Promise.resolve(),
   gather: (bytes) => Promise.resolve([bytes.slice()]),
+  alltoall: (parts) => Promise.resolve(parts.map((part) => part.slice())),
   broadcast: (bytes = new Uint8Array()) => Promise.resolve(bytes.slice()),
   barrier: () => Promise.resolve(),
   watch: (_limitMs, work) => work(),

@@ -1,6 +1,7 @@
 import { checkSameValues } from "../distributed/same_bits.ts";
 import type { ExchangeMs } from "../distributed/tensor_sum.ts";
 import type { Transport } from "../distributed/transport.ts";
+import { F16Wire, type WireType } from "../distributed/wire.ts";
 import { elementOffset } from "../kernels/arena.ts";
 import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
@@ -61,22 +62,29 @@ export class OuterStep {
   readonly #copies: readonly { copy: Tensor; values: Float32Array }[];
   /** Momentum of the outer optimizer, in the layout of the gradients; the same on every rank. */
   readonly momentum: Float32Array<ArrayBuffer>;
+  /** What this rank has rounded away of differences, and not sent yet; undefined unless they travel in f16. */
+  readonly residual: Float32Array<ArrayBuffer> | undefined;
+  readonly #wire: F16Wire | undefined;
   #ms: ExchangeMs = { download: 0, sum: 0, upload: 0 };
 
   /**
    * Allocates weights and momentum on the host.
    *
    * @param model.trainStep its steps, of `syncEvery` above 1; weights and momentum have the layout of its gradients.
+   * @param wire type in which differences of weights travel between ranks.
    */
   constructor(
     transport: Transport,
     { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
+    wire: WireType = "f32",
   ) {
     this.#gpt = gpt;
     this.#transport = transport;
     this.#parts = trainedParts(gpt);
     this.#weights = new Float32Array(size(gradients.flat.shape));
     this.momentum = new Float32Array(this.#weights.length);
+    if (wire === "f16" && transport.size > 1) this.#wire = new F16Wire(this.#weights.length);
+    this.residual = this.#wire?.residual;
     this.#copies = [...gpt.copies?.tensors ?? []]
       .filter(([name]) => gradients.tensors.has(name))
       .map(([name, copy]) => {
@@ -107,7 +115,8 @@ export class OuterStep {
     const moved = await this.#download();
     for (let i = 0; i < moved.length; i++) moved[i] = weights[i]! - moved[i]!;
     lap("download");
-    await this.#transport.sum(moved);
+    if (this.#wire) await this.#wire.sum(this.#transport, [moved]);
+    else await this.#transport.sum(moved);
     lap("sum");
     for (let i = 0; i < moved.length; i++) { // as torch.optim.SGD(nesterov=True)
       const gradient = moved[i]! / size;

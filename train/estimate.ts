@@ -62,7 +62,7 @@ export interface EstimatedTime {
 
 /** The checkpoints that a run will save. */
 export function plannedSaves(
-  { options, config, corpus, first, transport }: Run,
+  { options, config, corpus, first }: Run,
 ): PlannedSaves {
   const { steps, syncEvery, keep } = options, cooldownFrom = lastBeforeCooldown(options);
   const saveEvery = options.saveEvery && Math.max(options.saveEvery, syncEvery);
@@ -73,7 +73,7 @@ export function plannedSaves(
       parameterTable(config, options.freeze),
       options.optimizer,
       corpus.tokenizer,
-      syncEvery > 1 ? transport.size : undefined,
+      options,
     ),
     keep,
     others: cooldownFrom < steps ? 2 : 1,

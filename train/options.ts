@@ -5,6 +5,7 @@ import type { DataSpec } from "../data/text/dataset.ts";
 import { flagOf } from "../files/command_line.ts";
 import { isObject } from "../files/json.ts";
 import { DEFAULT_TIMEOUT, DISTRIBUTED_CHOICES } from "../distributed/open_mpi.ts";
+import { WIRE_TYPES } from "../distributed/wire.ts";
 import { GPU_CHOICES, type Provider } from "../kernels/provider.ts";
 import { RECOMPUTE_MODES } from "../model/activations.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
@@ -522,6 +523,16 @@ export const TRAIN_OPTIONS = {
     placeholder: "<seconds>",
     default: DEFAULT_TIMEOUT,
     onResume: "unsaved",
+    unplanned: true,
+  },
+  /** Type in which ranks exchange gradients, or with `syncEvery` differences of weights. */
+  wire: {
+    group: RUN,
+    type: "choice",
+    choices: WIRE_TYPES,
+    help: "type of the numbers that ranks exchange; f16 has half the bytes, and error feedback",
+    placeholder: "<type>",
+    default: "f32",
     unplanned: true,
   },
   /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */

@@ -10,16 +10,16 @@ import type { Device } from "../kernels/device.ts";
 import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
-import { createGpt, type Gpt } from "../model/gpt.ts";
+import { createGpt } from "../model/gpt.ts";
 import { OuterStep } from "./diloco.ts";
 import { createEvaluator } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { gatherRankStates } from "./rank_states.ts";
+import { gatherRankStates, type RankTraining, residualOf } from "./rank_states.ts";
 import { cacheBeside, type Run, type Workplace } from "./setup.ts";
-import { readMoments } from "./state.ts";
+import { hasResiduals, readMoments, readResidual } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
-import { createTrainStep, REPORT_ROWS, type StepState, type TrainStep } from "./step.ts";
+import { createTrainStep, REPORT_ROWS, type StepState } from "./step.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
 
 /**
@@ -46,19 +46,14 @@ interface Assignment {
   readonly state: StepState;
   /** With DiLoCo, the states of ranks from 1 on in the checkpoint, which rank 0 then reads and hands out. */
   readonly otherStates: readonly StepState[];
-}
-
-/** The training, as rank 0 has it, for the other ranks. */
-interface Training {
-  readonly gpt: Gpt;
-  readonly trainStep: TrainStep;
-  readonly outer: OuterStep | undefined;
+  /** Whether the checkpoint has residuals of all ranks, which rank 0 hands out, too. */
+  readonly hasResiduals: boolean;
 }
 
 /** Gives the other ranks all that they need; they wait for it in `follow()`. */
 export async function assign(
   { options, config, recompute, corpus, device, share, transport, resumed }: Run,
-  training: Training,
+  training: RankTraining,
 ): Promise<void> {
   const { json, vocabularySize, endOfTextToken, chatTemplate } = corpus.tokenizer;
   const { trainStep, outer } = training;
@@ -73,6 +68,7 @@ export async function assign(
     tuning: tuningOf(device),
     state: await trainStep.state(),
     otherStates,
+    hasResiduals: resumed !== undefined && hasResiduals(resumed.state, options),
   };
   await transport.broadcast(toJsonBytes(assignment));
   await transport.barrier(); // until other hosts have tokenized their data
@@ -85,6 +81,10 @@ export async function assign(
     for (const values of readMoments(resumed!.path, trainStep, rank).values()) {
       await transport.broadcast(new Uint8Array(values.buffer));
     }
+  }
+  for (let rank = 1; assignment.hasResiduals && rank < transport.size; rank++) {
+    const residual = readResidual(resumed!.path, trainStep, rank);
+    await transport.broadcast(new Uint8Array(residual.buffer));
   }
 }
 
@@ -154,7 +154,9 @@ export async function follow(
   const trainStep = resources.use(
     createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
   );
-  const outer = options.syncEvery > 1 ? new OuterStep(transport, { gpt, trainStep }) : undefined;
+  const outer = options.syncEvery > 1
+    ? new OuterStep(transport, { gpt, trainStep }, options.wire)
+    : undefined;
   const training = { gpt, trainStep, outer };
   for (const tensor of sharedTensors(training)) {
     const { buffer } = await transport.broadcast();
@@ -169,6 +171,10 @@ export async function follow(
       const { buffer } = await transport.broadcast();
       if (rank === transport.rank) upload(device, flat, new Float32Array(buffer));
     }
+  }
+  for (let rank = 1; assignment.hasResiduals && rank < transport.size; rank++) {
+    const { buffer } = await transport.broadcast();
+    if (rank === transport.rank) residualOf(training)!.set(new Float32Array(buffer));
   }
   trainStep.restore(otherStates[transport.rank - 1] ?? state);
   await outer?.start();
@@ -190,7 +196,7 @@ export async function follow(
       await share.submit(training, announcement);
       waiting++;
     } else if (announcement.kind === "exchange") await outer!.run();
-    else if (announcement.kind === "save") await gatherRankStates(transport, device, trainStep);
+    else if (announcement.kind === "save") await gatherRankStates(transport, training);
     else await evaluator.run();
     if (outer && (announcement.kind === "exchange" || waiting === REPORT_ROWS)) {
       checkSkips(await trainStep.state(), options); // as rank 0 does, which this rank may be far behind
@@ -240,7 +246,7 @@ async function openCorpus(
 }
 
 /** The tensors whose values the other ranks get from rank 0. */
-function sharedTensors({ gpt, trainStep }: Omit<Training, "outer">): Tensor[] {
+function sharedTensors({ gpt, trainStep }: RankTraining): Tensor[] {
   return [
     gpt.parameters.flat,
     ...(gpt.copies ? [gpt.copies.flat] : []),

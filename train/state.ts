@@ -44,14 +44,18 @@ import {
   serializeSafetensors,
 } from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
-import type { Gpt } from "../model/gpt.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 import { loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
-import type { OuterStep } from "./diloco.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
-import type { ResolvedOptions } from "./options.ts";
-import { gatherRankStates } from "./rank_states.ts";
+import { EARLIER_DEFAULTS, type ResolvedOptions } from "./options.ts";
+import {
+  gatherRankStates,
+  haveOwnStates,
+  type RankTraining,
+  RESIDUAL,
+  residualOf,
+} from "./rank_states.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
@@ -197,17 +201,13 @@ function withDimensions(state: TrainerState, config: GptConfig): TrainerState {
 }
 
 /** The parts of a training that a checkpoint saves. */
-export interface Saved {
+export interface Saved extends RankTraining {
   directory: RunDirectory;
   options: ResolvedOptions;
   /** Names of the options that the user typed. */
   typed: readonly string[];
   corpus: Corpus;
   batches: Batches;
-  gpt: Gpt;
-  trainStep: TrainStep;
-  /** The outer step, if the ranks train by DiLoCo. */
-  outer?: OuterStep | undefined;
   /** The transport to the other ranks, which then save their part at the same time. */
   transport: Transport;
   /** The model from which the training started. */
@@ -220,13 +220,13 @@ const SMALL_FILES_BYTES = 2 ** 16;
 /**
  * Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model and its optimizer.
  *
- * @param ranks with DiLoCo their number, as each has moments of its own; by default there is no outer momentum either.
+ * @param options.ranks with DiLoCo each has moments of its own, and if they exchange f16 a residual.
  */
 export function checkpointSizes(
   table: readonly ParameterSpec[],
   optimizer: OptimizerName,
   { json }: Tokenizer,
-  ranks?: number,
+  { ranks, syncEvery, wire }: Pick<ResolvedOptions, "ranks" | "syncEvery" | "wire">,
 ): { checkpointBytes: number; weightsOnlyBytes: number } {
   const isLora = table.some(({ name }) => isAdapter(name));
   const floatsOf = (rows: readonly ParameterSpec[]) =>
@@ -239,15 +239,16 @@ export function checkpointSizes(
     (sum, { kind, parameters }) => sum + 4 * kind.state.length * floatsOf(parameters),
     0,
   );
-  const checkpointBytes = weightsOnlyBytes + (ranks ?? 1) * optimizerBytes +
-    (ranks === undefined ? 0 : 4 * trained);
+  const hasMomentum = syncEvery > 1, hasResiduals = wire === "f16" && ranks > 1;
+  const checkpointBytes = weightsOnlyBytes + (hasMomentum ? ranks : 1) * optimizerBytes +
+    4 * trained * ((hasMomentum ? 1 : 0) + (hasResiduals ? ranks : 0));
   return { checkpointBytes, weightsOnlyBytes };
 }
 
 /** Prefix of the names of the outer momentum's tensors. */
 const OUTER = "outer.momentum.";
 
-/** Prefix of the names of a rank's moments. */
+/** Prefix of the names of a rank's arrays, see `RankState`. */
 function prefixOf(rank: number, key: string): string {
   return rank === 0 ? `${key}.` : `rank${rank}.${key}.`;
 }
@@ -275,15 +276,16 @@ export async function saveCheckpoint(
   },
 ): Promise<string> {
   const { tokenizer, validationHash } = corpus;
-  // if gradients are added up in every step, the states of all ranks are the same
-  const ranks = await gatherRankStates(outer ? transport : oneRank, gpt.device, trainStep);
+  const training = { gpt, trainStep, outer };
+  const ranks = await gatherRankStates(haveOwnStates(training) ? transport : oneRank, training);
   const optimizerState = new Map<string, SafetensorsEntry>();
   const add = (...given: Parameters<typeof entriesOf>) => {
     for (const [name, entry] of entriesOf(...given)) optimizerState.set(name, entry);
   };
-  for (const [rank, { moments }] of ranks.entries()) {
-    for (const [key, arena] of trainStep.optimizer.state) {
-      add(prefixOf(rank, key), arena, moments.get(key)!);
+  for (const [rank, { arrays }] of ranks.entries()) {
+    for (const [name, values] of arrays) {
+      const arena = trainStep.optimizer.state.get(name) ?? trainStep.gradients;
+      add(prefixOf(rank, name), arena, values);
     }
   }
   if (outer) add(OUTER, trainStep.gradients, outer.momentum);
@@ -310,7 +312,7 @@ export async function saveCheckpoint(
     batchIndex,
     seed: options.seed,
     ...own!,
-    ...(others.length > 0 ? { otherRanks: others } : {}),
+    ...(outer && others.length > 0 ? { otherRanks: others } : {}),
     bestValidationLoss: bestLoss,
     options: savedOptions(options),
     typed: [...typed],
@@ -367,6 +369,33 @@ function valuesOf(
   return values;
 }
 
+/**
+ * Whether a checkpoint has the residuals of ranks that train in this way: those of gradients and of weights mean
+ * something else, and those of other ranks leave out a part.
+ */
+export function hasResiduals(
+  { options }: Pick<TrainerState, "options">,
+  { wire, ranks, syncEvery }: Pick<ResolvedOptions, "wire" | "ranks" | "syncEvery">,
+): boolean {
+  const saved = { ...EARLIER_DEFAULTS, ranks: 1, ...options } as ResolvedOptions;
+  const areGradients = saved.syncEvery === 1;
+  return ranks > 1 && wire === "f16" && saved.wire === "f16" && saved.ranks === ranks &&
+    areGradients === (syncEvery === 1);
+}
+
+/** The residual of a rank in a checkpoint that has it. */
+export function readResidual(
+  path: string,
+  { gradients }: TrainStep,
+  rank: number,
+): Float32Array<ArrayBuffer> {
+  let residual = new Float32Array();
+  readTensors(path, OPTIMIZER_FILE, (...file) => {
+    residual = valuesOf(prefixOf(rank, RESIDUAL), gradients, ...file);
+  });
+  return residual;
+}
+
 /** The moments of a rank in a checkpoint, by the names of the optimizer's arenas. */
 export function readMoments(
   path: string,
@@ -385,11 +414,15 @@ export function readMoments(
 /**
  * Restores the model, the state of the optimizer and the state of the step from a checkpoint, of ranks that differ those
  * of rank 0.
+ *
+ * @param options those with which the training is resumed.
  */
 export function restore(
   { path, state, base }: Resumed,
-  { gpt, trainStep, outer }: Pick<Saved, "gpt" | "trainStep" | "outer">,
+  training: RankTraining,
+  options: ResolvedOptions,
 ): void {
+  const { gpt, trainStep, outer } = training;
   if (base) {
     fillModel(gpt, base);
     readTensors(path, ADAPTER_FILE, (...file) => loadAdapters(gpt, ...file));
@@ -406,5 +439,6 @@ export function restore(
       outer.momentum.set(valuesOf(OUTER, trainStep.gradients, ...file));
     });
   }
+  if (hasResiduals(state, options)) residualOf(training)?.set(readResidual(path, trainStep, 0));
   trainStep.restore(state);
 }

@@ -1,6 +1,7 @@
 import { type Batch, placesInOrder } from "../data/tokens/batch.ts";
 import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
+import type { WireType } from "../distributed/wire.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
@@ -52,6 +53,8 @@ export interface StepOptions extends OptimizerOptions {
   readonly seed: number;
   /** Above 1, ranks do not exchange gradients: an `OuterStep` averages their weights. 1 by default. */
   readonly syncEvery: number;
+  /** Type in which gradients travel between ranks; f32 by default. */
+  readonly wire: WireType;
   /** What the backward pass computes again, which saves memory and changes no bit of the gradients; nothing by default. */
   readonly recompute: RecomputeMode;
 }
@@ -162,6 +165,11 @@ export interface TrainStep extends Disposable {
    * them; and the update. For the tuner and the benchmarks.
    */
   readonly program: Program;
+  /**
+   * What this rank has rounded away of its gradients and not sent yet, without the loss scale; undefined unless gradients
+   * travel in f16.
+   */
+  readonly residual: Float32Array<ArrayBuffer> | undefined;
   /** What the sums over all ranks took since the last call of this; undefined on one rank. */
   takeExchangeMs(): ExchangeMs | undefined;
   /** Launches of `program` at which its parts begin, each of which may be empty but the first and the last. */
@@ -335,7 +343,9 @@ export function createTrainStep(
   optimizer.record(program, { gradients, update });
 
   const exchange = transport.size > 1 && options.syncEvery === 1
-    ? new TensorSum(device, transport, [gradients.flat, lossSums])
+    ? options.wire === "f16"
+      ? new TensorSum(device, transport, [lossSums], { tensor: gradients.flat, scale: lossScale })
+      : new TensorSum(device, transport, [lossSums, gradients.flat])
     : undefined;
 
   let submitted = 0; // rows of `reports` written so far
@@ -360,6 +370,7 @@ export function createTrainStep(
     activations,
     gradients,
     program,
+    residual: exchange?.residual,
     takeExchangeMs: () => exchange?.takeMs(),
     parts: { first: 0, others: othersFrom, update: updateFrom },
     lasting: [lossScale, counters, reports],

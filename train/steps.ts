@@ -9,6 +9,7 @@ import { flopsPerToken } from "./metrics.ts";
 import { givenPrompt, heldOutPrompt } from "./prompts.ts";
 import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
+import { haveOwnStates } from "./rank_states.ts";
 import { announce } from "./ranks.ts";
 import { cooldownStart, lastBeforeCooldown, learningRateAt } from "./schedule.ts";
 import type { StepShare } from "./step_share.ts";
@@ -287,7 +288,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Saves a checkpoint. */
   async function* save(): AsyncGenerator<TrainEvent> {
     await exchange(); // a signal may have ended the steps of each rank
-    if (outer) await announce(transport, { kind: "save" });
+    if (haveOwnStates(loop)) await announce(transport, { kind: "save" });
     path = await saveCheckpoint({ ...loop, options }, {
       step,
       batchIndex: share.batchesBefore(step),

@@ -50,7 +50,7 @@ import { PLAN_FILE } from "./plan_file.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./retention.ts";
 import { checkRunDirectory, moveAside, moveBack, openRunDirectory } from "./run_directory.ts";
-import { restore } from "./state.ts";
+import { hasResiduals, restore } from "./state.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
@@ -223,7 +223,7 @@ export async function* train(
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
     const outer = run.options.syncEvery > 1
-      ? new OuterStep(transport, { gpt, trainStep })
+      ? new OuterStep(transport, { gpt, trainStep }, run.options.wire)
       : undefined;
     setParameters(run, { gpt, trainStep, outer });
     if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
@@ -360,6 +360,9 @@ function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
       `: a step has ${ranks * gradientAccumulation * batchSize} rows` +
       (syncEvery === 1 ? "" : `, and weights are exchanged every ${syncEvery} steps, by DiLoCo`);
   }
+  if (resumed && ranks > 1 && options.wire === "f16" && !hasResiduals(resumed.state, options)) {
+    yield "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
+  }
   if (!resumed || saved.syncEvery === 1) return; // all ranks have the same optimizer
   const has = 1 + (resumed.state.otherRanks?.length ?? 0), uses = syncEvery === 1 ? 1 : ranks;
   const named = (first: number, end: number) =>
@@ -433,7 +436,7 @@ function setParameters(
   { resumed, initial, options }: Run,
   { gpt, ...training }: Parameters<typeof restore>[1],
 ): void {
-  if (resumed) return restore(resumed, { gpt, ...training });
+  if (resumed) return restore(resumed, { gpt, ...training }, options);
   const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
   const zeroProjections = options.zeroInit === "on";
   initializeParameters(gpt, { seed: options.seed, parameters, zeroProjections });

@@ -49,6 +49,8 @@ export async function inProcess<T>(
         }
       },
       gather: async (bytes) => (await exchange(bytes.slice())).map((other) => other.slice()),
+      alltoall: async (parts) =>
+        (await exchange(parts.map((part) => part.slice()))).map((of) => of[rank]!),
       broadcast: async (bytes = new Uint8Array()) => (await exchange(bytes.slice()))[0]!.slice(),
       barrier: async () => void await exchange(undefined),
       watch: (_limitMs, work) => work(),

@@ -70,6 +70,15 @@ withRanks("openTransport() gathers and broadcasts bytes between three ranks", as
   );
 });
 
+withRanks("alltoall() sends each rank its part", async () => {
+  const { lines } = await verbs();
+  assert.deepEqual(lines.map(({ received }) => received), [
+    [[0], [1], [2]],
+    [[0, 0], [1, 1], [2, 2]],
+    [[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+  ]);
+});
+
 withRanks("sum() adds in the order of ranks, on every rank", async () => {
   const { lines, code, stderr } = await verbs();
   assert.deepEqual(lines.map(({ sums }) => sums), [SUMS, SUMS, SUMS]);

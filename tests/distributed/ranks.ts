@@ -31,6 +31,9 @@ if (task === "verbs") {
     transport.broadcast(rank === 0 ? bytesOf(7, 8, 9) : undefined),
     transport.broadcast(),
   ]);
+  // to rank r goes the number of this one, r + 1 times
+  const sent = Array.from({ length: size }, (_, r) => bytesOf(...Array(r + 1).fill(rank)));
+  const received = (await transport.alltoall(sent)).map((bytes) => [...bytes]);
   const lengths = await transport.sum(new Float32Array(10 + rank))
     .catch((error) => (error as Error).message);
   // the event loop is alive while a call waits for another rank
@@ -40,7 +43,7 @@ if (task === "verbs") {
   await transport.barrier();
   clearInterval(timer);
   print({
-    ...{ rank, size, localRank, lengths, ticks },
+    ...{ rank, size, localRank, received, lengths, ticks },
     gathered: gathered.map((b) => [...b]),
     first: [...first],
     empty: empty.length,

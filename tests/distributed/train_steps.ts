@@ -85,7 +85,9 @@ export async function trainSteps(
     ...options,
   });
   const { syncEvery = 1 } = options ?? {};
-  const outer = syncEvery > 1 ? new OuterStep(transport, { gpt, trainStep }) : undefined;
+  const outer = syncEvery > 1
+    ? new OuterStep(transport, { gpt, trainStep }, options?.wire)
+    : undefined;
   await outer?.start();
   const start = { step: 0, batchIndex: 0, gradientAccumulation, syncEvery };
   const share = new StepShare(transport, batchesOf(data), start);

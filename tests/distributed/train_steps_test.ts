@@ -52,6 +52,24 @@ for (const { name, size, wanted } of cases) {
   });
 }
 
+Deno.test("two ranks that exchange gradients in f16 have the losses of f32, and equal bits", async () => {
+  const wanted = {
+    config: small,
+    precision: "f16",
+    options: { optimizer: "muon", wire: "f16" },
+    steps: 20,
+    gradientAccumulation: 1,
+  } as const;
+  const { ranks, gradientError, lossError } = await compareWithOneRank(device, 2, wanted);
+  assert.ok(
+    gradientError > 1e-5 && gradientError <= 2 ** -10,
+    `gradients differ by ${gradientError}`,
+  );
+  assert.ok(lossError <= 1e-3, `losses differ by ${lossError}`);
+  assert.deepEqual(ranks[1]!.reports, ranks[0]!.reports);
+  assert.equal(ranks[1]!.hash, ranks[0]!.hash);
+});
+
 Deno.test("ranks skip a step together when the gradients of one overflow", async () => {
   const ranks = await inProcess(2, (transport) =>
     trainSteps(device, transport, {

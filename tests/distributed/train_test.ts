@@ -3,11 +3,13 @@ import { join } from "node:path";
 import { Batches } from "../../data/tokens/batches.ts";
 import { readRun } from "../../train/compare.ts";
 import { openTestDevice } from "../gpu.ts";
+import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { device } from "../kernels/harness.ts";
 import { describeDevices } from "../../train/ranks.ts";
 import { inProcess } from "./in_process.ts";
 import { mpirun, withRanks } from "./mpirun.ts";
 import type { Transport } from "../../distributed/transport.ts";
+import { StepShare } from "../../train/step_share.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { lossesOf, SMALL, TEXTS, trainSmall } from "./train.ts";
 
@@ -45,22 +47,27 @@ const resumes = [
 ] as const;
 
 Deno.test("train() takes every batch once when it resumes on other numbers of ranks", async () => {
-  const taken: number[] = [], at = Batches.prototype.at;
+  const taken: number[] = [], { at } = Batches.prototype, { submit } = StepShare.prototype;
+  let submitting = 0; // ranks; the count of FLOPs takes batches, too
   Batches.prototype.at = function (index) {
-    taken.push(index);
+    if (submitting > 0) taken.push(index);
     return at.call(this, index);
+  };
+  StepShare.prototype.submit = async function (...step) {
+    submitting++;
+    return await submit.apply(this, step).finally(() => submitting--);
   };
   try {
     const out = join(directory, "resumed"), gradientAccumulation = 2;
-    const documents = "joined"; // else the count of FLOPs takes batches, too
     for (const [size, steps, message] of resumes) {
-      const [events] = await trainOn(size, { out, steps, gradientAccumulation, documents });
+      const [events] = await trainOn(size, { out, steps, gradientAccumulation });
       const notices = noticesOf(events!);
       assert.ok(notices.includes(message), message);
       assert.equal(notices.includes(`all ranks compute on ${device.name}`), size > 1);
     }
   } finally {
     Batches.prototype.at = at;
+    StepShare.prototype.submit = submit;
   }
   const batches = 2 * (2 * 2 + 3 * 1 + 1 * 2 + 2 * 1);
   taken.sort((a, b) => a - b);
@@ -113,6 +120,25 @@ Deno.test("train() on several ranks has the losses of one with as many micro-bat
     assert.ok(Math.abs(loss - two[i]!) <= 1e-4 * loss, `${loss}, ${two[i]}`);
   }
 });
+
+for (const syncEvery of [1, 2]) {
+  const name = syncEvery === 1 ? "gradients" : "differences of weights";
+  Deno.test(`train() resumes the error feedback of ${name} in f16 to the bit, on as many ranks`, async () => {
+    const out = join(directory, `wire-${syncEvery}`);
+    const options = { out, wire: "f16", syncEvery, steps: 6, evalEvery: 0 } as const;
+    const saved = () => readTrainerState(join(out, "checkpoints", "000006")).files; // hashes
+    await trainOn(2, { ...options, saveEvery: 2 });
+    const whole = saved();
+    const resumeFrom = join(out, "checkpoints", "000004");
+    const [resumed] = await trainOn(2, { ...options, resumeFrom });
+    assert.deepEqual(saved(), whole);
+    const [three] = await trainOn(3, { ...options, steps: 7 });
+    const message =
+      "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
+    assert.ok(noticesOf(three!).includes(message));
+    assert.ok(!noticesOf(resumed!).includes(message));
+  });
+}
 
 Deno.test("train() names the rank whose documents differ", async () => {
   await assert.rejects(

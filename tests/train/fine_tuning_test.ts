@@ -105,7 +105,9 @@ async function assertResumes(out: string, options: Partial<TrainOptions>): Promi
   }
   const { config, tokenizer } = await readCheckpoint(checkpoint(out), {});
   const table = parameterTable(config, options.freeze ?? "");
-  const bytes = bytesBelow(checkpoint(out)), sizes = checkpointSizes(table, "adamw", tokenizer);
+  const bytes = bytesBelow(checkpoint(out));
+  const alone = { ranks: 1, syncEvery: 1, wire: "f32" } as const;
+  const sizes = checkpointSizes(table, "adamw", tokenizer, alone);
   const weights = bytes - statSync(join(checkpoint(out), "optimizer.safetensors")).size;
   for (
     const [most, actual] of [[sizes.checkpointBytes, bytes], [sizes.weightsOnlyBytes, weights]]

@@ -1,0 +1,112 @@
+import type { Transport } from "./transport.ts";
+
+/** The types in which gradients may travel between ranks. */
+export type WireType = "f32" | "f16";
+
+/** All types. */
+export const WIRE_TYPES = ["f32", "f16"] as const satisfies readonly WireType[];
+
+/** Floats that are exchanged at once, 2 MiB in f16, while the next ones are rounded. */
+const CHUNK_FLOATS = 2 ** 20;
+
+/** The greatest power of two up to which sums are scaled; f16 ends at 65504. */
+const LARGEST = 2 ** 15;
+
+/**
+ * Sums over ranks that travel in f16, half the bytes of f32. Whatever rounding takes away is added to the next sum (error
+ * feedback, Karimireddy et al. 2019, https://arxiv.org/abs/1901.09847): the totals of many sums are those of f32, and
+ * small numbers arrive late instead of never.
+ *
+ * Two roundings occur. Each rank rounds its numbers and sends slice r to rank r, which adds the slices of all ranks in f32,
+ * rounds the sum and sends it to all.
+ */
+export class F16Wire {
+  /** What was rounded away and is not sent yet, in units of the numbers divided by their scale. */
+  readonly residual: Float32Array<ArrayBuffer>;
+
+  /** @param length of all arrays of a sum together. */
+  constructor(length: number) {
+    this.residual = new Float32Array(length);
+  }
+
+  /**
+   * Adds up arrays over all ranks, in place. All ranks get the same bits, in the order of ranks as in `Transport.sum()`. If
+   * a number of any rank is not finite, all become NaN, and nothing is sent or taken from the residual.
+   *
+   * @param arrays which follow each other in the residual.
+   * @param scale a power of two by which the numbers are larger than usual, such as a loss scale; equal on all ranks.
+   */
+  async sum(
+    transport: Transport,
+    arrays: readonly Float32Array<ArrayBuffer>[],
+    scale = 1,
+  ): Promise<void> {
+    const { size } = transport, residual = this.residual;
+    const chunks: { values: Float32Array<ArrayBuffer>; rest: Float32Array<ArrayBuffer> }[] = [];
+    let place = 0, largest = 0;
+    for (const values of arrays) {
+      const rest = residual.subarray(place, place += values.length);
+      for (let i = 0; i < values.length; i++) {
+        largest = Math.max(largest, Math.abs(values[i]! + scale * rest[i]!)); // NaN if one is
+      }
+      for (let start = 0; start < values.length; start += CHUNK_FLOATS) {
+        const end = start + CHUNK_FLOATS;
+        chunks.push({ values: values.subarray(start, end), rest: rest.subarray(start, end) });
+      }
+    }
+    const gathered = await transport.gather(new Uint8Array(Float64Array.of(largest).buffer));
+    const total = gathered.reduce((sum, { buffer }) => sum + new Float64Array(buffer)[0]!, 0);
+    if (!Number.isFinite(total)) {
+      for (const values of arrays) values.fill(NaN);
+      return;
+    }
+    if (total === 0) return; // all numbers are zero
+    // no sum of any ranks is above the sum of their largest numbers
+    const up = 2 ** Math.floor(Math.log2(LARGEST / total)), down = 1 / up;
+
+    /** Rounds the numbers of a rank, and keeps the errors. @returns a slice for each rank. */
+    const round = ({ values, rest }: typeof chunks[number]) => {
+      const rounded = new Float16Array(values.length);
+      for (let i = 0; i < values.length; i++) {
+        const value = values[i]! + scale * rest[i]!;
+        rounded[i] = up * value;
+        rest[i] = (value - down * rounded[i]!) / scale;
+      }
+      return Array.from(
+        { length: size },
+        (_, r) => bytesOf(rounded.subarray(...sliceOf(r, rounded.length))),
+      );
+    };
+    const sliceOf = (r: number, length: number): [number, number] => [
+      Math.floor(length * r / size),
+      Math.floor(length * (r + 1) / size),
+    ];
+    let parts = chunks[0] && round(chunks[0]);
+    for (const [c, { values, rest }] of chunks.entries()) {
+      const receiving = transport.alltoall(parts!);
+      const next = chunks[c + 1];
+      if (next) parts = round(next);
+      const received = (await receiving).map(({ buffer }) => new Float16Array(buffer));
+      const [start, end] = sliceOf(transport.rank, values.length);
+      const sum = new Float16Array(end - start);
+      for (let i = 0; i < sum.length; i++) {
+        let exact = 0;
+        for (const other of received) exact = Math.fround(exact + other[i]!);
+        sum[i] = exact;
+        rest[start + i] = rest[start + i]! + down * (exact - sum[i]!) / scale;
+      }
+      let place = 0;
+      for (const { buffer } of await transport.gather(bytesOf(sum))) {
+        const slice = new Float16Array(buffer);
+        for (let i = 0; i < slice.length; i++) values[place++] = down * slice[i]!;
+      }
+    }
+  }
+}
+
+/** A copy of the bytes of numbers. */
+function bytesOf(numbers: Float16Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(
+    numbers.buffer.slice(numbers.byteOffset, numbers.byteOffset + numbers.byteLength),
+  );
+}
