@@ -382,8 +382,9 @@ def main():
     rank = 0
     if options.ddp:
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl", device_id=device)
         parts = ddp_parts(ranks, rank)
         command = f"torchrun --standalone --nproc-per-node {ranks} bench/pytorch_baseline.py --ddp"
     else:

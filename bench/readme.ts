@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { command, run, status } from "../commands/command.ts";
 import { UserError } from "../files/user_error.ts";
 import {
@@ -10,19 +11,24 @@ import {
   replaceSection,
   scalingTable,
 } from "./markdown.ts";
+import { figuresOf, modelledTrainings } from "./ranks_cost.ts";
+import { type RanksResults, ranksSection } from "./ranks_markdown.ts";
+import { drawRanks } from "./ranks_plot.ts";
+import type { RanksReport } from "./ranks_report.ts";
 import { parseReport, type Report } from "./report.ts";
 import { drawScaling } from "./scaling_plot.ts";
 
 /**
  * The text of every file that is generated from bench/results/, by its path from the root: README.md,
- * docs/performance.md, bench/NOTES.md, and a figure beside each report with a scaling run.
+ * docs/performance.md, bench/NOTES.md, docs/several-machines.md, and a figure beside each report with a scaling run or
+ * of several ranks.
  *
  * @param root of the project, with a slash at its end.
  * @throws {UserError} if a report is damaged, a page lacks its markers, or a report and PyTorch's report of
  * that name are of different devices.
  */
 export async function filesFromResults(root: URL): Promise<Map<string, string>> {
-  const machines = readResults(new URL("bench/results/", root));
+  const folder = new URL("bench/results/", root), machines = readResults(folder);
   const files = new Map<string, string>();
   const rewrite = (path: string, sections: readonly string[]) => {
     const text = Deno.readTextFileSync(new URL(path, root));
@@ -48,11 +54,36 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
     const title = `A training step on ${titleOf(report)}`;
     files.set(`bench/results/${name}.svg`, await drawScaling(report.scaling.points, { title }));
   }
+  const ranks = readRanks(folder);
+  if (ranks) {
+    const { report, overTcp } = ranks, title = `A training step on many ranks, ${titleOf(report)}`;
+    rewrite("docs/several-machines.md", [ranksSection(ranks)]);
+    files.set(
+      `bench/results/${ranks.name}.svg`,
+      await drawRanks(report, figuresOf(report, overTcp), modelledTrainings(report), { title }),
+    );
+  }
   return files;
 }
 
+/** Reads the reports of several ranks on one machine; undefined if there are none. */
+function readRanks(folder: URL): RanksResults | undefined {
+  const file = [...Deno.readDirSync(folder)].map(({ name }) => name).sort()
+    .find((name) => /^ranks_(?!tcp_).*\.json$/.test(name));
+  if (file === undefined) return undefined;
+  const read = <R>(file: string) =>
+    parseReport(Deno.readTextFileSync(new URL(file, folder)), file) as unknown as R;
+  const machine = file.replace(/^ranks_/, ""), ddp = new URL(`ddp_${machine}`, folder);
+  return {
+    name: nameOf(file),
+    report: read<RanksReport>(file),
+    overTcp: read<RanksReport>(`ranks_tcp_${machine}`),
+    ddp: existsSync(ddp) ? read<PyTorchReport>(`ddp_${machine}`) : undefined,
+  };
+}
+
 /** The device of a report, and the provider if it is not Deno's own. */
-function titleOf({ device: { name, provider } }: Report): string {
+function titleOf({ device: { name, provider } }: Pick<Report, "device">): string {
   return provider === "native" ? name : `${name}, ${PROVIDERS[provider]}`;
 }
 
@@ -63,26 +94,27 @@ function titleOf({ device: { name, provider } }: Report): string {
 function readResults(folder: URL): MachineResults[] {
   const files = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
   const read = (file: string) => parseReport(Deno.readTextFileSync(new URL(file, folder)), file);
-  const machines = files.filter((file) => /^(?!pytorch_|dawn_).*\.json$/.test(file)).map((file) => {
-    const others = [`dawn_${file}`, `pytorch_${file}`].filter((other) => files.includes(other));
-    const report = read(file), reports = [{ name: nameOf(file), report }];
-    let pytorch: PyTorchReport | undefined;
-    for (const other of others) {
-      const theirs = read(other), { name } = theirs.device;
-      if (wordsOf(name) !== wordsOf(report.device.name)) {
-        throw new UserError(
-          `Cannot compare ${file} with ${other} as both must be of one device: ` +
-            `current devices are ${report.device.name} and ${name}`,
-        );
+  const machines = files.filter((file) => /^(?!pytorch_|dawn_|ranks_|ddp_).*\.json$/.test(file))
+    .map((file) => {
+      const others = [`dawn_${file}`, `pytorch_${file}`].filter((other) => files.includes(other));
+      const report = read(file), reports = [{ name: nameOf(file), report }];
+      let pytorch: PyTorchReport | undefined;
+      for (const other of others) {
+        const theirs = read(other), { name } = theirs.device;
+        if (wordsOf(name) !== wordsOf(report.device.name)) {
+          throw new UserError(
+            `Cannot compare ${file} with ${other} as both must be of one device: ` +
+              `current devices are ${report.device.name} and ${name}`,
+          );
+        }
+        if (other.startsWith("dawn_")) {
+          const device = { ...theirs.device, name: report.device.name }; // one name per machine
+          reports.push({ name: nameOf(other), report: { ...theirs, device } });
+        }
+        if (other.startsWith("pytorch_")) pytorch = theirs as unknown as PyTorchReport;
       }
-      if (other.startsWith("dawn_")) {
-        const device = { ...theirs.device, name: report.device.name }; // one name per machine
-        reports.push({ name: nameOf(other), report: { ...theirs, device } });
-      }
-      if (other.startsWith("pytorch_")) pytorch = theirs as unknown as PyTorchReport;
-    }
-    return { reports, pytorch };
-  });
+      return { reports, pytorch };
+    });
   const isCpu = ({ reports: [first] }: MachineResults) => Number(first!.report.device.isCpu);
   return machines.sort((a, b) => isCpu(a) - isCpu(b));
 }

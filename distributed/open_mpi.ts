@@ -126,7 +126,7 @@ const MAX_ERROR_STRING = 256;
  * Floats that are added up at once, 1 MiB. Two ranks on two cores added up 30 M floats in 45 ms with 2¹⁸ or 2²⁰ at once,
  * which is as fast as MPI_Allreduce, and in 300 to 500 ms with 2²² or more, which leave the caches (November 2026).
  */
-const SUM_FLOATS = 2 ** 18;
+export const SUM_FLOATS = 2 ** 18;
 
 /** Milliseconds that a 32-bit integer holds: 24 days. */
 const MOST_LIMIT_MS = 2 ** 31;

@@ -1,0 +1,292 @@
+import { command, output, run, status } from "../commands/command.ts";
+import { gpuOption } from "../commands/gpu.ts";
+import { openTransport } from "../distributed/open_mpi.ts";
+import { checkSameBits } from "../distributed/same_bits.ts";
+import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
+import { oneRank, type Transport } from "../distributed/transport.ts";
+import { replaceText } from "../files/disk.ts";
+import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
+import { UserError } from "../files/user_error.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
+import type { GpuChoice } from "../kernels/provider.ts";
+import {
+  createTensor,
+  mapForReading,
+  type Tensor,
+  tensorBytes,
+  upload,
+} from "../kernels/tensor.ts";
+import { median } from "../kernels/timing.ts";
+import { tune, untuned } from "../kernels/tune.ts";
+import { createGpt, type Gpt } from "../model/gpt.ts";
+import type { Precision } from "../model/precision.ts";
+import { initializeParameters } from "../model/weights.ts";
+import { OuterStep } from "../train/diloco.ts";
+import { createTrainStep, type TrainStep } from "../train/step.ts";
+import { matrixTypes } from "./harness.ts";
+import { benchConfig, type BenchModel, STEP_OPTIONS } from "./models.ts";
+import {
+  exchangeName,
+  outerStepName,
+  type RanksReport,
+  type RanksResult,
+  SYNC_EVERY,
+  TINY_SUM,
+} from "./ranks_report.ts";
+import { resultLine } from "./report.ts";
+import { sampleBatches } from "./text.ts";
+
+/** `bench:ranks`: what ranks under mpirun exchange, and how fast they train together. */
+const program = command("bench:ranks", "Measure the exchange between the ranks of mpirun.")
+  .addOption(gpuOption())
+  .option("--exchange", "measure no training steps, as for another transport of MPI")
+  .option("--json <file>", "write the report to this file too")
+  .action((options) => run(() => main(options)));
+
+/** Micro-batches per step and rank. */
+const ACCUMULATIONS = [1, 4, 16];
+
+/** Micro-batches per step and rank of steps by DiLoCo. */
+const DILOCO_ACCUMULATION = 4;
+
+interface Case {
+  readonly model: BenchModel;
+  readonly batchSize: number;
+}
+
+const CASES: readonly Case[] = [
+  { model: "gpt2", batchSize: 8 },
+  { model: "mini", batchSize: 32 },
+  { model: "mini", batchSize: 128 },
+];
+
+/** What every measurement needs. */
+interface Ranks {
+  readonly transport: Transport;
+  readonly device: Device;
+  readonly precision: Precision;
+  /** Notes a result, on rank 0. */
+  add(result: RanksResult): void;
+}
+
+interface Options {
+  gpu: GpuChoice;
+  exchange?: true | undefined;
+  json?: string | undefined;
+}
+
+async function main(options: Options): Promise<void> {
+  const transport = openTransport("auto");
+  if (transport.size < 2) {
+    throw new UserError("Cannot measure an exchange as there must be several ranks: there is one", {
+      hint: "Start them with: mpirun -n 2 ./toy bench:ranks",
+    });
+  }
+  const device = await openDevice(options);
+  const { provider, name, backend, isCpu } = device;
+  const results: RanksResult[] = [];
+  const report: RanksReport = {
+    command: `mpirun -n ${transport.size} ./toy bench:ranks` +
+      `${options.exchange ? " --exchange" : ""}` +
+      (options.gpu === "native" ? "" : ` --gpu ${options.gpu}`),
+    date: new Date().toISOString().slice(0, 10),
+    deno: Deno.version.deno,
+    device: { provider, name, backend, isCpu },
+    ranks: transport.size,
+    results,
+  };
+  const text = () => `${JSON.stringify(report, null, 2)}\n`;
+  const add = (result: RanksResult) => {
+    if (transport.rank > 0) return;
+    results.push(result);
+    status(resultLine(result));
+    if (options.json) replaceText(options.json, text()); // an interrupted run keeps its results
+  };
+  const ranks: Ranks = { transport, device, precision: matrixTypes(device)[0] as Precision, add };
+  await measureExchanges(ranks);
+  const cases = isCpu ? [{ model: "nano", batchSize: 4 } as const] : CASES;
+  for (const one of options.exchange ? [] : cases) await measureSteps(ranks, one);
+  if (transport.rank === 0) output(text());
+  await transport.close();
+}
+
+/** Milliseconds of an action that all ranks begin together: the median of several. */
+async function timeTogether(
+  transport: Transport,
+  rounds: number,
+  action: () => Promise<void>,
+): Promise<number> {
+  await action();
+  const samples: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    await transport.barrier();
+    const since = performance.now();
+    await action();
+    samples.push(performance.now() - since);
+  }
+  return median(samples);
+}
+
+/** The mean of parts over several runs. */
+function meanParts(total: ExchangeMs | undefined, runs: number): Record<string, number> {
+  return Object.fromEntries(Object.entries(total ?? {}).map(([part, ms]) => [part, ms / runs]));
+}
+
+/** Measures the sum of a few numbers, and exchanges of the size of models, by their parts. */
+async function measureExchanges(ranks: Ranks): Promise<void> {
+  const { transport, device, add } = ranks, { size } = transport;
+  const few = new Float32Array(2);
+  const manyMs = await timeTogether(transport, 9, async () => {
+    for (let i = 0; i < 100; i++) await transport.sum(few);
+  });
+  add({ name: TINY_SUM, ms: manyMs / 100, ranks: size });
+  for (const floats of device.isCpu ? [200_000] : [16_135_168, 124_439_808]) {
+    const tensor = createTensor(device, "gradients", { shape: [floats], dtype: "f32" });
+    upload(device, tensor, new Float32Array(floats).fill(1 / 3));
+    const idle = () => device.gpu.queue.onSubmittedWorkDone();
+    using exchange = new TensorSum(device, transport, [tensor]);
+    exchange.takeMs();
+    const ms = await timeTogether(transport, 5, async () => {
+      await exchange.run();
+      await idle();
+    });
+    const parts = meanParts(exchange.takeMs(), 6); // with the one that warms up
+    parts["read back alone"] = await timeReadBack(ranks, tensor);
+    const host = new Float32Array(floats).fill(1 / 3);
+    parts["sum alone"] = await timeTogether(transport, 5, () => transport.sum(host));
+    parts["upload alone"] = await timeTogether(transport, 5, async () => {
+      upload(device, tensor, host);
+      await idle();
+    });
+    add({ name: exchangeName(floats), ms, ranks: size, floats, parts });
+    tensor.buffer.destroy();
+  }
+}
+
+/** Milliseconds until the bytes of a tensor are in the host's memory, without copies there. */
+async function timeReadBack({ transport, device }: Ranks, tensor: Tensor): Promise<number> {
+  const bytes = tensorBytes(tensor);
+  const staging = device.gpu.createBuffer({ size: bytes, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
+  const ms = await timeTogether(transport, 5, async () => {
+    const encoder = device.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(tensor.buffer, tensor.offsetBytes, staging, 0, bytes);
+    device.gpu.queue.submit([encoder.finish()]);
+    await mapForReading(device, [staging], tensor.name);
+    staging.unmap();
+  });
+  staging.destroy();
+  return ms;
+}
+
+/** Measures training steps of all ranks and of one alone, synchronous and by DiLoCo. */
+async function measureSteps(ranks: Ranks, { model, batchSize }: Case): Promise<void> {
+  const { transport, device, precision, add } = ranks, isFirst = transport.rank === 0;
+  const config = benchConfig(model), sequenceLength = config.contextLength;
+  using gpt = createGpt(device, config, { precision });
+  const options = { ...STEP_OPTIONS, batchSize, sequenceLength };
+  const batches = sampleBatches({ ...options, vocabularySize: config.vocabularySize });
+  await tuneOnFirst(ranks, gpt, options);
+  for (const gradientAccumulation of ACCUMULATIONS) {
+    const name = `train step ${precision} ${model} ${batchSize}x${sequenceLength} x ` +
+      `${gradientAccumulation}`;
+    /** Times steps of the ranks of a transport; `after` runs before the step is freed. */
+    const measure = async (
+      between: Transport,
+      syncEvery: number,
+      after?: (step: TrainStep, submit: () => Promise<void>) => Promise<void>,
+    ) => {
+      initializeParameters(gpt, { seed: 0 });
+      using step = createTrainStep(gpt, {
+        ...options,
+        gradientAccumulation,
+        syncEvery,
+        transport: between,
+      });
+      let next = 0;
+      const submit = async () => {
+        const all = next * between.size * gradientAccumulation;
+        const first = all + between.rank * gradientAccumulation;
+        const counted = syncEvery === 1
+          ? batches.counted(all, between.size * gradientAccumulation)
+          : batches.counted(first, gradientAccumulation);
+        const own = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
+        await step.submit(next++, own, { learningRate: 1e-4, counted });
+      };
+      const timed = async (count: number) => {
+        await between.barrier();
+        step.takeExchangeMs();
+        const since = performance.now();
+        for (let i = 0; i < count; i++) await submit();
+        await step.reports(1);
+        return (performance.now() - since) / count;
+      };
+      await timed(1); // compiles
+      const onceMs = await timed(1);
+      const wanted = Math.max(2, Math.min(300, Math.round(WALL_MS / onceMs)));
+      const count = fromJsonBytes(await between.broadcast(toJsonBytes(wanted))) as number;
+      const ms = await timed(count);
+      const parts = meanParts(step.takeExchangeMs(), count);
+      await after?.(step, submit);
+      const tokens = between.size * gradientAccumulation * batchSize * sequenceLength;
+      return { ms, parts, ranks: between.size, tokensPerSecond: 1e3 * tokens / ms };
+    };
+    const place = {
+      model,
+      batch: `${batchSize}x${sequenceLength}`,
+      accumulation: gradientAccumulation,
+    };
+    const together = await measure(transport, 1);
+    await checkSameBits(transport, device, gpt.parameters.flat);
+    add({ name: `${name}, ${transport.size} ranks`, ...together, ...place });
+    if (isFirst) add({ name: `${name}, 1 rank`, ...await measure(oneRank, 1), ...place });
+    await transport.barrier();
+    if (gradientAccumulation !== DILOCO_ACCUMULATION) continue;
+    let exchangeMs = NaN, parts = {}, floats = 0;
+    const apart = await measure(transport, SYNC_EVERY, async (step, submit) => {
+      initializeParameters(gpt, { seed: 0 });
+      const outer = new OuterStep(transport, { gpt, trainStep: step });
+      floats = outer.momentum.length;
+      await outer.start();
+      await submit();
+      exchangeMs = await timeTogether(transport, 3, async () => {
+        await outer.run();
+        await device.gpu.queue.onSubmittedWorkDone();
+      });
+      parts = meanParts(outer.takeMs(), 4); // with the one that warms up
+    });
+    const ms = apart.ms + exchangeMs / SYNC_EVERY;
+    const tokensPerSecond = apart.tokensPerSecond * apart.ms / ms;
+    add({
+      name: `${name}, ${transport.size} ranks by DiLoCo`,
+      ...apart,
+      ms,
+      tokensPerSecond,
+      ...place,
+    });
+    add({ name: outerStepName(model), ms: exchangeMs, ranks: transport.size, floats, parts });
+  }
+}
+
+/** Milliseconds of the steps that are timed together. */
+const WALL_MS = 1000;
+
+/** Tunes the kernels of a step on rank 0, for all ranks: the bits of their sums must not depend on the rank. */
+async function tuneOnFirst(
+  { transport, device }: Ranks,
+  gpt: Gpt,
+  options: Parameters<typeof createTrainStep>[1],
+): Promise<void> {
+  if (transport.rank === 0) {
+    for (const gradientAccumulation of [1, 2]) {
+      using step = createTrainStep(gpt, { ...options, gradientAccumulation });
+      const tunables = [...step.program.tunables.values()];
+      if (untuned(device, tunables).length > 0) await tune(device, tunables);
+    }
+  }
+  const choices = await transport.broadcast(toJsonBytes([...device.choices]));
+  for (const [key, choice] of fromJsonBytes(choices) as [string, string][]) {
+    device.choices.set(key, choice);
+  }
+}
+
+if (import.meta.main) await program.parseAsync();

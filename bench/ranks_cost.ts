@@ -1,0 +1,237 @@
+import { SUM_FLOATS } from "../distributed/open_mpi.ts";
+import { countParameters } from "../model/parameters.ts";
+import { stepCost } from "./cost.ts";
+import { benchConfig, type BenchModel } from "./models.ts";
+import { type RanksReport, type RanksResult, SYNC_EVERY, TINY_SUM } from "./ranks_report.ts";
+
+/**
+ * A model of the time of a training step on many ranks: the measured step of one rank, and the exchange, from measured
+ * figures of one host and the rate of the network between hosts.
+ *
+ * Each rank adds up a slice of each piece of `SUM_FLOATS`, for which it gets that slice of every other rank, and hands
+ * the sums to every other rank. So a rank sends and receives (R − 1) / R of its floats twice, in messages to each other
+ * rank.
+ *
+ * @module
+ */
+
+/** A network between hosts. */
+export interface Network {
+  readonly name: string;
+  readonly bytesPerSecond: number;
+}
+
+/** Networks by the rate of their line, by IEEE 802.3ae, 802.3ba and 802.3bs. */
+export const NETWORKS: readonly Network[] = [10, 100, 400].map((gigabits) => ({
+  name: `${gigabits} Gbit/s`,
+  bytesPerSecond: gigabits * 1e9 / 8,
+}));
+
+/** Ranks of a host in the model, a GPU each. */
+export const RANKS_PER_HOST = 8;
+
+/** Where ranks run. */
+export interface Placement {
+  readonly hosts: number;
+  readonly ranksPerHost: number;
+}
+
+/** A straight line: milliseconds of so many floats. */
+interface Line {
+  readonly fixedMs: number;
+  readonly perFloatMs: number;
+}
+
+/** The figures of a machine on which the model rests. */
+export interface ExchangeFigures {
+  /** Of a call of MPI from Deno that waits for nobody: a sum of two floats makes five. */
+  readonly callMs: number;
+  /** Of a message over TCP, without a wire. */
+  readonly messageMs: number;
+  /** Bytes per second that a rank gets from another one through shared memory, and over TCP. */
+  readonly memoryBytesPerSecond: number;
+  readonly tcpBytesPerSecond: number;
+  /** Reading back from the device into the host's memory, over PCIe; a part of `device`. */
+  readonly readBack: Line;
+  /** Of an exchange, what it takes beside the sum: reading back and uploading. */
+  readonly device: Line;
+  /** Of an exchange of weights by DiLoCo, the same, with the outer step. */
+  readonly outer: Line;
+}
+
+/** The figures that two reports of two ranks on one host give, the second over TCP alone. */
+export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFigures {
+  const exchanges = report.results.filter(isExchange);
+  const callMs = tinySumMs(report) / 5;
+  const figures = {
+    callMs,
+    messageMs: (tinySumMs(overTcp) - tinySumMs(report)) / 4, // four calls wait for the other rank
+    memoryBytesPerSecond: bytesPerSecond(exchanges, callMs),
+    tcpBytesPerSecond: bytesPerSecond(overTcp.results.filter(isExchange), tinySumMs(overTcp) / 5),
+    readBack: lineOf(exchanges, ({ parts }) => parts!["read back alone"]!),
+    device: lineOf(exchanges, (exchange) => exchange.ms - exchange.parts!["sum alone"]!),
+  };
+  const two = { hosts: 1, ranksPerHost: 2 }, network = { bytesPerSecond: Infinity };
+  const outer = lineOf(
+    report.results.filter(({ name }) => name.startsWith("outer step ")),
+    ({ ms, floats }) => ms - sumMs(figures, floats!, two, network),
+  );
+  return { ...figures, outer };
+}
+
+/** The rate of sums of two ranks, beside their calls. */
+function bytesPerSecond(exchanges: readonly RanksResult[], callMs: number): number {
+  const { perFloatMs } = lineOf(exchanges, ({ parts }) => parts!["sum alone"]!);
+  // of a piece: two exchanges and an addition; each rank gets half of the floats twice
+  return 4e3 / (perFloatMs - 3 * callMs / SUM_FLOATS);
+}
+
+/** Milliseconds of a sum over all ranks. */
+export function sumMs(
+  figures: Omit<ExchangeFigures, "device" | "outer">,
+  floats: number,
+  { hosts, ranksPerHost }: Placement,
+  { bytesPerSecond }: Pick<Network, "bytesPerSecond">,
+): number {
+  const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
+  const ranks = hosts * ranksPerHost, pieces = Math.ceil(floats / SUM_FLOATS);
+  if (ranks === 1) return 0;
+  const here = ranksPerHost - 1, elsewhere = ranks - ranksPerHost;
+  const bytes = 2 * 4 * floats / ranks; // to each other rank
+  const wire = Math.min(bytesPerSecond, ranksPerHost * tcpBytesPerSecond);
+  return pieces * (ranks + 1) * callMs + // two exchanges, and an addition for each other rank
+    pieces * 2 * elsewhere * messageMs +
+    1e3 * bytes * here / memoryBytesPerSecond +
+    1e3 * bytes * elsewhere * ranksPerHost / wire;
+}
+
+/** Milliseconds of the exchange of a step on several ranks. */
+export function exchangeMs(
+  figures: ExchangeFigures,
+  floats: number,
+  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+): number {
+  const [{ hosts, ranksPerHost }] = where;
+  if (hosts * ranksPerHost === 1) return 0;
+  return at(figures.device, floats) + sumMs(figures, floats, ...where);
+}
+
+/** Milliseconds of the exchange of weights by DiLoCo, divided among the steps between two of them. */
+export function outerShareMs(
+  figures: ExchangeFigures,
+  floats: number,
+  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+): number {
+  const [{ hosts, ranksPerHost }] = where;
+  if (hosts * ranksPerHost === 1) return 0;
+  return (at(figures.outer, floats) + sumMs(figures, floats, ...where)) / SYNC_EVERY;
+}
+
+/** A model whose training on many ranks is modelled. */
+export interface ModelledTraining {
+  readonly model: BenchModel;
+  /** Rows and tokens of a micro-batch, such as `8x1024`. */
+  readonly batch: string;
+  readonly accumulation: number;
+  readonly floats: number;
+  /** Milliseconds of a step on one rank. */
+  readonly oneRankMs: number;
+  /** Whether that was not measured, but is another model's by the ratio of their operations. */
+  readonly isScaled: boolean;
+}
+
+/** Micro-batches per step in the model. */
+const ACCUMULATION = 16;
+
+/** The trainings of the model: mini and gpt2, which were measured, and gpt2-xl by its operations. */
+export function modelledTrainings(report: RanksReport): ModelledTraining[] {
+  const measured = (model: BenchModel, batch: string): ModelledTraining[] =>
+    report.results.filter((one) =>
+      one.model === model && one.batch === batch && one.accumulation === ACCUMULATION &&
+      one.ranks === 1
+    ).map(({ ms }) => ({
+      model,
+      batch,
+      accumulation: ACCUMULATION,
+      floats: countParameters(benchConfig(model)),
+      oneRankMs: ms,
+      isScaled: false,
+    }));
+  const [gpt2] = measured("gpt2", "8x1024"), [mini] = measured("mini", "32x128");
+  const operations = (model: BenchModel) =>
+    stepCost({
+      config: benchConfig(model),
+      batchSize: 8,
+      sequenceLength: 1024,
+      precision: "f16",
+    }).flops;
+  const xl: ModelledTraining[] = gpt2
+    ? [{
+      ...gpt2,
+      model: "gpt2-xl",
+      floats: countParameters(benchConfig("gpt2-xl")),
+      oneRankMs: gpt2.oneRankMs * operations("gpt2-xl") / operations("gpt2"),
+      isScaled: true,
+    }]
+    : [];
+  return [...mini ? [mini] : [], ...gpt2 ? [gpt2] : [], ...xl];
+}
+
+/** Whether a step exchanges its gradients, or ranks exchange their weights every `SYNC_EVERY` steps. */
+export type Exchanging = "synchronous" | "DiLoCo";
+
+/** Milliseconds of a step on several ranks. */
+export function stepMs(
+  figures: ExchangeFigures,
+  { floats, oneRankMs }: Pick<ModelledTraining, "floats" | "oneRankMs">,
+  exchanging: Exchanging,
+  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+): number {
+  const exchange = exchanging === "synchronous" ? exchangeMs : outerShareMs;
+  return oneRankMs + exchange(figures, floats, ...where);
+}
+
+/**
+ * The most hosts, a power of two up to `most`, with which a step takes at most 1.25 times that of one rank, so that ranks
+ * reach 0.8 of linear; 0 if even one host is too many.
+ */
+export function mostHosts(
+  figures: ExchangeFigures,
+  training: ModelledTraining,
+  exchanging: Exchanging,
+  network: Network,
+  most: number,
+): number {
+  let hosts = 0;
+  for (let next = 1; next <= most; next *= 2) {
+    const placement = { hosts: next, ranksPerHost: RANKS_PER_HOST };
+    const ms = stepMs(figures, training, exchanging, placement, network);
+    if (ms > training.oneRankMs / LEAST_EFFICIENCY) break;
+    hosts = next;
+  }
+  return hosts;
+}
+
+/** Share of linear from which more ranks are said to pay. */
+export const LEAST_EFFICIENCY = 0.8;
+
+function isExchange({ name }: RanksResult): boolean {
+  return name.startsWith("exchange of ");
+}
+
+function tinySumMs({ results }: RanksReport): number {
+  return results.find(({ name }) => name === TINY_SUM)!.ms;
+}
+
+/** The line through the results with the fewest and the most floats. */
+function lineOf(results: readonly RanksResult[], msOf: (result: RanksResult) => number): Line {
+  const sorted = results.toSorted((a, b) => a.floats! - b.floats!);
+  const [first, last] = [sorted[0]!, sorted.at(-1)!];
+  if (first.floats === last.floats) return { fixedMs: 0, perFloatMs: msOf(last) / last.floats! };
+  const perFloatMs = (msOf(last) - msOf(first)) / (last.floats! - first.floats!);
+  return { fixedMs: Math.max(0, msOf(first) - perFloatMs * first.floats!), perFloatMs };
+}
+
+function at({ fixedMs, perFloatMs }: Line, floats: number): number {
+  return fixedMs + perFloatMs * floats;
+}

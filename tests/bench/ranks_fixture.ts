@@ -1,0 +1,60 @@
+import { exchangeName, type RanksReport, type RanksResult } from "../../bench/ranks_report.ts";
+import { outerStepName, TINY_SUM } from "../../bench/ranks_report.ts";
+
+const FLOATS = [16_000_000, 124_000_000] as const;
+
+/** A report of two ranks with an exchange of 1 ns per byte, half as fast if it is over TCP. */
+export function ranksReport({ isTcp = false } = {}): RanksReport {
+  const result = (name: string, ms: number, more: Partial<RanksResult> = {}): RanksResult => ({
+    name,
+    ms,
+    ranks: 2,
+    ...more,
+  });
+  const step = (model: "mini" | "gpt2", batch: string, oneMs: number): RanksResult[] => {
+    const place = { model, batch, accumulation: 16 },
+      name = `train step f16 ${model} ${batch} x 16`;
+    const parts = { download: oneMs, sum: 0.1 * oneMs, upload: 0.05 * oneMs };
+    return [
+      result(`${name}, 2 ranks`, 1.25 * oneMs, { ...place, parts, tokensPerSecond: 16000 }),
+      result(`${name}, 1 rank`, oneMs, { ...place, ranks: 1, tokensPerSecond: 10000 }),
+      result(`${name}, 2 ranks by DiLoCo`, 1.02 * oneMs, {
+        ...place,
+        isDiloco: true,
+        innerMs: oneMs,
+        tokensPerSecond: 19600,
+      }),
+    ];
+  };
+  const slower = isTcp ? 2 : 1;
+  return {
+    command: `mpirun -n 2 ./toy bench:ranks${isTcp ? " --exchange" : ""}`,
+    date: "2026-11-30",
+    deno: "2.9.6",
+    device: { provider: "native", name: "A GPU", backend: "Vulkan", isCpu: false },
+    ranks: 2,
+    results: [
+      result(TINY_SUM, isTcp ? 0.14 : 0.1),
+      ...FLOATS.map((floats) => {
+        const ms = 4e-6 * floats,
+          parts = {
+            download: 11 + ms,
+            sum: slower * ms,
+            upload: ms,
+            "sum alone": slower * ms,
+            "read back alone": 11 + ms / 4,
+          };
+        return result(exchangeName(floats), 11 + (2 + slower) * ms, { floats, parts });
+      }),
+      ...isTcp ? [] : [
+        ...step("mini", "32x128", 160),
+        ...step("gpt2", "8x1024", 2464),
+        ...(["mini", "gpt2"] as const).map((model, i) => {
+          const floats = FLOATS[i]!, ms = 4e-6 * floats;
+          const parts = { download: 11 + ms, sum: ms, upload: 2 * ms };
+          return result(outerStepName(model), 11 + 4 * ms, { floats, parts });
+        }),
+      ],
+    ],
+  };
+}
