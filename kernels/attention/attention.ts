@@ -143,7 +143,7 @@ export function attentionForward(
       dispatchTiles(program, layer, tokens, {
         shader: { "kernels/attention/forward_tiles.wgsl": forwardTiles },
         tensors,
-        workgroups: [blocks, B * NH],
+        workgroups: [B * NH, blocks],
         iterations: blocks * (HS + tokens) / TERMS,
       });
     },
@@ -155,7 +155,7 @@ export function attentionForward(
         constants: { ...layer.constants, ...constants },
         tensors,
         uniforms: layer.uniforms,
-        workgroups: [workgroups, B * NH],
+        workgroups: [B * NH, workgroups],
         iterations: 2 * (1 + ceilDiv(workgroups * QUERIES, KEYS)), // twice, because a workgroup may start again
         workgroupBytes: bytes,
       });

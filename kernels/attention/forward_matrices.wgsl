@@ -104,13 +104,13 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let T = sizes.T;
-  let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the queries with the most keys start first
+  let firstQuery = (groups.y - 1 - group.y) * QUERIES; // those with the most keys start first, of all heads
   let query = firstQuery + index;
   let subgroupRow = index / 32 * 32; // of the subgroup's first query, in the tile
   let firstSubgroupQuery = firstQuery + subgroupRow;
-  let row = group.y * T + query; // of [B·NH,T]
-  let h = group.y % NH;
-  let sequence = group.y / NH * T;
+  let row = group.x * T + query; // of [B·NH,T]
+  let h = group.x % NH;
+  let sequence = group.x / NH * T;
   let head = sequence * ROW + h * VECTORS; // q of this head at t = 0
   let k = head + (NH - (h - h / (NH / KH))) * VECTORS;
   let v = k + KH * VECTORS;

@@ -103,11 +103,11 @@ fn main(
 ) {
   let x = xOf(index);
   let y4 = yOf(index);
-  let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the queries with the most keys start first
+  let firstQuery = (groups.y - 1 - group.y) * TOKENS; // those with the most keys start first, of all heads
   let end = min(firstQuery + TOKENS, sizes.T);
-  let sequence = group.y / NH * sizes.T;
+  let sequence = group.x / NH * sizes.T;
   let seenByLast = seenBy(sequence + end - 1);
-  let h = group.y % NH;
+  let h = group.x % NH;
   let head = Head(sequence * ROW + h * QUADS, (NH - (h - h / (NH / KH))) * QUADS);
   var firstKey = firstSeenBy(firstQuery, seenBy(sequence + firstQuery)) / TOKENS * TOKENS;
 
@@ -163,7 +163,7 @@ fn main(
         total[r] += (p.x + p.y) + (p.z + p.w);
         // only if DROPOUT
         {
-          let place = rowDropoutPlace(group.y * sizes.T + firstQuery + y4 * 4 + r);
+          let place = rowDropoutPlace(group.x * sizes.T + firstQuery + y4 * 4 + r);
           let key = firstKey + (x + c * X) * 4;
           // unroll
           for (var j = 0u; j < 4u; j++) {
@@ -210,7 +210,7 @@ fn main(
       for (var c = 0u; c < OUT_COLUMNS; c++) {
         y[output + c * X + x] = real4(out[r * OUT_COLUMNS + c] / sum[r]);
       }
-      if (x == 0) { logSumExp[group.y * sizes.T + t] = SCALE * highest[r] + log(sum[r]); }
+      if (x == 0) { logSumExp[group.x * sizes.T + t] = SCALE * highest[r] + log(sum[r]); }
     }
   }
 }
