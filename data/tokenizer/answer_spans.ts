@@ -79,13 +79,13 @@ function spansByParts(
         `${messages.length}`,
     );
   const firstTurn = messages.findIndex(({ role }) => role !== "system");
+  if (firstTurn < 0) return []; // nothing but the system
   const head = messages.slice(0, firstTurn);
   /** The text of the system's messages at the beginning and of a part of the others. */
   const textOf = (from: number, to: number, asks = false) =>
     !asks && from === firstTurn && to === messages.length
       ? text
       : render([...head, ...messages.slice(from, to)], asks).text;
-  if (firstTurn < 0) return []; // nothing but the system
   const spans: Span[] = [];
   let from = firstTurn, before = "", start = 0; // of an answer: its part, the text of that, where the answer begins
   /** Units by which a text of the part exceeds the one before the answer; undefined if they are not those of the whole. */
