@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers";
 import type { Device } from "../kernels/device.ts";
 import { mapForReading, size, type Tensor, tensorBytes } from "../kernels/tensor.ts";
 import type { Transport } from "./transport.ts";
@@ -5,22 +6,39 @@ import { F16Wire } from "./wire.ts";
 
 /** Milliseconds of sums of tensors, by their parts. */
 export interface ExchangeMs {
-  /** Until the device had computed the tensors, and they were copied to the host. */
+  /** Until the device had computed the tensors. */
+  wait: number;
+  /** For copying them to the host. */
   download: number;
-  /** Until they were added up, with the wait for other ranks. */
+  /** For waiting until they were added up, while nothing was copied. */
   sum: number;
-  /** Until the sums were queued for the device. */
+  /** For queueing the sums for the device. */
   upload: number;
 }
 
-/** Bytes of a piece, at most: what is in the host's memory at once beside the staging buffers. */
-const PIECE_BYTES = 2 ** 26;
+/** Bytes of a piece, which the transport adds up at once. */
+const PIECE_BYTES = 2 ** 22;
 
-/** A part of a tensor, and the buffer through which the host reads it. */
-interface Piece {
+/** Pieces in the host's memory: one is copied to it and one from it while the transport adds up the others. */
+const PIECES = 4;
+
+/**
+ * Bytes that are copied without a break, 0.3 to 0.6 ms: the calls of the transport continue in the breaks, on other
+ * threads, and each takes about as long.
+ */
+const COPY_BYTES = 2 ** 20;
+
+/** A tensor, and the buffer through which the host reads it. */
+interface Staged {
   readonly tensor: Tensor;
-  readonly offsetBytes: number;
   readonly staging: GPUBuffer;
+}
+
+/** What `TensorSum` needs of a tensor that travels in f16. */
+interface Rounded {
+  readonly wire: F16Wire;
+  readonly numbers: Staged;
+  readonly scale: Staged;
 }
 
 /** A tensor that travels between ranks in f16, with error feedback. */
@@ -32,18 +50,16 @@ export interface RoundedTensor {
 
 /**
  * Adds up tensors over all ranks, in place, through the host: WebGPU's buffers cannot be shared with MPI. There is one
- * read-back for all tensors, since each waits for the device.
+ * read-back for all tensors, since each waits for the device. While the transport adds up some pieces, others are copied.
  */
 export class TensorSum implements Disposable {
   /** What was rounded away of the tensor that travels in f16 and is not sent yet; undefined without one. */
   readonly residual: Float32Array<ArrayBuffer> | undefined;
   readonly #device: Device;
   readonly #transport: Transport;
-  readonly #pieces: readonly Piece[];
-  readonly #rounded:
-    | { readonly wire: F16Wire; readonly pieces: readonly Piece[]; readonly scale: Piece }
-    | undefined;
-  #ms: ExchangeMs = { download: 0, sum: 0, upload: 0 };
+  readonly #exact: readonly Staged[];
+  readonly #rounded: Rounded | undefined;
+  #ms: ExchangeMs = { wait: 0, download: 0, sum: 0, upload: 0 };
 
   /**
    * Allocates the staging buffers, as many bytes as the tensors.
@@ -59,15 +75,11 @@ export class TensorSum implements Disposable {
   ) {
     this.#device = device;
     this.#transport = transport;
-    this.#pieces = tensors.flatMap((tensor) => piecesOf(device, tensor));
+    this.#exact = tensors.map((tensor) => stage(device, tensor));
     if (!rounded) return;
     const { tensor, scale } = rounded, wire = new F16Wire(size(tensor.shape));
     this.residual = wire.residual;
-    this.#rounded = {
-      wire,
-      pieces: piecesOf(device, tensor),
-      scale: piecesOf(device, scale)[0]!,
-    };
+    this.#rounded = { wire, numbers: stage(device, tensor), scale: stage(device, scale) };
   }
 
   /**
@@ -76,76 +88,115 @@ export class TensorSum implements Disposable {
    * @throws {DeviceError} if the device has failed.
    */
   async run(): Promise<void> {
-    const { gpu } = this.#device, transport = this.#transport, ms = this.#ms;
-    let since = performance.now();
-    const lap = (part: keyof ExchangeMs) => {
-      const now = performance.now();
-      ms[part] += now - since;
-      since = now;
-    };
-    const upload = ({ tensor, offsetBytes, staging }: Piece, range: ArrayBuffer) => {
-      gpu.queue.writeBuffer(tensor.buffer, tensor.offsetBytes + offsetBytes, new Uint8Array(range));
-      staging.unmap();
-    };
-    const encoder = gpu.createCommandEncoder(), all = this.#allPieces();
-    for (const { tensor, offsetBytes, staging } of all) {
-      const from = tensor.offsetBytes + offsetBytes;
-      encoder.copyBufferToBuffer(tensor.buffer, from, staging, 0, staging.size);
+    const { gpu } = this.#device, all = this.#all();
+    const since = performance.now(), encoder = gpu.createCommandEncoder();
+    for (const { tensor, staging } of all) {
+      encoder.copyBufferToBuffer(tensor.buffer, tensor.offsetBytes, staging, 0, staging.size);
     }
     gpu.queue.submit([encoder.finish()]);
-    const name = [...new Set(all.map(({ tensor }) => tensor.name))].join();
+    const name = all.map(({ tensor }) => tensor.name).join();
     await mapForReading(this.#device, all.map(({ staging }) => staging), name);
-    // Deno's mapped range is a copy; that of Dawn is the mapping, which no one else reads
-    for (const piece of this.#pieces) {
-      const range = piece.staging.getMappedRange();
-      lap("download");
-      await transport.sum(new Float32Array(range));
-      lap("sum");
-      upload(piece, range);
-      lap("upload");
-    }
-    if (!this.#rounded) return;
-    const { wire, pieces, scale } = this.#rounded;
-    const ranges = pieces.map(({ staging }) => staging.getMappedRange());
-    const [factor] = new Float32Array(scale.staging.getMappedRange());
-    scale.staging.unmap();
-    lap("download");
-    await wire.sum(transport, ranges.map((range) => new Float32Array(range)), factor);
-    lap("sum");
-    for (const [i, piece] of pieces.entries()) upload(piece, ranges[i]!);
-    lap("upload");
+    this.#ms.wait += performance.now() - since;
+    for (const staged of this.#exact) await this.#sum(staged);
+    if (this.#rounded) await this.#sumRounded(this.#rounded);
+    for (const { staging } of all) staging.unmap();
   }
 
-  #allPieces(): Piece[] {
-    return [
-      ...this.#pieces,
-      ...this.#rounded ? [...this.#rounded.pieces, this.#rounded.scale] : [],
-    ];
+  /** Adds up a tensor that is mapped. */
+  async #sum({ tensor, staging }: Staged): Promise<void> {
+    const { queue } = this.#device.gpu, bytes = staging.size;
+    const pieces = Array.from(
+      { length: Math.min(PIECES, Math.ceil(bytes / PIECE_BYTES)) },
+      () => new Float32Array(Math.min(bytes, PIECE_BYTES) / 4),
+    );
+    /** A piece, and the places of its parts that are copied without a break. */
+    const partsOf = (start: number) => {
+      const end = Math.min(start + PIECE_BYTES, bytes);
+      const values = pieces[start / PIECE_BYTES % pieces.length]!.subarray(0, (end - start) / 4);
+      const parts = [];
+      for (let from = start; from < end; from += COPY_BYTES) {
+        const length = Math.min(COPY_BYTES, end - from), place = (from - start) / 4;
+        parts.push({ from, length, part: values.subarray(place, place + length / 4) });
+      }
+      return { values, parts };
+    };
+    const sums: Promise<void>[] = [];
+    for (let start = 0; start < bytes + (pieces.length - 1) * PIECE_BYTES; start += PIECE_BYTES) {
+      if (start < bytes) {
+        const { values, parts } = partsOf(start);
+        for (const { from, length, part } of parts) {
+          await this.#timed("download", () => {
+            // Deno's mapped range is a copy; that of Dawn is the mapping
+            part.set(new Float32Array(staging.getMappedRange(from, length)));
+          });
+        }
+        const sum = this.#transport.sum(values);
+        sum.catch(() => {}); // another one may throw before it
+        sums.push(sum);
+      }
+      const done = start - (pieces.length - 1) * PIECE_BYTES;
+      if (done < 0) continue;
+      const since = performance.now();
+      await sums.shift();
+      this.#ms.sum += performance.now() - since;
+      for (const { from, part } of partsOf(done).parts) {
+        await this.#timed("upload", () => {
+          queue.writeBuffer(tensor.buffer, tensor.offsetBytes + from, part);
+        });
+      }
+    }
+  }
+
+  /** Adds up a tensor that is mapped and travels in f16. */
+  async #sumRounded(
+    { wire, numbers: { tensor, staging }, scale }: Rounded,
+  ): Promise<void> {
+    const { queue } = this.#device.gpu, { length } = wire.residual;
+    let values = new Float32Array(), factor = 1;
+    await this.#timed("download", () => {
+      values = new Float32Array(staging.getMappedRange(), 0, length);
+      factor = new Float32Array(scale.staging.getMappedRange())[0]!;
+    });
+    const since = performance.now();
+    await wire.sum(this.#transport, [values], factor);
+    this.#ms.sum += performance.now() - since;
+    await this.#timed("upload", () => {
+      queue.writeBuffer(tensor.buffer, tensor.offsetBytes, values);
+    });
+  }
+
+  /** Copies something, and lets the event loop turn once. */
+  async #timed(part: "download" | "upload", copy: () => void): Promise<void> {
+    const since = performance.now();
+    copy();
+    this.#ms[part] += performance.now() - since;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  #all(): Staged[] {
+    const rounded = this.#rounded;
+    return [...this.#exact, ...rounded ? [rounded.numbers, rounded.scale] : []];
   }
 
   /** What `run()` took since the last call of this. */
   takeMs(): ExchangeMs {
     const ms = this.#ms;
-    this.#ms = { download: 0, sum: 0, upload: 0 };
+    this.#ms = { wait: 0, download: 0, sum: 0, upload: 0 };
     return ms;
   }
 
   /** Frees the staging buffers. */
   [Symbol.dispose](): void {
-    for (const { staging } of this.#allPieces()) staging.destroy();
+    for (const { staging } of this.#all()) staging.destroy();
   }
 }
 
-/** Cuts a tensor, and allocates a staging buffer for each piece. */
-function piecesOf(device: Device, tensor: Tensor): Piece[] {
-  const bytes = tensorBytes(tensor);
-  return Array.from({ length: Math.ceil(bytes / PIECE_BYTES) }, (_, i) => ({
-    tensor,
-    offsetBytes: i * PIECE_BYTES,
-    staging: device.gpu.createBuffer({
-      label: `sum of ${tensor.name}`,
-      size: Math.min(PIECE_BYTES, bytes - i * PIECE_BYTES),
-      usage: 0x01 | 0x08, // MAP_READ | COPY_DST
-    }),
-  }));
+/** Allocates a buffer for reading a tensor. */
+function stage(device: Device, tensor: Tensor): Staged {
+  const staging = device.gpu.createBuffer({
+    label: `sum of ${tensor.name}`,
+    size: tensorBytes(tensor),
+    usage: 0x01 | 0x08, // MAP_READ | COPY_DST
+  });
+  return { tensor, staging };
 }

@@ -65,7 +65,7 @@ export class OuterStep {
   /** What this rank has rounded away of differences, and not sent yet; undefined unless they travel in f16. */
   readonly residual: Float32Array<ArrayBuffer> | undefined;
   readonly #wire: F16Wire | undefined;
-  #ms: ExchangeMs = { download: 0, sum: 0, upload: 0 };
+  #ms: ExchangeMs = { wait: 0, download: 0, sum: 0, upload: 0 };
 
   /**
    * Allocates weights and momentum on the host.
@@ -114,7 +114,7 @@ export class OuterStep {
     };
     const moved = await this.#download();
     for (let i = 0; i < moved.length; i++) moved[i] = weights[i]! - moved[i]!;
-    lap("download");
+    lap("wait");
     if (this.#wire) await this.#wire.sum(this.#transport, [moved]);
     else await this.#transport.sum(moved);
     lap("sum");
@@ -131,7 +131,7 @@ export class OuterStep {
   /** What `run()` took since the last call of this; undefined on one rank. */
   takeMs(): ExchangeMs | undefined {
     const ms = this.#ms;
-    this.#ms = { download: 0, sum: 0, upload: 0 };
+    this.#ms = { wait: 0, download: 0, sum: 0, upload: 0 };
     return this.#transport.size > 1 ? ms : undefined;
   }
 

@@ -67,8 +67,8 @@ export type TrainEvent =
     /** Milliseconds in which the host made and uploaded the batches; the device may have worked meanwhile. */
     dataMs: number;
     /**
-     * The share of the time in which gradients or weights, once on the host, were added up over all ranks and uploaded,
-     * with the wait for slower ranks. Absent on one rank, and if `tokensPerSecond` is.
+     * The share of the time in which gradients or weights, once computed, were copied to the host, added up over all ranks
+     * and uploaded, with the wait for slower ranks. Absent on one rank, and if `tokensPerSecond` is.
      */
     exchangeShare?: number;
   }

@@ -168,7 +168,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
     const ms = outer ? outer.takeMs() : trainStep.takeExchangeMs();
-    const exchangeShare = ms && Number(((ms.sum + ms.upload) / elapsedMs).toFixed(4));
+    const exchangeShare = ms && Number(((ms.download + ms.sum + ms.upload) / elapsedMs).toFixed(4));
     const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => {
       const { dataMs, ...rates } = waiting[i]!;
       return {
