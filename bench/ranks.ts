@@ -1,6 +1,7 @@
 import { command, output, run, status } from "../commands/command.ts";
 import { gpuOption } from "../commands/gpu.ts";
 import { openTransport } from "../distributed/open_mpi.ts";
+import type { Batches } from "../data/tokens/batches.ts";
 import { checkSameBits } from "../distributed/same_bits.ts";
 import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
@@ -12,6 +13,7 @@ import type { GpuChoice } from "../kernels/provider.ts";
 import {
   createTensor,
   mapForReading,
+  size,
   type Tensor,
   tensorBytes,
   upload,
@@ -22,7 +24,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { OuterStep } from "../train/diloco.ts";
-import { createTrainStep, type TrainStep } from "../train/step.ts";
+import { createTrainStep, type StepOptions, type TrainStep } from "../train/step.ts";
 import { matrixTypes } from "./harness.ts";
 import { benchConfig, type BenchModel, STEP_OPTIONS } from "./models.ts";
 import {
@@ -110,6 +112,9 @@ async function main(options: Options): Promise<void> {
   await transport.close();
 }
 
+/** Times that an exchange is timed. */
+const ROUNDS = 5;
+
 /** Milliseconds of an action that all ranks begin together: the median of several. */
 async function timeTogether(
   transport: Transport,
@@ -134,31 +139,31 @@ function meanParts(total: ExchangeMs | undefined, runs: number): Record<string, 
 
 /** Measures the sum of a few numbers, and exchanges of the size of models, by their parts. */
 async function measureExchanges(ranks: Ranks): Promise<void> {
-  const { transport, device, add } = ranks, { size } = transport;
+  const { transport, device, add } = ranks;
   const few = new Float32Array(2);
-  const manyMs = await timeTogether(transport, 9, async () => {
+  const manyMs = await timeTogether(transport, ROUNDS, async () => {
     for (let i = 0; i < 100; i++) await transport.sum(few);
   });
-  add({ name: TINY_SUM, ms: manyMs / 100, ranks: size });
+  add({ name: TINY_SUM, ms: manyMs / 100, ranks: transport.size });
   for (const floats of device.isCpu ? [200_000] : [16_135_168, 124_439_808]) {
     const tensor = createTensor(device, "gradients", { shape: [floats], dtype: "f32" });
     upload(device, tensor, new Float32Array(floats).fill(1 / 3));
     const idle = () => device.gpu.queue.onSubmittedWorkDone();
     using exchange = new TensorSum(device, transport, [tensor]);
     exchange.takeMs();
-    const ms = await timeTogether(transport, 5, async () => {
+    const ms = await timeTogether(transport, ROUNDS, async () => {
       await exchange.run();
       await idle();
     });
-    const parts = meanParts(exchange.takeMs(), 6); // with the one that warms up
+    const parts = meanParts(exchange.takeMs(), ROUNDS + 1); // with the one that warms up
     parts["read back alone"] = await timeReadBack(ranks, tensor);
     const host = new Float32Array(floats).fill(1 / 3);
-    parts["sum alone"] = await timeTogether(transport, 5, () => transport.sum(host));
-    parts["upload alone"] = await timeTogether(transport, 5, async () => {
+    parts["sum alone"] = await timeTogether(transport, ROUNDS, () => transport.sum(host));
+    parts["upload alone"] = await timeTogether(transport, ROUNDS, async () => {
       upload(device, tensor, host);
       await idle();
     });
-    add({ name: exchangeName(floats), ms, ranks: size, floats, parts });
+    add({ name: exchangeName(floats), ms, ranks: transport.size, floats, parts });
     tensor.buffer.destroy();
   }
 }
@@ -167,7 +172,7 @@ async function measureExchanges(ranks: Ranks): Promise<void> {
 async function timeReadBack({ transport, device }: Ranks, tensor: Tensor): Promise<number> {
   const bytes = tensorBytes(tensor);
   const staging = device.gpu.createBuffer({ size: bytes, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
-  const ms = await timeTogether(transport, 5, async () => {
+  const ms = await timeTogether(transport, ROUNDS, async () => {
     const encoder = device.gpu.createCommandEncoder();
     encoder.copyBufferToBuffer(tensor.buffer, tensor.offsetBytes, staging, 0, bytes);
     device.gpu.queue.submit([encoder.finish()]);
@@ -178,97 +183,130 @@ async function timeReadBack({ transport, device }: Ranks, tensor: Tensor): Promi
   return ms;
 }
 
+/** Milliseconds of the steps that are timed together. */
+const WALL_MS = 1000;
+
+/** A model with its batches. */
+interface Training {
+  readonly gpt: Gpt;
+  readonly batches: Batches;
+  readonly options: Pick<StepOptions, "batchSize" | "sequenceLength"> & Partial<StepOptions>;
+}
+
+/**
+ * Times steps of the ranks of a transport, which begin with the same weights.
+ *
+ * @param options.syncEvery above 1 for steps whose gradients are not exchanged.
+ * @param options.after is called before the step is freed, with a function that submits one more.
+ */
+async function timeSteps(
+  transport: Transport,
+  { gpt, batches, options }: Training,
+  { gradientAccumulation, syncEvery = 1, after }: {
+    readonly gradientAccumulation: number;
+    readonly syncEvery?: number;
+    readonly after?: (trainStep: TrainStep, submit: () => Promise<void>) => Promise<void>;
+  },
+): Promise<Pick<RanksResult, "ms" | "parts" | "ranks" | "tokensPerSecond">> {
+  const { rank, size: ranks } = transport;
+  initializeParameters(gpt, { seed: 0 });
+  using trainStep = createTrainStep(gpt, {
+    ...options,
+    gradientAccumulation,
+    syncEvery,
+    transport,
+  });
+  let next = 0;
+  const submit = async () => {
+    const all = next * ranks * gradientAccumulation, first = all + rank * gradientAccumulation;
+    const counted = syncEvery === 1
+      ? batches.counted(all, ranks * gradientAccumulation)
+      : batches.counted(first, gradientAccumulation);
+    const own = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
+    await trainStep.submit(next++, own, { learningRate: 1e-4, counted });
+  };
+  const timed = async (count: number) => {
+    await transport.barrier();
+    trainStep.takeExchangeMs();
+    const since = performance.now();
+    for (let i = 0; i < count; i++) await submit();
+    await trainStep.reports(1);
+    return (performance.now() - since) / count;
+  };
+  await timed(1); // compiles
+  const wanted = Math.max(2, Math.min(300, Math.round(WALL_MS / await timed(1))));
+  const count = fromJsonBytes(await transport.broadcast(toJsonBytes(wanted))) as number;
+  const ms = await timed(count);
+  const parts = meanParts(trainStep.takeExchangeMs(), count);
+  await after?.(trainStep, submit);
+  const tokens = ranks * gradientAccumulation * options.batchSize * options.sequenceLength;
+  return { ms, parts, ranks, tokensPerSecond: 1e3 * tokens / ms };
+}
+
 /** Measures training steps of all ranks and of one alone, synchronous and by DiLoCo. */
 async function measureSteps(ranks: Ranks, { model, batchSize }: Case): Promise<void> {
-  const { transport, device, precision, add } = ranks, isFirst = transport.rank === 0;
+  const { transport, device, precision, add } = ranks, { rank, size: all } = transport;
   const config = benchConfig(model), sequenceLength = config.contextLength;
   using gpt = createGpt(device, config, { precision });
   const options = { ...STEP_OPTIONS, batchSize, sequenceLength };
   const batches = sampleBatches({ ...options, vocabularySize: config.vocabularySize });
+  const training = { gpt, batches, options }, batch = `${batchSize}x${sequenceLength}`;
   await tuneOnFirst(ranks, gpt, options);
   for (const gradientAccumulation of ACCUMULATIONS) {
-    const name = `train step ${precision} ${model} ${batchSize}x${sequenceLength} x ` +
-      `${gradientAccumulation}`;
-    /** Times steps of the ranks of a transport; `after` runs before the step is freed. */
-    const measure = async (
-      between: Transport,
-      syncEvery: number,
-      after?: (step: TrainStep, submit: () => Promise<void>) => Promise<void>,
-    ) => {
-      initializeParameters(gpt, { seed: 0 });
-      using step = createTrainStep(gpt, {
-        ...options,
-        gradientAccumulation,
-        syncEvery,
-        transport: between,
-      });
-      let next = 0;
-      const submit = async () => {
-        const all = next * between.size * gradientAccumulation;
-        const first = all + between.rank * gradientAccumulation;
-        const counted = syncEvery === 1
-          ? batches.counted(all, between.size * gradientAccumulation)
-          : batches.counted(first, gradientAccumulation);
-        const own = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-        await step.submit(next++, own, { learningRate: 1e-4, counted });
-      };
-      const timed = async (count: number) => {
-        await between.barrier();
-        step.takeExchangeMs();
-        const since = performance.now();
-        for (let i = 0; i < count; i++) await submit();
-        await step.reports(1);
-        return (performance.now() - since) / count;
-      };
-      await timed(1); // compiles
-      const onceMs = await timed(1);
-      const wanted = Math.max(2, Math.min(300, Math.round(WALL_MS / onceMs)));
-      const count = fromJsonBytes(await between.broadcast(toJsonBytes(wanted))) as number;
-      const ms = await timed(count);
-      const parts = meanParts(step.takeExchangeMs(), count);
-      await after?.(step, submit);
-      const tokens = between.size * gradientAccumulation * batchSize * sequenceLength;
-      return { ms, parts, ranks: between.size, tokensPerSecond: 1e3 * tokens / ms };
-    };
-    const place = {
-      model,
-      batch: `${batchSize}x${sequenceLength}`,
-      accumulation: gradientAccumulation,
-    };
-    const together = await measure(transport, 1);
+    const name = `train step ${precision} ${model} ${batch} x ${gradientAccumulation}`;
+    const which = { model, batch, accumulation: gradientAccumulation };
+    const together = await timeSteps(transport, training, { gradientAccumulation });
     await checkSameBits(transport, device, gpt.parameters.flat);
-    add({ name: `${name}, ${transport.size} ranks`, ...together, ...place });
-    if (isFirst) add({ name: `${name}, 1 rank`, ...await measure(oneRank, 1), ...place });
+    add({ name: `${name}, ${all} ranks`, ...together, ...which });
+    if (rank === 0) {
+      const alone = await timeSteps(oneRank, training, { gradientAccumulation });
+      add({ name: `${name}, 1 rank`, ...alone, ...which });
+    }
     await transport.barrier();
-    if (gradientAccumulation !== DILOCO_ACCUMULATION) continue;
-    let exchangeMs = NaN, parts = {}, floats = 0;
-    const apart = await measure(transport, SYNC_EVERY, async (step, submit) => {
-      initializeParameters(gpt, { seed: 0 });
-      const outer = new OuterStep(transport, { gpt, trainStep: step });
-      floats = outer.momentum.length;
-      await outer.start();
-      await submit();
-      exchangeMs = await timeTogether(transport, 3, async () => {
-        await outer.run();
-        await device.gpu.queue.onSubmittedWorkDone();
-      });
-      parts = meanParts(outer.takeMs(), 4); // with the one that warms up
-    });
-    const ms = apart.ms + exchangeMs / SYNC_EVERY;
-    const tokensPerSecond = apart.tokensPerSecond * apart.ms / ms;
-    add({
-      name: `${name}, ${transport.size} ranks by DiLoCo`,
-      ...apart,
-      ms,
-      tokensPerSecond,
-      ...place,
-    });
-    add({ name: outerStepName(model), ms: exchangeMs, ranks: transport.size, floats, parts });
   }
+  let outer: RanksResult | undefined;
+  const { ms: innerMs, tokensPerSecond = 0, ...apart } = await timeSteps(transport, training, {
+    gradientAccumulation: DILOCO_ACCUMULATION,
+    syncEvery: SYNC_EVERY,
+    async after(trainStep, submit) {
+      outer = await timeOuterStep(ranks, model, { gpt, trainStep, submit });
+    },
+  });
+  const ms = innerMs + outer!.ms / SYNC_EVERY;
+  add({
+    name:
+      `train step ${precision} ${model} ${batch} x ${DILOCO_ACCUMULATION}, ${all} ranks by DiLoCo`,
+    ...apart,
+    ...{ ms, innerMs, tokensPerSecond: tokensPerSecond * innerMs / ms },
+    ...{ model, batch, accumulation: DILOCO_ACCUMULATION, isDiloco: true },
+  });
+  add(outer!);
 }
 
-/** Milliseconds of the steps that are timed together. */
-const WALL_MS = 1000;
+/** Times the exchange of weights by DiLoCo, after a step of each rank on its own. */
+async function timeOuterStep(
+  { transport, device }: Ranks,
+  model: BenchModel,
+  { gpt, trainStep, submit }: {
+    readonly gpt: Gpt;
+    readonly trainStep: TrainStep;
+    readonly submit: () => Promise<void>;
+  },
+): Promise<RanksResult> {
+  initializeParameters(gpt, { seed: 0 }); // the ranks have moved apart
+  const outer = new OuterStep(transport, { gpt, trainStep });
+  await outer.start();
+  await submit();
+  const ms = await timeTogether(transport, ROUNDS, async () => {
+    await outer.run();
+    await device.gpu.queue.onSubmittedWorkDone();
+  });
+  return {
+    name: outerStepName(model),
+    ...{ ms, ranks: transport.size, floats: size(trainStep.gradients.flat.shape) },
+    parts: meanParts(outer.takeMs(), ROUNDS + 1), // with the one that warms up
+  };
+}
 
 /** Tunes the kernels of a step on rank 0, for all ranks: the bits of their sums must not depend on the rank. */
 async function tuneOnFirst(
