@@ -71,7 +71,8 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
-        status(`stopped after step ${event.step}; to resume: ${commandGiven(start!.options.gpu)}`);
+        const command = size > 1 ? "the same command" : commandGiven(start!.options.gpu);
+        status(`stopped after step ${event.step}; to resume: ${command}`);
         return interrupts.exitCode;
       }
       const { out } = options, { step, best } = event;

@@ -38,7 +38,10 @@ const TAG = 1, ANY_SOURCE = -1;
 const SIGTERM = 15;
 
 const heartbeat = new Heartbeat({ rank, size, timeoutMs });
-const calls = new Int32Array(new ArrayBuffer(4)); // of a message
+const received = new Int32Array(new ArrayBuffer(4));
+/** What was last sent to each rank, which may still be under way. */
+const sent = new Map<number, Int32Array<ArrayBuffer>>();
+const request = new Uint8Array(new ArrayBuffer(8));
 const flag = new Int32Array(new ArrayBuffer(4)), status = new Int32Array(new ArrayBuffer(24)); // MPI_Status
 /** Ranks that have not answered the last ping: they get no other before. */
 const unanswered = new Set<number>();
@@ -66,19 +69,24 @@ function beat(): void {
 /** Takes all messages that have arrived; other ranks than rank 0 answer. */
 function receive(): void {
   for (;;) {
+    flag[0] = 0;
     mpi.MPI_Iprobe(ANY_SOURCE, TAG, world, flag, status);
     if (flag[0] === 0) return;
-    mpi.MPI_Recv(calls, 4, byte, ANY_SOURCE, TAG, world, status);
+    mpi.MPI_Recv(received, 4, byte, ANY_SOURCE, TAG, world, status);
     const [source] = status;
-    heartbeat.heard(source!, calls[0]!);
+    heartbeat.heard(source!, received[0]!);
     unanswered.delete(source!);
     if (rank > 0) send(source!);
   }
 }
 
+/** Sends the number of calls, and does not wait: the link may be down. */
 function send(to: number): void {
+  const calls = sent.get(to) ?? new Int32Array(new ArrayBuffer(4));
+  sent.set(to, calls);
   calls[0] = Atomics.load(shared, SHARED.calls);
-  mpi.MPI_Send(calls, 4, byte, to, TAG, world);
+  mpi.MPI_Isend(calls, 4, byte, to, TAG, world, request);
+  mpi.MPI_Request_free(request);
 }
 
 /** Ends all ranks. If some cannot be reached, those of this host and its launcher, which would wait for them. */

@@ -26,8 +26,12 @@ const MPI_SYMBOLS = {
   MPI_Comm_set_errhandler: { parameters: ["pointer", "pointer"], result: "i32" },
   MPI_Error_string: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   MPI_Abort: { parameters: ["pointer", "i32"], result: "i32", nonblocking: true },
-  // where, how much, its type, to or from whom, tag, communicator; status
-  MPI_Send: { parameters: ["buffer", "i32", "pointer", "i32", "i32", "pointer"], result: "i32" },
+  // where, how much, its type, to or from whom, tag, communicator; request, status
+  MPI_Isend: {
+    parameters: ["buffer", "i32", "pointer", "i32", "i32", "pointer", "buffer"],
+    result: "i32",
+  },
+  MPI_Request_free: { parameters: ["buffer"], result: "i32" },
   MPI_Recv: {
     parameters: ["buffer", "i32", "pointer", "i32", "i32", "pointer", "buffer"],
     result: "i32",

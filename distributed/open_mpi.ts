@@ -162,7 +162,9 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
   }
 
   const shared = new Int32Array(new SharedArrayBuffer(8));
-  const worker = new Worker(new URL("./heartbeat_worker.ts", import.meta.url), {
+  // workers of Node, unlike those of the web, do not keep a program alive, but none starts from a URL of https: itself
+  const module = JSON.stringify(new URL("./heartbeat_worker.ts", import.meta.url));
+  const worker = new Worker(new URL(`data:text/javascript,import ${encodeURIComponent(module)}`), {
     workerData: {
       rank,
       size,

@@ -81,15 +81,11 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { samplePrompt } = options;
   const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
   const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
-  /**
-   * Milliseconds in which a step must make progress: without a limit until its usual time is known. A slower rank may
-   * lag behind by all steps since the last exchange.
-   */
-  const limitMs = () => {
-    if (options.timeout === 0 || recentMs.length === 0) return Infinity;
-    const lag = Math.max(1, step - exchangedAt);
-    return Math.max(1000 * options.timeout, lag * MOST_MEDIANS * median(recentMs));
-  };
+  /** Milliseconds in which any rank must make progress in a step: without a limit until its usual time is known. */
+  const limitMs = () =>
+    options.timeout === 0 || recentMs.length === 0
+      ? Infinity
+      : Math.max(1000 * options.timeout, MOST_MEDIANS * median(recentMs));
   const isExchanging = () => step % options.syncEvery === 0 || step === options.steps;
   // what is due between two exchanges is done at the second, when all ranks hold the same weights
   const isDue = (every: number) => {
