@@ -1,6 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { Heartbeat, type HeartbeatOptions, SHARED } from "./heartbeat.ts";
-import { openMpiLibrary, SYSTEM_LIBRARIES } from "./libmpi.ts";
+import { openMpiLibrary, openSystemLibrary } from "./libmpi.ts";
 
 /**
  * The worker of a rank, which sends and answers pings, also while the main thread computes or waits, and ends all ranks if
@@ -17,7 +17,7 @@ export type HeartbeatMessage = { readonly kind: "close" } | {
 
 const { rank, size, timeoutMs, shared, launcher, isOneHost } = workerData as HeartbeatOptions;
 const mpi = openMpiLibrary();
-const system = Deno.dlopen(SYSTEM_LIBRARIES[Deno.build.os]!, {
+const system = openSystemLibrary({
   kill: { parameters: ["i32", "i32"], result: "i32" },
   _exit: { parameters: ["i32"], result: "void" },
 }).symbols;

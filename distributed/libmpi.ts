@@ -1,3 +1,6 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { environmentVariable } from "../files/environment.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
@@ -7,15 +10,30 @@ import { UserError } from "../files/user_error.ts";
  * @module
  */
 
-/** File names of Open MPI's library, the likeliest first. Version 5 kept the number of version 4. */
-const LIBRARIES: Partial<Record<typeof Deno.build.os, readonly string[]>> = {
+/** Libraries by their file names, the likeliest first. */
+type Names = Partial<Record<typeof Deno.build.os, readonly string[]>>;
+
+/** Those of Open MPI: version 5 kept the number of version 4. */
+const OPEN_MPI: Names = {
   linux: ["libmpi.so.40", "libmpi.so"],
-  darwin: [
-    "libmpi.40.dylib",
-    "/opt/homebrew/lib/libmpi.40.dylib",
-    "/usr/local/lib/libmpi.40.dylib",
-    "libmpi.dylib",
+  darwin: ["libmpi.40.dylib", "libmpi.dylib"],
+};
+
+/** Those of the system. */
+const SYSTEM: Names = { linux: ["libc.so.6"], darwin: ["libSystem.B.dylib"] };
+
+/** Directories in which packages install them, beside those of LD_LIBRARY_PATH. */
+const DIRECTORIES: Partial<Record<typeof Deno.build.os, readonly string[]>> = {
+  linux: [
+    `/usr/lib/${Deno.build.arch}-linux-gnu`, // Debian, Ubuntu
+    "/usr/lib64/openmpi/lib", // Fedora
+    "/usr/lib64/mpi/gcc/openmpi5/lib64", // openSUSE
+    "/usr/lib64/mpi/gcc/openmpi4/lib64",
+    "/usr/lib64",
+    "/usr/lib", // Arch
+    "/usr/local/lib",
   ],
+  darwin: ["/opt/homebrew/lib", "/usr/local/lib", "/opt/local/lib", "/usr/lib"],
 };
 
 /** What is used of the library. Handles such as MPI_COMM_WORLD are addresses of its variables. */
@@ -85,28 +103,30 @@ export type Mpi = Deno.DynamicLibrary<typeof MPI_SYMBOLS>["symbols"];
  * @throws {UserError} if it is missing, or the permission to load it.
  */
 export function openMpiLibrary(): Mpi {
-  const names = LIBRARIES[Deno.build.os] ?? [];
-  let missing: string | undefined; // a symbol
-  for (const name of names) {
+  const names = OPEN_MPI[Deno.build.os] ?? [];
+  let refused: string | undefined, unfit: string | undefined;
+  for (const path of pathsOf(names)) {
     try {
-      const { symbols } = Deno.dlopen(name, MPI_SYMBOLS);
-      keepLoaded(name);
+      const { symbols } = Deno.dlopen(path, MPI_SYMBOLS);
+      keepLoaded(path);
       return symbols;
     } catch (error) {
-      if (error instanceof Deno.errors.NotCapable) {
-        throw new UserError("Cannot load Open MPI as the permission --allow-ffi is missing", {
-          hint: "Start the ranks with ./toy, as in: mpirun -n 2 ./toy train",
-          cause: error,
-        });
-      }
-      missing ??= /symbol/i.test((error as Error).message) ? name : undefined;
+      const { message } = error as Error;
+      if (!(error instanceof Deno.errors.NotCapable)) {
+        unfit ??= /symbol/i.test(message) ? path : undefined;
+      } else if (!mayRead(path) || existsSync(path)) refused ??= path;
     }
   }
-  if (missing) {
+  if (unfit) {
     throw new UserError(
-      `Cannot use ${missing} as it must be that of Open MPI, version 4 or 5: it lacks its symbols`,
+      `Cannot use ${unfit} as it must be that of Open MPI, version 4 or 5: it lacks its symbols`,
       { hint: INSTALL },
     );
+  }
+  if (refused) {
+    throw new UserError(`Cannot load ${refused} as the permission --allow-ffi is missing`, {
+      hint: "Start the ranks with ./toy, as in: mpirun -n 2 ./toy train",
+    });
   }
   throw new UserError(
     `Cannot reach the other ranks as the library of Open MPI must be installed: ` +
@@ -115,11 +135,38 @@ export function openMpiLibrary(): Mpi {
   );
 }
 
-/** The system's library, which has `dlopen()`. */
-export const SYSTEM_LIBRARIES: Partial<Record<typeof Deno.build.os, string>> = {
-  linux: "libc.so.6",
-  darwin: "/usr/lib/libSystem.B.dylib",
-};
+function mayRead(path: string): boolean {
+  return Deno.permissions.querySync({ name: "read", path }).state === "granted";
+}
+
+/** Opens the library of the system, which is always there. */
+export function openSystemLibrary<Symbols extends Deno.ForeignLibraryInterface>(
+  symbols: Symbols,
+): Deno.DynamicLibrary<Symbols> {
+  let last: unknown;
+  for (const path of pathsOf(SYSTEM[Deno.build.os] ?? [])) {
+    try {
+      return Deno.dlopen(path, symbols);
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw last;
+}
+
+/**
+ * Where libraries may be. With a permission for some directories Deno loads by absolute paths only; with one for all the
+ * system looks for a name by itself.
+ */
+function pathsOf(names: readonly string[]): string[] {
+  const isUnlimited = Deno.permissions.querySync({ name: "ffi" }).state === "granted";
+  const given = (environmentVariable("LD_LIBRARY_PATH") ?? "").split(":").filter((path) => path);
+  const directories = [...given, ...DIRECTORIES[Deno.build.os] ?? []];
+  return [
+    ...isUnlimited ? names : [],
+    ...directories.flatMap((directory) => names.map((name) => join(directory, name))),
+  ];
+}
 
 /** RTLD_NOW. */
 const RESOLVE_NOW = 2;
@@ -129,11 +176,11 @@ const RESOLVE_NOW = 2;
  * pool, which would then call destructors that the library has set for them. With messages over TCP every rank ended
  * with a segmentation fault (Open MPI 4.1.4, Deno 2.9.6).
  */
-function keepLoaded(name: string): void {
-  const system = Deno.dlopen(SYSTEM_LIBRARIES[Deno.build.os]!, {
+function keepLoaded(path: string): void {
+  const system = openSystemLibrary({
     dlopen: { parameters: ["buffer", "i32"], result: "pointer" },
   });
-  system.symbols.dlopen(new TextEncoder().encode(`${name}\0`), RESOLVE_NOW);
+  system.symbols.dlopen(new TextEncoder().encode(`${path}\0`), RESOLVE_NOW);
   system.close();
 }
 

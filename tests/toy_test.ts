@@ -119,6 +119,9 @@ Deno.test({
       const expected = (tasks[task].command as string).split(" ").slice(1);
       assert.deepEqual(stdout.trim().split("\n"), expected.map((word) => `deno:${word}`));
     }
+    const modules = { ...ranks, LD_LIBRARY_PATH: "/apps/mpi/lib:/apps/lib" };
+    const { stdout } = await outputOf(command(["train"], modules));
+    assert.match(stdout, /^deno:run\ndeno:--allow-ffi=\/apps\/mpi\/lib,\/apps\/lib\ndeno:-q\n/);
     const script = "--no-prompt commands/generate.ts";
     assert.equal(
       await flags("generate", "Once"),

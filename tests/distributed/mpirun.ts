@@ -36,7 +36,7 @@ export async function mpirun<T extends { rank: number }>(
   size: number,
   program: string,
   args: readonly string[],
-  { permissions = ["--allow-ffi", "--allow-env", "--allow-read"], flags = [] }: {
+  { permissions = ["--allow-ffi=/usr,/opt", "--allow-env", "--allow-read"], flags = [] }: {
     permissions?: readonly string[];
     /** Of mpirun. */
     flags?: readonly string[];

@@ -22,7 +22,7 @@ const trainOn = (size: number, options: Parameters<typeof trainSmall>[0]) =>
 
 withRanks("train() under mpirun computes the bits of ranks in one process", async () => {
   const options = { steps: 3, gradientAccumulation: 1 };
-  const permissions = ["--allow-ffi", "--allow-env", "--allow-read", "--allow-write"];
+  const permissions = ["--allow-ffi=/usr,/opt", "--allow-env", "--allow-read", "--allow-write"];
   const { lines, code, stderr } = await mpirun<{ rank: number; events: number; losses: number[] }>(
     2,
     "train.ts",

@@ -70,7 +70,7 @@ Deno.test("the permissions that allow the network allow the hub's variables and 
   const names = [...HUB_VARIABLES, ...permissions.files.env];
   assert.deepEqual(sets.map(({ env }) => env), [
     names,
-    [...names, ...LAUNCHER_VARIABLES, "TOY_GPU_ADDRESS"], // of trainings on several ranks
+    [...names, ...LAUNCHER_VARIABLES, "LD_LIBRARY_PATH", "TOY_GPU_ADDRESS"], // of trainings on several ranks
     [...names, "TOY_API_KEY"],
   ]);
 });
