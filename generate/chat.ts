@@ -4,7 +4,8 @@ import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createEngine, type Engine } from "./engine.ts";
-import { type GenerateResult, randomSeed, resolveSampler } from "./generate.ts";
+import type { GenerateResult } from "./completion.ts";
+import { randomSeed, resolveSampler } from "./request.ts";
 import { largestThat } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 

@@ -1,8 +1,8 @@
 import type { Program } from "../kernels/program.ts";
-import { hasPenalties, type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
+import { type SamplerOptions, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { Slots } from "./slots.ts";
+import { batchSlots } from "./slots.ts";
 import { checkPromptIds } from "./completion.ts";
 
 /** Sequences of tokens that a model continues in one batch, with the keys and values of the tokens that it has read. */
@@ -53,16 +53,8 @@ export function createDecoder(
   const settings = prompts.map(({ length: firstDrawn }, b) =>
     samplerSettings({ sampler, seed: seeds[b]!, firstDrawn })
   );
-  const slots = new Slots(model, {
-    slots: B,
-    maxTokens,
-    drawRows: [B],
-    readRows: [B],
-    batchInvariant: false,
-    logprobs: false,
-    penalties: hasPenalties(sampler),
-  });
-  if (prompts.some(({ length }) => length > 1)) slots.recordReading();
+  const readsPrompts = prompts.some(({ length }) => length > 1);
+  const slots = batchSlots(model, { slots: B, maxTokens, sampler, readsPrompts });
   const sequences = prompts.map((prompt, b) =>
     slots.add(prompt, { most: maxTokens, settings: settings[b]! })
   );

@@ -9,7 +9,7 @@ import {
   type TokenLogprob,
   type TokenLogprobs,
 } from "./completion.ts";
-import { type GenerateOptions, MAX_NEW_TOKENS, promptIdsOf, resolveSampler } from "./generate.ts";
+import { type GenerateOptions, MAX_NEW_TOKENS, promptIdsOf, resolveSampler } from "./request.ts";
 import type { LoadedModel } from "./load.ts";
 import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
@@ -134,7 +134,17 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
       `Cannot create an engine as ${name} must be a positive integer: current value is ${value}`,
     );
   }
-  return new BatchingEngine(model, { slots, maxTokens });
+  const held = new Slots(model.gpt, {
+    slots,
+    maxTokens,
+    batchInvariant: slots > 1, // one slot has one row
+    penalties: true,
+    logprobs: true,
+    drawRows: rowCounts(slots),
+    readRows: rowCounts(Math.min(slots, MOST_READ)),
+  });
+  held.recordReading();
+  return new BatchingEngine(model, held, { slots, maxTokens, pace: new Pace(device) });
 }
 
 /** Numbers of rows for which passes are recorded: few requests do not pay for the rows of many. */
@@ -145,7 +155,7 @@ function rowCounts(most: number): number[] {
 }
 
 /** An engine that draws the tokens of all requests together, in chunks. */
-class BatchingEngine implements Engine {
+export class BatchingEngine implements Engine {
   readonly #model: LoadedModel;
   readonly #maxTokens: number;
   readonly #slotCount: number;
@@ -160,21 +170,17 @@ class BatchingEngine implements Engine {
   #isClosed = false;
   #failure: { error: unknown } | undefined;
 
-  constructor(model: LoadedModel, { slots, maxTokens }: { slots: number; maxTokens: number }) {
+  /** Makes an engine on slots of these sizes, which it frees in the end. */
+  constructor(
+    model: LoadedModel,
+    held: Slots,
+    { slots, maxTokens, pace }: { slots: number; maxTokens: number; pace: Pace },
+  ) {
     this.#model = model;
-    this.#maxTokens = maxTokens;
+    this.#slots = held;
     this.#slotCount = slots;
-    this.#slots = new Slots(model.gpt, {
-      slots,
-      maxTokens,
-      batchInvariant: slots > 1, // one slot has one row
-      penalties: true,
-      logprobs: true,
-      drawRows: rowCounts(slots),
-      readRows: rowCounts(Math.min(slots, MOST_READ)),
-    });
-    this.#slots.recordReading();
-    this.#pace = new Pace(model.gpt.device);
+    this.#maxTokens = maxTokens;
+    this.#pace = pace;
   }
 
   submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void> {

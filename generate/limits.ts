@@ -5,8 +5,7 @@ import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
-import { createDecoder } from "./decoder.ts";
-import { mostSequences } from "./slots.ts";
+import { batchSlots, mostSequences } from "./slots.ts";
 
 /**
  * Finds out whether some work fits a device before the work begins, by recording it on a `dryDevice()`, which
@@ -99,11 +98,11 @@ export function sequencesAtOnce(
 ): number {
   const misfit = (sequences: number, tokens: number) =>
     misfitOf(device, (dry) => {
-      createDecoder(createGpt(dry, config, { precision, quantize }), {
-        prompts: new Array(sequences).fill([0, 0]), // of two tokens, so that the pass that reads prompts is recorded
-        seeds: new Array(sequences).fill(0),
-        maxNewTokens: Math.max(1, tokens - 2),
+      batchSlots(createGpt(dry, config, { precision, quantize }), {
+        slots: sequences,
+        maxTokens: Math.max(3, tokens),
         sampler,
+        readsPrompts: true,
       });
     }, { freeBytes });
   const tokens = promptTokens + maxNewTokens;

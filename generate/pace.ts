@@ -17,7 +17,7 @@ const FREE_SHARE = 0.85;
 const LEAST_WAIT_MS = 1;
 
 /** Tokens of a model's first chunk, before anything was measured. */
-export const FIRST_CHUNK = { gpu: 16, cpu: 2 };
+const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
 /** Tokens of a chunk, at most. */
 const MOST_TOKENS = LOGPROBS_KEPT;

@@ -1,5 +1,11 @@
 import { Program } from "../kernels/program.ts";
-import { MOST_LOGPROBS, sample, SETTINGS_LENGTH } from "../kernels/sample/sample.ts";
+import {
+  hasPenalties,
+  MOST_LOGPROBS,
+  sample,
+  type SamplerOptions,
+  SETTINGS_LENGTH,
+} from "../kernels/sample/sample.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -450,4 +456,29 @@ export class Slots implements Disposable {
   [Symbol.dispose](): void {
     this.#owned.dispose();
   }
+}
+
+/**
+ * Slots for sequences that are continued together, with kernels for exactly so many rows.
+ *
+ * @param options.readsPrompts whether a prompt has more than one token.
+ */
+export function batchSlots(
+  model: Gpt,
+  { slots, maxTokens, sampler, readsPrompts }: Pick<SlotsOptions, "slots" | "maxTokens"> & {
+    sampler: SamplerOptions;
+    readsPrompts: boolean;
+  },
+): Slots {
+  const held = new Slots(model, {
+    slots,
+    maxTokens,
+    drawRows: [slots],
+    readRows: [slots],
+    batchInvariant: false,
+    logprobs: false,
+    penalties: hasPenalties(sampler),
+  });
+  if (readsPrompts) held.recordReading();
+  return held;
 }

@@ -1,0 +1,50 @@
+import assert from "node:assert/strict";
+import { merged } from "../../generate/merged.ts";
+
+/** Yields what `give()` is called with, until that is undefined; throws an error. */
+function source() {
+  const state = { ended: false };
+  let given = Promise.withResolvers<string | Error | undefined>();
+  async function* items() {
+    try {
+      for (let item; (item = await given.promise) !== undefined;) {
+        if (item instanceof Error) throw item;
+        given = Promise.withResolvers();
+        yield item;
+      }
+    } finally {
+      state.ended = true;
+    }
+  }
+  return { items: items(), state, give: (item?: string | Error) => given.resolve(item) };
+}
+
+Deno.test("merged() yields the items of all generators in the order in which they come", async () => {
+  const [a, b] = [source(), source()], all = merged([a.items, b.items]);
+  const next = async () => (await all.next()).value;
+  b.give("b1");
+  assert.deepEqual(await next(), { index: 1, piece: "b1" });
+  a.give("a1");
+  assert.deepEqual(await next(), { index: 0, piece: "a1" });
+  a.give();
+  b.give("b2");
+  assert.deepEqual(await next(), { index: 1, piece: "b2" });
+  b.give();
+  assert.equal(await next(), undefined);
+  assert.deepEqual(await Array.fromAsync(merged([])), []);
+});
+
+Deno.test("merged() ends all generators when its reader leaves, or when one of them throws", async () => {
+  for (const item of ["a1", new Error("broken")]) {
+    const [a, b] = [source(), source()], all = merged([a.items, b.items]);
+    a.give(item);
+    const first = all.next();
+    first.catch(() => {}); // awaited below
+    if (!(item instanceof Error)) await first;
+    const left = all.return();
+    b.give(); // a generator that waits ends once its promise does
+    if (item instanceof Error) await assert.rejects(first, item);
+    await left;
+    assert.ok(a.state.ended && b.state.ended);
+  }
+});
