@@ -54,7 +54,7 @@ export function ranksSection({ name, report, overTcp, ddp }: RanksResults): stri
       ],
       stepRows(report, figures, ddp),
     ),
-    table(["exchange", "download >", "sum >", "upload >", "all >"], exchangeRows(report)),
+    table(["exchange", "wait >", "download >", "sum >", "upload >", "all >"], exchangeRows(report)),
     "The model's figures:",
     table(["figure", "value >", "from"], figureRows(figures)),
     `![time of a step over ranks](../bench/results/${name}.svg)`,
@@ -96,12 +96,12 @@ function stepRows(
     a.model === b.model && a.batch === b.batch && a.accumulation === b.accumulation;
   return report.results.filter(({ model, ranks }) => model !== undefined && ranks > 1)
     .flatMap((together) => {
-      const { model, batch, accumulation, isDiloco, parts, ms, tokensPerSecond = 0 } = together;
+      const { model, batch, accumulation, isDiloco, innerMs, parts, ms, tokensPerSecond = 0 } =
+        together;
       const one = report.results.find((other) => other.ranks === 1 && isSame(other, together));
       if (!one) return [];
-      const exchange = isDiloco
-        ? percent(1 - (together.innerMs ?? ms) / ms)
-        : percent(((parts?.sum ?? 0) + (parts?.upload ?? 0)) / ms);
+      const { download = 0, sum = 0, upload = 0 } = parts ?? {};
+      const exchange = isDiloco ? 1 - (innerMs ?? ms) / ms : (download + sum + upload) / ms;
       const training = { floats: countParameters(benchConfig(model!)), oneRankMs: one.ms };
       const placement = { hosts: 1, ranksPerHost: report.ranks };
       return [[
@@ -110,7 +110,7 @@ function stepRows(
         time(ms),
         Math.round(tokensPerSecond).toLocaleString("en-US"),
         percent(one.ms / ms),
-        exchange,
+        percent(exchange),
         time(stepMs(figures, training, isDiloco ? "DiLoCo" : "synchronous", placement, ONE_HOST)),
         ...ddp ? isDiloco ? ["", ""] : ddpCells(ddp, together) : [],
       ]];
@@ -131,8 +131,8 @@ function ddpCells({ results }: PyTorchReport, { model, batch, accumulation, rank
 function exchangeRows({ results }: RanksReport): string[][] {
   return results.flatMap(({ name, parts, ms, model, floats }) => {
     if (floats === undefined || !parts || model !== undefined) return [];
-    const { download = NaN, sum = NaN, upload = NaN } = parts;
-    return [[name, ...[download, sum, upload, ms].map(time)]];
+    const { wait = 0, download = 0, sum = 0, upload = 0 } = parts;
+    return [[name, ...[wait, download, sum, upload, ms].map(time)]];
   });
 }
 

@@ -17,7 +17,13 @@ Deno.test("ranksSection() has measured steps, the exchange by parts, the figures
     ...["2464 ms", "3080 ms", "16,000", "80 %", "12 %"],
   ]);
   assert.deepEqual(row("gpt2 8x1024 x 16, DiLoCo every 50").slice(3, 5), ["98 %", "2.0 %"]);
-  assert.deepEqual(row("exchange of 124.0 M floats"), ["507 ms", "496 ms", "496 ms", "1499 ms"]);
+  assert.deepEqual(row("exchange of 124.0 M floats"), [
+    "11.0 ms",
+    "496 ms",
+    "496 ms",
+    "496 ms",
+    "1499 ms",
+  ]);
   assert.deepEqual(row("a call of MPI from Deno"), ["20.0 µs", "measured"]);
   assert.deepEqual(row("reading back over PCIe, without copies on the host"), [
     ...["11.0 ms and 4.00 GB/s", "measured"],
