@@ -227,46 +227,48 @@ function usageOf({ promptTokens }: Answer, completionTokens: number): object {
 async function* wholeOf(
   answer: Answer,
   pieces: AsyncIterable<ChoicePiece>,
-): AsyncGenerator<string, void> {
+): AsyncGenerator<readonly string[], void> {
   const { head, object, choices } = answer, whole: CompletionPiece[] = [];
   for await (const piece of pieces) whole[piece.index] = joined(whole[piece.index], piece);
   const tokens = whole.reduce((sum, { result }) => sum + (result?.tokens ?? 0), 0);
-  yield JSON.stringify({
+  yield [JSON.stringify({
     ...head,
     object,
     choices: choices.map((choice, index) => ({ index, ...choice.whole(whole[index]!) })),
     usage: usageOf(answer, tokens),
-  });
+  })];
 }
 
-/** The parts of a stream, as JSON. */
+/** The parts of a stream, as JSON; those of its end with the last piece, as each write costs some 50 µs. */
 async function* partsOf(
   answer: Answer,
   pieces: AsyncIterable<ChoicePiece>,
   { include_usage = false }: AnswerOptions["stream_options"],
-): AsyncGenerator<string, void> {
+): AsyncGenerator<readonly string[], void> {
   const { objectOfParts: object, choices } = answer, begun = new Set<number>();
   const part = (choices: readonly object[], usage: object | null) =>
     JSON.stringify({ ...answer.head, object, choices, ...(include_usage ? { usage } : {}) });
-  let tokens = 0;
+  let tokens = 0, unended = choices.length;
   for await (const { index, ...piece } of pieces) {
-    const choice = choices[index]!.part(piece, !begun.has(index));
+    const choice = choices[index]!.part(piece, !begun.has(index)), { result } = piece;
     begun.add(index);
-    tokens += piece.result?.tokens ?? 0;
-    yield part([{ index, ...choice }], null);
+    tokens += result?.tokens ?? 0;
+    if (result && result.reason !== "aborted") unended--; // what is aborted ends with an error
+    const end = unended > 0
+      ? []
+      : [...include_usage ? [part([], usageOf(answer, tokens))] : [], "[DONE]"];
+    yield [part([{ index, ...choice }], null), ...end];
   }
-  if (include_usage) yield part([], usageOf(answer, tokens));
-  yield "[DONE]";
 }
 
 /** The texts of a body: JSON, and at last the error that ends it, if there is one. */
 async function* framed(
-  texts: AsyncGenerator<string, void>,
+  texts: AsyncGenerator<readonly string[], void>,
   frame: (json: string) => string,
   record: RequestRecord,
 ): AsyncGenerator<string, void> {
   try {
-    for await (const text of texts) yield frame(text);
+    for await (const ready of texts) yield ready.map(frame).join("");
   } catch (error) {
     record.fail(error);
     yield frame(JSON.stringify(errorBody(apiErrorOf(error, 503))));
