@@ -157,19 +157,24 @@ export {
   MODEL_NAMES,
   type ModelSource,
 } from "./generate/source.ts";
+export type {
+  CompletionPiece,
+  GenerateResult,
+  TokenLogprob,
+  TokenLogprobs,
+} from "./generate/completion.ts";
 export {
   type BatchOptions,
   type BatchPiece,
-  type CompletionPiece,
-  type CompletionRequest,
-  DEFAULT_SAMPLER,
   generate,
   generateBatch,
-  type GenerateOptions,
-  type GenerateResult,
-  promptIdsOf,
 } from "./generate/generate.ts";
-export type { TokenLogprob, TokenLogprobs } from "./generate/completion.ts";
+export {
+  type CompletionRequest,
+  DEFAULT_SAMPLER,
+  type GenerateOptions,
+  promptIdsOf,
+} from "./generate/request.ts";
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./generate/chat.ts";
 export {
   createEngine,

@@ -2,7 +2,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Chat, type ChatAnswer, createChat } from "../generate/chat.ts";
-import type { GenerateResult } from "../generate/generate.ts";
+import type { GenerateResult } from "../generate/completion.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import type { ModelSource } from "../generate/source.ts";

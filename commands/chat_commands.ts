@@ -7,8 +7,8 @@ import { checkFilePath } from "../files/disk.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Chat, ChatAnswer } from "../generate/chat.ts";
-import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
-import { validateSampler } from "../kernels/sample/sample.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
+import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import { permissionError } from "./permissions.ts";
 
 /** What a command of a chat does: it says something, asks the model again, or ends the program. */

@@ -1,13 +1,8 @@
 import { taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
-import {
-  type BatchPiece,
-  generateBatch,
-  type GenerateResult,
-  promptIdsOf,
-  randomSeed,
-  seedsFrom,
-} from "../generate/generate.ts";
+import type { GenerateResult } from "../generate/completion.ts";
+import { type BatchPiece, generateBatch } from "../generate/generate.ts";
+import { promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";

@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { printable } from "../files/printable.ts";
 import { fits, fitTable } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
-import type { SamplerOptions } from "../generate/generate.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
 import { copyingHeads } from "../inspect/copying_heads.ts";
@@ -20,7 +19,7 @@ import {
 } from "../inspect/judge.ts";
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
 import type { Device } from "../kernels/device.ts";
-import { validateSampler } from "../kernels/sample/sample.ts";
+import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import {
   CheckpointError,
   isNameInRun,

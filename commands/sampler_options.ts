@@ -1,6 +1,6 @@
 import type { Command, OptionValues } from "@commander-js/extra-typings";
-import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
-import { SAMPLER_RULES } from "../kernels/sample/sample.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
+import { SAMPLER_RULES, type SamplerOptions } from "../kernels/sample/sample.ts";
 import { realNumber, wholeNumber } from "./command.ts";
 
 /** The options of the sampler among those of a command. */

@@ -1,5 +1,4 @@
 import { refuseOthers } from "../files/option_names.ts";
-import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
 import type { CompletionPiece, GenerateResult } from "./completion.ts";
 import { BatchingEngine } from "./engine.ts";
@@ -15,9 +14,6 @@ import {
 } from "./request.ts";
 import { Pace } from "./pace.ts";
 import { batchSlots } from "./slots.ts";
-
-export type { CompletionPiece, CompletionRequest, GenerateOptions, GenerateResult, SamplerOptions };
-export { DEFAULT_SAMPLER, promptIdsOf, randomSeed, resolveSampler, seedsFrom } from "./request.ts";
 
 /** What to complete in batches, and how. */
 export interface BatchOptions extends Omit<GenerateOptions, keyof CompletionRequest> {

@@ -4,7 +4,7 @@ import { trainTokenizer } from "../data/tokenizer/train.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { unknownId } from "../data/tokens/vocabulary_fit.ts";
 import { createDecoder } from "../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";

@@ -13,11 +13,9 @@ import {
   storyQuestions,
 } from "../data/text/story_questions.ts";
 import { createChatFormat } from "../data/tokenizer/chat_format.ts";
-import {
-  type CompletionRequest,
-  generateBatch,
-  type SamplerOptions,
-} from "../generate/generate.ts";
+import { generateBatch } from "../generate/generate.ts";
+import type { CompletionRequest } from "../generate/request.ts";
+import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { BeforeCopy } from "./copying_heads.ts";
 

@@ -1,4 +1,4 @@
-import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { samplerStages } from "../kernels/sample/reference.ts";
 import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 

@@ -1,6 +1,6 @@
 import { isObject } from "../files/json.ts";
 import type { EngineRequest } from "../generate/engine.ts";
-import { randomSeed, seedsFrom } from "../generate/generate.ts";
+import { randomSeed, seedsFrom } from "../generate/request.ts";
 import { MOST_COMPLETIONS, MOST_STOP_UNITS, MOST_STOPS } from "./limits.ts";
 import { BOOLEAN, type Field, type FieldTable, only, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";

@@ -1,5 +1,5 @@
 import type { CompletionPiece, TokenLogprobs } from "../generate/completion.ts";
-import { promptIdsOf } from "../generate/generate.ts";
+import { promptIdsOf } from "../generate/request.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
 import { tokenOf } from "../inspect/tokens.ts";
 import type { JsonObject } from "../files/json.ts";

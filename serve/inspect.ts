@@ -1,7 +1,7 @@
 import type { JsonObject } from "../files/json.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { windowStart } from "../generate/slots.ts";
-import { DEFAULT_SAMPLER, promptIdsOf } from "../generate/generate.ts";
+import { DEFAULT_SAMPLER, promptIdsOf } from "../generate/request.ts";
 import { attentionWeightsOf } from "../inspect/inspect.ts";
 import { neighboursOf } from "../inspect/neighbours.ts";
 import { attentionByLayer } from "../inspect/pass.ts";

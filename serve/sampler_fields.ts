@@ -1,5 +1,5 @@
-import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
-import { SAMPLER_RULES } from "../kernels/sample/sample.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
+import { SAMPLER_RULES, type SamplerOptions } from "../kernels/sample/sample.ts";
 import type { FieldTable } from "./request.ts";
 
 /**

@@ -1,6 +1,6 @@
 import { UserError } from "../files/user_error.ts";
 import { createDecoder } from "../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device, LimitError } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";

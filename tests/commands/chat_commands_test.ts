@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { ChatCommands } from "../../commands/chat_commands.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { type ChatOptions, createChat } from "../../generate/chat.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { randomModel } from "../generate/models.ts";
 import { device } from "../kernels/harness.ts";
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Random } from "../../data/random.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { mostSequences, windowStart } from "../../generate/slots.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";

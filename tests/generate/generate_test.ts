@@ -1,13 +1,8 @@
 import assert from "node:assert/strict";
 import { createDecoder } from "../../generate/decoder.ts";
-import {
-  DEFAULT_SAMPLER,
-  generate,
-  generateBatch,
-  type GenerateOptions,
-  type GenerateResult,
-  promptIdsOf,
-} from "../../generate/generate.ts";
+import type { GenerateResult } from "../../generate/completion.ts";
+import { generate, generateBatch } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER, type GenerateOptions, promptIdsOf } from "../../generate/request.ts";
 import { loadModel } from "../../generate/load.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
-import { DEFAULT_SAMPLER, generateBatch, type SamplerOptions } from "../../generate/generate.ts";
+import { generateBatch } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
+import type { SamplerOptions } from "../../kernels/sample/sample.ts";
 import { largestThat, sequencesAtOnce } from "../../generate/limits.ts";
 import { loadSource } from "../../generate/load.ts";
 import type { ModelSource } from "../../generate/source.ts";

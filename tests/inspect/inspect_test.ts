@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { attentionWeightsOf, gradientsOf, logitsOf, lossOf } from "../../inspect/inspect.ts";
 import { download } from "../../kernels/tensor.ts";
 import { masterOf } from "../../model/gpt.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { stepCost } from "../../bench/cost.ts";
 import { STEP_OPTIONS } from "../../bench/models.ts";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf } from "../../kernels/shader.ts";
 import {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type Batch, placesInOrder } from "../../data/tokens/batch.ts";
 import { IGNORED } from "../../files/ignored.ts";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
 import type { Device } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { loadModel } from "../../generate/load.ts";
 import { logitLensOf } from "../../inspect/predictions.ts";
 import { openDevice } from "../../kernels/device.ts";

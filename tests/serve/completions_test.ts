@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { generate, type GenerateOptions } from "../../generate/generate.ts";
+import { generate } from "../../generate/generate.ts";
+import type { GenerateOptions } from "../../generate/request.ts";
 import { loadModel } from "../../generate/load.ts";
 import { windowStart } from "../../generate/slots.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { loadModel } from "../../generate/load.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { attentionWeightsOf, logitsOf } from "../../inspect/inspect.ts";
 import { neighboursOf } from "../../inspect/neighbours.ts";
 import { logitLensOf, predictionsOf } from "../../inspect/predictions.ts";

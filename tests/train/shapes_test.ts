@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { meterMemory } from "../../bench/memory.ts";
 import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
-import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { Program } from "../../kernels/program.ts";
 import { download, size, type Tensor, tensorBytes } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
