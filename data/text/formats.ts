@@ -19,65 +19,29 @@ export interface Format {
 /** Compression of a file. */
 export type Packing = "gzip" | "zstd";
 
-/** A row of the table of supported formats. */
-interface Understood {
-  readonly kind: "text" | "json" | "csv" | "tsv" | "parquet";
-  readonly title: string;
-  readonly extensions: readonly string[];
-  /** Where its documents are, in the words of docs/data.md. */
-  readonly documents: string;
-}
-
-/** The supported formats, by the end of a file's name; any other name means text. */
-export const FORMATS: readonly Understood[] = [
-  {
-    kind: "text",
-    title: "text",
-    extensions: [".txt"],
-    documents: "between end-of-text marks, anywhere in a line",
-  },
-  {
-    kind: "json",
-    title: "JSON",
-    extensions: [".jsonl", ".ndjson", ".json"],
-    documents: "a field of objects, which are one per line or in one array",
-  },
-  {
-    kind: "csv",
-    title: "CSV",
-    extensions: [".csv"],
-    documents: 'a column that the first line names; commas, `"` around fields',
-  },
-  {
-    kind: "tsv",
-    title: "TSV",
-    extensions: [".tsv"],
-    documents: "a column that the first line names; tabs",
-  },
-  {
-    kind: "parquet",
-    title: "Parquet",
-    extensions: [".parquet"],
-    documents: "a column of strings",
-  },
-];
+/** The supported formats, and how the names of their files end; a file of any other name is text. */
+export const FORMATS = {
+  text: [".txt"],
+  JSON: [".jsonl", ".ndjson", ".json"],
+  CSV: [".csv"],
+  TSV: [".tsv"],
+  Parquet: [".parquet"],
+} as const satisfies Record<string, readonly string[]>;
 
 /** Compression of all formats but Parquet, by the end of a file's name. */
 export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
 
 /** The supported formats, in a line of help or within a sentence. */
 export const UNDERSTOOD: string = (() => {
-  const [text, ...others] = FORMATS.map(({ kind, title, extensions }) =>
-    kind === "text" ? title : `${title} (${extensions.join(", ")})`
-  );
-  const last = others.pop();
+  const listed = (format: keyof typeof FORMATS) => `${format} (${FORMATS[format].join(", ")})`;
   const packed = Object.keys(PACKINGS).join(" or ");
-  return `${text}, ${others.join(", ")}, each of these also as ${packed}, or ${last}`;
+  return `text, ${listed("JSON")}, ${listed("CSV")}, ${listed("TSV")}, each of these also as ` +
+    `${packed}, or ${listed("Parquet")}`;
 })();
 
 /** The line of help of `--text-field`. */
 export const TEXT_FIELD = `field or column that holds the text, in ${
-  FORMATS.flatMap(({ kind, title }) => kind === "text" ? [] : [title]).join(", ")
+  Object.keys(FORMATS).slice(1).join(", ")
 }`;
 
 /** Bytes at the beginning of a file's content that are checked. */
@@ -98,22 +62,23 @@ export function packingOf(name: string): Packing | undefined {
 export function formatOf(name: string, head: Uint8Array): Format {
   const packing = packingOf(name);
   const inner = packing ? name.slice(0, -extensionOf(name).length) : name;
-  const known = FORMATS.find(({ extensions }) => extensions.includes(extensionOf(inner)));
-  const { kind } = known ?? FORMATS[0]!;
+  const known = Object.entries(FORMATS)
+    .find(([, endings]) => endings.some((ending) => ending === extensionOf(inner)));
+  const kind = (known?.[0] ?? "text").toLowerCase() as
+    | "json"
+    | Exclude<Format["kind"], "lines" | "array">;
   const instead = standIn(head);
   if (instead !== undefined) throw new DataError(`${name} as ${instead}`);
-  const foreign = foreignContent(head, kind) ??
-    (known || isUtf8(head) ? undefined : NO_TEXT);
+  const foreign = foreignContent(head, kind) ?? (known || isUtf8(head) ? undefined : NO_TEXT);
   if (foreign) {
     throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
   }
   if (kind === "parquet" && packing) {
     throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
-  const isArray = kind === "json" &&
-    new TextDecoder().decode(head).trimStart().startsWith("[");
+  const isArray = () => new TextDecoder().decode(head).trimStart().startsWith("[");
   return {
-    kind: kind !== "json" ? kind : isArray ? "array" : "lines",
+    kind: kind !== "json" ? kind : isArray() ? "array" : "lines",
     ...(packing ? { packing } : {}),
   };
 }
@@ -146,7 +111,7 @@ const NO_TEXT = `binary, or text that is not UTF-8; ${TO_UTF8}`;
 const MOST_CONTROLS = 1 / 8;
 
 /** The kind of a file whose format is not supported, and advice. */
-function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
+function foreignContent(head: Uint8Array, kind: string): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
     const is = bytes.subarray(at, at + begins.length).equals(Buffer.from(begins, "latin1"));
