@@ -123,10 +123,12 @@ const THREAD_MULTIPLE = 3;
 const MAX_ERROR_STRING = 256;
 
 /**
- * Floats that are added up at once, 1 MiB. Two ranks on two cores added up 30 M floats in 45 ms with 2¹⁸ or 2²⁰ at once,
- * which is as fast as MPI_Allreduce, and in 300 to 500 ms with 2²² or more, which leave the caches (November 2026).
+ * Floats that are added up at once, 4 MiB. Two ranks on two cores added up 30 M floats in 45 ms with 2¹⁸ to 2²⁰ at once,
+ * which is as fast as MPI_Allreduce, and in 300 to 500 ms with 2²² or more, which leave the caches; the larger, the fewer
+ * calls. Sums at the same time on communicators of their own took 10 times as long, as every call waits by polling
+ * (November 2026).
  */
-export const SUM_FLOATS = 2 ** 18;
+export const SUM_FLOATS = 2 ** 20;
 
 /** Milliseconds that a 32-bit integer holds: 24 days. */
 const MOST_LIMIT_MS = 2 ** 31;
@@ -186,15 +188,12 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
     return result;
   };
 
-  /** `gather()` among the calls of another verb. */
-  const gathered = async (bytes: Uint8Array<ArrayBuffer>) => {
-    const lengths = integers(size), ones = integers(size).fill(4);
-    const own = integers(1).fill(bytes.length);
-    await checked("MPI_Allgatherv", own, 4, byte, lengths, ones, startsOf(ones), byte, world);
-    const starts = startsOf(lengths);
-    const all = new Uint8Array(new ArrayBuffer(starts.at(-1)! + lengths.at(-1)!));
-    await checked("MPI_Allgatherv", bytes, bytes.length, byte, all, lengths, starts, byte, world);
-    return Array.from(lengths, (length, r) => all.slice(starts[r], starts[r]! + length));
+  /** The numbers that ranks give, which are lengths of what they exchange next. */
+  const gathered = async (length: number) => {
+    const own = new Float64Array(new ArrayBuffer(8)).fill(length);
+    const all = new Float64Array(new ArrayBuffer(8 * size)), eights = integers(size).fill(8);
+    await checked("MPI_Allgatherv", own, 8, byte, all, eights, startsOf(eights), byte, world);
+    return all;
   };
 
   /** Adds up arrays of at most `SUM_FLOATS`: each rank adds a slice of all arrays, and hands it to the others. */
@@ -223,10 +222,7 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
     localRank,
     sum: (values) =>
       inTurn(async () => {
-        const own = new Float64Array(new ArrayBuffer(8)).fill(values.length);
-        const lengths = await gathered(new Uint8Array(own.buffer));
-        for (const [other, bytes] of lengths.entries()) {
-          const [length] = new Float64Array(bytes.buffer);
+        for (const [other, length] of (await gathered(values.length)).entries()) {
           if (length === values.length) continue;
           throw new RangeError(
             `Cannot sum as all ranks must give as many numbers, ${values.length}: ` +
@@ -239,7 +235,18 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
           await addUp(all.subarray(start, start + SUM_FLOATS), received);
         }
       }),
-    gather: (bytes) => inTurn(() => gathered(outside(bytes))),
+    gather: (bytes) =>
+      inTurn(async () => {
+        const lengths = Int32Array.from(await gathered(bytes.length)), starts = startsOf(lengths);
+        const all = new Uint8Array(new ArrayBuffer(starts.at(-1)! + lengths.at(-1)!));
+        await checked(
+          "MPI_Allgatherv",
+          ...[outside(bytes), bytes.length, byte] as const,
+          ...[all, outside(lengths), starts, byte] as const,
+          world,
+        );
+        return Array.from(lengths, (length, r) => all.slice(starts[r], starts[r]! + length));
+      }),
     alltoall: (parts) =>
       inTurn(async () => {
         const lengths = integers(size);
@@ -325,7 +332,9 @@ function startsOf(lengths: Int32Array): Int32Array<ArrayBuffer> {
  * The same array with its elements outside V8's heap, where those of up to 64 bytes begin, and where they may move while a
  * call on another thread reads or writes them. A view of an array needs its buffer, which moves them out.
  */
-function outside<T extends Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>>(array: T): T {
+function outside<
+  T extends Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer>,
+>(array: T): T {
   return array.subarray(0) as T;
 }
 

@@ -9,6 +9,7 @@ import {
   stepMs,
   sumMs,
 } from "../../bench/ranks_cost.ts";
+import { SUM_FLOATS } from "../../distributed/open_mpi.ts";
 import { SYNC_EVERY } from "../../bench/ranks_report.ts";
 import { ranksReport } from "./ranks_fixture.ts";
 
@@ -33,7 +34,7 @@ Deno.test("figuresOf() has figures from which the model gives the measured excha
 
 Deno.test("sumMs() divides a network among the ranks of a host, and pays for each message", () => {
   const free = { ...figures, callMs: 0, messageMs: 0, tcpBytesPerSecond: Infinity };
-  const floats = 2 ** 20, bytes = 4 * floats;
+  const floats = 4 * SUM_FLOATS, bytes = 4 * floats;
   // each of two hosts sends half of the floats of its one rank twice
   near(sumMs(free, floats, { hosts: 2, ranksPerHost: 1 }, network), 1e3 * bytes / 1e9);
   const inHost = sumMs(free, floats, { hosts: 1, ranksPerHost: 8 }, network);
