@@ -1,16 +1,18 @@
 /**
  * How a rank learns that another one, or the link to it, has failed: rank 0 pings the others, which answer with their
- * number of MPI calls. The workers of the ranks do that, so that a rank answers while its main thread computes.
+ * progress. The workers of the ranks do that, so that a rank answers while its main thread computes.
  *
  * @module
  */
 
 /** What a rank shares with its worker: 32-bit integers, by these indices. */
 export const SHARED = {
-  /** MPI calls that the main thread has begun, plus those that have returned: odd while it waits for other ranks. */
+  /** MPI calls that the main thread has begun, plus those that have returned: it grows with all progress. */
   calls: 0,
+  /** MPI calls that have not returned: above 0 the main thread waits for other ranks. */
+  waiting: 1,
   /** Milliseconds in which the present work must make progress; 0 without a limit. */
-  limitMs: 1,
+  limitMs: 2,
 } as const;
 
 /** What the main thread gives to its worker. */
@@ -35,12 +37,17 @@ export interface Failure {
   readonly isSilent: boolean;
 }
 
+/** The values of `SHARED` that a rank tells others. */
+export interface Progress {
+  readonly calls: number;
+  readonly waiting: number;
+}
+
 /** What is known of another rank. */
 interface Other {
   /** Time since its last sign of life. */
   silentMs: number;
-  /** Its MPI calls, see `SHARED`. */
-  calls: number;
+  progress: Progress;
 }
 
 /** Milliseconds by which each rank waits longer for rank 0 than the one before it, and at most: one of a host is enough to end all. */
@@ -60,14 +67,16 @@ export class Heartbeat {
     const watched = rank === 0 ? Array.from({ length: size - 1 }, (_, i) => i + 1) : [0];
     this.#rank = rank;
     this.#timeoutMs = timeoutMs;
-    this.#others = new Map(watched.map((other) => [other, { silentMs: 0, calls: 0 }]));
+    this.#others = new Map(
+      watched.map((other) => [other, { silentMs: 0, progress: { calls: 0, waiting: 0 } }]),
+    );
   }
 
-  /** Notes a sign of life of a rank, and its number of MPI calls. */
-  heard(rank: number, calls: number): void {
+  /** Notes a sign of life of a rank, and its progress. */
+  heard(rank: number, progress: Progress): void {
     const other = this.#others.get(rank)!;
-    if (other.calls !== calls) this.#idleMs = 0;
-    other.calls = calls;
+    if (other.progress.calls !== progress.calls) this.#idleMs = 0;
+    other.progress = progress;
     other.silentMs = 0;
   }
 
@@ -78,7 +87,7 @@ export class Heartbeat {
    * @param own the values of `SHARED` of this rank.
    * @returns why the ranks must end, if they must.
    */
-  pass(elapsedMs: number, own: { calls: number; limitMs: number }): Failure | undefined {
+  pass(elapsedMs: number, own: Progress & { readonly limitMs: number }): Failure | undefined {
     const isIdle = own.limitMs > 0 && own.calls === this.#calls;
     this.#idleMs = isIdle ? this.#idleMs + elapsedMs : 0;
     this.#calls = own.calls;
@@ -96,8 +105,8 @@ export class Heartbeat {
       };
     }
     if (this.#rank > 0 || this.#idleMs <= own.limitMs || !isIdle) return undefined;
-    const working = this.#named(({ calls }) => calls % 2 === 0);
-    if (own.calls % 2 === 0) working.unshift(this.#rank);
+    const working = this.#named(({ progress }) => progress.waiting === 0);
+    if (own.waiting === 0) working.unshift(this.#rank);
     return {
       sentence:
         `Cannot continue as a step must make progress within ${

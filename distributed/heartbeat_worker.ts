@@ -38,7 +38,7 @@ const TAG = 1, ANY_SOURCE = -1;
 const SIGTERM = 15;
 
 const heartbeat = new Heartbeat({ rank, size, timeoutMs });
-const received = new Int32Array(new ArrayBuffer(4));
+const received = new Int32Array(new ArrayBuffer(8)); // calls and waiting, of SHARED
 /** What was last sent to each rank, which may still be under way. */
 const sent = new Map<number, Int32Array<ArrayBuffer>>();
 const request = new Uint8Array(new ArrayBuffer(8));
@@ -61,6 +61,7 @@ function beat(): void {
   last = now;
   const failure = heartbeat.pass(elapsedMs, {
     calls: Atomics.load(shared, SHARED.calls),
+    waiting: Atomics.load(shared, SHARED.waiting),
     limitMs: Atomics.load(shared, SHARED.limitMs),
   });
   if (failure) end(failure.sentence, { isReachable: !failure.isSilent || isOneHost });
@@ -72,20 +73,21 @@ function receive(): void {
     flag[0] = 0;
     mpi.MPI_Iprobe(ANY_SOURCE, TAG, world, flag, status);
     if (flag[0] === 0) return;
-    mpi.MPI_Recv(received, 4, byte, ANY_SOURCE, TAG, world, status);
+    mpi.MPI_Recv(received, 8, byte, ANY_SOURCE, TAG, world, status);
     const [source] = status;
-    heartbeat.heard(source!, received[0]!);
+    heartbeat.heard(source!, { calls: received[0]!, waiting: received[1]! });
     unanswered.delete(source!);
     if (rank > 0) send(source!);
   }
 }
 
-/** Sends the number of calls, and does not wait: the link may be down. */
+/** Sends the own progress, and does not wait: the link may be down. */
 function send(to: number): void {
-  const calls = sent.get(to) ?? new Int32Array(new ArrayBuffer(4));
-  sent.set(to, calls);
-  calls[0] = Atomics.load(shared, SHARED.calls);
-  mpi.MPI_Isend(calls, 4, byte, to, TAG, world, request);
+  const message = sent.get(to) ?? new Int32Array(new ArrayBuffer(8));
+  sent.set(to, message);
+  message[0] = Atomics.load(shared, SHARED.calls);
+  message[1] = Atomics.load(shared, SHARED.waiting);
+  mpi.MPI_Isend(message, 8, byte, to, TAG, world, request);
   mpi.MPI_Request_free(request);
 }
 

@@ -163,7 +163,7 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
     );
   }
 
-  const shared = new Int32Array(new SharedArrayBuffer(8));
+  const shared = new Int32Array(new SharedArrayBuffer(12));
   // workers of Node, unlike those of the web, do not keep a program alive, but none starts from a URL of https: itself
   const module = JSON.stringify(new URL("./heartbeat_worker.ts", import.meta.url));
   const worker = new Worker(new URL(`data:text/javascript,import ${encodeURIComponent(module)}`), {
@@ -178,6 +178,11 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
   });
   worker.unref(); // a program that does not close the transport ends nevertheless
   const post = (message: HeartbeatMessage) => worker.postMessage(message);
+  /** Notes that a call begins, or returns. */
+  const note = (waiting: 1 | -1) => {
+    Atomics.add(shared, SHARED.calls, 1);
+    Atomics.add(shared, SHARED.waiting, waiting);
+  };
 
   const inFlight = new Set<readonly unknown[]>(); // what the library reads or writes now
   let last: Promise<unknown> = Promise.resolve(); // of the calls that were made
@@ -305,9 +310,9 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
   ): Promise<void> {
     inFlight.add(values);
     const call = symbols[name] as (...values: unknown[]) => Promise<number>;
-    Atomics.add(shared, SHARED.calls, 1);
+    note(1);
     const code = await call(...values);
-    Atomics.add(shared, SHARED.calls, 1);
+    note(-1);
     inFlight.delete(values);
     checkCode(name, code);
   }

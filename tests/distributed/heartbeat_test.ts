@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { Heartbeat } from "../../distributed/heartbeat.ts";
 
-const TIMEOUT_MS = 4000, ALONE = { calls: 0, limitMs: 0 };
+const TIMEOUT_MS = 4000, ALONE = { calls: 0, waiting: 0, limitMs: 0 };
 
 Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: TIMEOUT_MS });
   for (let second = 0; second < 4; second++) {
-    heartbeat.heard(2, 1); // without progress
+    heartbeat.heard(2, { calls: 1, waiting: 1 }); // without progress
     assert.equal(heartbeat.pass(1000, ALONE), undefined);
   }
   assert.deepEqual(heartbeat.pass(1000, ALONE), {
@@ -14,8 +14,7 @@ Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", ()
       "ranks 1, 3 are silent",
     isSilent: true,
   });
-  heartbeat.heard(1, 1);
-  heartbeat.heard(3, 1);
+  for (const rank of [1, 3]) heartbeat.heard(rank, { calls: 1, waiting: 1 });
   assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
 });
 
@@ -32,9 +31,11 @@ Deno.test("Heartbeat.pass() lets other ranks watch rank 0 alone, the lower ones 
 
 Deno.test("Heartbeat.pass() names the ranks for which the others wait when a step makes no progress", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: Infinity });
-  const own = { calls: 3, limitMs: 2000 };
+  const own = { calls: 3, waiting: 1, limitMs: 2000 };
   const passSecond = (calls: readonly number[]) => {
-    for (const [i, count] of calls.entries()) heartbeat.heard(i + 1, count);
+    for (const [i, count] of calls.entries()) {
+      heartbeat.heard(i + 1, { calls: count, waiting: count % 2 });
+    }
     return heartbeat.pass(1000, own);
   };
   assert.equal(passSecond([1, 2, 4]), undefined);
@@ -51,8 +52,8 @@ Deno.test("Heartbeat.pass() names the ranks for which the others wait when a ste
 Deno.test("Heartbeat.pass() counts no time without a limit, as while rank 0 saves", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 2, timeoutMs: Infinity });
   const pass = (limitMs: number, calls = 1) => {
-    heartbeat.heard(1, 7);
-    return heartbeat.pass(1500, { calls, limitMs });
+    heartbeat.heard(1, { calls: 7, waiting: 1 });
+    return heartbeat.pass(1500, { calls, waiting: 1, limitMs });
   };
   assert.equal(pass(2000), undefined);
   assert.equal(pass(0), undefined);
