@@ -101,7 +101,7 @@ export async function* generateBatch(
     ...{ endIds, maxNewTokens, sampler, stop, signal },
   }));
   if (all.length === 0) return;
-  const pace = paces.get(gpt) ?? new Pace(gpt.device);
+  const pace = paces.get(gpt) ?? new Pace(gpt.device, { logprobs: false });
   paces.set(gpt, pace);
   const promptTokens = Math.max(...all.map(({ promptIds }) => promptIds.length));
   const most = sequencesAtOnce(gpt, {

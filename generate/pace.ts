@@ -19,9 +19,6 @@ const LEAST_WAIT_MS = 1;
 /** Tokens of a model's first chunk, before anything was measured. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
-/** Tokens of a chunk, at most. */
-const MOST_TOKENS = LOGPROBS_KEPT;
-
 /** Passes that read known tokens, per chunk, at most. */
 const MOST_READS = 16;
 
@@ -41,11 +38,14 @@ export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
   readonly #isCpu: boolean;
+  readonly #mostTokens: number;
   #readMs = CHUNK_MS / 4;
   #idleMs = 0; // when the device had computed the last chunk
 
-  constructor({ isCpu }: Pick<Device, "isCpu">) {
+  /** @param options.logprobs whether the logprobs of all tokens of a chunk must be kept until it is read back. */
+  constructor({ isCpu }: Pick<Device, "isCpu">, { logprobs = true }: { logprobs?: boolean } = {}) {
     this.#isCpu = isCpu;
+    this.#mostTokens = logprobs ? LOGPROBS_KEPT : Infinity;
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
   }
 
@@ -57,7 +57,7 @@ export class Pace {
   /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
   tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
     const count = CHUNK_MS / this.#stepOf(rows);
-    return Math.max(1, Math.min(MOST_TOKENS, Math.ceil(isFirst ? count / 4 : count)));
+    return Math.max(1, Math.min(this.#mostTokens, Math.ceil(isFirst ? count / 4 : count)));
   }
 
   /** Passes of a chunk that read known tokens: they may take as long as its steps. */
