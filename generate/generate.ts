@@ -103,7 +103,7 @@ export async function* generateBatch(
   if (all.length === 0) return;
   const pace = paces.get(gpt) ?? new Pace(gpt.device, { logprobs: false });
   paces.set(gpt, pace);
-  const promptTokens = Math.max(...all.map(({ promptIds }) => promptIds.length));
+  const promptTokens = all.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);
   const most = sequencesAtOnce(gpt, {
     promptTokens,
     maxNewTokens,
