@@ -37,6 +37,9 @@ export interface EvaluatorOptions {
 /** Milliseconds between waits for the device. */
 const WAIT_MS = 2000;
 
+/** Batches of each rank between which it learns from rank 0 whether to continue. */
+const BATCHES_PER_AGREEMENT = 16;
+
 /** Sums that the device stores until they are read back together, at most. */
 const MOST_SUMS = 1024;
 
@@ -97,8 +100,8 @@ export interface Evaluator {
   /** The launches for one batch. */
   readonly program: Program;
   /**
-   * Evaluates the model on the text; waits for the device. On several ranks all call it, and one whose
-   * signal aborts throws when the others have computed their batches.
+   * Evaluates the model on the text; waits for the device. On several ranks all call it, and the signal of rank 0 ends it
+   * on all of them: the others then return the loss of a part of the text.
    *
    * @param onProgress is called every few seconds with the number of tokens predicted.
    * @throws the reason of `signal`, soon after it aborts.
@@ -197,16 +200,21 @@ export function createEvaluator(
           if (target !== IGNORED) bytes += tokenizer.byteLength(target);
         }
         if (counted >= maxTokens) break;
+        if (transport.size > 1 && index % (transport.size * BATCHES_PER_AGREEMENT) === 0) {
+          const [isEnd] = await transport.broadcast(Uint8Array.of(signal?.aborted ? 1 : 0));
+          isInterrupted = isEnd === 1;
+          if (isInterrupted) break;
+        }
         if (performance.now() - waited < WAIT_MS) continue;
         await losses.total(); // without this wait the host would queue batches without limit
-        isInterrupted = signal?.aborted === true;
+        isInterrupted = transport.size === 1 && signal?.aborted === true;
         if (isInterrupted) break;
         onProgress(counted);
         waited = performance.now();
       }
       const own = Float64Array.of(await losses.total());
-      const shares = await transport.gather(new Uint8Array(own.buffer)); // also if this rank is interrupted
-      if (isInterrupted) throw signal!.reason;
+      const shares = await transport.gather(new Uint8Array(own.buffer));
+      if (isInterrupted) signal?.throwIfAborted(); // other ranks have no signal
       const sum = shares.reduce((total, { buffer }) => total + new Float64Array(buffer)[0]!, 0);
       const loss = sum / counted;
       return {

@@ -6,6 +6,7 @@ import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createEvaluator, RunningSum } from "../../train/evaluate.ts";
+import { inProcess } from "../distributed/in_process.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 import { lossSum } from "../model/reference.ts";
 
@@ -96,4 +97,21 @@ Deno.test("createEvaluator() predicts the answers of conversations, each of whic
   assert.equal(tokens, 3);
   assertClose([loss], [sum / 3], LOSS, "loss");
   for (const { destroy } of [evaluator, gpt]) destroy();
+});
+
+Deno.test("createEvaluator() ends on all ranks when the signal of rank 0 aborts", async () => {
+  const gpt = createGpt(device, config, { precision: "f32" });
+  const text = tokenDataset(Uint32Array.from({ length: 2000 }, (_, i) => i % 9));
+  const stop = new AbortController();
+  const ends = await inProcess(2, async (transport) => {
+    const evaluator = createEvaluator(gpt, tokenizer, text, { ...cut, transport });
+    const running = evaluator.run(transport.rank === 0 ? { signal: stop.signal } : {});
+    stop.abort(new Error("Ctrl-C"));
+    const end = await running.then(({ tokens }) => tokens, ({ message }: Error) => message);
+    evaluator.destroy();
+    return end;
+  });
+  assert.equal(ends[0], "Ctrl-C");
+  assert.ok(ends[1] as number < 1000, `${ends[1]} tokens`);
+  gpt.destroy();
 });

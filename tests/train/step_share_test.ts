@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
 import type { Batch } from "../../data/tokens/batch.ts";
 import type { Batches } from "../../data/tokens/batches.ts";
-import { oneRank } from "../../distributed/transport.ts";
-import type { Gpt } from "../../model/gpt.ts";
+import { oneRank, type Transport } from "../../distributed/transport.ts";
+import { createGpt, type Gpt } from "../../model/gpt.ts";
+import { initializeParameters } from "../../model/weights.ts";
 import type { TrainStep } from "../../train/step.ts";
 import { type Start, StepShare } from "../../train/step_share.ts";
+import { inProcess } from "../distributed/in_process.ts";
+import { device } from "../kernels/harness.ts";
 
 /** Batches that are their own numbers. */
 const batches = {
@@ -47,4 +50,21 @@ Deno.test("StepShare takes every batch once when a training resumes on other num
     start = { ...start, step: step + steps, batchIndex: batchIndex + steps * size * 2 };
   }
   assert.deepEqual(taken, Array.from({ length: 2 * (2 * 3 + 1 * 2 + 3 * 2 + 5 * 1) }, (_, i) => i));
+});
+
+Deno.test("StepShare.submit() compares the weights of all ranks after every hundredth step", async () => {
+  const config = { vocabularySize: 8, contextLength: 4, width: 8, layers: 1, heads: 1 };
+  const trainStep = { submit: () => Promise.resolve(0) } as unknown as TrainStep;
+  const share = async (transport: Transport, step: number) => {
+    using gpt = createGpt(device, config, { precision: "f32" });
+    initializeParameters(gpt, { seed: transport.rank === 1 ? 2 : 1 });
+    const start = { step: 0, batchIndex: 0, gradientAccumulation: 1, syncEvery: 1 };
+    const rates = { kind: "step", step, learningRate: 1 } as const;
+    await new StepShare(transport, batches, start).submit({ gpt, trainStep }, rates);
+  };
+  await inProcess(3, (transport) => share(transport, 98));
+  await assert.rejects(inProcess(3, (transport) => share(transport, 99)), {
+    message: "Cannot continue as all ranks must hold the same parameters: " +
+      "rank 1 of 3 differs from the others",
+  });
 });
