@@ -50,6 +50,9 @@ interface Other {
   progress: Progress;
 }
 
+/** Milliseconds by which the worker of another rank may start later, on a busy machine. */
+const START_MS = 10_000;
+
 /** Milliseconds by which each rank waits longer for rank 0 than the one before it, and at most: one of a host is enough to end all. */
 const STAGGER_MS = 100, MOST_STAGGER_MS = 5000;
 
@@ -68,7 +71,7 @@ export class Heartbeat {
     this.#rank = rank;
     this.#timeoutMs = timeoutMs;
     this.#others = new Map(
-      watched.map((other) => [other, { silentMs: 0, progress: { calls: 0, waiting: 0 } }]),
+      watched.map((other) => [other, { silentMs: -START_MS, progress: { calls: 0, waiting: 0 } }]),
     );
   }
 

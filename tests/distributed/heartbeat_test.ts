@@ -5,6 +5,7 @@ const TIMEOUT_MS = 4000, ALONE = { calls: 0, waiting: 0, limitMs: 0 };
 
 Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: TIMEOUT_MS });
+  for (const rank of [1, 2, 3]) heartbeat.heard(rank, ALONE);
   for (let second = 0; second < 4; second++) {
     heartbeat.heard(2, { calls: 1, waiting: 1 }); // without progress
     assert.equal(heartbeat.pass(1000, ALONE), undefined);
@@ -22,8 +23,9 @@ Deno.test("Heartbeat.pass() lets other ranks watch rank 0 alone, the lower ones 
   const [first, second] = [1, 2].map((rank) =>
     new Heartbeat({ rank, size: 3, timeoutMs: TIMEOUT_MS })
   );
-  for (const { pass } of [first!, second!].map((h) => ({ pass: h.pass.bind(h) }))) {
-    assert.equal(pass(TIMEOUT_MS, ALONE), undefined);
+  for (const heartbeat of [first!, second!]) {
+    heartbeat.heard(0, ALONE);
+    assert.equal(heartbeat.pass(TIMEOUT_MS, ALONE), undefined);
   }
   assert.match(first!.pass(150, ALONE)!.sentence, /: rank 0 is silent$/);
   assert.equal(second!.pass(150, ALONE), undefined);
@@ -59,4 +61,10 @@ Deno.test("Heartbeat.pass() counts no time without a limit, as while rank 0 save
   assert.equal(pass(0), undefined);
   assert.equal(pass(2000), undefined);
   assert.match(pass(2000)!.sentence, /: all ranks wait for each other$/);
+});
+
+Deno.test("Heartbeat.pass() gives the worker of another rank ten seconds more to start", () => {
+  const heartbeat = new Heartbeat({ rank: 0, size: 2, timeoutMs: TIMEOUT_MS });
+  assert.equal(heartbeat.pass(TIMEOUT_MS + 10_000, ALONE), undefined);
+  assert.match(heartbeat.pass(1, ALONE)!.sentence, /: rank 1 is silent$/);
 });
