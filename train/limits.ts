@@ -1,6 +1,6 @@
 import { UserError } from "../files/user_error.ts";
-import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
+import { batchSlots } from "../generate/slots.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device, LimitError } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
@@ -241,11 +241,11 @@ export function recordTraining(
   note("histograms", "other");
   recordEvaluation(gpt, shape);
   note("evaluation", "evaluation");
-  createDecoder(gpt, {
-    prompts: [[0, 0]],
-    seeds: [0],
-    maxNewTokens: SAMPLE_TOKENS,
+  batchSlots(gpt, {
+    slots: 1,
+    maxTokens: 2 + SAMPLE_TOKENS,
     sampler: DEFAULT_SAMPLER,
+    readsPrompts: true,
   });
   note("samples", "samples");
   return { gpt, step, allocations };
