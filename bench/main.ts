@@ -55,7 +55,10 @@ import {
 
 /** `bench`: the speed of this machine, and its share of the roofline. */
 const program = command("bench", "Measure the kernels, training and generation on this machine.")
-  .option("--filter <text>", "only benchmarks with this text in their name, and the roofline")
+  .option(
+    "--filter <text...>",
+    "only benchmarks with one of these texts in their name, and the roofline",
+  )
   .addOption(
     new Option("--precision <kind>", "precision of training and generation; f16 is autocast")
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
@@ -64,7 +67,7 @@ const program = command("bench", "Measure the kernels, training and generation o
   .option("--variants", "also time every kernel that the tuner compares")
   .option("--profile", "also time each kernel of a training step and of a generated token")
   .option("--scaling", "also time training steps over batch, context, width and layers")
-  .option("--json <file>", "write the report to this file too")
+  .option("--json <file>", "write the report to this file too, anew after each result")
   .option("--compare <file>", "print ratios to an older report; fail if a benchmark is slower")
   .option(
     "--tolerance <share>",
@@ -74,7 +77,7 @@ const program = command("bench", "Measure the kernels, training and generation o
   .action((options) => run(() => main(options)));
 
 interface Options {
-  filter?: string | undefined;
+  filter?: readonly string[] | undefined;
   precision: Precision | "auto";
   gpu: GpuChoice;
   variants?: true | undefined;
@@ -109,11 +112,7 @@ async function main(options: Options): Promise<number> {
     : options.precision;
 
   checkFilter(namesOf(device, precision, options), options.filter);
-  const bench = new BenchRun(device, options);
-  const roofline = await runKernels(bench);
-  await runModels(bench, precision, roofline);
-  const scaling = options.scaling ? await runScaling(bench, precision, roofline) : undefined;
-  const report: Report = {
+  const about = {
     command: commandLine([
       "deno",
       "task",
@@ -129,12 +128,25 @@ async function main(options: Options): Promise<number> {
       isCpu: device.isCpu,
     },
     clock,
+  };
+  const reportOf = (bench: BenchRun, roofline: Roofline, scaling?: Scaling): Report => ({
+    ...about,
     roofline,
     results: bench.results,
     ...(options.profile ? { profiles: bench.profiles } : {}),
     ...(scaling?.points.length ? { scaling } : {}),
+  });
+  const write = (report: Report) => {
+    if (options.json) replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
   };
-  if (options.json) replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
+  const bench = new BenchRun(device, options, (bench) => {
+    if (bench.roofline) write(reportOf(bench, bench.roofline));
+  });
+  const roofline = await runKernels(bench);
+  await runModels(bench, precision, roofline);
+  const scaling = options.scaling ? await runScaling(bench, precision, roofline) : undefined;
+  const report = reportOf(bench, roofline, scaling);
+  write(report);
   const failed = bench.failures.length > 0;
   if (failed) status(`\n${wrap(`failed: ${bench.failures.join("; ")}`, 80, "  ")}`);
   const isAsFast = old === undefined || reportComparison(report, old, options.tolerance ?? 0.1);
@@ -170,18 +182,20 @@ function namesOf(device: Device, precision: Precision, { scaling }: Options): st
 }
 
 /**
- * Makes sure that a filter selects a benchmark.
+ * Makes sure that each text of a filter selects a benchmark.
  *
  * @throws {UserError} with all names in its hint.
  */
-function checkFilter(names: readonly string[], filter = ""): void {
-  if (names.some((name) => name.includes(filter))) return;
-  throw new UserError(
-    `Cannot run a benchmark as --filter must be a part of a name: current value is ${
-      quoted(filter)
-    }`,
-    { hint: ["The names:", ...new Set(names)].join("\n  ") },
-  );
+function checkFilter(names: readonly string[], filter: readonly string[] = []): void {
+  for (const text of filter) {
+    if (names.some((name) => name.includes(text))) continue;
+    throw new UserError(
+      `Cannot run a benchmark as --filter must be a part of a name: current value is ${
+        quoted(text)
+      }`,
+      { hint: ["The names:", ...new Set(names)].join("\n  ") },
+    );
+  }
 }
 
 /** The benchmarks of one call: the device, the results so far, and how they are printed. */
@@ -193,21 +207,27 @@ class BenchRun {
   /** Names of the benchmarks that failed. */
   readonly failures: string[] = [];
   readonly options: Options;
+  /** Undefined until it is measured. */
+  roofline?: Roofline;
+  readonly #onResult: (bench: BenchRun) => void;
 
-  constructor(device: Device, options: Options) {
+  constructor(device: Device, options: Options, onResult: (bench: BenchRun) => void) {
     this.device = device;
     this.options = options;
+    this.#onResult = onResult;
   }
 
   /** Whether --filter selects a benchmark. */
   wants(name: string): boolean {
-    return name.includes(this.options.filter ?? "");
+    const { filter } = this.options;
+    return filter === undefined || filter.some((text) => name.includes(text));
   }
 
   add(result: Result): void {
     this.results.push(result);
     status(resultLine(result));
     for (const line of detailLines(result)) status(line);
+    this.#onResult(this);
   }
 
   /** Measures, and if that fails reports it, so that other benchmarks still run. */
@@ -243,6 +263,7 @@ async function runKernels(bench: BenchRun): Promise<Roofline> {
   const { device, options } = bench, harness = new Harness(device);
   status("\nroofline");
   const { results, ...roofline } = await harness.roofline();
+  bench.roofline = roofline;
   for (const result of results) bench.add(result);
   const kernels = [...kernelBenches(device), ...decodeBenches(device)]
     .filter(({ name }) => bench.wants(name));

@@ -24,7 +24,7 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
     args: [
       ...["run", "--no-prompt", "--allow-read", "--allow-write", "--allow-run"],
       new URL("../../bench/main.ts", import.meta.url).href,
-      ...["--scaling", "--filter", filter],
+      ...["--scaling", "--filter", filter, "copy"],
       ...["--json", `${folder}/new.json`, "--compare", `${folder}/old.json`],
     ],
   }).output();
@@ -39,7 +39,7 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
 
   const written = parseReport(lines.at(-1)!, "stdout");
   assert.deepEqual(written, JSON.parse(file));
-  assert.equal(written.command, `deno task bench --scaling --filter '${filter}'`);
+  assert.equal(written.command, `deno task bench --scaling --filter '${filter}' copy`);
   assert.deepEqual(written.device, {
     provider: device.provider,
     name: device.name,
