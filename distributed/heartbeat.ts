@@ -37,7 +37,7 @@ export interface Failure {
   readonly isSilent: boolean;
 }
 
-/** The values of `SHARED` that a rank tells others. */
+/** The values of `SHARED` that a rank sends to others. */
 export interface Progress {
   readonly calls: number;
   readonly waiting: number;
@@ -53,7 +53,10 @@ interface Other {
 /** Milliseconds by which the worker of another rank may start later, on a busy machine. */
 const START_MS = 10_000;
 
-/** Milliseconds by which each rank waits longer for rank 0 than the one before it, and at most: one of a host is enough to end all. */
+/**
+ * Milliseconds by which each rank waits longer for rank 0 than the rank below it, and at most: the first that ends takes
+ * the others of its host along, and one sentence is enough.
+ */
 const STAGGER_MS = 100, MOST_STAGGER_MS = 5000;
 
 /** What a rank has heard from those that it watches: rank 0 watches all others, and the others watch rank 0. */
@@ -98,25 +101,21 @@ export class Heartbeat {
     const most = this.#timeoutMs + Math.min(this.#rank * STAGGER_MS, MOST_STAGGER_MS);
     const silent = this.#named(({ silentMs }) => silentMs > most);
     if (silent.length > 0) {
+      const limit = seconds(this.#timeoutMs);
       return {
-        sentence:
-          `Cannot continue as every rank must answer within ${
-            seconds(this.#timeoutMs)
-          } (--timeout): ` +
+        sentence: `Cannot continue as every rank must answer within ${limit} (--timeout): ` +
           `${namesOf(silent)} silent`,
         isSilent: true,
       };
     }
-    if (this.#rank > 0 || this.#idleMs <= own.limitMs || !isIdle) return undefined;
+    if (this.#rank > 0 || !isIdle || this.#idleMs <= own.limitMs) return undefined;
     const working = this.#named(({ progress }) => progress.waiting === 0);
     if (own.waiting === 0) working.unshift(this.#rank);
+    const limit = seconds(own.limitMs), part = working.length === 1 ? "its own" : "their own";
     return {
-      sentence:
-        `Cannot continue as a step must make progress within ${
-          seconds(own.limitMs)
-        } (--timeout): ` +
+      sentence: `Cannot continue as a step must make progress within ${limit} (--timeout): ` +
         (working.length > 0
-          ? `${namesOf(working)} not done with ${working.length === 1 ? "its" : "their"} own part`
+          ? `${namesOf(working)} not done with ${part} part`
           : "all ranks wait for each other"),
       isSilent: false,
     };

@@ -1,4 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { printable } from "../files/printable.ts";
 import { Heartbeat, type HeartbeatOptions, SHARED } from "./heartbeat.ts";
 import { openMpiLibrary, openSystemLibrary } from "./libmpi.ts";
 
@@ -23,11 +24,14 @@ const system = openSystemLibrary({
 }).symbols;
 const { ompi_mpi_comm_world: world, ompi_mpi_byte: byte } = mpi;
 
-/** Milliseconds between pings. */
+/** Milliseconds between two pings. */
 const INTERVAL_MS = Math.min(1000, timeoutMs / 4);
 
 /** Milliseconds for a process to end by itself after its rank has failed. */
-const LEAVE_MS = 5000;
+const LEAVE_MS = 3000;
+
+/** UTF-16 units of the reason that is printed, at most. */
+const LONGEST_REASON = 4000;
 
 /** Milliseconds in which `mpirun` forwards what was written, and in which MPI_Abort must have ended this process. */
 const FORWARD_MS = 300, ABORT_MS = 3000;
@@ -116,7 +120,8 @@ function sleep(ms: number): void {
 const timer = setInterval(beat, INTERVAL_MS);
 parentPort!.on("message", (message: HeartbeatMessage) => {
   if (message.kind === "leave") {
-    const sentence = `Cannot let the other ranks wait as this one has failed: ${message.reason}`;
+    const reason = printable(message.reason.split("\n")[0]!, LONGEST_REASON);
+    const sentence = `Cannot let the other ranks wait as this one has failed: ${reason}`;
     setTimeout(() => end(sentence, { isReachable: true }), LEAVE_MS);
     return;
   }

@@ -38,7 +38,7 @@ export interface Transport {
    */
   watch<T>(limitMs: number, work: () => Promise<T>): Promise<T>;
   /**
-   * Says that this rank has failed. Its launcher ends the others when the process ends; if it still lives five seconds
+   * Says that this rank has failed. Its launcher ends the others when the process ends; if it still lives three seconds
    * later, all ranks are ended, with the reason.
    */
   leave(reason: string): void;
