@@ -8,6 +8,7 @@ import {
   labelOf,
   type Pipeline,
   type Shader,
+  SIZES,
   specialize,
   unroll,
 } from "./shader.ts";
@@ -43,6 +44,11 @@ export interface Dispatch {
    * uniform that the constants leave out are ignored. A boolean becomes 1 or 0.
    */
   uniforms?: Readonly<Record<string, number | boolean>>;
+  /**
+   * Whether the uniform `sizes` is a constant of the shader, so that the launch need not wait for it; false by default.
+   * Each set of sizes is compiled then. All fields of the struct must be there whatever the constants are.
+   */
+  constantSizes?: boolean;
   /** Workgroups in each dimension. */
   workgroups: readonly [x: number, y?: number, z?: number];
   /** Most loop iterations of one invocation, summed over all its loops; 0 by default. */
@@ -200,8 +206,12 @@ export class Program implements Disposable {
    * adapter the number of loop iterations; {RangeError} if an offset is not aligned or a uniform is out of range.
    */
   dispatch(dispatch: Dispatch): void {
-    const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;
+    const { shader, tensors, uniforms = {}, workgroups } = dispatch;
     const label = labelOf(shader);
+    const constants = {
+      ...dispatch.constants,
+      ...dispatch.constantSizes ? { [SIZES]: constantSizes(label, shader, uniforms) } : {},
+    };
     const compiled = this.#compile(shader, constants), { bindings, declared } = compiled;
     checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
     checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(declared));
@@ -433,18 +443,40 @@ function bytesOf(
   values: Readonly<Record<string, number | boolean>>,
 ): ArrayBuffer {
   const buffer = new ArrayBuffer(Math.ceil(fields.length / 4) * 16), view = new DataView(buffer);
-  fields.forEach(({ name, type }, i) => {
-    const value = Number(values[name]);
-    if (type === "f32") return view.setFloat32(4 * i, value, true);
-    const least = type === "u32" ? 0 : -(2 ** 31);
-    if (!Number.isInteger(value) || value < least || value >= least + 2 ** 32) {
-      throw new RangeError(
-        `Cannot dispatch ${label} as the uniform ${name} must be a ${type}: current value is ${value}`,
-      );
-    }
-    view.setUint32(4 * i, value, true);
+  fields.forEach((field, i) => {
+    const value = valueOf(label, field, values);
+    if (field.type === "f32") view.setFloat32(4 * i, value, true);
+    else view.setUint32(4 * i, value, true);
   });
   return buffer;
+}
+
+/** The value of a field of a uniform. */
+function valueOf(
+  label: string,
+  { name, type }: NonNullable<Binding["fields"]>[number],
+  values: Readonly<Record<string, number | boolean>>,
+): number {
+  const value = Number(values[name]);
+  const least = type === "u32" ? 0 : -(2 ** 31);
+  if (type !== "f32" && (!Number.isInteger(value) || value < least || value >= least + 2 ** 32)) {
+    throw new RangeError(
+      `Cannot dispatch ${label} as the uniform ${name} must be a ${type}: current value is ${value}`,
+    );
+  }
+  return value;
+}
+
+/** The uniform `sizes` of a shader as a constant. */
+function constantSizes(
+  label: string,
+  shader: Shader,
+  values: Readonly<Record<string, number | boolean>>,
+): string {
+  const { fields = [] } =
+    bindingsOf(Object.values(shader).join("\n")).find(({ name }) => name === SIZES) ?? {};
+  const literals = fields.map((field) => `${field.type}(${valueOf(label, field, values)})`);
+  return `Sizes(${literals.join(", ")})`;
 }
 
 /**

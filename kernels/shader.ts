@@ -40,7 +40,8 @@ export function labelOf(shader: Shader): string {
  *
  * The files are joined. Each line of code ends with a comment that gives its file and line, such as
  * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler's message that quotes the line names them too. The
- * initializers of the named top-level `const` and `alias` declarations are replaced. Code that `// only if` and
+ * initializers of the named top-level `const` and `alias` declarations are replaced. If `sizes` is named, this uniform
+ * becomes a constant. Code that `// only if` and
  * `// unless` exclude is removed, and `enable f16;` too if nothing is f16. Directives precede everything else.
  *
  * @throws {RangeError} if the shader declares no such name.
@@ -48,14 +49,19 @@ export function labelOf(shader: Shader): string {
 export function specialize(shader: Shader, constants: Constants): string {
   let source = joined(shader);
   for (const [name, value] of Object.entries(constants)) {
-    const declaration = new RegExp(`^((?:const|alias) ${name}\\b[^=;]*= )[^;]+;`, "m");
+    const declaration = name === SIZES
+      ? UNIFORM_SIZES
+      : new RegExp(`^((?:const|alias) ${name}\\b[^=;]*= )[^;]+;`, "m");
     if (!declaration.test(source)) {
       throw new RangeError(
         `Cannot specialize ${labelOf(shader)} as it declares no such const or alias: ` +
           `current name is ${name}`,
       );
     }
-    source = source.replace(declaration, `$1${value};`);
+    source = source.replace(
+      declaration,
+      name === SIZES ? `const sizes = ${value};` : `$1${value};`,
+    );
   }
   const lines = withoutUnused(source).split("\n");
   // directives must precede the declarations of all files
@@ -67,6 +73,11 @@ export function specialize(shader: Shader, constants: Constants): string {
 }
 
 const ENABLE_F16 = "enable f16;";
+
+/** Name of the uniform that can be a constant. */
+export const SIZES = "sizes";
+
+const UNIFORM_SIZES = /^@group\(0\) @binding\(\d+\) var<uniform> sizes: Sizes;/m;
 
 /** Whether a line enables an extension of WGSL or sets the severity of a diagnostic. */
 function isDirective(line: string): boolean {

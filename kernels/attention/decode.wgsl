@@ -6,27 +6,33 @@
 //
 // A workgroup has one head of one new token. It reads the keys and values of earlier tokens from the cache, and
 // those of new tokens from qkv: no workgroup reads what another one writes. It loops over the keys, KEYS at a
-// time. For the scores an invocation has one key. Then the highest score and the sum of the online softmax are
-// updated (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). For the weighted sum an invocation has
-// one vector of components and every SHARES-th key, QUADS keys in all:
-//
-//              HS                          QUADS vectors
-//          ┌─────────┐                   ┌─────────┐
-//    KEYS  │ · q     │ → score,   SHARES │ Σ p · v │   SHARES · QUADS = KEYS
-//          └─────────┘    p              └─────────┘
+// time. A fetch is EACH neighbours of a key or value, of which PIECES invocations fetch one each, so that neighbours
+// read neighbours. An invocation fetches its piece of TURNS keys, SHARES apart, and of their values, before it uses
+// any of them. Then one invocation per key adds up the products of the pieces. The highest score and the sums of the
+// online softmax are updated (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867), and each invocation
+// adds its weighted pieces of values to its sums, which are added up over SHARES at the end.
 //
 // If each text has one new token, ROTATED does with its q and k what ../rope/forward.wgsl does, which saves a launch.
-// PROJECTED saves the launch of the product after attention: instead of y a workgroup stores what its head adds to it.
+// PROJECTED saves the launch of the product after attention: instead of y a workgroup stores what its head adds to
+// SLICE of its columns. The workgroups of all slices compute the head, which takes less time than to read the weights of
+// all columns with one workgroup.
 // weight: [NH·HS,OUT]; scales, projectionBias: [OUT], the latter added by head 0; projected: [NH,B·S,OUT]
 enable f16;
 
-alias real4 = vec4<f16>; // four elements of all tensors but cursors
+alias real4 = vec4<f16>; // four elements of y
+alias words = vec4u; // a fetch of qkv, keys and values
+const F16: bool = true; // their type, or else f32
+const EACH: u32 = 8; // elements in it
+const S: u32 = 1;
+const ONE: bool = true; // whether S is 1
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
-const HS: u32 = 4;
+const HS: u32 = 8;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64; // a power of two
+const TURNS: u32 = 8;
+const PARTS: u32 = 8; // of the sum over SHARES, each with HS invocations, or 1
 const ROTATED: bool = true; // whether q and k are rotated first; S is 1 then
 const NORM: bool = true; // whether they are normalised before that
 const EPSILON: f32 = 1e-6;
@@ -34,22 +40,22 @@ const PROJECTED: bool = true;
 const BIAS: bool = true; // whether the projection has one
 const QUANTIZED: bool = true; // whether weight is int8, as [OUT,NH·HS], and its row n counts scales[n] times
 alias weightType = vec4u; // a fetch of weights, as words
-const EACH: u32 = 8; // weights in it
+const WEIGHT_EACH: u32 = 8; // weights in it
 const WEIGHT_F16: bool = true; // or else f32, unless QUANTIZED
 const OUT: u32 = 4;
-const WIDTH: u32 = 4; // columns of a lane: EACH, or 4 if QUANTIZED
+const SLICE: u32 = 4; // columns of a workgroup
+const WIDTH: u32 = 4; // columns of a lane: WEIGHT_EACH, or 4 if QUANTIZED
 const OUT_LANES: u32 = 1; // invocations along the columns
 const TERM_SHARES: u32 = 64; // invocations along the terms, which are those of one head
-const UNITS: u32 = HS; // of terms that a lane fetches: single ones, or EACH if QUANTIZED
+const UNITS: u32 = HS; // of terms that a lane fetches: single ones, or WEIGHT_EACH if QUANTIZED
 const UNITS_AHEAD: u32 = 1; // that it fetches at a time
 const FETCHES: u32 = 4; // per UNITS_AHEAD, of which a unit has one per row of weight
 
 struct Sizes {
-  S: u32,
   T: u32, // tokens of a text for which the cache has room
 }
 
-@group(0) @binding(0) var<storage, read> qkv: array<real4>;
+@group(0) @binding(0) var<storage, read> qkv: array<words>;
 @group(0) @binding(1) var<storage, read> cursors: array<vec4u>; // first new token, token at position 0, slot, end
 // only if ROTATED
 @group(0) @binding(2) var<storage, read> rotation: array<vec2f>;
@@ -61,44 +67,59 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read> weight: array<weightType>;
 // only if PROJECTED
 // only if QUANTIZED
-@group(0) @binding(6) var<storage, read> scales: array<vec4f>;
+@group(0) @binding(6) var<storage, read> scales: array<f32>;
 // only if PROJECTED
 // only if BIAS
-@group(0) @binding(7) var<storage, read> projectionBias: array<vec4f>;
-@group(0) @binding(8) var<storage, read_write> keys: array<real4>;
-@group(0) @binding(9) var<storage, read_write> values: array<real4>;
+@group(0) @binding(7) var<storage, read> projectionBias: array<f32>;
+@group(0) @binding(8) var<storage, read_write> keys: array<words>;
+@group(0) @binding(9) var<storage, read_write> values: array<words>;
 // unless PROJECTED
 @group(0) @binding(10) var<storage, read_write> y: array<real4>;
 // only if PROJECTED
-@group(0) @binding(11) var<storage, read_write> projected: array<vec4f>;
+@group(0) @binding(11) var<storage, read_write> projected: array<f32>;
 @group(0) @binding(12) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4;
-const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four, as are all strides below
-const C: u32 = NH * QUADS;
+const FOURS: u32 = EACH / 4; // vectors of four in a fetch
+const PIECES: u32 = HS / EACH;
+const ROW: u32 = (NH + 2 * KH) * PIECES; // of qkv, in fetches, as are all strides of keys and values
 const GROUP: u32 = NH / KH;
-const SHARES: u32 = WORKGROUP_SIZE / QUADS;
-const KEYS: u32 = SHARES * QUADS; // keys per iteration; invocations from KEYS on have none
+const SHARES: u32 = WORKGROUP_SIZE / PIECES;
+const KEYS: u32 = SHARES * TURNS; // keys per iteration, at most WORKGROUP_SIZE; invocations from KEYS on have none
+const PADDED: u32 = KEYS + 4; // so that pieces are in different banks
+const DOTS: u32 = PIECES * PADDED;
+const SUMS: u32 = SHARES * QUADS;
 const LOWEST: f32 = -3.0e38;
 const HALF: u32 = HS / 2;
-const RAW: u32 = 2 * QUADS;
+const RAW: u32 = 2 * HS;
+const PART_SUMS: u32 = PARTS * HS;
+const HIGHS: u32 = WORKGROUP_SIZE / 16;
 
-var<workgroup> q: array<vec4f, QUADS>;
 // only if ROTATED
-var<workgroup> newKey: array<vec4f, QUADS>; // k of the new token
-// only if ROTATED
-var<workgroup> raw: array<vec4f, RAW>; // q and k of the new token before the norm and the rotation
-var<workgroup> weights: array<f32, WORKGROUP_SIZE>; // also the memory of trees of maxima and sums
-var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
+var<workgroup> raw: array<f32, RAW>; // q and k of the new token before the norm and the rotation
+var<workgroup> dots: array<f32, DOTS>;
+var<workgroup> weights: array<f32, WORKGROUP_SIZE>;
+var<workgroup> scores: array<f32, WORKGROUP_SIZE>;
+var<workgroup> highs: array<f32, HIGHS>; // of 16 scores each
+var<workgroup> sums: array<vec4f, SUMS>; // of weighted values
+var<workgroup> totals: array<f32, SHARES>; // of weights
+var<workgroup> partSums: array<f32, PART_SUMS>;
+var<workgroup> partTotals: array<f32, PARTS>;
+var<workgroup> result: array<f32, HS>;
+
+var<private> keyWords: array<words, TURNS>;
+var<private> valueWords: array<words, TURNS>;
 
 // only if PROJECTED
 const OUT_FOURS: u32 = WIDTH / 4;
 // only if PROJECTED
-const OUT_VECTORS: u32 = OUT / WIDTH;
+const SLICE_VECTORS: u32 = SLICE / WIDTH;
 // only if PROJECTED
-const WORDS: u32 = EACH / 4; // vectors of four terms in a fetch of int8
+const WORDS: u32 = WEIGHT_EACH / 4; // vectors of four terms in a fetch of int8
 // only if PROJECTED
-const OUT_SHARES: u32 = OUT_FOURS * WORKGROUP_SIZE;
+const OUT_COLUMNS: u32 = OUT_LANES * WIDTH;
+// only if PROJECTED
+const OUT_SHARES: u32 = TERM_SHARES * OUT_COLUMNS / 4;
 // only if PROJECTED
 var<workgroup> outShares: array<vec4f, OUT_SHARES>;
 // only if PROJECTED
@@ -106,26 +127,35 @@ var<private> fetched: array<weightType, FETCHES>;
 // only if PROJECTED
 var<private> outSums: array<vec4f, OUT_FOURS>;
 
+// The j-th vector of four in a fetch.
+fn fourOf(fetched: words, j: u32) -> vec4f {
+  var four: vec4f;
+  // only if F16
+  four = vec4f(unpack2x16float(fetched[2 * j]), unpack2x16float(fetched[2 * j + 1]));
+  // unless F16
+  four = bitcast<vec4f>(fetched);
+  return four;
+}
+
 // Begins to read a lane's weights of the head from a unit on.
 // only if PROJECTED
 fn fetch(head: u32, first: u32, vector: u32) {
-  let column = min(vector, OUT_VECTORS - 1);
   // unroll
   for (var i = 0u; i < UNITS_AHEAD; i++) {
     let unit = min(first + i * TERM_SHARES, UNITS - 1);
     // unless QUANTIZED
-    fetched[i] = weight[(head * HS + unit) * OUT_VECTORS + column];
+    fetched[i] = weight[(head * HS + unit) * (OUT / WIDTH) + vector];
     // only if QUANTIZED
     {
       // unroll
       for (var c = 0u; c < 4u; c++) {
-        fetched[4 * i + c] = weight[((4 * column + c) * NH + head) * UNITS + unit];
+        fetched[4 * i + c] = weight[((4 * vector + c) * NH + head) * UNITS + unit];
       }
     }
   }
 }
 
-// Adds the products of what was fetched and the head's result, which is in q, to outSums.
+// Adds the products of what was fetched and the head's result to outSums.
 // only if PROJECTED
 fn multiply(first: u32) {
   // unroll
@@ -134,7 +164,7 @@ fn multiply(first: u32) {
     if (unit < UNITS) {
       // unless QUANTIZED
       {
-        let x = q[unit / 4][unit % 4];
+        let x = result[unit];
         // unroll
         for (var j = 0u; j < OUT_FOURS; j++) {
           // only if WEIGHT_F16
@@ -148,7 +178,8 @@ fn multiply(first: u32) {
       {
         // unroll
         for (var j = 0u; j < WORDS; j++) {
-          let x = q[unit * WORDS + j];
+          let u = unit * WEIGHT_EACH + 4 * j;
+          let x = vec4f(result[u], result[u + 1], result[u + 2], result[u + 3]);
           // unroll
           for (var c = 0u; c < 4u; c++) {
             outSums[0][c] += dot(x, fourInt8(fetched[4 * i + c][j]));
@@ -159,112 +190,125 @@ fn multiply(first: u32) {
   }
 }
 
-// Stores what a head, whose result is in q, adds to the projection of a row.
+// Stores what a head adds to a slice of the projection of a row.
 // only if PROJECTED
-fn project(head: u32, row: u32, rows: u32, index: u32) {
+fn project(head: u32, slice: u32, row: u32, rows: u32, index: u32) {
   let share = index / OUT_LANES;
   let step = UNITS_AHEAD * TERM_SHARES;
-  for (var firstVector = 0u; firstVector < OUT_VECTORS; firstVector += OUT_LANES) {
-    let vector = firstVector + index % OUT_LANES;
+  for (var firstVector = 0u; firstVector < SLICE_VECTORS; firstVector += OUT_LANES) {
+    let vector = min(firstVector + index % OUT_LANES, SLICE_VECTORS - 1);
     // unroll
     for (var j = 0u; j < OUT_FOURS; j++) {
       outSums[j] = vec4f();
     }
     for (var first = share; first < UNITS; first += step) {
-      if (first > share || firstVector > 0) { fetch(head, first, vector); }
+      if (first > share || firstVector > 0) { fetch(head, first, slice * SLICE_VECTORS + vector); }
       multiply(first);
     }
     workgroupBarrier(); // until all have read the previous sums
-    // unroll
-    for (var j = 0u; j < OUT_FOURS; j++) {
-      outShares[j * WORKGROUP_SIZE + index] = outSums[j];
-    }
-    workgroupBarrier();
-    if (share == 0 && vector < OUT_VECTORS) {
+    if (share < TERM_SHARES) {
       // unroll
       for (var j = 0u; j < OUT_FOURS; j++) {
-        var sum = outSums[j];
-        for (var other = 1u; other < TERM_SHARES; other++) {
-          sum += outShares[j * WORKGROUP_SIZE + index + other * OUT_LANES];
+        outShares[(share * OUT_LANES + index % OUT_LANES) * OUT_FOURS + j] = outSums[j];
+      }
+    }
+    workgroupBarrier();
+    for (var c = index; c < OUT_COLUMNS; c += WORKGROUP_SIZE) {
+      let column = slice * SLICE + firstVector * WIDTH + c;
+      if (firstVector * WIDTH + c < SLICE) {
+        var sum = 0.0;
+        for (var other = 0u; other < TERM_SHARES; other++) {
+          sum += outShares[(other * OUT_COLUMNS + c) / 4][c % 4];
         }
-        let column = vector * OUT_FOURS + j;
         // only if QUANTIZED
         sum *= scales[column];
         // only if BIAS
         if (head == 0) { sum += projectionBias[column]; }
-        projected[(head * rows + row) * (OUT / 4) + column] = sum;
+        projected[(head * rows + row) * OUT + column] = sum;
       }
     }
   }
 }
 
-// A component of a head in raw, normalised if rstd is 1 / RMS. q is the head from vector 0 on, k that from QUADS on.
+// Component c of a head in raw, normalised if rstd is 1 / RMS. q is the head from 0 on, k that from HS on.
 // only if ROTATED
 fn component(first: u32, c: u32, rstd: f32) -> f32 {
-  var x = raw[first + c / 4][c % 4];
+  var x = raw[first + c];
   // only if NORM
   x *= rstd * select(kWeight[c], qWeight[c], first == 0);
   return x;
 }
 
-// A vector of a head in raw, normalised and rotated, as it is stored.
+// 1 / RMS of a head in raw.
 // only if ROTATED
-fn rotated(first: u32, quad: u32, angles: array<vec2f, 4>) -> vec4f {
-  var rstd = 1.0;
+fn rstdOf(first: u32) -> f32 {
+  var squares = 0.0;
   // only if NORM
   {
-    var squares = 0.0;
     // unroll
-    for (var i = 0u; i < QUADS; i++) {
-      squares += dot(raw[first + i], raw[first + i]);
+    for (var i = 0u; i < HS; i++) {
+      squares += raw[first + i] * raw[first + i];
     }
-    rstd = inverseSqrt(squares / f32(HS) + EPSILON);
   }
+  return inverseSqrt(squares / f32(HS) + EPSILON);
+}
+
+// Four components of a head in raw, normalised and rotated.
+// only if ROTATED
+fn rotated(first: u32, c4: u32, rstd: f32, angles: mat4x2f) -> vec4f {
   var four: vec4f;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    let c = 4 * quad + i;
+    let c = c4 + i;
     let isFirst = c < HALF; // of its pair
     let x = component(first, c, rstd);
     let other = component(first, select(c - HALF, c + HALF, isFirst), rstd);
     four[i] = x * angles[i].x + select(other, -other, isFirst) * angles[i].y;
   }
-  return vec4f(real4(four));
+  return four;
 }
 
-// The highest of one value per invocation.
-fn highestOf(value: f32, index: u32) -> f32 {
-  workgroupBarrier(); // until all have read the weights of the previous iteration
-  weights[index] = value;
-  for (var left = WORKGROUP_SIZE; left > 1; ) {
-    let quarter = (left + 3) / 4; // four values per step, because barriers take time
-    workgroupBarrier();
-    if (index < quarter) {
-      // unroll
-      for (var i = 1u; i < 4u; i++) {
-        if (index + i * quarter < left) {
-          weights[index] = max(weights[index], weights[index + i * quarter]);
-        }
-      }
+// The highest of one score per invocation, in two steps, because barriers take time.
+fn highestOf(score: f32, index: u32) -> f32 {
+  scores[index] = score;
+  workgroupBarrier();
+  if (index < HIGHS) {
+    var highest = LOWEST;
+    // unroll
+    for (var i = 0u; i < 16u; i++) {
+      highest = max(highest, scores[16 * index + i]);
     }
-    left = quarter;
+    highs[index] = highest;
   }
   workgroupBarrier();
-  let highest = weights[0];
-  workgroupBarrier();
+  var highest = LOWEST;
+  // unroll
+  for (var i = 0u; i < HIGHS; i++) {
+    highest = max(highest, highs[i]);
+  }
   return highest;
 }
 
-// The sum of one value per invocation.
-fn totalOf(value: f32, index: u32) -> f32 {
-  workgroupBarrier();
-  weights[index] = value;
-  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (index < half) { weights[index] += weights[index + half]; }
+// Begins to read a piece of TURNS keys and values.
+fn fetchKeys(first: u32, share: u32, piece: u32, cache: u32, position: u32, cached: u32, newKeys: u32) {
+  // unroll
+  for (var t = 0u; t < TURNS; t++) {
+    let s = min(first + t * SHARES + share, position); // a key past the end has weight 0
+    let old = cache + min(s, max(cached, 1) - 1) * PIECES + piece;
+    keyWords[t] = keys[old];
+    valueWords[t] = values[old];
+    // unless ONE
+    {
+      // from both places, because loads in branches would wait for each other
+      let recent = newKeys + (max(s, cached) - cached) * ROW + piece;
+      let newKey = qkv[recent];
+      let newValue = qkv[recent + KH * PIECES];
+      if (s >= cached) {
+        keyWords[t] = newKey;
+        valueWords[t] = newValue;
+      }
+    }
   }
-  workgroupBarrier();
-  return weights[0];
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -275,116 +319,179 @@ fn main(
 ) {
   let row = group.y;
   // only if PROJECTED
-  fetch(group.x, index / OUT_LANES, index % OUT_LANES); // long before they are used
-  let text = row / sizes.S;
+  fetch(group.x, index / OUT_LANES, group.z * SLICE_VECTORS + index % OUT_LANES); // long before they are used
+  let text = row / S;
+  let piece = index % PIECES;
+  let share = index / PIECES;
+  let isActive = share < SHARES;
+  let head = group.x * PIECES; // first fetch of the head in a row of qkv
+  let keyHead = (NH + group.x / GROUP) * PIECES; // and of its k
+  let newK = row * ROW + keyHead; // first fetch of the token's k in qkv
+  let queryWords = qkv[row * ROW + head + piece];
+  let newKeyWords = qkv[newK + piece];
+  let newValueWords = qkv[newK + KH * PIECES + piece];
   let cursor = cursors[text];
-  let next = cursor.x + row % sizes.S;
+  let next = cursor.x + row % S;
   if (next >= cursor.w) { return; } // the same for all of a workgroup
   let cached = cursor.x - cursor.y; // tokens in the cache of the text
-  let position = cached + row % sizes.S; // of the token
-  let head = group.x * QUADS; // first vector of the head in a row of qkv and y
-  let keyHead = (NH + group.x / GROUP) * QUADS; // and of its k in a row of qkv
-  let cache = (cursor.z * KH + group.x / GROUP) * sizes.T * QUADS;
-  let firstNew = text * sizes.S; // row of the first new token
+  let position = cached + row % S; // of the token
+  let cache = (cursor.z * KH + group.x / GROUP) * sizes.T * PIECES;
+  let newKeys = text * S * ROW + keyHead; // first fetch of the first new token's k in qkv
+  let firstSeen = select(0u, position - (WINDOW - 1), position >= WINDOW);
+  fetchKeys(firstSeen, share, piece, cache, position, cached, newKeys);
 
-  let newK = row * ROW + keyHead; // first vector of the token's k in qkv
-  let place = cache + position * QUADS + index; // of its k and v in the cache
+  let place = cache + position * PIECES + piece; // of the token's k and v in the cache
   // one head of q of each group writes; a token past the end is padding
-  let writes = index < QUADS && group.x % GROUP == 0 && position < sizes.T;
+  let writes = share == 0 && group.z == 0 && group.x % GROUP == 0 && position < sizes.T;
+  var query: array<vec4f, FOURS>;
+  var newKey: array<vec4f, FOURS>;
   // only if ROTATED
   {
-    var angles: array<vec2f, 4>; // cosine, sine
-    if (index < QUADS) {
-      raw[index] = vec4f(qkv[row * ROW + head + index]);
-      raw[QUADS + index] = vec4f(qkv[newK + index]);
+    var angles: array<mat4x2f, FOURS>; // cosine, sine
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
       // unroll
       for (var i = 0u; i < 4u; i++) {
-        angles[i] = rotation[min(position, sizes.T - 1) * HALF + (4 * index + i) % HALF];
+        let c = piece * EACH + 4 * j + i;
+        angles[j][i] = rotation[min(position, sizes.T - 1) * HALF + c % HALF];
+      }
+    }
+    if (share == 0) {
+      // unroll
+      for (var j = 0u; j < FOURS; j++) {
+        let q4 = fourOf(queryWords, j);
+        let k4 = fourOf(newKeyWords, j);
+        // unroll
+        for (var i = 0u; i < 4u; i++) {
+          raw[piece * EACH + 4 * j + i] = q4[i];
+          raw[HS + piece * EACH + 4 * j + i] = k4[i];
+        }
       }
     }
     workgroupBarrier();
-    if (index < QUADS) {
-      q[index] = SCALE * rotated(0, index, angles);
-      newKey[index] = rotated(QUADS, index, angles);
+    let queryRstd = rstdOf(0);
+    let keyRstd = rstdOf(HS);
+    var stored: words;
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
+      let c4 = piece * EACH + 4 * j;
+      // as they would be stored
+      query[j] = vec4f(real4(rotated(0, c4, queryRstd, angles[j])));
+      newKey[j] = vec4f(real4(rotated(HS, c4, keyRstd, angles[j])));
+      // only if F16
+      stored[2 * j] = pack2x16float(newKey[j].xy);
+      // only if F16
+      stored[2 * j + 1] = pack2x16float(newKey[j].zw);
+      // unless F16
+      stored = bitcast<vec4u>(newKey[j]);
     }
-    if (writes) { keys[place] = real4(newKey[index]); }
+    if (writes) { keys[place] = stored; }
   }
   // unless ROTATED
   {
-    if (index < QUADS) { q[index] = SCALE * vec4f(qkv[row * ROW + head + index]); }
-    if (writes) { keys[place] = qkv[newK + index]; }
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
+      query[j] = fourOf(queryWords, j);
+      newKey[j] = fourOf(newKeyWords, j);
+    }
+    if (writes) { keys[place] = newKeyWords; }
   }
-  if (writes) { values[place] = qkv[newK + KH * QUADS + index]; }
-  workgroupBarrier();
+  if (writes) { values[place] = newValueWords; }
 
-  let share = index / QUADS;
-  let quad = index % QUADS;
   var highest = LOWEST;
-  var total = 0.0; // sum of the weights of this invocation's keys
-  var sum = vec4f(); // Σ weight · v over this invocation's share of the keys
-  let firstSeen = select(0u, position - (WINDOW - 1), position >= WINDOW);
+  var total = 0.0; // sum of the weights of a share of the keys
+  var sum: array<vec4f, FOURS>; // Σ weight · v over this share
+  // unroll
+  for (var j = 0u; j < FOURS; j++) {
+    query[j] *= SCALE;
+    sum[j] = vec4f();
+  }
   for (var first = firstSeen; first <= position; first += KEYS) {
-    let s = first + index;
-    let inside = s <= position && index < KEYS; // out-of-range invocations must reach every barrier
+    if (first > firstSeen) { fetchKeys(first, share, piece, cache, position, cached, newKeys); }
+    // unroll
+    for (var t = 0u; t < TURNS; t++) {
+      var products = vec4f();
+      // unroll
+      for (var j = 0u; j < FOURS; j++) {
+        var k4 = fourOf(keyWords[t], j);
+        // only if ONE
+        if (first + t * SHARES + share >= position) { k4 = newKey[j]; }
+        products += query[j] * k4;
+      }
+      if (isActive) { dots[piece * PADDED + t * SHARES + share] = dot(products, vec4f(1.0)); }
+    }
+    workgroupBarrier();
+    let inside = index < KEYS && first + index <= position; // out-of-range invocations must reach every barrier
     var score = LOWEST;
     if (inside) {
-      var products = vec4f();
-      if (s < cached) {
-        // unroll
-        for (var i = 0u; i < QUADS; i++) {
-          products += q[i] * vec4f(keys[cache + s * QUADS + i]);
-        }
-      } else {
-        let k = (firstNew + s - cached) * ROW + keyHead;
-        // unroll
-        for (var i = 0u; i < QUADS; i++) {
-          // only if ROTATED
-          products += q[i] * newKey[i];
-          // unless ROTATED
-          products += q[i] * vec4f(qkv[k + i]);
-        }
+      score = 0.0;
+      // unroll
+      for (var p = 0u; p < PIECES; p++) {
+        score += dots[p * PADDED + index];
       }
-      score = dot(products, vec4f(1.0));
-    }
-    // The values are read before they are needed, while the scores are, and from both places: loads in branches
-    // would wait for each other.
-    var old: array<real4, QUADS>;
-    var recent: array<real4, QUADS>;
-    // unroll
-    for (var i = 0u; i < QUADS; i++) {
-      let s = min(first + min(i * SHARES + share, KEYS - 1), position); // a key past the end has weight 0
-      old[i] = values[cache + min(s, max(cached, 1) - 1) * QUADS + quad];
-      recent[i] = qkv[(firstNew + max(s, cached) - cached) * ROW + keyHead + KH * QUADS + quad];
     }
     let raised = max(highest, highestOf(score, index));
     let decay = exp(highest - raised);
-    let weight = select(0.0, exp(score - raised), inside);
     highest = raised;
-    total = total * decay + weight;
-    weights[index] = weight;
+    weights[index] = select(0.0, exp(score - raised), inside);
     workgroupBarrier();
 
-    sum *= decay;
+    total *= decay;
     // unroll
-    for (var i = 0u; i < QUADS; i++) {
-      let key = min(i * SHARES + share, KEYS - 1);
-      sum += weights[key] * vec4f(select(recent[i], old[i], min(first + key, position) < cached));
+    for (var j = 0u; j < FOURS; j++) {
+      sum[j] *= decay;
+    }
+    // unroll
+    for (var t = 0u; t < TURNS; t++) {
+      let key = min(t * SHARES + share, KEYS - 1);
+      let weight = weights[key];
+      total += weight;
+      // unroll
+      for (var j = 0u; j < FOURS; j++) {
+        var v4 = fourOf(valueWords[t], j);
+        // only if ONE
+        if (first + t * SHARES + share >= position) { v4 = fourOf(newValueWords, j); }
+        sum[j] += weight * v4;
+      }
     }
   }
 
-  total = totalOf(total, index);
-  partial[index] = sum;
-  for (var count = SHARES; count > 1; count = (count + 1) / 2) {
-    workgroupBarrier();
-    let half = (count + 1) / 2;
-    if (share + half < count) { partial[index] += partial[index + half * QUADS]; }
+  if (isActive) {
+    // unroll
+    for (var j = 0u; j < FOURS; j++) {
+      sums[share * QUADS + piece * FOURS + j] = sum[j];
+    }
+    if (piece == 0) { totals[share] = total; }
   }
+  workgroupBarrier();
+  for (var i = index; i < PART_SUMS; i += WORKGROUP_SIZE) {
+    let c = i % HS;
+    var partSum = 0.0;
+    var partTotal = 0.0;
+    for (var s = i / HS; s < SHARES; s += PARTS) {
+      partSum += sums[s * QUADS + c / 4][c % 4];
+      partTotal += totals[s];
+    }
+    partSums[i] = partSum;
+    if (c == 0) { partTotals[i / HS] = partTotal; }
+  }
+  workgroupBarrier();
+  for (var c = index; c < HS; c += WORKGROUP_SIZE) {
+    var partSum = 0.0;
+    var partTotal = 0.0;
+    // unroll
+    for (var part = 0u; part < PARTS; part++) {
+      partSum += partSums[part * HS + c];
+      partTotal += partTotals[part];
+    }
+    result[c] = partSum / partTotal;
+  }
+  workgroupBarrier();
   // unless PROJECTED
-  if (index < QUADS) { y[row * C + head + index] = real4(partial[index] / total); }
-  // only if PROJECTED
-  {
-    if (index < QUADS) { q[index] = partial[index] / total; }
-    workgroupBarrier();
-    project(group.x, row, groups.y, index);
+  for (var i = index; i < QUADS; i += WORKGROUP_SIZE) {
+    y[(row * NH + group.x) * QUADS + i] =
+      real4(vec4f(result[4 * i], result[4 * i + 1], result[4 * i + 2], result[4 * i + 3]));
   }
+  // only if PROJECTED
+  project(group.x, group.z, row, groups.y, index);
 }

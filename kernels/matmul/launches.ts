@@ -395,8 +395,11 @@ const MOST_BATCH = 16;
 /** Invocations of a workgroup of `vector.wgsl` on a GPU. */
 const VECTOR_INVOCATIONS = 256;
 
-/** Workgroups of `vector.wgsl` along the columns on a GPU, at most: each computes the norm of its rows once. */
-const MOST_VECTOR_GROUPS = 512;
+/**
+ * Workgroups of `vector.wgsl` along the columns on a GPU, at most: each computes the norm of its rows once. An H200 runs
+ * two per core.
+ */
+const MOST_VECTOR_GROUPS = 264;
 
 /** Elements per fetch of b, the most that whole fetches of its rows can have; undefined if even the fewest do not fit. */
 export function elementsPerFetch(dtype: DType, rowLength: number): number | undefined {
@@ -407,11 +410,11 @@ export function elementsPerFetch(dtype: DType, rowLength: number): number | unde
 /** Bytes of a workgroup of `vector.wgsl` that has normalised rows. */
 function normalizedBytes({ ROWS, K }: { ROWS: number; K: number }): number {
   const turns = ceilDiv(ROWS * K / 4, VECTOR_INVOCATIONS);
-  return (16 * turns + 4) * VECTOR_INVOCATIONS;
+  return (16 * turns + 12) * VECTOR_INVOCATIONS;
 }
 
 /** Bytes of a workgroup of `vector.wgsl` for the sums of its lanes, of a pair of products with 16 columns per lane. */
-const MOST_SUM_BYTES = 2 * 32 * VECTOR_INVOCATIONS;
+const MOST_SUM_BYTES = 2 * 36 * VECTOR_INVOCATIONS;
 
 /** Whether `vector.wgsl` can normalise so many rows of K elements at a time. */
 export function canNormalize({ gpu }: Pick<Device, "gpu">, K: number, ROWS = 1): boolean {
@@ -459,7 +462,7 @@ export function vectorProduct(program: Program, product: Product): void {
   const vectors = ceilDiv(N, COLUMNS), invocations = VECTORS * LANES;
   const TURNS = ceilDiv(K / 4, invocations / ROWS);
   const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS);
-  const levels = Math.ceil(Math.log2(invocations)); // most levels of a tree of sums
+  const K_STEPS = ceilDiv(fetches, FETCHES / 4 * LANES);
   const { constants, tensors, uniforms } = epilogueOf(
     product,
     { operands: 4, result: 1 },
@@ -481,9 +484,18 @@ export function vectorProduct(program: Program, product: Product): void {
       FETCHES,
       TURNS_OF_K: transposeB ? EACH / 4 : 1,
       TURNS,
+      ROW_GROUP: Math.min(16, invocations / ROWS),
       ADDENDS: addendCount,
       BATCH: Math.max(1, Math.min(ROWS === 1 ? MOST_BATCH : MOST_BATCH / 4, addendCount)),
       SHARED: LANES > 1,
+      OWN_COLUMNS: LANES > 1 ? 1 : COLUMNS,
+      COLUMN_GROUPS: groups,
+      COLUMN_TURNS: turnsOfColumns,
+      ONE_TURN: turnsOfColumns === 1,
+      K_STEPS,
+      ONE_STEP: K_STEPS === 1,
+      A_AHEAD: !isCpu && !normalize && ROWS === 1,
+      EVEN: fetches === K_STEPS * FETCHES / 4 * LANES,
       EPSILON: normalize?.epsilon ?? EPSILON,
       ...constants,
       BIAS: false, // this kernel reads it earlier than the epilogue
@@ -517,10 +529,10 @@ export function vectorProduct(program: Program, product: Product): void {
       ...uniforms,
       bStride: bStride / EACH,
     },
+    constantSizes: true,
     workgroups: [groups, ceilDiv(M, ROWS), parts],
-    iterations: turnsOfColumns * (1 + ceilDiv(fetches, LANES) + ROWS * levels) +
-      (normalize ? 2 * levels + TURNS * addendCount : 0),
-    workgroupBytes: (LANES > 1 ? (isPaired ? 2 : 1) * COLUMNS * 4 * invocations : 0) +
-      (normalize ? (16 * TURNS + 4) * invocations : 0),
+    iterations: turnsOfColumns * (1 + K_STEPS) + (normalize ? TURNS * addendCount : 0),
+    workgroupBytes: (LANES > 1 ? (isPaired ? 2 : 1) * 4 * (COLUMNS + 1) * invocations : 0) +
+      (normalize ? (16 * TURNS + 12) * invocations : 0),
   });
 }

@@ -31,13 +31,22 @@ const ROWS: u32 = 1; // a power of two
 const VECTORS: u32 = 4;
 const COLUMNS: u32 = 8; // EACH, or 4 if b is transposed
 const LANES: u32 = 64;
+const OWN_COLUMNS: u32 = 1; // columns that an invocation stores: 1 if lanes share them, or else COLUMNS
 const SHARED: bool = true; // whether there are several
+const COLUMN_GROUPS: u32 = 1; // workgroups along the columns
+const COLUMN_TURNS: u32 = 1; // blocks of VECTORS vectors per workgroup
+const ONE_TURN: bool = true; // whether that is one
+const K_STEPS: u32 = 1; // groups of FETCHES fetches of a lane
+const ONE_STEP: bool = true; // whether that is one
+const A_AHEAD: bool = true; // whether a row that is not normalised is fetched with b, which takes registers
+const EVEN: bool = true; // whether each lane has whole groups of FETCHES fetches
 const FETCHES: u32 = 12; // a multiple of four
 const TURNS_OF_K: u32 = 1; // vectors of four of a row of a that meet a fetch: EACH / 4 if b is transposed, or else 1
 const NORMALIZE: bool = true;
 const CENTERED: bool = true; // whether the mean is subtracted and normBias added
 const EPSILON: f32 = 1e-5;
 const TURNS: u32 = 1; // vectors of four of a row that an invocation normalises
+const ROW_GROUP: u32 = 16; // invocations whose sums are added up first
 const ADDED: bool = true; // whether there are addends
 const ADDENDS: u32 = 4;
 const BATCH: u32 = 4; // addends that are loaded at the same time
@@ -74,22 +83,34 @@ const QUADS: u32 = COLUMNS / 4; // sums per row, of four columns each
 const SUMS: u32 = ROWS * QUADS;
 const K_EACH: u32 = select(4u, EACH, TRANSPOSE_B); // terms of K per fetch
 
+const GROUP_COLUMNS: u32 = VECTORS * COLUMNS; // columns of a workgroup
+// only if SHARED
+const LANE_PARTS: u32 = LANES / COLUMNS; // groups of lanes whose sums are added up first
 // only if SHARED
 const SHARES: u32 = QUADS * WORKGROUP_SIZE;
 // only if SHARED
 var<workgroup> shares: array<vec4f, SHARES>;
+// only if SHARED
+var<workgroup> partSums: array<f32, WORKGROUP_SIZE>;
 var<private> sums: array<vec4f, SUMS>;
 var<private> fetched: array<bType, FETCHES>;
+// only if A_AHEAD
+const AS: u32 = GROUPS * TURNS_OF_K;
+// only if A_AHEAD
+var<private> fetchedA: array<vec4f, AS>;
 // only if OFFSET
-var<private> offsetOf: array<f32, COLUMNS>;
+var<private> offsetOf: array<f32, OWN_COLUMNS>;
 // only if QUANTIZED
-var<private> scaleOf: array<f32, COLUMNS>;
+var<private> scaleOf: array<f32, OWN_COLUMNS>;
 // only if QUANTIZED
 // only if PAIRED
-var<private> gateScaleOf: array<f32, COLUMNS>;
+var<private> gateScaleOf: array<f32, OWN_COLUMNS>;
 // only if PAIRED
 // only if SHARED
 var<workgroup> gateShares: array<vec4f, SHARES>;
+// only if PAIRED
+// only if SHARED
+var<workgroup> gatePartSums: array<f32, WORKGROUP_SIZE>;
 // only if PAIRED
 var<private> gateSums: array<vec4f, SUMS>;
 // only if PAIRED
@@ -103,41 +124,53 @@ const NORMALIZED: u32 = ROWS * ROW_FOURS;
 // only if NORMALIZE
 var<workgroup> normalized: array<vec4f, NORMALIZED>; // a row begins at a multiple of ROW_FOURS
 // only if NORMALIZE
-var<workgroup> terms: array<f32, WORKGROUP_SIZE>;
-
-// The sum of one value per invocation over those that have the same row.
+const TERMS: u32 = 2 * WORKGROUP_SIZE;
 // only if NORMALIZE
-fn rowSum(term: f32, index: u32) -> f32 {
-  let lane = index % LANES_OF_ROW;
-  workgroupBarrier(); // until all have read the previous sum
-  terms[index] = term;
-  for (var left = LANES_OF_ROW; left > 1; ) {
-    let quarter = (left + 3) / 4;
-    workgroupBarrier();
-    if (lane < quarter) {
-      var sum = terms[index];
-      // unroll
-      for (var i = 1u; i < 4u; i++) {
-        if (lane + i * quarter < left) { sum += terms[index + i * quarter]; }
-      }
-      terms[index] = sum;
+var<workgroup> terms: array<f32, TERMS>;
+
+// only if NORMALIZE
+const ROW_PARTS: u32 = LANES_OF_ROW / ROW_GROUP;
+// only if NORMALIZE
+const ALL_ROW_PARTS: u32 = 2 * ROWS * ROW_PARTS;
+// only if NORMALIZE
+var<workgroup> rowParts: array<f32, ALL_ROW_PARTS>;
+// only if NORMALIZE
+var<private> x: array<vec4f, TURNS>; // an invocation's part of a row
+// only if NORMALIZE
+var<private> factor: array<vec4f, TURNS>;
+// only if NORMALIZE
+// only if CENTERED
+var<private> shift: array<vec4f, TURNS>;
+
+// The sum of one value per invocation over those that have the same row, in two steps, because barriers take time.
+// The calls use different memory, so that the second need not wait until all have read the sum of the first.
+// only if NORMALIZE
+fn rowSum(term: f32, index: u32, which: u32) -> f32 {
+  terms[which * WORKGROUP_SIZE + index] = term;
+  workgroupBarrier();
+  if (index < ROWS * ROW_PARTS) {
+    var sum = 0.0;
+    // unroll
+    for (var i = 0u; i < ROW_GROUP; i++) {
+      sum += terms[which * WORKGROUP_SIZE + ROW_GROUP * index + i];
     }
-    left = quarter;
+    rowParts[which * ROWS * ROW_PARTS + index] = sum;
   }
   workgroupBarrier();
-  return terms[index - lane];
+  var sum = 0.0;
+  // unroll
+  for (var i = 0u; i < ROW_PARTS; i++) {
+    sum += rowParts[which * ROWS * ROW_PARTS + index / LANES_OF_ROW * ROW_PARTS + i];
+  }
+  return sum;
 }
 
-// Sets `normalized` to the rows from firstRow on, in f32.
+// Reads the rows from firstRow on.
 // only if NORMALIZE
-fn normalizeRows(firstRow: u32, isFirst: bool, index: u32) {
+fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   let lane = index % LANES_OF_ROW;
   let row = min(firstRow + index / LANES_OF_ROW, sizes.M - 1);
   let K4 = sizes.K / 4;
-  var x: array<vec4f, TURNS>;
-  var factor: array<vec4f, TURNS>;
-  // only if CENTERED
-  var shift: array<vec4f, TURNS>;
   // unroll
   for (var i = 0u; i < TURNS; i++) {
     let k4 = lane + i * LANES_OF_ROW;
@@ -162,6 +195,13 @@ fn normalizeRows(firstRow: u32, isFirst: bool, index: u32) {
       if (isFirst) { total[row * K4 + k4] = x[i]; }
     }
   }
+}
+
+// Sets `normalized` to the rows that were read, in f32.
+// only if NORMALIZE
+fn normalizeRows(index: u32) {
+  let lane = index % LANES_OF_ROW;
+  let K4 = sizes.K / 4;
   // only if CENTERED
   {
     var sum = 0.0;
@@ -169,7 +209,7 @@ fn normalizeRows(firstRow: u32, isFirst: bool, index: u32) {
     for (var i = 0u; i < TURNS; i++) {
       sum += dot(x[i], vec4f(1)); // 0 past the end
     }
-    let mean = rowSum(sum, index) / f32(sizes.K);
+    let mean = rowSum(sum, index, 0) / f32(sizes.K);
     // unroll
     for (var i = 0u; i < TURNS; i++) {
       x[i] -= mean;
@@ -180,7 +220,7 @@ fn normalizeRows(firstRow: u32, isFirst: bool, index: u32) {
   for (var i = 0u; i < TURNS; i++) {
     if (lane + i * LANES_OF_ROW < K4) { squares += dot(x[i], x[i]); }
   }
-  let rstd = inverseSqrt(rowSum(squares, index) / f32(sizes.K) + EPSILON);
+  let rstd = inverseSqrt(rowSum(squares, index, 1) / f32(sizes.K) + EPSILON);
   // unroll
   for (var i = 0u; i < TURNS; i++) {
     var y = x[i] * rstd * factor[i];
@@ -223,11 +263,25 @@ fn placeOf(k: u32, i: u32, vector: u32) -> u32 {
 
 // Begins to read b from k on: k counts groups of four rows, or fetches if b is transposed.
 fn fetch(first: u32, end: u32, vector: u32) {
+  // only if A_AHEAD
+  {
+    // unroll
+    for (var g = 0u; g < GROUPS; g++) {
+      // unroll
+      for (var j = 0u; j < TURNS_OF_K; j++) {
+        fetchedA[g * TURNS_OF_K + j] =
+          vec4f(a[sizes.aStart + min(first + g * LANES, end - 1) * TURNS_OF_K + j]);
+      }
+    }
+  }
   // unroll
   for (var g = 0u; g < GROUPS; g++) {
+    var k = first + g * LANES;
+    // unless EVEN
+    k = min(k, end - 1);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let place = placeOf(min(first + g * LANES, end - 1), i, vector);
+      let place = placeOf(k, i, vector);
       fetched[4 * g + i] = b[place];
       // only if PAIRED
       fetchedGate[4 * g + i] = gateWeight[place];
@@ -241,12 +295,20 @@ fn multiply(first: u32, end: u32, firstRow: u32) {
   // unroll
   for (var g = 0u; g < GROUPS; g++) {
     let k = first + g * LANES;
-    if (k < end) {
+    var inside = true;
+    // unless EVEN
+    inside = k < end;
+    if (inside) {
       // unroll
       for (var j = 0u; j < TURNS_OF_K; j++) {
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          fours[r] = rowAt(r, firstRow, k * TURNS_OF_K + j);
+        // only if A_AHEAD
+        fours[0] = fetchedA[g * TURNS_OF_K + j];
+        // unless A_AHEAD
+        {
+          // unroll
+          for (var r = 0u; r < ROWS; r++) {
+            fours[r] = rowAt(r, firstRow, k * TURNS_OF_K + j);
+          }
         }
         // unroll
         for (var i = 0u; i < 4u; i++) {
@@ -280,49 +342,41 @@ fn multiply(first: u32, end: u32, firstRow: u32) {
   }
 }
 
-// Adds up the lanes of a row's sums, for lane 0: a tree that adds four per step, because barriers take time.
+// Sets `partSums` to sums of a row over COLUMNS lanes each: LANE_PARTS per column, which storeRow() adds up.
 // only if SHARED
-fn addLanes(row: u32, lane: u32, vector: u32) {
-  let place = lane * VECTORS + vector;
+fn addLanes(row: u32, lane: u32, vector: u32, index: u32) {
   workgroupBarrier(); // until all have read the previous sums
   // unroll
   for (var j = 0u; j < QUADS; j++) {
-    shares[j * WORKGROUP_SIZE + place] = sums[row * QUADS + j];
+    let place = j * WORKGROUP_SIZE + lane * VECTORS + vector;
+    shares[place] = sums[row * QUADS + j];
     // only if PAIRED
-    gateShares[j * WORKGROUP_SIZE + place] = gateSums[row * QUADS + j];
+    gateShares[place] = gateSums[row * QUADS + j];
   }
-  for (var left = LANES; left > 1; ) {
-    let quarter = (left + 3) / 4;
-    workgroupBarrier();
-    if (lane < quarter) {
-      // unroll
-      for (var i = 1u; i < 4u; i++) {
-        if (lane + i * quarter < left) {
-          // unroll
-          for (var j = 0u; j < QUADS; j++) {
-            let other = j * WORKGROUP_SIZE + place + i * quarter * VECTORS;
-            sums[row * QUADS + j] += shares[other];
-            // only if PAIRED
-            gateSums[row * QUADS + j] += gateShares[other];
-          }
-        }
-      }
-      // unroll
-      for (var j = 0u; j < QUADS; j++) {
-        shares[j * WORKGROUP_SIZE + place] = sums[row * QUADS + j];
-        // only if PAIRED
-        gateShares[j * WORKGROUP_SIZE + place] = gateSums[row * QUADS + j];
-      }
-    }
-    left = quarter;
-  }
-}
-
-// Reads what the sums of a vector of columns are multiplied by and what is added, which is needed at the end.
-fn readColumns(vector: u32, part: u32) {
+  workgroupBarrier();
+  let column = index % GROUP_COLUMNS;
+  let first = column / 4 % QUADS * WORKGROUP_SIZE +
+    index / GROUP_COLUMNS * COLUMNS * VECTORS + column / COLUMNS;
+  var sum = 0.0;
+  // only if PAIRED
+  var gateSum = 0.0;
   // unroll
   for (var i = 0u; i < COLUMNS; i++) {
-    let column = min(vector * COLUMNS + i, sizes.N - 1);
+    sum += shares[first + i * VECTORS][column % 4];
+    // only if PAIRED
+    gateSum += gateShares[first + i * VECTORS][column % 4];
+  }
+  partSums[index] = sum;
+  // only if PAIRED
+  gatePartSums[index] = gateSum;
+  workgroupBarrier();
+}
+
+// Reads what the sums of columns are multiplied by and what is added, which is needed at the end.
+fn readColumns(first: u32, part: u32) {
+  // unroll
+  for (var i = 0u; i < OWN_COLUMNS; i++) {
+    let column = min(first + i, sizes.N - 1);
     // only if QUANTIZED
     scaleOf[i] = scales[column];
     // only if QUANTIZED
@@ -333,67 +387,94 @@ fn readColumns(vector: u32, part: u32) {
   }
 }
 
-// Stores the sums of a row for a vector of columns.
-fn storeRow(r: u32, row: u32, vector: u32, part: u32) {
-  // unroll
-  for (var i = 0u; i < COLUMNS; i++) {
-    let column = vector * COLUMNS + i;
-    if (column < sizes.N) {
-      var sum = sums[r * QUADS + i / 4][i % 4];
+// Stores the sum of a row for a column, the i-th of an invocation.
+fn storeSum(row: u32, column: u32, part: u32, i: u32, whole: f32) {
+  var sum = whole;
+  // only if QUANTIZED
+  sum *= scaleOf[i];
+  // only if QUANTIZED
+  // only if PAIRED
+  gateOfRow *= gateScaleOf[i];
+  // only if FACTOR
+  sum *= sizes.scale;
+  // only if OFFSET
+  sum += offsetOf[i];
+  // only if SPLIT
+  y[(part * sizes.M + row) * sizes.N + column] = yType(sum);
+  // unless SPLIT
+  store(row, column, sum);
+}
+
+// Stores row r of a workgroup's results: an invocation has a column, or if lanes share nothing those of its vector.
+fn storeRow(r: u32, firstRow: u32, block: u32, part: u32, index: u32) {
+  let row = firstRow + r;
+  // only if SHARED
+  {
+    let column = block * GROUP_COLUMNS + index;
+    if (index < GROUP_COLUMNS && column < sizes.N && row < sizes.M) {
+      var sum = 0.0;
       // only if PAIRED
-      gateOfRow = gateSums[r * QUADS + i / 4][i % 4];
-      // only if QUANTIZED
-      sum *= scaleOf[i];
-      // only if QUANTIZED
-      // only if PAIRED
-      gateOfRow *= gateScaleOf[i];
-      // only if FACTOR
-      sum *= sizes.scale;
-      // only if OFFSET
-      sum += offsetOf[i];
-      // only if SPLIT
-      y[(part * sizes.M + row) * sizes.N + column] = yType(sum);
-      // unless SPLIT
-      store(row, column, sum);
+      gateOfRow = 0.0;
+      // unroll
+      for (var i = 0u; i < LANE_PARTS; i++) {
+        sum += partSums[i * GROUP_COLUMNS + index];
+        // only if PAIRED
+        gateOfRow += gatePartSums[i * GROUP_COLUMNS + index];
+      }
+      storeSum(row, column, part, 0, sum);
+    }
+  }
+  // unless SHARED
+  {
+    // unroll
+    for (var i = 0u; i < COLUMNS; i++) {
+      let column = (block * VECTORS + index) * COLUMNS + i;
+      if (column < sizes.N && row < sizes.M) {
+        // only if PAIRED
+        gateOfRow = gateSums[r * QUADS + i / 4][i % 4];
+        storeSum(row, column, part, i, sums[r * QUADS + i / 4][i % 4]);
+      }
     }
   }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) index: u32,
-) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   let lane = select(index / VECTORS, index % LANES, TRANSPOSE_B);
   let place = select(index % VECTORS, index / LANES, TRANSPOSE_B);
   let firstRow = group.y * ROWS;
   let begin = group.z * (sizes.split / K_EACH) + lane;
   let end = min((group.z + 1) * sizes.split, sizes.K) / K_EACH;
-  let step = GROUPS * LANES;
+  const STEP = GROUPS * LANES;
 
-  fetch(begin, end, group.x * VECTORS + place);
-  if (lane == 0) { readColumns(group.x * VECTORS + place, group.z); }
   // only if NORMALIZE
-  normalizeRows(firstRow, group.x == 0, index);
-  for (var block = group.x; block * VECTORS * COLUMNS < sizes.N; block += groups.x) {
+  readRows(firstRow, group.x == 0, index);
+  fetch(begin, end, group.x * VECTORS + place);
+  readColumns(group.x * GROUP_COLUMNS + index * OWN_COLUMNS, group.z);
+  // only if NORMALIZE
+  normalizeRows(index);
+  // unroll if ONE_TURN
+  for (var turn = 0u; turn < COLUMN_TURNS; turn++) {
+    let block = group.x + turn * COLUMN_GROUPS;
     let vector = block * VECTORS + place;
-    if (lane == 0 && block > group.x) { readColumns(vector, group.z); }
     sums = array<vec4f, SUMS>();
     // only if PAIRED
     gateSums = array<vec4f, SUMS>();
-    for (var first = begin; first < end; first += step) {
-      if (first > begin || block > group.x) { fetch(first, end, vector); }
-      multiply(first, end, firstRow);
+    // unroll if ONE_STEP
+    for (var step = 0u; step < K_STEPS; step++) {
+      // unless ONE_STEP
+      if (step > 0) { fetch(begin + step * STEP, end, vector); }
+      multiply(begin + step * STEP, end, firstRow);
     }
+    // unless ONE_TURN
+    if (turn + 1 < COLUMN_TURNS) { fetch(begin, end, vector + COLUMN_GROUPS * VECTORS); }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-      let row = firstRow + r;
-      if (row < sizes.M) {
-        // only if SHARED
-        addLanes(r, lane, place);
-        if (lane == 0) { storeRow(r, row, vector, group.z); }
-      }
+      // only if SHARED
+      addLanes(r, lane, place, index);
+      storeRow(r, firstRow, block, group.z, index);
     }
+    // unless ONE_TURN
+    readColumns((block + COLUMN_GROUPS) * GROUP_COLUMNS + index * OWN_COLUMNS, group.z);
   }
 }

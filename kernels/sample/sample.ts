@@ -184,8 +184,11 @@ export function sample(
     );
   }
   const { device } = program;
-  const { maxComputeInvocationsPerWorkgroup } = device.gpu.limits;
-  const most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
+  const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = device.gpu.limits;
+  const summarized = !device.isCpu; // a GPU has cores for many workgroups per text
+  const bytesOf = (invocations: number) => 4 * (2048 + (summarized ? 5 : 1) * invocations + 16);
+  let most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
+  while (bytesOf(most) > maxComputeWorkgroupStorageSize) most /= 2;
   const iterationsOf = (invocations: number) => {
     const penalized = penalties ? 2 * ceilDiv(V, invocations) + 2 * ceilDiv(N, invocations) : 0;
     const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
@@ -201,12 +204,10 @@ export function sample(
     WORKGROUP_SIZE *= 2;
   }
   const shared = { "kernels/sample/scores.wgsl": scores, ...RANDOM };
-  // a GPU has cores for many workgroups per text; slot 0 is that of `penalized`
-  const blocks = ceilDiv(V, BLOCK), summarized = !device.isCpu;
+  const blocks = ceilDiv(V, BLOCK); // slot 0 is that of `penalized`
   const summaries = summarized
-    ? program.scratch([B, blocks, 2], { slot: 1, dtype: "u32" })
+    ? program.scratch([B, blocks, 4], { slot: 1, dtype: "u32" })
     : undefined;
-  const noises = summarized ? program.scratch([B, V], { slot: 2 }) : undefined;
   if (summarized) {
     program.dispatch({
       shader: { "kernels/sample/summarize.wgsl": summarize, ...shared },
@@ -217,11 +218,11 @@ export function sample(
         EACH: BLOCK / SUMMARIZING,
         END_IDS: MOST_END_IDS,
       },
-      tensors: { logits, settings, cursors, summaries, noises },
+      tensors: { logits, settings, cursors, summaries },
       uniforms: { W, V },
       workgroups: [blocks, B],
       iterations: Math.log2(SUMMARIZING),
-      workgroupBytes: 4 * (SUMMARIZING + 1),
+      workgroupBytes: 6 * 4 * SUMMARIZING,
     });
   }
   program.dispatch({
@@ -232,6 +233,7 @@ export function sample(
       PENALTIES: penalties,
       LOGPROBS: logprobs !== undefined,
       SUMMARIZED: summarized,
+      BLOCK,
       WORKGROUP_SIZE,
       END_IDS: MOST_END_IDS,
     },
@@ -239,7 +241,6 @@ export function sample(
       logits,
       settings,
       summaries,
-      noises,
       tokens,
       cursors,
       logprobs,
@@ -248,7 +249,7 @@ export function sample(
     uniforms: { W, V, N, P, TOP, BLOCKS: blocks },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),
-    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 14),
+    workgroupBytes: bytesOf(WORKGROUP_SIZE),
   });
 }
 

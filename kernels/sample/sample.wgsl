@@ -10,9 +10,9 @@
 // a threshold, which thresholdOf() finds digit by digit from histograms. Floating-point sums over tokens have one
 // order, so that the same logits and seed give the same token whichever other texts are drawn for.
 //
-// A workgroup scans the vocabulary several times. With SUMMARIZED another launch has done with many workgroups what
-// does not depend on a threshold, and the scans for it are left out for texts without penalties and top-k.
-// summaries: [B,BLOCKS], key of a block's highest score and bits of its weight relative to that; noises: [B,V]
+// A workgroup scans the vocabulary several times. For texts without penalties, and without top-k or without top-p,
+// drawFromBlocks() needs no threshold if with SUMMARIZED another launch has summarized blocks of tokens.
+// summaries: [B,BLOCKS], as summarize.wgsl writes them
 enable f16;
 
 alias real = f16; // element type of logits
@@ -20,6 +20,7 @@ const PENALTIES: bool = true; // whether a setting may be a penalty
 const LOGPROBS: bool = true; // whether logprobs may be wanted
 const WORKGROUP_SIZE: u32 = 256; // a power of two
 const SUMMARIZED: bool = true; // whether summarize.wgsl has run
+const BLOCK: u32 = 1024; // tokens that it summarizes
 
 struct Sizes {
   W: u32,
@@ -33,9 +34,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> logits: array<real>;
 @group(0) @binding(1) var<storage, read> settings: array<Settings>;
 // only if SUMMARIZED
-@group(0) @binding(2) var<storage, read> summaries: array<vec2u>;
-// only if SUMMARIZED
-@group(0) @binding(3) var<storage, read> noises: array<f32>;
+@group(0) @binding(2) var<storage, read> summaries: array<vec4u>;
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(5) var<storage, read_write> cursors: array<vec4u>; // next token, token at position 0, slot, end
 // only if PENALTIES
@@ -47,6 +46,8 @@ struct Sizes {
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
 const LOADS: u32 = 4; // scores that an invocation loads at a time, so that their latencies overlap
 const STRIDE: u32 = LOADS * WORKGROUP_SIZE;
+const CHECKS: u32 = 8; // the same of drawFromBlocks()
+const LOWEST: f32 = -3e38; // no min-p is as low
 
 // A rank is two words, the key of the score and the complemented number of the token, of which only the lower 21
 // bits differ. Histograms are of one digit at a time, the highest first:
@@ -76,6 +77,20 @@ var<workgroup> drawn: atomic<u32>;
 var<workgroup> nextKey: atomic<u32>;
 // only if LOGPROBS
 var<workgroup> nextToken: atomic<u32>;
+// What drawFromBlocks() reduces over the invocations: sums, and a drawn token.
+// only if SUMMARIZED
+struct Drawn {
+  amount: u32,
+  weight: f32,
+  best: vec2u, // key of the sum of logit and noise, token
+}
+
+// only if SUMMARIZED
+var<workgroup> shares: array<Drawn, WORKGROUP_SIZE>;
+// only if SUMMARIZED
+var<workgroup> live: atomic<u32>; // number of blocks in `bins`: those that have tokens above the drawn one
+// only if SUMMARIZED
+var<workgroup> isRejected: bool;
 var<workgroup> isDecided: bool;
 var<workgroup> rowCursor: vec4u;
 
@@ -84,8 +99,6 @@ var<private> row: u32;
 var<private> inverseTemperature: f32;
 // only if PENALTIES
 var<private> isPenalized: bool;
-// only if SUMMARIZED
-var<private> isSummarized: bool; // whether the summaries are of the scores
 var<private> highest: f32; // score
 var<private> total: f32; // weight of the tokens among which top-p selects
 
@@ -174,19 +187,6 @@ fn weightAbove(threshold: vec2u) -> f32 {
       if (token < sizes.V && reaches(rankOf(scores[i], token), threshold)) {
         weight += exp(relativeLogit(scores[i]));
       }
-    }
-  }
-  return weight;
-}
-
-// The same for all tokens, from the weights of blocks.
-// only if SUMMARIZED
-fn weightOfBlocks() -> f32 {
-  var weight = 0.0;
-  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
-    let summary = summaries[row * sizes.BLOCKS + block];
-    if (summary.x > KEY_OF_MINUS_INFINITY) {
-      weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
     }
   }
   return weight;
@@ -286,15 +286,6 @@ fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
   var best = 0u;
   for (var v = id; v < sizes.V; v += STRIDE) {
     let scores = scoresFrom(v);
-    // only if SUMMARIZED
-    var added: array<f32, LOADS>;
-    // only if SUMMARIZED
-    if (isSummarized) {
-      // unroll
-      for (var i = 0u; i < LOADS; i++) {
-        added[i] = noises[row * sizes.V + min(v + i * WORKGROUP_SIZE, sizes.V - 1)];
-      }
-    }
     // unroll
     for (var i = 0u; i < LOADS; i++) {
       let token = v + i * WORKGROUP_SIZE;
@@ -304,14 +295,7 @@ fn draw(threshold: vec2u, noise: u32, leastRelativeLogit: f32) -> u32 {
         relative >= leastRelativeLogit
       ) {
         var sum = scores[i];
-        // unless SUMMARIZED
         if (inverseTemperature > 0) { sum = relative + gumbel(pcgHash(token + noise)); }
-        // only if SUMMARIZED
-        if (inverseTemperature > 0 && isSummarized) {
-          sum = relative + added[i];
-        } else if (inverseTemperature > 0) {
-          sum = relative + gumbel(pcgHash(token + noise));
-        }
         if (keyOf(sum) > bestKey) {
           bestKey = keyOf(sum);
           best = token;
@@ -374,16 +358,6 @@ fn storeLogprobs(slot: u32, place: u32, token: u32) {
   }
 }
 
-// The highest key of the blocks that an invocation reads.
-// only if SUMMARIZED
-fn highestOfBlocks() -> u32 {
-  var key = 0u;
-  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
-    key = max(key, summaries[row * sizes.BLOCKS + block].x);
-  }
-  return key;
-}
-
 // The highest key of the scores that an invocation reads.
 fn highestOfScores() -> u32 {
   var key = 0u;
@@ -395,6 +369,148 @@ fn highestOfScores() -> u32 {
     }
   }
   return key;
+}
+
+// The highest key of all blocks.
+// only if SUMMARIZED
+fn highestOfBlocks() -> u32 {
+  var key = 0u;
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    key = max(key, summaries[row * sizes.BLOCKS + block].x);
+  }
+  partial[id] = key;
+  for (var left = WORKGROUP_SIZE; left > 1; ) {
+    let quarter = (left + 3) / 4;
+    workgroupBarrier();
+    if (id < quarter) {
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        if (id + i * quarter < left) { partial[id] = max(partial[id], partial[id + i * quarter]); }
+      }
+    }
+    left = quarter;
+  }
+  workgroupBarrier();
+  return partial[0];
+}
+
+// Adds up amounts and weights, and chooses the best draw, in one order.
+// only if SUMMARIZED
+fn reduced(share: Drawn) -> Drawn {
+  workgroupBarrier(); // until all have read the previous result
+  shares[id] = share;
+  for (var left = WORKGROUP_SIZE; left > 1; ) {
+    let quarter = (left + 3) / 4; // four values per step, because barriers take time
+    workgroupBarrier();
+    if (id < quarter) {
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        let other = id + i * quarter;
+        if (other < left) {
+          shares[id].amount += shares[other].amount;
+          shares[id].weight += shares[other].weight;
+          if (isBefore(shares[other].best, shares[id].best)) { shares[id].best = shares[other].best; }
+        }
+      }
+    }
+    left = quarter;
+  }
+  workgroupBarrier();
+  return shares[0];
+}
+
+// Key of the sum of a token's logit and noise.
+// only if SUMMARIZED
+fn drawKey(score: f32, token: u32, noise: u32) -> u32 {
+  if (inverseTemperature == 0) { return keyOf(score); }
+  return keyOf(relativeLogit(score) + gumbel(pcgHash(token + noise)));
+}
+
+// Sets `bins` to the blocks that have tokens of a higher rank, and returns the number of tokens in them.
+// only if SUMMARIZED
+fn blocksAbove(rank: vec2u) -> u32 {
+  if (id == 0) { atomicStore(&live, 0); }
+  workgroupBarrier();
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    if (summaries[row * sizes.BLOCKS + block].x >= rank.x) {
+      atomicStore(&bins[atomicAdd(&live, 1)], block);
+    }
+  }
+  workgroupBarrier();
+  return atomicLoad(&live) * BLOCK;
+}
+
+// The number of a token in the blocks of `bins`.
+// only if SUMMARIZED
+fn tokenAt(place: u32) -> u32 {
+  return atomicLoad(&bins[place / BLOCK]) * BLOCK + place % BLOCK;
+}
+
+// The token that draw() draws, without a threshold: a token is drawn of all; if a filter does not allow it, one is
+// drawn of those of higher rank, until one is allowed. Top-k allows a token if fewer than k have a higher rank, top-p
+// if those of higher rank have less than the probability p.
+// only if SUMMARIZED
+fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> u32 {
+  var share = Drawn();
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    let summary = summaries[row * sizes.BLOCKS + block];
+    if (summary.x > KEY_OF_MINUS_INFINITY) {
+      share.weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
+    }
+    let drawn = vec2u(drawKey(scoreOf(summary.w), summary.z, noise), summary.z);
+    if (isBefore(drawn, share.best)) { share.best = drawn; }
+  }
+  let all = reduced(share);
+  var token = min(all.best.y, sizes.V - 1);
+  if (topK == 0 && topP == 0 && leastRelativeLogit < LOWEST) { return token; }
+  let byProbability = topP > 0;
+  let wanted = select(select(0xffffffff, topK, topK > 0), topP, byProbability);
+  loop {
+    let score = f32(logits[row * sizes.W + token]);
+    let rank = rankOf(score, token);
+    let count = blocksAbove(rank);
+    share = Drawn();
+    for (var first = id; first < count; first += CHECKS * WORKGROUP_SIZE) {
+      var scores: array<f32, CHECKS>;
+      // unroll
+      for (var i = 0u; i < CHECKS; i++) {
+        let other = tokenAt(min(first + i * WORKGROUP_SIZE, count - 1));
+        scores[i] = f32(logits[row * sizes.W + min(other, sizes.V - 1)]);
+      }
+      // unroll
+      for (var i = 0u; i < CHECKS; i++) {
+        let place = first + i * WORKGROUP_SIZE;
+        let other = tokenAt(min(place, count - 1));
+        if (place < count && other < sizes.V && !reaches(rank, rankOf(scores[i], other))) {
+          var amount = 1u;
+          if (byProbability) {
+            amount = u32(exp(relativeLogit(scores[i])) * (ONE / all.weight) + 0.5);
+          }
+          share.amount += amount;
+        }
+      }
+    }
+    let above = reduced(share);
+    if (id == 0) {
+      isRejected = above.amount >= wanted || relativeLogit(score) < leastRelativeLogit;
+    }
+    if (!workgroupUniformLoad(&isRejected)) { return token; }
+    // noise takes most of the time, so it is computed only now
+    share = Drawn();
+    for (var first = id; first < count; first += WORKGROUP_SIZE) {
+      let other = tokenAt(first);
+      let own = f32(logits[row * sizes.W + min(other, sizes.V - 1)]);
+      if (other < sizes.V && !reaches(rank, rankOf(own, other))) {
+        let drawn = vec2u(drawKey(own, other, noise), other);
+        if (isBefore(drawn, share.best)) { share.best = drawn; }
+      }
+    }
+    let next = reduced(share).best;
+    if (id == 0) { isRejected = next.x > 0; } // false only if scores are NaN
+    if (!workgroupUniformLoad(&isRejected)) { return token; }
+    token = next.y;
+  }
+  return token;
 }
 
 fn isEnd(slot: u32, token: u32) -> bool {
@@ -415,43 +531,48 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   if (next >= cursor.w) { return; }
   inverseTemperature = settings[slot].inverseTemperature;
   // only if PENALTIES
-  {
-    let penalizes = settings[slot].repetitionPenalty != 1 ||
-      settings[slot].presencePenalty != 0 || settings[slot].frequencyPenalty != 0;
-    if (penalizes) { penalize(slot, next); }
-    isPenalized = penalizes;
-  }
+  let penalizes = settings[slot].repetitionPenalty != 1 ||
+    settings[slot].presencePenalty != 0 || settings[slot].frequencyPenalty != 0;
+  // only if PENALTIES
+  if (penalizes) { penalize(slot, next); }
+  // only if PENALTIES
+  isPenalized = penalizes;
 
   let topK = settings[slot].topK;
-  // only if SUMMARIZED
-  isSummarized = topK == 0;
-  // only if SUMMARIZED
-  // only if PENALTIES
-  isSummarized = isSummarized && !isPenalized;
+  let topP = settings[slot].topP;
+  let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));
+  let leastRelativeLogit = settings[slot].leastRelativeLogit;
+  var token = 0u;
   var key = 0u;
   // only if SUMMARIZED
-  if (isSummarized) { key = highestOfBlocks(); } else { key = highestOfScores(); }
+  let summarized = topK == 0 || topP == 0;
+  // only if SUMMARIZED
+  // only if PENALTIES
+  let isSummarized = summarized && !penalizes;
+  // only if SUMMARIZED
+  // unless PENALTIES
+  let isSummarized = summarized;
   // unless SUMMARIZED
-  key = highestOfScores();
-  atomicMax(&highestKey, key);
-  workgroupBarrier();
-  key = atomicLoad(&highestKey);
-  highest = scoreOf(key);
-
-  var threshold = vec2u(); // reached by all tokens
-  if (topK > 0) { threshold = thresholdOf(topK, false, threshold); }
-  let topP = settings[slot].topP;
-  if (topP > 0) {
-    var weight = 0.0;
+  let isSummarized = false;
+  if (isSummarized) {
     // only if SUMMARIZED
-    if (isSummarized) { weight = weightOfBlocks(); } else { weight = weightAbove(threshold); }
-    // unless SUMMARIZED
-    weight = weightAbove(threshold);
-    total = totalOf(weight);
-    threshold = thresholdOf(topP, true, threshold);
+    key = highestOfBlocks();
+    highest = scoreOf(key);
+    // only if SUMMARIZED
+    token = drawFromBlocks(topK, topP, noise, leastRelativeLogit);
+  } else {
+    atomicMax(&highestKey, highestOfScores());
+    workgroupBarrier();
+    key = atomicLoad(&highestKey);
+    highest = scoreOf(key);
+    var threshold = vec2u(); // reached by all tokens
+    if (topK > 0) { threshold = thresholdOf(topK, false, threshold); }
+    if (topP > 0) {
+      total = totalOf(weightAbove(threshold));
+      threshold = thresholdOf(topP, true, threshold);
+    }
+    token = draw(threshold, noise, leastRelativeLogit);
   }
-  let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));
-  let token = draw(threshold, noise, settings[slot].leastRelativeLogit);
 
   // only if LOGPROBS
   if (settings[slot].logprobs > 0) { storeLogprobs(slot, next + 1, token); }

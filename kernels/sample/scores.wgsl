@@ -40,3 +40,8 @@ fn gumbel(bits: u32) -> f32 {
   let series = u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * (0.25 + u * 0.2))));
   return -log(select(-log(1.0 - u), series, u < 0.0625));
 }
+
+// Whether a draw chooses the first of two tokens, each with the key of its sum of logit and noise.
+fn isBefore(a: vec2u, b: vec2u) -> bool {
+  return a.x > b.x || (a.x == b.x && a.y < b.y);
+}

@@ -1,7 +1,8 @@
-// summaries[b,block] = highest score and weight of a block of tokens; noises[b,v] = Gumbel noise of token v.
+// summaries[b,block] = what a block of tokens contributes to a draw without top-k, or without top-p.
 // Needs keyOf() from scores.wgsl, and pcgHash() from ../random.wgsl.
 //
-// logits: [B,W]; settings: [slots]; cursors: [B,4]; summaries: [B,BLOCKS], as sample.wgsl reads them; noises: [B,V]
+// logits: [B,W]; settings: [slots]; cursors: [B,4]; summaries: [B,BLOCKS], as sample.wgsl reads them: key of the highest
+// score, bits of the weight relative to that, and the token that a draw among those of the block chooses, with its key
 enable f16;
 
 alias real = f16; // element type of logits
@@ -16,12 +17,12 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> logits: array<real>;
 @group(0) @binding(1) var<storage, read> settings: array<Settings>;
 @group(0) @binding(2) var<storage, read> cursors: array<vec4u>;
-@group(0) @binding(3) var<storage, read_write> summaries: array<vec2u>;
-@group(0) @binding(4) var<storage, read_write> noises: array<f32>;
-@group(0) @binding(5) var<uniform> sizes: Sizes;
+@group(0) @binding(3) var<storage, read_write> summaries: array<vec4u>;
+@group(0) @binding(4) var<uniform> sizes: Sizes;
 
-var<workgroup> highestKey: atomic<u32>;
+var<workgroup> keys: array<u32, WORKGROUP_SIZE>;
 var<workgroup> weights: array<f32, WORKGROUP_SIZE>;
+var<workgroup> draws: array<vec3u, WORKGROUP_SIZE>; // key of the sum with noise, token, key of its score
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -42,24 +43,49 @@ fn main(
   var key = 0u;
   // unroll
   for (var i = 0u; i < EACH; i++) {
-    let token = first + i * WORKGROUP_SIZE;
     key = max(key, keyOf(scores[i]));
-    if (token < sizes.V) { noises[row * sizes.V + token] = gumbel(pcgHash(token + noise)); }
   }
-  atomicMax(&highestKey, key);
+  keys[index] = key;
+  for (var left = WORKGROUP_SIZE / 4; left > 0; left /= 4) { // four values per step, because barriers take time
+    workgroupBarrier();
+    if (index < left) {
+      keys[index] = max(
+        max(keys[index], keys[index + left]),
+        max(keys[index + 2 * left], keys[index + 3 * left]),
+      );
+    }
+  }
   workgroupBarrier();
-  key = atomicLoad(&highestKey);
+  key = keys[0];
   var weight = 0.0;
+  var best = vec3u();
   // unroll
   for (var i = 0u; i < EACH; i++) {
-    if (first + i * WORKGROUP_SIZE < sizes.V) {
-      weight += exp((scores[i] - scoreOf(key)) * inverseTemperature);
+    let token = first + i * WORKGROUP_SIZE;
+    if (token < sizes.V) {
+      let relative = (scores[i] - scoreOf(key)) * inverseTemperature;
+      weight += exp(relative);
+      var sum = scores[i];
+      if (inverseTemperature > 0) { sum = relative + gumbel(pcgHash(token + noise)); }
+      if (keyOf(sum) > best.x) { best = vec3u(keyOf(sum), token, keyOf(scores[i])); }
     }
   }
   weights[index] = weight;
-  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+  draws[index] = best;
+  for (var left = WORKGROUP_SIZE / 4; left > 0; left /= 4) {
     workgroupBarrier();
-    if (index < half) { weights[index] += weights[index + half]; }
+    if (index < left) {
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        weights[index] += weights[index + i * left];
+        if (isBefore(draws[index + i * left].xy, draws[index].xy)) {
+          draws[index] = draws[index + i * left];
+        }
+      }
+    }
   }
-  if (index == 0) { summaries[row * groups.x + group.x] = vec2u(key, bitcast<u32>(weights[0])); }
+  if (index == 0) {
+    summaries[row * groups.x + group.x] =
+      vec4u(key, bitcast<u32>(weights[0]), draws[0].y, draws[0].z);
+  }
 }

@@ -385,13 +385,17 @@ Deno.test("sample() distinguishes the smallest random numbers", async () => {
 
 Deno.test("sample() keeps the first of equal tokens if top-k or top-p keep only some", async () => {
   const V = 1003, logits = new Float32Array(V).fill(1.5).fill(2, 500, 600).fill(-1, 700);
-  const texts = Array.from({ length: 300 }, (_, seed): Text => ({ logits, history: [0], seed }));
-  for (const options of [{ topK: 3 }, { topP: 3 / 1000, temperature: 1e-2 }, { topK: 103 }]) {
-    const drawn = new Set(await draw(texts, { ...PLAIN, ...options }));
-    const { minP } = samplerStages(logits, { ...PLAIN, ...options, history: [] });
-    const allowed = minP.map(({ id }) => id);
-    assert.ok([...drawn].every((id) => allowed.includes(id)), `${[...drawn]} of ${allowed}`);
-    if (allowed.length === 3) assert.equal(drawn.size, 3);
+  for (const [isCpu, length] of [[true, 300], [false, 60]] as const) {
+    const texts = Array.from({ length }, (_, seed): Text => ({ logits, history: [0], seed }));
+    for (const options of [{ topK: 3 }, { topP: 3 / 1000, temperature: 1e-2 }, { topK: 103 }]) {
+      const drawn = new Set(
+        await draw(texts, { ...PLAIN, ...options }, { on: { ...device, isCpu } }),
+      );
+      const { minP } = samplerStages(logits, { ...PLAIN, ...options, history: [] });
+      const allowed = minP.map(({ id }) => id);
+      assert.ok([...drawn].every((id) => allowed.includes(id)), `${[...drawn]} of ${allowed}`);
+      if (allowed.length === 3) assert.equal(drawn.size, 3);
+    }
   }
 });
 
@@ -413,8 +417,16 @@ Deno.test("sample() draws each token as often as its probability says", async ()
 Deno.test("sample() accepts temperatures beyond f32, and the least and largest penalty", async () => {
   const logits = Float32Array.of(1, -Infinity, 3, 0, 3 - 2 ** -20);
   const texts = Array.from({ length: 40 }, (_, seed): Text => ({ logits, history: [0], seed }));
-  const drawnWith = async (options: Partial<SamplerOptions>) =>
-    [...new Set(await draw(texts, { ...PLAIN, ...options }))].sort();
+  /** The same on a CPU and on a GPU. */
+  const drawnWith = async (options: Partial<SamplerOptions>) => {
+    const sets: number[][] = [];
+    for (const isCpu of [true, false]) {
+      const drawn = await draw(texts, { ...PLAIN, ...options }, { on: { ...device, isCpu } });
+      sets.push([...new Set(drawn)].sort());
+    }
+    assert.deepEqual(sets[1], sets[0]);
+    return sets[0]!;
+  };
   for (const topP of [1, 0.9]) {
     assert.deepEqual(await drawnWith({ temperature: 5e-324, topP }), [2]);
     assert.deepEqual(await drawnWith({ temperature: 1e-39, topP }), [2]);
@@ -439,8 +451,11 @@ Deno.test("sample() appends no token if a logit is NaN or the highest is not fin
     history: [0],
     seed: 5,
   }));
-  for (const options of [PLAIN, { ...PLAIN, temperature: 0 }, { ...PLAIN, topK: 2, topP: 0.5 }]) {
-    const drawn = await draw(texts, options);
+  const samplers = [{}, { temperature: 0 }, { topK: 2, topP: 0.5 }, { topP: 0.5 }, { topK: 2 }];
+  for (
+    const [isCpu, sampler] of [true, false].flatMap((on) => samplers.map((s) => [on, s] as const))
+  ) {
+    const drawn = await draw(texts, { ...PLAIN, ...sampler }, { on: { ...device, isCpu } });
     assert.throws(() => checkSample(drawn[0]!, 3), { message: /the model's logits are NaN/ });
     assert.throws(() => checkSample(drawn[1]!, 3), { message: /the model's logits are NaN/ });
     assert.throws(() => checkSample(drawn[2]!, 3), { message: /must be finite/ });

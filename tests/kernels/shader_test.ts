@@ -235,6 +235,26 @@ Deno.test("Program.dispatch() binds tensors and uniforms by name", async () => {
   assert.deepEqual([...noted!], [1, 0x80000000, 0, 5]);
 });
 
+Deno.test("Program.dispatch() computes the same with constant sizes, and compiles each set of them once", async () => {
+  const own = { ...device, pipelines: new Pipelines() };
+  using program = new Program(own);
+  const y = poisoned("y", { shape: [4], dtype: "u32" });
+  const source = SOURCE.replace("  // only if NOTED\n  note: u32,\n", "")
+    .replace("notes[sizes.note]", "notes[0]");
+  const launch = { ...launchOn(y), shader: { "test.wgsl": source }, constantSizes: true };
+  for (const N of [7, 8, 0xffffffff, 7, 0xffffffff]) {
+    program.dispatch({ ...launch, uniforms: { ...launch.uniforms, N } });
+  }
+  assert.equal(own.pipelines.all.length, 3);
+  program.run();
+  const [values] = await download(device, y);
+  assert.deepEqual([...values!], [0xffffffff, 0x3f000000, 1, 0xffffffff]);
+  assert.throws(
+    () => program.dispatch({ ...launch, uniforms: { ...launch.uniforms, N: -1 } }),
+    /the uniform N must be a u32: current value is -1/,
+  );
+});
+
 Deno.test("Program.dispatch() throws on missing and unknown names and on values that are no u32", () => {
   using program = new Program(device);
   const y = poisoned("y", { shape: [4], dtype: "u32" }), launch = launchOn(y);
