@@ -14,8 +14,6 @@ export interface Documents {
   readonly fingerprint: string;
   /** Bytes to read, compressed if the files are. */
   readonly bytes: number;
-  /** Estimated bytes of text. */
-  readonly textBytes: number;
   /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
   readonly lines?: number;
   /** Whether they are conversations, each as `serializeConversation()` writes it once its block is clean. */
@@ -79,7 +77,6 @@ function inMemory(texts: readonly string[], origin: PartsOrigin): Documents {
   return {
     name: origin.file,
     bytes,
-    textBytes: bytes,
     fingerprint: hash.digest("hex"),
     read: () => blocksOf(parts(), origin, progress),
   };

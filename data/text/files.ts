@@ -308,7 +308,6 @@ export function readFiles(
     name: titleOf(files.map(({ name }) => name)),
     fingerprint: hash.digest("hex"),
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
-    textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
     ...(files.length === 1 && first!.format.kind === "text" ? { lines: first!.lines } : {}),
     ...(first?.conversation ? { areConversations: true } : {}),
     async *read() {
@@ -326,11 +325,6 @@ export function readFiles(
 /** Names of files as one, for messages. */
 function titleOf(paths: readonly string[]): string {
   return listOfNames(paths.map((path) => basename(path)), 3);
-}
-
-/** Typical bytes of text per byte of a file. */
-function expansionOf({ kind, packing }: Format): number {
-  return packing ? 3 : kind === "parquet" ? 2 : 1;
 }
 
 async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {

@@ -1,19 +1,13 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import {
-  isSystemError,
-  reasonOf,
-  replaceFile,
-  shortageAt,
-  syncDirectory,
-} from "../../files/disk.ts";
+import { isSystemError, reasonOf, replaceFile, syncDirectory } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
 import { BLOCK_BYTES } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";
 import { checkRows, type Documents, type ReadOptions } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { concatenated, tokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
+import { concatenated, tokenDataset, type Tokens } from "./token_dataset.ts";
 import { openTokenFiles, TokenFileWriter, type TokenizedDocuments } from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";
 import { openPool } from "./tokenize_pool.ts";
@@ -27,9 +21,6 @@ export interface TokenizeOptions extends ReadOptions {
   /** Workers that tokenize; by default one per core, at most three, and fewer for little text. */
   readonly workers?: number | undefined;
 }
-
-/** Least bytes of text per token, in most languages and tokenizers. */
-const BYTES_PER_TOKEN = 3;
 
 /** Milliseconds between records of progress, from which an interrupted run resumes. */
 const RECORD_MS = 2000;
@@ -184,15 +175,6 @@ async function tokenizeInto(
   const { origin } = placeIn(cacheDirectory, documents, tokenizer);
   const files = join(directory, "files"), progressFile = join(directory, "progress.json");
   let progress = readProgress(progressFile);
-  const neededBytes = (documents.textBytes - progress.bytes) / BYTES_PER_TOKEN *
-    tokensType(vocabularySize).BYTES_PER_ELEMENT;
-  const shortage = shortageAt(cacheDirectory, neededBytes);
-  if (shortage !== undefined) {
-    throw new UserError(
-      `Cannot tokenize ${documents.name} as ${shortage}; ` +
-        `make room, or put the run and its cache elsewhere`,
-    );
-  }
   const openWriter = () => {
     const { length, documents: starts, answers } = progress;
     return new TokenFileWriter(files, {

@@ -21,7 +21,6 @@ import {
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
 import { beginningWith } from "../../../data/tokenizer/tokenizer_file.ts";
-import { withFreeBytes } from "../../free_bytes.ts";
 import { once } from "../../once.ts";
 import { fromFileUrl } from "../../paths.ts";
 import { freshSeed } from "../../seeds.ts";
@@ -376,35 +375,8 @@ Deno.test("tokenizeDocuments() starts again if an interrupted run left damaged f
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
-Deno.test("tokenizeDocuments() needs room for the tokens that are left to make", async () => {
-  const cacheDirectory = join(directory, "room");
-  const controller = new AbortController(), onProgress = () => controller.abort();
-  const { signal } = controller;
-  await assert.rejects(tokenizeStories(cacheDirectory, { signal, onProgress }));
-  const [partial] = readdirSync(cacheDirectory);
-  const record = JSON.parse(
-    Deno.readTextFileSync(join(cacheDirectory, partial!, "progress.json")),
-  );
-  const { textBytes } = await openFile(stories);
-  const needed = Math.ceil((textBytes - record.bytes) / 3 * 2); // ids of two bytes, one per three of text
-  assert.ok(record.bytes > 0);
-  using disk = withFreeBytes(needed - 1);
-  await assert.rejects(
-    tokenizeStories(cacheDirectory),
-    /^UserError: Cannot tokenize stories\.txt as it needs /,
-  );
-  disk.bytes = needed;
-  await tokenizeStories(cacheDirectory);
-});
-
 Deno.test("tokenizeDocuments() names the reason if it cannot write", async () => {
   const cacheDirectory = join(directory, "refused");
-  using disk = withFreeBytes(1e6);
-  await assert.rejects(tokenizeStories(cacheDirectory), {
-    message: `Cannot tokenize stories.txt as it needs 8.25 MB in ${cacheDirectory}: ` +
-      "1.00 MB are free; make room, or put the run and its cache elsewhere",
-  });
-  disk.bytes = Infinity;
   let second: Promise<void> | undefined;
   await tokenizeStories(cacheDirectory, {
     onProgress() {
