@@ -65,7 +65,7 @@ export {
 } from "./distributed/open_mpi.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
 export type { WireType } from "./distributed/wire.ts";
-export { OuterStep } from "./train/diloco.ts";
+export { type OuterOptions, OuterStep } from "./train/diloco.ts";
 export type { ExchangeMs } from "./distributed/tensor_sum.ts";
 
 // Data: a name becomes documents, documents become tokens, tokens become batches.

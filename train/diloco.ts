@@ -16,11 +16,18 @@ import type { TrainStep } from "./step.ts";
  * @module
  */
 
-/** The outer optimizer is SGD with Nesterov momentum, with the settings that the paper found the best. */
-const LEARNING_RATE = 0.7, MOMENTUM = 0.9;
+/** Settings of an outer step. */
+export interface OuterOptions {
+  /** Learning rate of the outer optimizer; 0.7 by default, the best of the paper. */
+  readonly outerLearningRate?: number | undefined;
+  /** Its Nesterov momentum; 0.9 by default, the best of the paper. */
+  readonly outerMomentum?: number | undefined;
+  /** Type in which differences of weights travel between ranks; f32 by default. */
+  readonly wire?: WireType | undefined;
+}
 
 /**
- * The outer step. It is arithmetic on the host, where MPI needs the differences anyway. On the device it would take 8
+ * The outer step: SGD with Nesterov momentum. It is arithmetic on the host, where MPI needs the differences anyway. On the device it would take 8
  * bytes of memory per parameter, for weights and momentum, to save one second per exchange of 124 M parameters, and ranks
  * whose devices round differently would get different weights.
  *
@@ -65,19 +72,22 @@ export class OuterStep {
   /** What this rank has rounded away of differences, and not sent yet; undefined unless they travel in f16. */
   readonly residual: Float32Array<ArrayBuffer> | undefined;
   readonly #wire: F16Wire | undefined;
+  readonly #learningRate: number;
+  readonly #momentumDecay: number;
   #ms: ExchangeMs = { wait: 0, download: 0, sum: 0, upload: 0 };
 
   /**
    * Allocates weights and momentum on the host.
    *
    * @param model.trainStep its steps, of `syncEvery` above 1; weights and momentum have the layout of its gradients.
-   * @param wire type in which differences of weights travel between ranks.
    */
   constructor(
     transport: Transport,
     { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
-    wire: WireType = "f32",
+    { outerLearningRate = 0.7, outerMomentum = 0.9, wire = "f32" }: OuterOptions = {},
   ) {
+    this.#learningRate = outerLearningRate;
+    this.#momentumDecay = outerMomentum;
     this.#gpt = gpt;
     this.#transport = transport;
     this.#parts = trainedParts(gpt);
@@ -106,6 +116,7 @@ export class OuterStep {
    */
   async run(): Promise<void> {
     const weights = this.#weights, momentum = this.momentum, { size } = this.#transport;
+    const learningRate = this.#learningRate, decay = this.#momentumDecay;
     let since = performance.now();
     const lap = (part: keyof ExchangeMs) => {
       const now = performance.now();
@@ -120,8 +131,8 @@ export class OuterStep {
     lap("sum");
     for (let i = 0; i < moved.length; i++) { // as torch.optim.SGD(nesterov=True)
       const gradient = moved[i]! / size;
-      momentum[i] = MOMENTUM * momentum[i]! + gradient;
-      weights[i] = weights[i]! - LEARNING_RATE * (gradient + MOMENTUM * momentum[i]!);
+      momentum[i] = decay * momentum[i]! + gradient;
+      weights[i] = weights[i]! - learningRate * (gradient + decay * momentum[i]!);
     }
     await checkSameValues(this.#transport, "parameters", weights);
     this.#upload();

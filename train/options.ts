@@ -511,6 +511,22 @@ export const TRAIN_OPTIONS = {
     help: "steps after which ranks average their weights, by DiLoCo; 1: gradients, in every step",
     default: 1,
   },
+  /** Learning rate of the outer optimizer, see `OuterStep`; 0.7 if not given. */
+  outerLearningRate: {
+    group: RUN,
+    type: "real",
+    range: [0, 10],
+    help: "learning rate of DiLoCo's outer optimizer (default: 0.7)",
+    needs: "syncEvery",
+  },
+  /** Nesterov momentum of the outer optimizer; 0.9 if not given. */
+  outerMomentum: {
+    group: RUN,
+    type: "real",
+    range: [0, 0.9999],
+    help: "Nesterov momentum of DiLoCo's outer optimizer (default: 0.9)",
+    needs: "syncEvery",
+  },
   /**
    * Seconds in which a rank must answer, and, if it is longer than 20 median steps, in which a step must make progress; 0
    * for no limit.

@@ -155,7 +155,7 @@ export async function follow(
     createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
   );
   const outer = options.syncEvery > 1
-    ? new OuterStep(transport, { gpt, trainStep }, options.wire)
+    ? new OuterStep(transport, { gpt, trainStep }, options)
     : undefined;
   const training = { gpt, trainStep, outer };
   for (const tensor of sharedTensors(training)) {

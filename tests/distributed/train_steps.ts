@@ -9,7 +9,7 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { OuterStep } from "../../train/diloco.ts";
+import { type OuterOptions, OuterStep } from "../../train/diloco.ts";
 import {
   createTrainStep,
   type StepOptions,
@@ -28,6 +28,8 @@ export interface Case {
   /** `conversations` are documents apart, with answers as their only targets. */
   readonly data?: "joined" | "apart" | "padded" | "conversations";
   readonly options?: Partial<StepOptions>;
+  /** Settings of the outer step if `options.syncEvery` is above 1. */
+  readonly outer?: OuterOptions;
   readonly steps: number;
   /** Micro-batches of each rank. */
   readonly gradientAccumulation: number;
@@ -74,9 +76,10 @@ export function smallConfig(differences: Case["config"]): GptConfig {
 export async function trainSteps(
   device: Device,
   transport: Transport,
-  { config, precision = "f32", freeze = "", data, options, steps, gradientAccumulation, before }:
-    Case,
+  wanted: Case,
 ): Promise<Trained> {
+  const { config, precision = "f32", freeze = "", data, options, steps, before } = wanted;
+  const { gradientAccumulation } = wanted;
   using gpt = createGpt(device, smallConfig(config), { precision, freeze });
   initializeParameters(gpt, { seed: 5 });
   using trainStep = createTrainStep(gpt, {
@@ -86,7 +89,7 @@ export async function trainSteps(
   });
   const { syncEvery = 1 } = options ?? {};
   const outer = syncEvery > 1
-    ? new OuterStep(transport, { gpt, trainStep }, options?.wire)
+    ? new OuterStep(transport, { gpt, trainStep }, { ...wanted.outer, wire: options?.wire })
     : undefined;
   await outer?.start();
   const start = { step: 0, batchIndex: 0, gradientAccumulation, syncEvery };

@@ -30,8 +30,10 @@ const { fround } = Math;
  */
 async function byHand(
   size: number,
-  { config, precision = "f32", freeze = "", data, options, steps, gradientAccumulation }: Case,
+  { config, precision = "f32", freeze = "", data, options, outer, steps, gradientAccumulation }:
+    Case,
 ): Promise<Map<string, number[]>> {
+  const { outerLearningRate: rate = 0.7, outerMomentum: mu = 0.9 } = outer ?? {};
   const H = options!.syncEvery!, batches = batchesOf(data);
   const ranks = Array.from({ length: size }, () => {
     const gpt = createGpt(device, smallConfig(config), { precision, freeze });
@@ -61,8 +63,8 @@ async function byHand(
         const gradient = ofRanks
           .map((own) => fround(weight - own.get(name)![i]!))
           .reduce((sum, moved) => fround(sum + moved)) / size;
-        m[i] = fround(0.9 * m[i]! + gradient);
-        before[i] = fround(weight - 0.7 * (gradient + 0.9 * m[i]!));
+        m[i] = fround(mu * m[i]! + gradient);
+        before[i] = fround(weight - rate * (gradient + mu * m[i]!));
       });
       momentum.set(name, m);
       for (const { gpt } of ranks) setElements(gpt, name, 0, Float32Array.from(before));
@@ -96,7 +98,7 @@ const cases: readonly { name: string; size: number; wanted: Case }[] = [{
   size: 1,
   wanted: {
     ...{ config: { width: 16, layers: 3 }, precision: "f16", freeze: "embeddings,1" },
-    options: { syncEvery: 2 },
+    ...{ options: { syncEvery: 2 }, outer: { outerLearningRate: 0.5, outerMomentum: 0.25 } },
     ...{ steps: 4, gradientAccumulation: 1 },
   },
 }];
