@@ -100,9 +100,13 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
     const { aborted, reason } = interrupts.signal;
     if (!aborted || !display.isPreparing && error !== reason) throw error;
     display.close();
-    status(
-      `stopped before the first step; to train: ${taskCommand(taskFor(options.gpu), ...Deno.args)}`,
-    );
+    if (!follows) {
+      status(
+        `stopped before the first step; to train: ${
+          taskCommand(taskFor(options.gpu), ...Deno.args)
+        }`,
+      );
+    }
     return interrupts.exitCode;
   } finally {
     display.close();
@@ -133,6 +137,15 @@ async function dryRun(options: Partial<TrainOptions>, isJson: boolean): Promise<
   if (!isJson) output(timeTable(time));
   status("nothing was changed; to train, repeat the command without --dry-run");
   return 0;
+}
+
+/** Whether rank 0 prints what is wrong with the command line. */
+function isFollower(): boolean {
+  try {
+    return (placementOf()?.rank ?? 0) > 0;
+  } catch {
+    return false; // `main()` prints it
+  }
 }
 
 /** The progress bar, or what prints lines in its place. */
@@ -181,6 +194,8 @@ function commandGiven(gpu: GpuChoice): string {
   );
   return taskCommand(taskFor(gpu), ...words);
 }
+
+if (isFollower()) program.configureOutput({ writeErr() {} }); // rank 0 has the same command line
 
 program.action(() =>
   run(() => main(givenOptions(program), program.getOptionValue("json") === true))

@@ -105,18 +105,6 @@ export async function* train(
       environment?: HubOptions["environment"];
     } = {},
 ): AsyncGenerator<TrainEvent> {
-  checkNames(wanted);
-  validateOptions(wanted);
-  checkRates(wanted);
-  if (texts !== undefined && wanted.data !== undefined) {
-    throw new UserError("Cannot train on texts and data as only one must be given: both are given");
-  }
-  if (validationTexts !== undefined && wanted.validationData !== undefined) {
-    throw new UserError(
-      "Cannot validate with validationTexts and validationData as only one must be given: " +
-        "both are given",
-    );
-  }
   const since = performance.now();
   using resources = new DisposableStack();
   let record: RunRecord | undefined;
@@ -129,6 +117,20 @@ export async function* train(
     const { distributed = DEFAULT_OPTIONS.distributed, timeout = DEFAULT_OPTIONS.timeout } = wanted;
     const placement = between ?? (distributed === "off" ? undefined : placementOf());
     rank = placement?.rank ?? 0;
+    checkNames(wanted);
+    validateOptions(wanted);
+    checkRates(wanted);
+    if (texts !== undefined && wanted.data !== undefined) {
+      throw new UserError(
+        "Cannot train on texts and data as only one must be given: both are given",
+      );
+    }
+    if (validationTexts !== undefined && wanted.validationData !== undefined) {
+      throw new UserError(
+        "Cannot validate with validationTexts and validationData as only one must be given: " +
+          "both are given",
+      );
+    }
     if (dryRun && rank > 0) return; // rank 0 estimates for all
     const transport = joined = dryRun
       ? dryTransport(placement?.size ?? 1)
