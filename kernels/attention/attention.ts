@@ -64,6 +64,9 @@ import {
 
 const WORKGROUP_SIZE = 64;
 
+/** Invocations per workgroup of the kernels of delta and of the sum of partial sums, which wait for memory. */
+const LARGE_WORKGROUP = 256;
+
 /** The function seenBy(). */
 const WINDOW: Shader = { "kernels/attention/window.wgsl": window, ...POSITIONS };
 
@@ -278,13 +281,14 @@ function dispatchDelta(
   { real4, B, T, NH, HS }: Layer,
   tensors: { y: Tensor; dy: Tensor; delta: Tensor },
 ): void {
-  const rows = B * T * NH;
+  const rows = B * T * NH, lanes = HS / 8, ROWS = Math.floor(LARGE_WORKGROUP / lanes);
   program.dispatch({
     shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
-    constants: { real4, NH, HS, WORKGROUP_SIZE },
+    constants: { real4, NH, HS, ROWS },
     tensors,
     uniforms: { T, rows },
-    workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
+    workgroups: splitWorkgroups(ceilDiv(rows, ROWS)),
+    workgroupBytes: 4 * ROWS * lanes,
   });
 }
 
@@ -298,10 +302,13 @@ function dispatchSum(
   const vectors = B * T * NH * HS / 4;
   program.dispatch({
     shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
-    constants: { real4, NH, KH, HS, P, WORKGROUP_SIZE, QUERIES, KEYS, APART, ...scores },
+    constants: {
+      ...{ real4, NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
+      ...scores,
+    },
     tensors: { ...tensors, partials },
     uniforms: { T, rows, vectors },
-    workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
+    workgroups: splitWorkgroups(ceilDiv(vectors, LARGE_WORKGROUP)),
     iterations: P,
   });
 }

@@ -1,10 +1,12 @@
 // delta[t] = dy[t] · y[t] over the components of a head.   y, dy: [B,T,C], C = NH · HS; delta: [B,NH,T]
+//
+// LANES neighbouring invocations share the head of a token, so that a warp reads neighbouring vectors.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of y and dy
 const NH: u32 = 1;
 const HS: u32 = 32;
-const WORKGROUP_SIZE: u32 = 64;
+const ROWS: u32 = 64; // heads of tokens per workgroup
 
 struct Sizes {
   T: u32,
@@ -18,17 +20,29 @@ struct Sizes {
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const QUADS: u32 = HS / 4;
+const LANES: u32 = QUADS / 2; // with two vectors each
+const WORKGROUP_SIZE: u32 = ROWS * LANES;
+var<workgroup> sums: array<array<f32, LANES>, ROWS>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x; // of [B,T,NH]
-  if (i >= sizes.rows) { return; }
-  var delta4 = vec4f(); // delta in four partial sums
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let first = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS; // of [B,T,NH]
+  let row = index / LANES;
+  let lane = index % LANES;
+  if (first + row < sizes.rows) {
+    let i = (first + row) * QUADS + lane;
+    let products = vec4f(dy[i]) * vec4f(y[i]);
+    let four = fma(vec4f(dy[i + LANES]), vec4f(y[i + LANES]), products);
+    sums[row][lane] = (four.x + four.y) + (four.z + four.w);
+  }
+  workgroupBarrier();
+  let i = first + index;
+  if (index >= ROWS || i >= sizes.rows) { return; }
+  var sum = 0.0;
   // unroll
-  for (var q = 0u; q < QUADS; q++) {
-    delta4 = fma(vec4f(dy[i * QUADS + q]), vec4f(y[i * QUADS + q]), delta4);
+  for (var l = 0u; l < LANES; l++) {
+    sum += sums[index][l];
   }
   let token = i / NH;
-  let row = (token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T; // of [B,NH,T]
-  delta[row] = (delta4.x + delta4.y) + (delta4.z + delta4.w);
+  delta[(token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T] = sum; // of [B,NH,T]
 }
