@@ -494,7 +494,7 @@ fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> 
     if (id == 0) {
       isRejected = above.amount >= wanted || relativeLogit(score) < leastRelativeLogit;
     }
-    if (!workgroupUniformLoad(&isRejected)) { return token; }
+    if (!workgroupUniformLoad(&isRejected)) { break; }
     // noise takes most of the time, so it is computed only now
     share = Drawn();
     for (var first = id; first < count; first += WORKGROUP_SIZE) {
@@ -507,7 +507,7 @@ fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> 
     }
     let next = reduced(share).best;
     if (id == 0) { isRejected = next.x > 0; } // false only if scores are NaN
-    if (!workgroupUniformLoad(&isRejected)) { return token; }
+    if (!workgroupUniformLoad(&isRejected)) { break; }
     token = next.y;
   }
   return token;
