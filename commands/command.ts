@@ -253,6 +253,7 @@ export interface Interrupts {
 export const EXIT_CODES: Partial<Record<Deno.Signal, number>> = {
   SIGHUP: 129,
   SIGINT: 130,
+  SIGUSR2: Deno.build.os === "darwin" ? 159 : 140,
   SIGTERM: 143,
 };
 

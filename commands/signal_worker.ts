@@ -21,7 +21,7 @@ const REPEATED_MS = 100;
 
 const signals: Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK", "SIGHUP"]
-  : ["SIGINT", "SIGTERM", "SIGHUP"];
+  : ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"]; // mpirun forwards the last one, and sets no time limit
 const ignored = isUnderNohup() ? ["SIGHUP"] : [];
 const listeners = signals.filter((signal) => !ignored.includes(signal))
   .map((signal) => [signal, () => receive(signal)] as const);

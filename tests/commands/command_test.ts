@@ -99,7 +99,13 @@ async function interruptible(...args: string[]) {
 const interrupted = fromFileUrl(new URL("interrupted.ts", import.meta.url));
 const ignore = Deno.build.os === "windows"; // a child cannot be sent Ctrl-C there
 
-for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+const codes = [
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+  ["SIGHUP", 129],
+  ["SIGUSR2", Deno.build.os === "darwin" ? 159 : 140],
+] as const;
+for (const [signal, expected] of codes) {
   Deno.test({
     name:
       `listenForInterrupts() aborts when ${signal} arrives twice at once and nobody reads stderr`,
