@@ -248,7 +248,8 @@ export function tiledProduct(
   const { a, b, M, N, K, transposeA, transposeB, batch } = product;
   const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4; // of 4 × 4 elements, per step
   const areF16 = a.dtype === "f16" && b.dtype === "f16";
-  inParts(program, product, { most, step: TILE_K }, ({ stored, split, splits }) => {
+  const { perCore: _perCore, ...tileConstants } = tile, step = TILE_K * tile.GROUPS;
+  inParts(program, product, { most, step }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 4, result: 4 }, split);
     program.dispatch({
       shader: {
@@ -259,11 +260,12 @@ export function tiledProduct(
         ...EPILOGUE,
       },
       constants: {
-        ...tile,
+        ...tileConstants,
         ...constants,
         TILE_K,
+        IN_GROUPS: tile.GROUPS > 1,
         FETCHES: ceilDiv(blocks, tile.X * tile.Y),
-        WHOLE_K: K % TILE_K === 0,
+        WHOLE_K: K % step === 0,
         BATCH: batch !== undefined,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,

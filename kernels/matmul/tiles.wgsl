@@ -29,6 +29,9 @@
 //    vectors 1  2  3  6  7 10 11 14 15       Rows and columns past the edges are clamped, and their sums
 //    of rows 2 16 17 20 21 24 25 28 29       are not stored. Past the end of K, a and b count as zero.
 //            3 18 19 22 23 26 27 30 31
+//
+// With two GROUPS of X · Y invocations, each sums every other step, so that a core has more to do if y has few tiles.
+// In the end each group sends half of its columns to the other through the memory of its tiles, and stores the rest.
 enable f16;
 
 alias aType = vec2u; // four elements: two words as stored if a and b are f16, or else a vector of four
@@ -42,13 +45,16 @@ const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const FETCHES: u32 = 2; // blocks per invocation and step
 const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
+const GROUPS: u32 = 1; // or 2, if ROWS and COLUMNS are 2
+const IN_GROUPS: bool = false; // whether GROUPS is 2
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by rows compiles twice as fast
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
 
-const WORKGROUP_SIZE: u32 = X * Y;
+const GROUP: u32 = X * Y; // invocations per group
+const WORKGROUP_SIZE: u32 = GROUPS * GROUP;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
@@ -68,14 +74,14 @@ struct BQuad {
   padding: array<vec4f, 2>,
 }
 
-var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4][r][y4]
-var<workgroup> bTile: array<BQuad, K4>; // [k / 4].rows[k % 4][c][x4]
+var<workgroup> aTile: array<array<AQuad, K4>, GROUPS>; // [group][k / 4].rows[k % 4][r][y4]
+var<workgroup> bTile: array<array<BQuad, K4>, GROUPS>; // [group][k / 4].rows[k % 4][c][x4]
 
 // A block is 4 × 4 elements as they are stored, four vectors along the stored rows.
 alias Block = array<packed, 4>;
 const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
-const FULL_FETCHES: bool = BLOCKS % WORKGROUP_SIZE == 0;
+const FULL_FETCHES: bool = BLOCKS % GROUP == 0;
 
 // A block of a: four rows along k, or if a is transposed the stored rows k … k + 3. Elements past the end of K may
 // have any value.
@@ -123,7 +129,7 @@ fn fetchB(block: u32, matrix: u32, firstColumn: u32, first: u32) -> Block {
 }
 
 // Stages a block of a, transposed if k is not the slowest dimension of the stored matrix.
-fn stageA(block: u32, rows: Block, first: u32, end: u32) {
+fn stageA(g: u32, block: u32, rows: Block, first: u32, end: u32) {
   let m4 = select(block / K4, block % M4, TRANSPOSE_A);
   let k4 = select(block % K4, block / M4, TRANSPOSE_A);
   var columns = mat4x4f(unpacked(rows[0]), unpacked(rows[1]), unpacked(rows[2]), unpacked(rows[3]));
@@ -131,12 +137,12 @@ fn stageA(block: u32, rows: Block, first: u32, end: u32) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
     let four = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
-    aTile[k4].rows[i][m4 / Y][m4 % Y] = four;
+    aTile[g][k4].rows[i][m4 / Y][m4 % Y] = four;
   }
 }
 
 // Stages a block of b, likewise.
-fn stageB(block: u32, rows: Block, first: u32, end: u32) {
+fn stageB(g: u32, block: u32, rows: Block, first: u32, end: u32) {
   let n4 = select(block % N4, block / K4, TRANSPOSE_B);
   let k4 = select(block / N4, block % K4, TRANSPOSE_B);
   var columns = mat4x4f(unpacked(rows[0]), unpacked(rows[1]), unpacked(rows[2]), unpacked(rows[3]));
@@ -144,7 +150,7 @@ fn stageB(block: u32, rows: Block, first: u32, end: u32) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
     let four = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
-    bTile[k4].rows[i][n4 / X][n4 % X] = four;
+    bTile[g][k4].rows[i][n4 / X][n4 % X] = four;
   }
 }
 
@@ -210,8 +216,45 @@ fn storeSums(sums: ptr<function, Sums>, row: u32, column: u32, split: u32) {
   }
 }
 
+// Half of the sums of an invocation: one of its vectors of columns.
+const HALF: u32 = SUMS / 2;
+const SLOTS: u32 = HALF / 2; // vectors of a half that pass through aTile, the others through bTile
+
+// Adds up the sums of both groups, and stores the half of them that has the group's number.
+// only if IN_GROUPS
+fn storeHalf(sums: ptr<function, Sums>, g: u32, index: u32, row: u32, column: u32, split: u32) {
+  let aRow = index / (ROWS * Y) % 4;
+  let bRow = index / (COLUMNS * X) % 4;
+  // unroll
+  for (var i = 0u; i < SLOTS; i++) {
+    let a = select((*sums)[i], (*sums)[HALF + i], g == 0);
+    let b = select((*sums)[SLOTS + i], (*sums)[HALF + SLOTS + i], g == 0);
+    aTile[g][i].rows[aRow][index / Y % ROWS][index % Y] = a;
+    bTile[g][i].rows[bRow][index / X % COLUMNS][index % X] = b;
+  }
+  workgroupBarrier();
+  var half: array<vec4f, HALF>;
+  // unroll
+  for (var i = 0u; i < SLOTS; i++) {
+    let a = select((*sums)[i], (*sums)[HALF + i], g == 1);
+    let b = select((*sums)[SLOTS + i], (*sums)[HALF + SLOTS + i], g == 1);
+    half[i] = a + aTile[1 - g][i].rows[aRow][index / Y % ROWS][index % Y];
+    half[SLOTS + i] = b + bTile[1 - g][i].rows[bRow][index / X % COLUMNS][index % X];
+  }
+  // unroll
+  for (var r = 0u; r < ROWS; r++) {
+    let rows = transpose(mat4x4f(half[r], half[ROWS + r], half[2 * ROWS + r], half[3 * ROWS + r]));
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      storeInside(row + 4 * r * Y + i, column + 4 * g * X, split, rows[i]);
+    }
+  }
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
+  let g = invocation / GROUP % GROUPS;
+  let index = invocation % GROUP;
   let warp = index / 32;
   let x4 = (warp % (X / 8) * 8 + index / 4 % 4 * 2 + index % 2) % X; // vector of columns
   let y4 = (warp / (X / 8) * 4 + index / 16 % 2 * 2 + index / 2 % 2) % Y; // vector of rows
@@ -224,11 +267,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   var fetched: array<Block, FETCHES>;
   // unroll
   for (var i = 0u; i < FETCHES; i++) {
-    let block = index + i * WORKGROUP_SIZE;
+    let block = index + i * GROUP;
     if (block < A_BLOCKS) {
-      fetched[i] = fetchA(block, matrix, firstRow, start);
+      fetched[i] = fetchA(block, matrix, firstRow, start + g * TILE_K);
     } else if (FULL_FETCHES || block < BLOCKS) {
-      fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, start);
+      fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, start + g * TILE_K);
     }
   }
   var sums: Sums;
@@ -236,22 +279,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   loop {
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = index + i * WORKGROUP_SIZE;
+      let block = index + i * GROUP;
       if (block < A_BLOCKS) {
-        stageA(block, fetched[i], first, end);
+        stageA(g, block, fetched[i], first + g * TILE_K, end);
       } else if (FULL_FETCHES || block < BLOCKS) {
-        stageB(block - A_BLOCKS, fetched[i], first, end);
+        stageB(g, block - A_BLOCKS, fetched[i], first + g * TILE_K, end);
       }
     }
     workgroupBarrier();
     // the last step fetches past the end, which is not used
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = index + i * WORKGROUP_SIZE;
+      let block = index + i * GROUP;
       if (block < A_BLOCKS) {
-        fetched[i] = fetchA(block, matrix, firstRow, first + TILE_K);
+        fetched[i] = fetchA(block, matrix, firstRow, first + (GROUPS + g) * TILE_K);
       } else if (FULL_FETCHES || block < BLOCKS) {
-        fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, first + TILE_K);
+        fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, first + (GROUPS + g) * TILE_K);
       }
     }
     // unroll
@@ -260,21 +303,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
       var bs4: array<vec4f, COLUMNS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
-        as4[r] = aTile[k / 4].rows[k % 4][r][y4];
+        as4[r] = aTile[g][k / 4].rows[k % 4][r][y4];
       }
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        bs4[c] = bTile[k / 4].rows[k % 4][c][x4];
+        bs4[c] = bTile[g][k / 4].rows[k % 4][c][x4];
       }
       addProducts(&sums, as4, bs4);
     }
     workgroupBarrier();
 
     continuing {
-      first += TILE_K;
+      first += GROUPS * TILE_K;
       break if first >= end;
     }
   }
 
+  // only if IN_GROUPS
+  storeHalf(&sums, g, index, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
+  // unless IN_GROUPS
   storeSums(&sums, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
 }

@@ -12,6 +12,13 @@ export interface OutputTile {
   readonly COLUMNS: number;
   /** Whether an invocation adds to its sums column by column, or row by row. */
   readonly BY_COLUMNS: boolean;
+  /** Groups of X · Y invocations, each of which sums every GROUPS-th step of K: 1, or 2 with two ROWS and COLUMNS. */
+  readonly GROUPS: number;
+  /**
+   * Workgroups that a core runs at the same time. The tuner measures the tile only for products that occupy nearly all
+   * cores of a large GPU with a single round of workgroups, without splitting K. Without it, for every product.
+   */
+  readonly perCore?: number;
 }
 
 /** The largest tile. */
@@ -24,9 +31,11 @@ const LARGEST = "128x256";
  * NVIDIA core.
  */
 export const TILES: Readonly<Record<string, OutputTile>> = {
-  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, BY_COLUMNS: false },
-  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true },
-  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true },
+  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, BY_COLUMNS: false, GROUPS: 1 },
+  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1 },
+  "64x64 by 2": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 2, perCore: 2 },
+  "128x64": { X: 8, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1, perCore: 3 },
+  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1 },
 };
 
 /** A tile of y, which the subgroups of a workgroup compute: constants of matrices.wgsl, and its speed. */
@@ -81,7 +90,7 @@ export function tileColumns(tile: Tile): number {
 
 /** Bytes of workgroup memory of tiles.wgsl for a tile: both operands in f32, and 16 bytes of padding per column of a. */
 export function tileBytes(tile: OutputTile): number {
-  return TILE_K * (tileRows(tile) + tileColumns(tile) + 4) * 4;
+  return tile.GROUPS * TILE_K * (tileRows(tile) + tileColumns(tile) + 4) * 4;
 }
 
 /**
@@ -157,6 +166,9 @@ function variantsOf<T extends Tile>(
   );
 }
 
+/** Cores of a large GPU. */
+const CORES = 132;
+
 /** Fewest multiply-adds with which a product may fill a large GPU in the largest tiles. */
 const LARGE_PRODUCT = 2 ** 32;
 
@@ -178,8 +190,20 @@ export function variantsToMeasure(
     invocations <= limits.maxComputeInvocationsPerWorkgroup &&
     invocations <= limits.maxComputeWorkgroupSizeX &&
     tileBytes(largest) <= limits.maxComputeWorkgroupStorageSize;
-  return tileVariants({ M, N, K, batch }).filter(({ tile }) => withLargest || tile !== largest)
-    .map(({ name }) => name);
+  return tileVariants({ M, N, K, batch }).filter(({ tile, splits }) =>
+    (withLargest || tile !== largest) &&
+    (tile.perCore === undefined || splits === 1 &&
+        fillsRound(tile.perCore, workgroupsOf(tile, { M, N }) * (batch ?? 1)))
+  ).map(({ name }) => name);
+}
+
+/** Smallest share of the cores of a large GPU that is nearly all of them. */
+const NEARLY_ALL = 0.9;
+
+/** Whether workgroups occupy nearly all cores of a large GPU, and all run at the same time. */
+function fillsRound(perCore: number, workgroups: number): boolean {
+  const most = CORES * perCore;
+  return workgroups <= most && workgroups >= NEARLY_ALL * most;
 }
 
 /** Most workgroups into which K is split: they fill a large GPU several times. */
@@ -215,8 +239,8 @@ function workgroupsOf(tile: Tile, { M, N }: { M: number; N: number }): number {
   return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
 }
 
-/** Cores of a large GPU, bytes per microsecond of its memory, and microseconds of a dependent launch. */
-const CORES = 132, BYTES_PER_US = 4e6, LAUNCH_US = 5;
+/** Bytes per microsecond of a large GPU's memory, and microseconds of a dependent launch. */
+const BYTES_PER_US = 4e6, LAUNCH_US = 5;
 
 /** Terms of K for which a workgroup could compute while it fetches its first step and stores its sums. */
 const TERMS_BESIDE = 150;

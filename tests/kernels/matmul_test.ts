@@ -282,6 +282,7 @@ for (
     ["64x64/1", 144],
     ["64x64/2", 140],
     ["64x64 of 128/2", 144],
+    ["64x64 by 2/2", 140],
     ["128x256/2", 140],
   ] as const
 ) {
@@ -382,12 +383,22 @@ Deno.test("variantsToMeasure() has the largest tile only for large products on d
     new Set(variantsToMeasure(product, on).map((name) => name.split("/")[0]!));
   const others = new Set(["64x64 of 128", "64x64"]);
   assert.deepEqual(tilesOf(large, limits), new Set([...others, "128x256"]));
-  assert.deepEqual(tilesOf(small, limits), others);
+  assert.deepEqual(tilesOf(small, limits), new Set([...others, "128x64"]));
   const batch = variantsToMeasure({ ...small, batch: 16 }, limits);
   assert.deepEqual(batch, ["64x64 of 128/1", "64x64/1", "128x256/1"]); // K of a batch is not split
   for (const [name, limit] of Object.entries(limits)) {
     assert.deepEqual(tilesOf(large, { ...limits, [name]: limit / 2 }), others, name);
   }
+});
+
+Deno.test("variantsToMeasure() has tiles for a single round of workgroups where they occupy nearly all cores", () => {
+  const limits = device.gpu.limits;
+  const offered = (M: number, K: number, N: number) =>
+    variantsToMeasure({ M, K, N }, limits).filter((name) => /^(64x64 by 2|128x64)\//.test(name));
+  assert.deepEqual(offered(4096, 768, 256), ["64x64 by 2/1"]);
+  assert.deepEqual(offered(4096, 256, 768), ["128x64/1"]);
+  assert.deepEqual(offered(4096, 256, 1024), []);
+  assert.deepEqual(offered(2048, 768, 512), ["64x64 by 2/1"]);
 });
 
 Deno.test("preferredTiles() splits K if a result has few tiles", () => {
