@@ -30,19 +30,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let row = index / LANES;
   let lane = index % LANES;
   if (first + row < sizes.rows) {
-    let i = (first + row) * QUADS + lane;
-    let products = vec4f(dy[i]) * vec4f(y[i]);
-    let four = fma(vec4f(dy[i + LANES]), vec4f(y[i + LANES]), products);
+    let vector = (first + row) * QUADS + lane;
+    let products = vec4f(dy[vector]) * vec4f(y[vector]);
+    let four = fma(vec4f(dy[vector + LANES]), vec4f(y[vector + LANES]), products);
     sums[row][lane] = (four.x + four.y) + (four.z + four.w);
   }
   workgroupBarrier();
   let i = first + index;
-  if (index >= ROWS || i >= sizes.rows) { return; }
-  var sum = 0.0;
-  // unroll
-  for (var l = 0u; l < LANES; l++) {
-    sum += sums[index][l];
+  if (i >= sizes.rows) { return; }
+  if (index < ROWS) {
+    var sum = 0.0;
+    // unroll
+    for (var l = 0u; l < LANES; l++) {
+      sum += sums[index][l];
+    }
+    let token = i / NH;
+    delta[(token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T] = sum; // of [B,NH,T]
   }
-  let token = i / NH;
-  delta[(token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T] = sum; // of [B,NH,T]
 }

@@ -222,15 +222,15 @@ const SLOTS: u32 = HALF / 2; // vectors of a half that pass through aTile, the o
 
 // Adds up the sums of both groups, and stores the half of them that has the group's number.
 // only if IN_GROUPS
-fn storeHalf(sums: ptr<function, Sums>, g: u32, index: u32, row: u32, column: u32, split: u32) {
-  let aRow = index / (ROWS * Y) % 4;
-  let bRow = index / (COLUMNS * X) % 4;
+fn storeHalf(sums: ptr<function, Sums>, g: u32, member: u32, row: u32, column: u32, split: u32) {
+  let aRow = member / (ROWS * Y) % 4;
+  let bRow = member / (COLUMNS * X) % 4;
   // unroll
   for (var i = 0u; i < SLOTS; i++) {
     let a = select((*sums)[i], (*sums)[HALF + i], g == 0);
     let b = select((*sums)[SLOTS + i], (*sums)[HALF + SLOTS + i], g == 0);
-    aTile[g][i].rows[aRow][index / Y % ROWS][index % Y] = a;
-    bTile[g][i].rows[bRow][index / X % COLUMNS][index % X] = b;
+    aTile[g][i].rows[aRow][member / Y % ROWS][member % Y] = a;
+    bTile[g][i].rows[bRow][member / X % COLUMNS][member % X] = b;
   }
   workgroupBarrier();
   var half: array<vec4f, HALF>;
@@ -238,8 +238,8 @@ fn storeHalf(sums: ptr<function, Sums>, g: u32, index: u32, row: u32, column: u3
   for (var i = 0u; i < SLOTS; i++) {
     let a = select((*sums)[i], (*sums)[HALF + i], g == 1);
     let b = select((*sums)[SLOTS + i], (*sums)[HALF + SLOTS + i], g == 1);
-    half[i] = a + aTile[1 - g][i].rows[aRow][index / Y % ROWS][index % Y];
-    half[SLOTS + i] = b + bTile[1 - g][i].rows[bRow][index / X % COLUMNS][index % X];
+    half[i] = a + aTile[1 - g][i].rows[aRow][member / Y % ROWS][member % Y];
+    half[SLOTS + i] = b + bTile[1 - g][i].rows[bRow][member / X % COLUMNS][member % X];
   }
   // unroll
   for (var r = 0u; r < ROWS; r++) {
@@ -252,12 +252,12 @@ fn storeHalf(sums: ptr<function, Sums>, g: u32, index: u32, row: u32, column: u3
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
-  let g = invocation / GROUP % GROUPS;
-  let index = invocation % GROUP;
-  let warp = index / 32;
-  let x4 = (warp % (X / 8) * 8 + index / 4 % 4 * 2 + index % 2) % X; // vector of columns
-  let y4 = (warp / (X / 8) * 4 + index / 16 % 2 * 2 + index / 2 % 2) % Y; // vector of rows
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let g = index / GROUP % GROUPS;
+  let member = index % GROUP; // of the group
+  let warp = member / 32;
+  let x4 = (warp % (X / 8) * 8 + member / 4 % 4 * 2 + member % 2) % X; // vector of columns
+  let y4 = (warp / (X / 8) * 4 + member / 16 % 2 * 2 + member / 2 % 2) % Y; // vector of rows
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
   let matrix = select(0u, group.z, BATCH);
@@ -267,7 +267,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   var fetched: array<Block, FETCHES>;
   // unroll
   for (var i = 0u; i < FETCHES; i++) {
-    let block = index + i * GROUP;
+    let block = member + i * GROUP;
     if (block < A_BLOCKS) {
       fetched[i] = fetchA(block, matrix, firstRow, start + g * TILE_K);
     } else if (FULL_FETCHES || block < BLOCKS) {
@@ -279,7 +279,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   loop {
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = index + i * GROUP;
+      let block = member + i * GROUP;
       if (block < A_BLOCKS) {
         stageA(g, block, fetched[i], first + g * TILE_K, end);
       } else if (FULL_FETCHES || block < BLOCKS) {
@@ -290,7 +290,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     // the last step fetches past the end, which is not used
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = index + i * GROUP;
+      let block = member + i * GROUP;
       if (block < A_BLOCKS) {
         fetched[i] = fetchA(block, matrix, firstRow, first + (GROUPS + g) * TILE_K);
       } else if (FULL_FETCHES || block < BLOCKS) {
@@ -320,7 +320,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   }
 
   // only if IN_GROUPS
-  storeHalf(&sums, g, index, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
+  storeHalf(&sums, g, member, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
   // unless IN_GROUPS
   storeSums(&sums, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
 }
