@@ -125,8 +125,8 @@ const MAX_ERROR_STRING = 256;
 /**
  * Floats that are added up at once, 4 MiB. Two ranks on two cores added up 30 M floats in 45 ms with 2¹⁸ to 2²⁰ at once,
  * which is as fast as MPI_Allreduce, and in 300 to 500 ms with 2²² or more, which leave the caches; the larger, the fewer
- * calls. Sums at the same time on communicators of their own took 10 times as long, as every call waits by polling
- * (November 2026).
+ * calls. Several sums at the same time, on separate communicators, took 10 times as long, as every call waits by
+ * polling (November 2026).
  */
 export const SUM_FLOATS = 2 ** 20;
 

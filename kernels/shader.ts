@@ -41,8 +41,8 @@ export function labelOf(shader: Shader): string {
  * The files are joined. Each line of code ends with a comment that gives its file and line, such as
  * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler's message that quotes the line names them too. The
  * initializers of the named top-level `const` and `alias` declarations are replaced. If `sizes` is named, this uniform
- * becomes a constant. Code that `// only if` and
- * `// unless` exclude is removed, and `enable f16;` too if nothing is f16. Directives precede everything else.
+ * becomes a constant. Code that `// only if` and `// unless` exclude is removed, and `enable f16;` too if nothing is
+ * f16. Directives precede everything else.
  *
  * @throws {RangeError} if the shader declares no such name.
  */

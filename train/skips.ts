@@ -2,7 +2,11 @@ import { UserError } from "../files/user_error.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { StepState } from "./step.ts";
 
-/** What ends a training whose steps are skipped, since their gradients are not finite. */
+/**
+ * What ends a training whose steps are skipped because their gradients are not finite.
+ *
+ * @module
+ */
 
 /** Consecutive skipped steps that end the training. */
 const MOST_SKIPS = 100;

@@ -6,7 +6,8 @@
 // set.
 //
 // An invocation has one key and loops over the queries of the heads of q that read it, in order. No two invocations
-// write the same element, so that no atomics are needed. All loops start at the workgroup's first key, so that the lanes load the same query together.
+// write the same element, so that no atomics are needed. All loops start at the workgroup's first key, so that the
+// lanes load the same query together.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
