@@ -378,6 +378,11 @@ export {
 export { muon, type MuonMatrix, type MuonOptions } from "./kernels/muon/muon.ts";
 export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
 export {
+  outerGradient,
+  outerStep,
+  type OuterStepOptions,
+} from "./kernels/outer_step/outer_step.ts";
+export {
   prepareStep,
   type PrepareStepInputs,
   type PrepareStepOptions,

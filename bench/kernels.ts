@@ -13,6 +13,7 @@ import { muon } from "../kernels/muon/muon.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { type ForwardEpilogue, matmul } from "../kernels/matmul/matmul.ts";
+import { outerGradient, outerStep } from "../kernels/outer_step/outer_step.ts";
 import { rmsnormBackward, rmsnormForward } from "../kernels/rmsnorm/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import { swigluBackward, swigluForward } from "../kernels/swiglu/swiglu.ts";
@@ -577,6 +578,27 @@ function optimizerBenches(
       record(program, make) {
         const x = make.noise([N], "f32");
         histogram(program, { x }, { counts: make.zeros([HISTOGRAM_LENGTH], "u32") });
+      },
+    },
+    {
+      name: `outer gradient f32 [${N}]`,
+      work: { bytes: 3 * F32 * N },
+      record(program, make) {
+        const start = make.noise([N], "f32"), weights = make.noise([N], "f32");
+        outerGradient(program, { start }, { weights });
+      },
+    },
+    {
+      name: `outer step f32${copy ? " and f16 copy" : ""} [${N}]`,
+      // weights, start and momentum are read and written
+      work: { bytes: 6 * F32 * N + (copy ? 2 * N : 0) },
+      record(program, make) {
+        outerStep(program, {
+          weights: make.noise([N], "f32"),
+          start: make.noise([N], "f32"),
+          momentum: make.zeros([N], "f32"),
+          ...(copy ? { copy: make.zeros([N], "f16") } : {}),
+        }, { ranks: 2, outerLearningRate: 0.7, outerMomentum: 0.9 });
       },
     },
     {

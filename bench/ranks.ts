@@ -294,8 +294,8 @@ async function timeOuterStep(
   },
 ): Promise<RanksResult> {
   initializeParameters(gpt, { seed: 0 }); // the ranks have moved apart
-  const outer = new OuterStep(transport, { gpt, trainStep });
-  await outer.start();
+  using outer = new OuterStep(transport, { gpt, trainStep });
+  outer.start();
   await submit();
   const ms = await timeTogether(transport, ROUNDS, async () => {
     await outer.run();

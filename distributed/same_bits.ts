@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Device } from "../kernels/device.ts";
-import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
+import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Transport } from "./transport.ts";
 
 /**
@@ -15,16 +15,7 @@ export async function checkSameBits(
   tensor: Tensor,
 ): Promise<string> {
   const [values] = await download(device, tensor);
-  return await checkSameValues(transport, tensor.name, values!);
-}
-
-/** `checkSameBits()` of values on the host. */
-export async function checkSameValues(
-  transport: Transport,
-  name: string,
-  values: HostArray,
-): Promise<string> {
-  const own = createHash("sha256").update(values).digest();
+  const own = createHash("sha256").update(values!).digest();
   const hashes = (await transport.gather(Uint8Array.from(own)))
     .map((hash) => hash.reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), ""));
   const counts = new Map<string, number>();
@@ -34,7 +25,7 @@ export async function checkSameValues(
   const odd = hashes.flatMap((hash, rank) => hash === most ? [] : [rank]);
   if (odd.length === 0) return most;
   throw new Error(
-    `Cannot continue as all ranks must hold the same ${name}: ` +
+    `Cannot continue as all ranks must hold the same ${tensor.name}: ` +
       `${odd.length === 1 ? "rank" : "ranks"} ${odd.join(", ")} of ${transport.size} ` +
       `${odd.length === 1 ? "differs" : "differ"} from the others`,
   );

@@ -38,14 +38,14 @@ interface Staged {
 interface Rounded {
   readonly wire: F16Wire;
   readonly numbers: Staged;
-  readonly scale: Staged;
+  readonly scale: Staged | undefined;
 }
 
 /** A tensor that travels between ranks in f16, with error feedback. */
 export interface RoundedTensor {
   readonly tensor: Tensor;
-  /** f32 [1]: a power of two by which its numbers are larger than usual, equal on all ranks. */
-  readonly scale: Tensor;
+  /** f32 [1]: a power of two by which its numbers are larger than usual, equal on all ranks; 1 if not given. */
+  readonly scale?: Tensor;
 }
 
 /**
@@ -79,7 +79,7 @@ export class TensorSum implements Disposable {
     if (!rounded) return;
     const { tensor, scale } = rounded, wire = new F16Wire(size(tensor.shape));
     this.residual = wire.residual;
-    this.#rounded = { wire, numbers: stage(device, tensor), scale: stage(device, scale) };
+    this.#rounded = { wire, numbers: stage(device, tensor), scale: scale && stage(device, scale) };
   }
 
   /**
@@ -155,7 +155,7 @@ export class TensorSum implements Disposable {
     let values = new Float32Array(), factor = 1;
     await this.#timed("download", () => {
       values = new Float32Array(staging.getMappedRange(), 0, length);
-      factor = new Float32Array(scale.staging.getMappedRange())[0]!;
+      if (scale) factor = new Float32Array(scale.staging.getMappedRange())[0]!;
     });
     const since = performance.now();
     await wire.sum(this.#transport, [values], factor);
@@ -174,8 +174,8 @@ export class TensorSum implements Disposable {
   }
 
   #all(): Staged[] {
-    const rounded = this.#rounded;
-    return [...this.#exact, ...rounded ? [rounded.numbers, rounded.scale] : []];
+    const { numbers, scale } = this.#rounded ?? {};
+    return [...this.#exact, numbers, scale].filter((staged) => staged !== undefined);
   }
 
   /** What `run()` took since the last call of this. */

@@ -1,11 +1,11 @@
-import { checkSameValues } from "../distributed/same_bits.ts";
-import type { ExchangeMs } from "../distributed/tensor_sum.ts";
+import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
 import type { Transport } from "../distributed/transport.ts";
-import { F16Wire, type WireType } from "../distributed/wire.ts";
-import { elementOffset } from "../kernels/arena.ts";
-import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
+import type { WireType } from "../distributed/wire.ts";
+import { outerGradient, outerStep } from "../kernels/outer_step/outer_step.ts";
+import { Program } from "../kernels/program.ts";
+import { type Tensor, tensorBytes, viewTensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { trainedParts } from "./optimizer.ts";
+import { createTrainedArena, rangeOf, trainedRuns } from "./optimizer.ts";
 import type { TrainStep } from "./step.ts";
 
 /**
@@ -27,9 +27,8 @@ export interface OuterOptions {
 }
 
 /**
- * The outer step: SGD with Nesterov momentum. It is arithmetic on the host, where MPI needs the differences anyway. On the device it would take 8
- * bytes of memory per parameter, for weights and momentum, to save one second per exchange of 124 M parameters, and ranks
- * whose devices round differently would get different weights.
+ * The outer step: SGD with Nesterov momentum, on the device. It keeps 8 bytes there per trained parameter: the weights
+ * after the last exchange, and the momentum. Gradients keep their values, which histograms count after an exchange.
  *
  * @example Train in a loop of one's own, and exchange weights after every five steps
  * ```ts
@@ -42,8 +41,8 @@ export interface OuterOptions {
  * initializeParameters(gpt, { seed: 1 });
  * const sizes = { batchSize: 8, sequenceLength: 16 };
  * using trainStep = createTrainStep(gpt, { ...sizes, transport, syncEvery: 5 });
- * const outer = new OuterStep(transport, { gpt, trainStep });
- * await outer.start();
+ * using outer = new OuterStep(transport, { gpt, trainStep });
+ * outer.start();
  *
  * // rows of 17 numbers, each one more than the one before, other ones on each rank
  * const rows = Array.from(
@@ -58,26 +57,24 @@ export interface OuterOptions {
  * console.log(await trainStep.reports(20)); // of this rank
  * ```
  */
-export class OuterStep {
+export class OuterStep implements Disposable {
   readonly #gpt: Gpt;
-  readonly #transport: Transport;
-  /** The trained parameters on the device. */
-  readonly #parts: readonly Tensor[];
-  /** The trained parameters after the last exchange, in the layout of the gradients; the same on every rank. */
-  readonly #weights: Float32Array<ArrayBuffer>;
-  /** Those that have an f16 copy. */
-  readonly #copies: readonly { copy: Tensor; values: Float32Array }[];
-  /** Momentum of the outer optimizer, in the layout of the gradients; the same on every rank. */
-  readonly momentum: Float32Array<ArrayBuffer>;
-  /** What this rank has rounded away of differences, and not sent yet; undefined unless they travel in f16. */
+  /** The trained parameters: the first of the model's arena, in the layout of the gradients. */
+  readonly #weights: Tensor;
+  /** Their values after the last exchange, the same on every rank. */
+  readonly #start: Tensor;
+  /** f32 [N]: the momentum of the outer optimizer, in the layout of the gradients; the same on every rank. */
+  readonly momentum: Tensor;
+  /** What this rank has rounded away of outer gradients, and not sent yet; undefined unless they travel in f16. */
   readonly residual: Float32Array<ArrayBuffer> | undefined;
-  readonly #wire: F16Wire | undefined;
-  readonly #learningRate: number;
-  readonly #momentumDecay: number;
-  #ms: ExchangeMs = { wait: 0, download: 0, sum: 0, upload: 0 };
+  /** Adds up the outer gradients of all ranks; undefined on one rank. */
+  readonly #sum: TensorSum | undefined;
+  /** The launches of an exchange: before the sum, and from `#stepFrom` on after it. */
+  readonly #program: Program;
+  readonly #stepFrom: number;
 
   /**
-   * Allocates weights and momentum on the host.
+   * Allocates weights and momentum on the device.
    *
    * @param model.trainStep its steps, of `syncEvery` above 1; weights and momentum have the layout of its gradients.
    */
@@ -86,87 +83,66 @@ export class OuterStep {
     { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
     { outerLearningRate = 0.7, outerMomentum = 0.9, wire = "f32" }: OuterOptions = {},
   ) {
-    this.#learningRate = outerLearningRate;
-    this.#momentumDecay = outerMomentum;
+    const { device, parameters, copies } = gpt, { shape } = gradients.flat;
     this.#gpt = gpt;
-    this.#transport = transport;
-    this.#parts = trainedParts(gpt);
-    this.#weights = new Float32Array(size(gradients.flat.shape));
-    this.momentum = new Float32Array(this.#weights.length);
-    if (wire === "f16" && transport.size > 1) this.#wire = new F16Wire(this.#weights.length);
-    this.residual = this.#wire?.residual;
-    this.#copies = [...gpt.copies?.tensors ?? []]
-      .filter(([name]) => gradients.tensors.has(name))
-      .map(([name, copy]) => {
-        const start = elementOffset(gradients, name);
-        return { copy, values: this.#weights.subarray(start, start + size(copy.shape)) };
-      });
+    const start = createTrainedArena(gpt, "weights of the last exchange");
+    const momentum = createTrainedArena(gpt, "outer momentum");
+    this.#start = start.flat;
+    this.momentum = momentum.flat;
+    // trained parameters come first in the table
+    const weights = viewTensor(parameters.flat, { offset: 0, shape });
+    this.#weights = weights;
+    if (transport.size > 1) {
+      this.#sum = wire === "f16"
+        ? new TensorSum(device, transport, [], { tensor: weights })
+        : new TensorSum(device, transport, [weights]);
+    }
+    this.residual = this.#sum?.residual;
+    this.#program = new Program(device);
+    outerGradient(this.#program, { start: start.flat }, { weights });
+    this.#stepFrom = this.#program.length;
+    for (const run of trainedRuns(gpt)) {
+      outerStep(this.#program, {
+        weights: rangeOf(parameters, run),
+        start: rangeOf(start, run),
+        momentum: rangeOf(momentum, run),
+        copy: copies && run[0].decayed ? rangeOf(copies, run) : undefined,
+      }, { ranks: transport.size, outerLearningRate, outerMomentum });
+    }
   }
 
-  /** Notes the weights from which the ranks start, which are the same on every rank. */
-  async start(): Promise<void> {
-    this.#weights.set(await this.#download());
+  /** Notes the weights from which the ranks start, which are the same on every rank. Does not wait for the device. */
+  start(): void {
+    const { gpu } = this.#gpt.device, from = this.#weights, to = this.#start;
+    const encoder = gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(from.buffer, from.offsetBytes, to.buffer, 0, tensorBytes(to));
+    gpu.queue.submit([encoder.finish()]);
   }
 
   /**
-   * Averages over all ranks how far the weights have moved, and gives every rank the weights of the outer step. Waits for
-   * the device and for the slowest rank.
+   * Averages over all ranks how far the weights have moved, and gives every rank the weights of the outer step. Several
+   * ranks wait for their devices and for the slowest rank. If it throws, the weights are lost: in their place is how far
+   * they have moved.
    *
-   * @throws {DeviceError} if the device has failed; {Error} if ranks get different weights, naming them.
+   * @throws {DeviceError} if the device has failed.
    */
   async run(): Promise<void> {
-    const weights = this.#weights, momentum = this.momentum, { size } = this.#transport;
-    const learningRate = this.#learningRate, decay = this.#momentumDecay;
-    let since = performance.now();
-    const lap = (part: keyof ExchangeMs) => {
-      const now = performance.now();
-      this.#ms[part] += now - since;
-      since = now;
-    };
-    const moved = await this.#download();
-    for (let i = 0; i < moved.length; i++) moved[i] = weights[i]! - moved[i]!;
-    lap("wait");
-    if (this.#wire) await this.#wire.sum(this.#transport, [moved]);
-    else await this.#transport.sum(moved);
-    lap("sum");
-    for (let i = 0; i < moved.length; i++) { // as torch.optim.SGD(nesterov=True)
-      const gradient = moved[i]! / size;
-      momentum[i] = decay * momentum[i]! + gradient;
-      weights[i] = weights[i]! - learningRate * (gradient + decay * momentum[i]!);
-    }
-    await checkSameValues(this.#transport, "parameters", weights);
-    this.#upload();
-    lap("upload");
+    const compiling = this.#program.compiling();
+    if (compiling) await compiling;
+    this.#program.run({ to: this.#stepFrom });
+    await this.#sum?.run();
+    this.#program.run({ from: this.#stepFrom });
   }
 
-  /** What `run()` took since the last call of this; undefined on one rank. */
+  /** What the sums over all ranks took since the last call of this; undefined on one rank. */
   takeMs(): ExchangeMs | undefined {
-    const ms = this.#ms;
-    this.#ms = { wait: 0, download: 0, sum: 0, upload: 0 };
-    return this.#transport.size > 1 ? ms : undefined;
+    return this.#sum?.takeMs();
   }
 
-  /** The trained parameters of this rank. */
-  async #download(): Promise<Float32Array<ArrayBuffer>> {
-    const parts = await download(this.#gpt.device, ...this.#parts) as Float32Array<ArrayBuffer>[];
-    if (parts.length === 1) return parts[0]!;
-    const all = new Float32Array(this.#weights.length);
-    let start = 0;
-    for (const part of parts) {
-      all.set(part, start);
-      start += part.length;
-    }
-    return all;
-  }
-
-  #upload(): void {
-    const { device } = this.#gpt;
-    let start = 0;
-    for (const part of this.#parts) {
-      const end = start + size(part.shape);
-      upload(device, part, this.#weights.subarray(start, end));
-      start = end;
-    }
-    for (const { copy, values } of this.#copies) upload(device, copy, values);
+  /** Frees all of it. */
+  [Symbol.dispose](): void {
+    this.#program.destroy();
+    this.#sum?.[Symbol.dispose]();
+    for (const { buffer } of [this.#start, this.momentum]) buffer.destroy();
   }
 }

@@ -1,3 +1,4 @@
+import { oneRank } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { batchSlots } from "../generate/slots.ts";
@@ -10,6 +11,7 @@ import { type GptConfig, LARGEST } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
+import { OuterStep } from "./diloco.ts";
 import { recordEvaluation } from "./evaluate.ts";
 import { createHistograms } from "./histograms.ts";
 import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
@@ -30,6 +32,7 @@ export interface TrainingSpec extends
     | "beta2"
     | "histogramEvery"
     | "recompute"
+    | "syncEvery"
   > {
   readonly config: GptConfig;
   readonly precision: Precision;
@@ -142,7 +145,7 @@ export interface TrainingMemory {
   readonly total: number;
   /** The model, with its copy in f16 if there is one. */
   readonly parameters: number;
-  /** The optimizer's state. */
+  /** The optimizer's state, with DiLoCo also that of the outer one. */
   readonly optimizer: number;
   /** Gradients of the parameters that are trained. */
   readonly gradients: number;
@@ -237,6 +240,8 @@ export function recordTraining(
   for (const tensor of step.optimizer.tensors) roles.set(tensor, "optimizer");
   for (const tensor of activations.tensors) roles.set(tensor, "activations");
   note("step", "other", roles.set(activations.at("logits"), "logits"));
+  if (options.syncEvery > 1) new OuterStep(oneRank, { gpt, trainStep: step });
+  note("step", "optimizer");
   if (options.histogramEvery > 0) createHistograms(gpt, step);
   note("histograms", "other");
   recordEvaluation(gpt, shape);

@@ -203,32 +203,27 @@ export function createOptimizer(
   };
 }
 
-/** The trained parameters, as one part of the model's arena for all that are neighbours there. */
-export function trainedParts(model: Gpt): Tensor[] {
-  return runsOf(model.table.filter(({ trained }) => trained), model, () => true)
-    .map((run) => rangeOf(model.parameters, run));
+/** The trained parameters, in runs. */
+export function trainedRuns(model: Gpt): Run[] {
+  return runsOf(model.table.filter(({ trained }) => trained), model);
 }
 
 /** Parameters that are neighbours in every arena. */
-type Run = readonly [ParameterSpec, ...ParameterSpec[]];
+export type Run = readonly [ParameterSpec, ...ParameterSpec[]];
 
-/** Cuts a list of parameters into runs of neighbours that are alike: by default all have weight decay, or none has. */
-function runsOf(
-  parameters: readonly ParameterSpec[],
-  { table }: Pick<Gpt, "table">,
-  areAlike = (a: ParameterSpec, b: ParameterSpec) => a.decayed === b.decayed,
-): Run[] {
+/** Cuts a list of parameters into runs of neighbours of which all have weight decay, or none has. */
+function runsOf(parameters: readonly ParameterSpec[], { table }: Pick<Gpt, "table">): Run[] {
   const runs: [ParameterSpec, ...ParameterSpec[]][] = [];
   for (const parameter of parameters) {
     const run = runs.at(-1), last = run?.at(-1);
     const areNeighbours = last && table.indexOf(parameter) === table.indexOf(last) + 1;
-    if (areNeighbours && areAlike(last, parameter)) run!.push(parameter);
+    if (areNeighbours && last.decayed === parameter.decayed) run!.push(parameter);
     else runs.push([parameter]);
   }
   return runs;
 }
 
 /** The part of an arena that holds a run of parameters. */
-function rangeOf(arena: Arena, run: Run): Tensor {
+export function rangeOf(arena: Arena, run: Run): Tensor {
   return arenaRange(arena, { first: run[0].name, last: run.at(-1)!.name });
 }

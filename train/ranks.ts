@@ -76,7 +76,6 @@ export async function assign(
     const [values] = await download(device, tensor);
     await transport.broadcast(new Uint8Array(values!.buffer));
   }
-  if (outer) await transport.broadcast(new Uint8Array(outer.momentum.buffer));
   for (const rank of otherStates.keys().map((i) => i + 1)) {
     for (const values of readMoments(resumed!.path, trainStep, rank).values()) {
       await transport.broadcast(new Uint8Array(values.buffer));
@@ -155,7 +154,7 @@ export async function follow(
     createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
   );
   const outer = options.syncEvery > 1
-    ? new OuterStep(transport, { gpt, trainStep }, options)
+    ? resources.use(new OuterStep(transport, { gpt, trainStep }, options))
     : undefined;
   const training = { gpt, trainStep, outer };
   for (const tensor of sharedTensors(training)) {
@@ -165,7 +164,6 @@ export async function follow(
       : new Float32Array(buffer);
     upload(device, tensor, values);
   }
-  if (outer) outer.momentum.set(new Float32Array((await transport.broadcast()).buffer));
   for (const rank of otherStates.keys().map((i) => i + 1)) {
     for (const { flat } of trainStep.optimizer.state.values()) {
       const { buffer } = await transport.broadcast();
@@ -177,7 +175,7 @@ export async function follow(
     if (rank === transport.rank) residualOf(training)!.set(new Float32Array(buffer));
   }
   trainStep.restore(otherStates[transport.rank - 1] ?? state);
-  await outer?.start();
+  outer?.start();
   const share = new StepShare(transport, batches, start);
   const evaluator = resources.adopt(
     createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
@@ -195,7 +193,7 @@ export async function follow(
     if (announcement.kind === "step") {
       await share.submit(training, announcement);
       waiting++;
-    } else if (announcement.kind === "exchange") await outer!.run();
+    } else if (announcement.kind === "exchange") await share.exchange({ gpt, outer: outer! });
     else if (announcement.kind === "save") await gatherRankStates(transport, training);
     else await evaluator.run();
     if (outer && (announcement.kind === "exchange" || waiting === REPORT_ROWS)) {
@@ -246,10 +244,11 @@ async function openCorpus(
 }
 
 /** The tensors whose values the other ranks get from rank 0. */
-function sharedTensors({ gpt, trainStep }: RankTraining): Tensor[] {
+function sharedTensors({ gpt, trainStep, outer }: RankTraining): Tensor[] {
   return [
     gpt.parameters.flat,
     ...(gpt.copies ? [gpt.copies.flat] : []),
     ...trainStep.optimizer.state.values().map(({ flat }) => flat),
+    ...(outer ? [outer.momentum] : []),
   ];
 }

@@ -17,7 +17,7 @@ import {
   withEndIds,
 } from "../generate/source.ts";
 import { type Arena, elementOffset } from "../kernels/arena.ts";
-import { size, upload } from "../kernels/tensor.ts";
+import { download, size, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import {
   CHECKPOINT_FORMAT,
@@ -288,7 +288,10 @@ export async function saveCheckpoint(
       add(prefixOf(rank, name), arena, values);
     }
   }
-  if (outer) add(OUTER, trainStep.gradients, outer.momentum);
+  if (outer) {
+    const [momentum] = await download(gpt.device, outer.momentum);
+    add(OUTER, trainStep.gradients, momentum as Float32Array<ArrayBuffer>);
+  }
   const [own, ...others] = ranks.map(({ step }) => step);
   const adapters = gpt.config.lora ? await saveAdapters(gpt) : undefined;
   for (const tensors of [adapters ?? [], optimizerState]) checkFinite(tensors);
@@ -436,7 +439,7 @@ export function restore(
   const { syncEvery = 1 } = state.options as Partial<ResolvedOptions>;
   if (outer && syncEvery > 1) {
     readTensors(path, OPTIMIZER_FILE, (...file) => {
-      outer.momentum.set(valuesOf(OUTER, trainStep.gradients, ...file));
+      upload(gpt.device, outer.momentum, valuesOf(OUTER, trainStep.gradients, ...file));
     });
   }
   if (hasResiduals(state, options)) residualOf(training)?.set(readResidual(path, trainStep, 0));

@@ -2,6 +2,7 @@ import type { Batches } from "../data/tokens/batches.ts";
 import { checkSameBits } from "../distributed/same_bits.ts";
 import type { Transport } from "../distributed/transport.ts";
 import type { Gpt } from "../model/gpt.ts";
+import type { OuterStep } from "./diloco.ts";
 import type { TrainStep } from "./step.ts";
 
 /** Steps between checks that all ranks hold the same weights, which are read back for that. */
@@ -33,11 +34,17 @@ export class StepShare {
   readonly #batches: Batches;
   /** Where the training began or was resumed. */
   readonly start: Start;
+  /** Steps of the training up to the one that was submitted last. */
+  #submitted: number;
+  /** Multiples of `STEPS_PER_CHECK` among them up to the last comparison of weights. */
+  #checks: number;
 
   constructor(transport: Transport, batches: Batches, start: Start) {
     this.#transport = transport;
     this.#batches = batches;
     this.start = start;
+    this.#submitted = start.step;
+    this.#checks = Math.floor(start.step / STEPS_PER_CHECK);
   }
 
   /** Micro-batches per step, those of all ranks. */
@@ -66,9 +73,22 @@ export class StepShare {
     const countMs = performance.now() - since;
     const own = { length, at: (i: number) => batches.at(first + i) };
     const dataMs = await trainStep.submit(step, own, { ...rates, counted });
-    if (transport.size > 1 && syncEvery === 1 && (step + 1) % STEPS_PER_CHECK === 0) {
-      await checkSameBits(transport, gpt.device, gpt.parameters.flat);
-    }
+    this.#submitted = step + 1;
+    if (syncEvery === 1) await this.#check(gpt);
     return countMs + dataMs;
+  }
+
+  /** Gives all ranks the same weights by DiLoCo, after the step that was submitted last. */
+  async exchange({ gpt, outer }: { gpt: Gpt; outer: OuterStep }): Promise<void> {
+    await outer.run();
+    await this.#check(gpt);
+  }
+
+  /** Compares the weights of all ranks if there was a multiple of `STEPS_PER_CHECK` since they were compared. */
+  async #check(gpt: Gpt): Promise<void> {
+    const checks = Math.floor(this.#submitted / STEPS_PER_CHECK);
+    if (this.#transport.size === 1 || checks === this.#checks) return;
+    this.#checks = checks;
+    await checkSameBits(this.#transport, gpt.device, gpt.parameters.flat);
   }
 }

@@ -151,7 +151,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (outer && exchangedAt < step) {
       await transport.watch(limitMs(), async () => {
         await announce(transport, { kind: "exchange" });
-        await outer.run();
+        await share.exchange({ gpt, outer });
       });
     }
     exchangedAt = step;

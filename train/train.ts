@@ -225,11 +225,11 @@ export async function* train(
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
     const outer = run.options.syncEvery > 1
-      ? new OuterStep(transport, { gpt, trainStep }, run.options)
+      ? resources.use(new OuterStep(transport, { gpt, trainStep }, run.options))
       : undefined;
     setParameters(run, { gpt, trainStep, outer });
     if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
-    await outer?.start();
+    outer?.start();
     let hasFailed = false;
     try {
       yield* steps({

@@ -78,6 +78,9 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "gradient norm f32 [67108864]", { bytes: 268_435_456 }],
   [gpu, "adamw f32 and f16 copy [67108864]", { bytes: 2_013_265_920 }], // 30 bytes each
   [cpu, "adamw f32 [1048576]", { bytes: 29_360_128 }], // 28 bytes each
+  [gpu, "outer gradient f32 [67108864]", { bytes: 805_306_368 }], // 12 bytes each
+  [gpu, "outer step f32 and f16 copy [67108864]", { bytes: 1_744_830_464 }], // 26 bytes each
+  [cpu, "outer step f32 [1048576]", { bytes: 25_165_824 }], // 24 bytes each
   // of 12 blocks, 4 matrices with 5 · 6 · 768³, and 2 with 5 · (4 · 768² · 3072 + 2 · 768³)
   [gpu, "muon f32 and f16 copy [12,7077888]", { flops: 1_630_745_395_200 }],
   [cpu, "muon f32 [2,49152]", { flops: 157_286_400 }],
@@ -126,6 +129,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["cross-entropy", /^cross_entropy$/],
   ["gradient norm", /^gradient_norm$/],
   ["histogram", /^histogram$/],
+  ["outer", /^outer_step$/],
   ["adamw", /^adamw$/],
   ["muon", /^(muon (muon )+(matmul ){15}(muon ?)+)+$/],
   ["sample", /^sample( sample)?$/],

@@ -79,7 +79,7 @@ function plannedBytes({ config, ...bench }: TrainStepBench) {
     ...{ config, precision: bench.precision, batchSize: bench.batchSize, isResumed: false },
     ...{ contextLength: bench.sequenceLength, gradientAccumulation: 1, dropout: 0, freeze: "" },
     ...{ optimizer: bench.optimizer!, beta1: 0.9, beta2: 0.95, histogramEvery: 0 },
-    ...{ documents: "joined", recompute: bench.recompute! },
+    ...{ documents: "joined", recompute: bench.recompute!, syncEvery: 1 },
   });
   const { activations, total } = memoryOf(allocations.filter(({ work }) => work === "step"));
   return { activations, step: total };

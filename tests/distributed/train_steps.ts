@@ -88,10 +88,10 @@ export async function trainSteps(
     ...options,
   });
   const { syncEvery = 1 } = options ?? {};
-  const outer = syncEvery > 1
+  using outer = syncEvery > 1
     ? new OuterStep(transport, { gpt, trainStep }, { ...wanted.outer, wire: options?.wire })
     : undefined;
-  await outer?.start();
+  outer?.start();
   const start = { step: 0, batchIndex: 0, gradientAccumulation, syncEvery };
   const share = new StepShare(transport, batchesOf(data), start);
   const gradients = new Map<string, Float32Array>(), weights = new Map<string, Float32Array>();

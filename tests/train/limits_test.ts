@@ -84,6 +84,7 @@ function specOf({ config = nano(), ...options }: Partial<TrainingSpec>): Trainin
     freeze: undefined,
     isResumed: false,
     histogramEvery: 0,
+    syncEvery: 1,
     recompute: "auto",
     contextLength: config.contextLength,
     ...options,
@@ -184,6 +185,17 @@ function memoryWith(on: Device, recompute: RecomputeMode, spec: Partial<Training
 
 const stepBytes = (allocations: readonly Allocation[]) =>
   allocations.filter(({ work }) => work === "step").reduce((sum, { bytes }) => sum + bytes, 0);
+
+Deno.test("recordTraining() counts weights and momentum of the outer step of DiLoCo", () => {
+  const options = { config: nano(), freeze: "embeddings" };
+  const [without, exchanging] = [1, 50].map((syncEvery) =>
+    memoryWith(GPU, "none", { ...options, syncEvery })
+  );
+  const uniforms = 4096, bytes = 2 * without!.gradients;
+  const added = exchanging!.optimizer - without!.optimizer;
+  assert.ok(added >= bytes && added < bytes + uniforms, `${added}`);
+  assert.equal(exchanging!.total - without!.total, added);
+});
 
 Deno.test("recomputationOf() chooses with auto the first mode that fits the free memory of a CPU adapter", () => {
   const spec = { config: nano({ layers: 6 }) };

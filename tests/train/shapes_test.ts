@@ -10,6 +10,8 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
+import { OuterStep } from "../../train/diloco.ts";
+import { oneRank } from "../../distributed/transport.ts";
 import { createHistograms } from "../../train/histograms.ts";
 import type { RecomputeMode } from "../../model/activations.ts";
 import type { TrainingSpec } from "../../train/limits.ts";
@@ -33,6 +35,7 @@ function specOf(options: Partial<Spec> = {}): Spec {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
     ...{ optimizer: "adamw", isResumed: false, histogramEvery: 0, recompute: "none" },
+    syncEvery: 1,
     documents: "joined",
     ...options,
   };
@@ -43,6 +46,7 @@ const SPECS: Record<string, Partial<Spec>> = {
   "several batches and dropout": { gradientAccumulation: 2, dropout: 0.1 },
   "f16 and frozen parts": { precision: REAL_TYPES.at(-1) as "f16", freeze: "embeddings,0" },
   "histograms": { histogramEvery: 5 },
+  "exchanges of weights by DiLoCo": { syncEvery: 50 },
   "Muon": { optimizer: "muon", precision: REAL_TYPES.at(-1) as "f16" },
   "adapters": { config: { ...CONFIG, lora } },
   "recomputed MLPs": { recompute: "mlp", freeze: "embeddings,0" },
@@ -60,6 +64,7 @@ for (const [name, options] of Object.entries(SPECS)) {
     const how = { precision: spec.precision, freeze: spec.freeze ?? "" };
     const gpt = resources.use(createGpt(device, config, how));
     const step = resources.use(createTrainStep(gpt, { ...spec, sequenceLength }));
+    if (spec.syncEvery > 1) resources.use(new OuterStep(oneRank, { gpt, trainStep: step }));
     if (spec.histogramEvery > 0) resources.use(createHistograms(gpt, step));
     resources.adopt(recordEvaluation(gpt, { batchSize, sequenceLength }), (one) => one.destroy());
     resources.use(createDecoder(gpt, {

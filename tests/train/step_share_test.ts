@@ -4,6 +4,7 @@ import type { Batches } from "../../data/tokens/batches.ts";
 import { oneRank, type Transport } from "../../distributed/transport.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
+import type { OuterStep } from "../../train/diloco.ts";
 import type { TrainStep } from "../../train/step.ts";
 import { type Start, StepShare } from "../../train/step_share.ts";
 import { inProcess } from "../distributed/in_process.ts";
@@ -67,4 +68,30 @@ Deno.test("StepShare.submit() compares the weights of all ranks after every hund
     message: "Cannot continue as all ranks must hold the same parameters: " +
       "rank 1 of 3 differs from the others",
   });
+});
+
+Deno.test("StepShare.exchange() compares the weights of all ranks once after every hundred steps", async () => {
+  const config = { vocabularySize: 8, contextLength: 4, width: 8, layers: 1, heads: 1 };
+  const trainStep = { submit: () => Promise.resolve(0) } as unknown as TrainStep;
+  const compared = await inProcess(2, async (transport) => {
+    let comparisons = 0;
+    const gather = (bytes: Uint8Array<ArrayBuffer>) => {
+      comparisons++;
+      return transport.gather(bytes);
+    };
+    using gpt = createGpt(device, config, { precision: "f32" });
+    const start = { step: 90, batchIndex: 0, gradientAccumulation: 1, syncEvery: 30 };
+    const share = new StepShare({ ...transport, gather }, batches, start);
+    const outer = { run: () => Promise.resolve() } as unknown as OuterStep;
+    const after: number[] = [];
+    for (let step = 90; step < 320; step++) {
+      await share.submit({ gpt, trainStep }, { kind: "step", step, learningRate: 1 });
+      if ((step + 1) % 30 > 0) continue;
+      const before = comparisons;
+      await share.exchange({ gpt, outer });
+      if (comparisons > before) after.push(step + 1);
+    }
+    return after;
+  });
+  assert.deepEqual(compared, [[120, 210, 300], [120, 210, 300]]);
 });

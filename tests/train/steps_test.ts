@@ -9,7 +9,6 @@ import type { JsonObject } from "../../files/json.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { oneRank } from "../../distributed/transport.ts";
-import { size } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import type { OuterStep } from "../../train/diloco.ts";
@@ -180,7 +179,7 @@ async function runScript(
       ...(onExchange
         ? {
           outer: {
-            momentum: new Float32Array(size(trainStep.gradients.flat.shape)),
+            momentum: trainStep.gradients.flat,
             takeMs: () => undefined,
             run: () => Promise.resolve(onExchange(submitted.length)),
           } as Partial<OuterStep> as OuterStep,

@@ -1,0 +1,113 @@
+import gradient from "./gradient.wgsl" with { type: "text" };
+import step from "./step.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
+import { type Program, splitWorkgroups } from "../program.ts";
+import { rowSlices } from "../slices.ts";
+import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+
+/** Settings of DiLoCo's outer step. */
+export interface OuterStepOptions {
+  /** Ranks whose outer gradients were added up. */
+  ranks: number;
+  /** Learning rate. */
+  outerLearningRate: number;
+  /** Decay of the Nesterov momentum. */
+  outerMomentum: number;
+}
+
+/** Elements per row when the flat tensors are cut into slices that fit a binding. */
+const ROW = 64;
+const WORKGROUP_SIZE = 256;
+
+/** Cuts flat tensors of N elements into slices that fit a binding. */
+function* slicesOf(
+  program: Program,
+  weights: Tensor,
+): Generator<{ sliceOf: (t: Tensor) => Tensor; N4: number }> {
+  const [N] = weights.shape as [number];
+  if (N % ROW !== 0) {
+    throw new RangeError(
+      `Cannot run an outer step as weights must have a multiple of ${ROW} elements: ` +
+        `current number of "${weights.name}" is ${N}`,
+    );
+  }
+  const table = viewTensor(weights, { offset: 0, shape: [N / ROW, ROW] });
+  for (const { first, rows } of rowSlices(program.device, table)) {
+    const shape = [rows * ROW];
+    yield {
+      sliceOf: (t) => viewTensor(t, { offset: first * ROW, shape }),
+      N4: rows * ROW / 4,
+    };
+  }
+}
+
+/**
+ * weights = start − weights: the outer gradient of a rank, how far its weights have moved.
+ *
+ * start, weights: f32 [N], of any size, N a multiple of 64.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.
+ */
+export function outerGradient(
+  program: Program,
+  { start }: { start: Tensor },
+  { weights }: { weights: Tensor },
+): void {
+  dims("outerGradient", { weights: [weights, "N", "f32"], start: [start, "N", "f32"] });
+  for (const { sliceOf, N4 } of slicesOf(program, weights)) {
+    program.dispatch({
+      shader: { "kernels/outer_step/gradient.wgsl": gradient },
+      constants: { WORKGROUP_SIZE },
+      tensors: { start: sliceOf(start), weights: sliceOf(weights) },
+      uniforms: { N4 },
+      workgroups: splitWorkgroups(ceilDiv(N4, WORKGROUP_SIZE)),
+    });
+  }
+}
+
+/**
+ * The outer step, in place: with g = weights / ranks it sets momentum = decay · momentum + g and
+ * start = start − learning rate · (g + decay · momentum), and gives weights the new start.
+ *
+ * weights: f32 [N], at first the sum of the outer gradients of all ranks; start, momentum: f32 [N], of any size, N a
+ * multiple of 64; copy: f16 [N], is set to the rounded weights, for matrix products in f16.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.
+ */
+export function outerStep(
+  program: Program,
+  { weights, start, momentum, copy }: {
+    weights: Tensor;
+    start: Tensor;
+    momentum: Tensor;
+    copy?: Tensor | undefined;
+  },
+  { ranks, outerLearningRate, outerMomentum }: OuterStepOptions,
+): void {
+  dims("outerStep", {
+    weights: [weights, "N", "f32"],
+    start: [start, "N", "f32"],
+    momentum: [momentum, "N", "f32"],
+    copy: [copy, "N", "f16"],
+  });
+  for (const { sliceOf, N4 } of slicesOf(program, weights)) {
+    program.dispatch({
+      shader: { "kernels/outer_step/step.wgsl": step },
+      constants: {
+        RANK_SHARE: 1 / ranks,
+        LEARNING_RATE: outerLearningRate,
+        DECAY: outerMomentum,
+        COPY: copy !== undefined,
+        WORKGROUP_SIZE,
+      },
+      tensors: {
+        weights: sliceOf(weights),
+        start: sliceOf(start),
+        momentum: sliceOf(momentum),
+        copy: copy && sliceOf(copy),
+      },
+      uniforms: { N4 },
+      workgroups: splitWorkgroups(ceilDiv(N4, WORKGROUP_SIZE)),
+    });
+  }
+}
