@@ -59,7 +59,7 @@ const START_MS = 10_000;
  */
 const STAGGER_MS = 100, MOST_STAGGER_MS = 5000;
 
-/** What a rank has heard from those that it watches: rank 0 watches all others, and the others watch rank 0. */
+/** What a rank knows of those that it watches: rank 0 watches all others, and the others watch rank 0. */
 export class Heartbeat {
   readonly #rank: number;
   readonly #timeoutMs: number;
@@ -79,7 +79,7 @@ export class Heartbeat {
   }
 
   /** Notes a sign of life of a rank, and its progress. */
-  heard(rank: number, progress: Progress): void {
+  received(rank: number, progress: Progress): void {
     const other = this.#others.get(rank)!;
     if (other.progress.calls !== progress.calls) this.#idleMs = 0;
     other.progress = progress;

@@ -79,7 +79,7 @@ function receive(): void {
     if (flag[0] === 0) return;
     mpi.MPI_Recv(received, 8, byte, ANY_SOURCE, TAG, world, status);
     const [source] = status;
-    heartbeat.heard(source!, { calls: received[0]!, waiting: received[1]! });
+    heartbeat.received(source!, { calls: received[0]!, waiting: received[1]! });
     unanswered.delete(source!);
     if (rank > 0) send(source!);
   }

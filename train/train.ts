@@ -90,7 +90,15 @@ export type { TrainEvent } from "./events.ts";
  * ```
  */
 export async function* train(
-  { device: given, transport: between, signal, environment, texts, validationTexts, ...wanted }:
+  {
+    device: givenDevice,
+    transport: givenTransport,
+    signal,
+    environment,
+    texts,
+    validationTexts,
+    ...wanted
+  }:
     & Partial<TrainOptions>
     & {
       device?: Device;
@@ -110,12 +118,12 @@ export async function* train(
   let record: RunRecord | undefined;
   let joined: Transport | undefined; // until no other rank waits for this one
   let rank = 0;
-  let opened = given;
+  let opened = givenDevice;
   let reason = "its training was stopped";
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
     const { distributed = DEFAULT_OPTIONS.distributed, timeout = DEFAULT_OPTIONS.timeout } = wanted;
-    const placement = between ?? (distributed === "off" ? undefined : placementOf());
+    const placement = givenTransport ?? (distributed === "off" ? undefined : placementOf());
     rank = placement?.rank ?? 0;
     checkNames(wanted);
     validateOptions(wanted);
@@ -134,7 +142,7 @@ export async function* train(
     if (dryRun && rank > 0) return; // rank 0 estimates for all
     const transport = joined = dryRun
       ? dryTransport(placement?.size ?? 1)
-      : between ?? openTransport(distributed, { timeout });
+      : givenTransport ?? openTransport(distributed, { timeout });
     const documents = await givenDocuments("the given text", texts, signal);
     const validationDocuments = await givenDocuments(
       "the given validation text",
@@ -148,7 +156,7 @@ export async function* train(
       );
       const hub = environment ? { environment } : {};
       await follow(transport, { device, out, hub, documents, validationDocuments });
-      if (!between) await transport.close();
+      if (!givenTransport) await transport.close();
       joined = undefined;
       return;
     }
@@ -255,7 +263,7 @@ export async function* train(
     } finally {
       if (!hasFailed) { // also if the consumer has stopped
         await announce(transport, { kind: "end" });
-        if (!between) await transport.close();
+        if (!givenTransport) await transport.close();
         joined = undefined;
       }
     }

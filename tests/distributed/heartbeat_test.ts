@@ -5,9 +5,9 @@ const TIMEOUT_MS = 4000, ALONE = { calls: 0, waiting: 0, limitMs: 0 };
 
 Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: TIMEOUT_MS });
-  for (const rank of [1, 2, 3]) heartbeat.heard(rank, ALONE);
+  for (const rank of [1, 2, 3]) heartbeat.received(rank, ALONE);
   for (let second = 0; second < 4; second++) {
-    heartbeat.heard(2, { calls: 1, waiting: 1 }); // without progress
+    heartbeat.received(2, { calls: 1, waiting: 1 }); // without progress
     assert.equal(heartbeat.pass(1000, ALONE), undefined);
   }
   assert.deepEqual(heartbeat.pass(1000, ALONE), {
@@ -15,7 +15,7 @@ Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", ()
       "ranks 1, 3 are silent",
     isSilent: true,
   });
-  for (const rank of [1, 3]) heartbeat.heard(rank, { calls: 1, waiting: 1 });
+  for (const rank of [1, 3]) heartbeat.received(rank, { calls: 1, waiting: 1 });
   assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
 });
 
@@ -24,7 +24,7 @@ Deno.test("Heartbeat.pass() lets other ranks watch rank 0 alone, the lower ones 
     new Heartbeat({ rank, size: 3, timeoutMs: TIMEOUT_MS })
   );
   for (const heartbeat of [first!, second!]) {
-    heartbeat.heard(0, ALONE);
+    heartbeat.received(0, ALONE);
     assert.equal(heartbeat.pass(TIMEOUT_MS, ALONE), undefined);
   }
   assert.match(first!.pass(150, ALONE)!.sentence, /: rank 0 is silent$/);
@@ -36,7 +36,7 @@ Deno.test("Heartbeat.pass() names the ranks for which the others wait when a ste
   const own = { calls: 3, waiting: 1, limitMs: 2000 };
   const passSecond = (calls: readonly number[]) => {
     for (const [i, count] of calls.entries()) {
-      heartbeat.heard(i + 1, { calls: count, waiting: count % 2 });
+      heartbeat.received(i + 1, { calls: count, waiting: count % 2 });
     }
     return heartbeat.pass(1000, own);
   };
@@ -54,7 +54,7 @@ Deno.test("Heartbeat.pass() names the ranks for which the others wait when a ste
 Deno.test("Heartbeat.pass() counts no time without a limit, as while rank 0 saves", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 2, timeoutMs: Infinity });
   const pass = (limitMs: number, calls = 1) => {
-    heartbeat.heard(1, { calls: 7, waiting: 1 });
+    heartbeat.received(1, { calls: 7, waiting: 1 });
     return heartbeat.pass(1500, { calls, waiting: 1, limitMs });
   };
   assert.equal(pass(2000), undefined);

@@ -1,5 +1,5 @@
 /** A program that tests start with mpirun: it does what its argument names, and prints one line of JSON. */
-import { openTransport } from "../../distributed/open_mpi.ts";
+import { openTransport, SUM_FLOATS } from "../../distributed/open_mpi.ts";
 
 const [task, seconds = "60", stopped] = Deno.args;
 const transport = openTransport("auto", { timeout: Number(seconds) });
@@ -10,7 +10,7 @@ const bytesOf = (...values: number[]) => Uint8Array.from(values);
 
 /** Numbers whose sum depends on its order, in more than one piece, and fewer numbers than ranks. */
 async function sums() {
-  const length = 2 ** 18 + 11, values = new Float32Array(length);
+  const length = SUM_FLOATS + 11, values = new Float32Array(length);
   const [a, b, c] = [1e8, -1e8, 1.25];
   values.fill([a, b, c][rank % 3]!);
   values[length - 1] = rank === 1 ? Infinity : -Infinity;
@@ -66,17 +66,5 @@ if (task === "verbs") {
   // the worker answers while the main thread does nothing else
   if (rank === 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60_000);
   await transport.watch(1000, () => transport.barrier());
-} else if (task === "time") {
-  for (const length of [4, 1 << 20, 1 << 24, 30_000_000]) {
-    const values = new Float32Array(length).fill(0.5);
-    const times: number[] = [];
-    for (let k = 0; k < 4; k++) {
-      await transport.barrier();
-      const since = performance.now();
-      await transport.sum(values);
-      times.push(performance.now() - since);
-    }
-    if (rank === 0) print({ length, ms: times.map((t) => Number(t.toFixed(2))) });
-  }
 }
 await transport.close();
