@@ -44,7 +44,7 @@ interface Line {
 
 /** The figures of a machine on which the model rests. */
 export interface ExchangeFigures {
-  /** Of a call of MPI from Deno that waits for nobody: a sum of two floats makes five. */
+  /** Of a call of MPI from Deno that waits for nobody: a sum of two floats makes four. */
   readonly callMs: number;
   /** Of a message over TCP, without a wire. */
   readonly messageMs: number;
@@ -62,12 +62,15 @@ export interface ExchangeFigures {
 /** The figures that two reports of two ranks on one host give, the second over TCP alone. */
 export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFigures {
   const exchanges = report.results.filter(isExchange);
-  const callMs = tinySumMs(report) / 5;
+  const callMs = tinySumMs(report) / callsOfPiece(2);
   const figures = {
     callMs,
-    messageMs: (tinySumMs(overTcp) - tinySumMs(report)) / 4, // four calls wait for the other rank
+    messageMs: (tinySumMs(overTcp) - tinySumMs(report)) / WAITS,
     memoryBytesPerSecond: bytesPerSecond(exchanges, callMs),
-    tcpBytesPerSecond: bytesPerSecond(overTcp.results.filter(isExchange), tinySumMs(overTcp) / 5),
+    tcpBytesPerSecond: bytesPerSecond(
+      overTcp.results.filter(isExchange),
+      tinySumMs(overTcp) / callsOfPiece(2),
+    ),
     readBack: lineOf(exchanges, ({ parts }) => parts!["read back alone"]!),
     device: lineOf(exchanges, (exchange) => exchange.ms - exchange.parts!["sum alone"]!),
   };
@@ -82,8 +85,16 @@ export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFi
 /** The rate of sums of two ranks, beside their calls. */
 function bytesPerSecond(exchanges: readonly RanksResult[], callMs: number): number {
   const { perFloatMs } = lineOf(exchanges, ({ parts }) => parts!["sum alone"]!);
-  // of a piece: two exchanges and an addition; each rank gets half of the floats twice
-  return 4e3 / (perFloatMs - 3 * callMs / SUM_FLOATS);
+  // each rank gets half of the floats twice
+  return 4e3 / (perFloatMs - callsOfPiece(2) * callMs / SUM_FLOATS);
+}
+
+/** Calls of a piece in which ranks wait for each other: for its length, for its slices, and for their sums. */
+const WAITS = 3;
+
+/** Calls of MPI for a piece: those, and an addition for each other rank. */
+function callsOfPiece(ranks: number): number {
+  return WAITS + ranks - 1;
 }
 
 /** Milliseconds of a sum over all ranks. */
@@ -99,8 +110,8 @@ export function sumMs(
   const here = ranksPerHost - 1, elsewhere = ranks - ranksPerHost;
   const bytes = 2 * 4 * floats / ranks; // to each other rank
   const wire = Math.min(bytesPerSecond, ranksPerHost * tcpBytesPerSecond);
-  return pieces * (ranks + 1) * callMs + // two exchanges, and an addition for each other rank
-    pieces * 2 * elsewhere * messageMs +
+  return pieces * callsOfPiece(ranks) * callMs +
+    pieces * WAITS * elsewhere * messageMs +
     1e3 * bytes * here / memoryBytesPerSecond +
     1e3 * bytes * elsewhere * ranksPerHost / wire;
 }

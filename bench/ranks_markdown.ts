@@ -60,7 +60,10 @@ export function ranksSection({ name, report, overTcp, ddp }: RanksResults): stri
     `![time of a step over ranks](../bench/results/${name}.svg)`,
     paragraph(
       `The share of linear speed by the model, with ${RANKS_PER_HOST} ranks per host, and the most hosts ` +
-        `with which it is at least ${percent(LEAST_EFFICIENCY)}:`,
+        `with which it is at least ${
+          percent(LEAST_EFFICIENCY)
+        }: so far synchronous training pays, and ` +
+        `beyond that DiLoCo every ${SYNC_EVERY} steps, up to its own number of hosts.`,
     ),
     table(
       [

@@ -41,8 +41,10 @@ Deno.test("sumMs() divides a network among the ranks of a host, and pays for eac
   near(inHost, 1e3 * 2 * bytes * 7 / 8 / figures.memoryBytesPerSecond);
   const both = sumMs(free, floats, { hosts: 2, ranksPerHost: 8 }, network);
   near(both, inHost / 2 + 1e3 * 2 * bytes * 8 * 8 / 16 / 1e9);
-  const slow = { ...free, messageMs: 1 }; // four pieces, each with two messages to eight ranks
-  near(sumMs(slow, floats, { hosts: 2, ranksPerHost: 8 }, network) - both, 4 * 2 * 8);
+  const slow = { ...free, messageMs: 1 }; // of four pieces, each with three messages to eight ranks
+  near(sumMs(slow, floats, { hosts: 2, ranksPerHost: 8 }, network) - both, 4 * 3 * 8);
+  const busy = { ...free, callMs: 1 }; // of four pieces, each with three exchanges and fifteen additions
+  near(sumMs(busy, floats, { hosts: 2, ranksPerHost: 8 }, network) - both, 4 * (3 + 15));
   assert.equal(exchangeMs(figures, floats, { hosts: 1, ranksPerHost: 1 }, network), 0);
 });
 
