@@ -115,7 +115,7 @@ Deno.test("train() accepts conversations of a program, and refuses them among te
       [[{}], /^Cannot use the given text as text 1 must be a string, or a list of messages/],
       [
         [conversation, [{ role: "x" }]],
-        /^Cannot read data file the given text as document 2 must have a/,
+        /^Cannot read data file the given text as document 2 must hold one of system, /,
       ],
     ] as const
   ) {
