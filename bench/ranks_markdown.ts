@@ -38,9 +38,12 @@ export function ranksSection({ name, report, overTcp, ddp }: RanksResults): stri
   const { device, ranks, command, date, deno } = report;
   const figures = figuresOf(report, overTcp), trainings = modelledTrainings(report);
   return [
-    paragraph(
-      `Measured on ${ranks} ranks with one ${device.name} each (\`${command}\`, ${date}, Deno ${deno}):`,
-    ),
+    `Measured on ${ranks} ranks of one host, each with an ${device.name}:`,
+    table(["measured by", "on", "with"], [
+      [`\`${command}\``, date, `Deno ${deno}, ${device.backend}`],
+      [`\`${overTcp.command}\``, overTcp.date, `Deno ${overTcp.deno}`],
+      ...ddp ? [[`\`${ddp.command}\``, ddp.date, `PyTorch ${ddp.torch}, CUDA ${ddp.cuda}`]] : [],
+    ]),
     table(
       [
         "step",
