@@ -5,6 +5,7 @@ import { type Chat, type ChatAnswer, createChat } from "../generate/chat.ts";
 import type { GenerateResult } from "../generate/completion.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
+import { MAX_NEW_TOKENS } from "../generate/request.ts";
 import type { ModelSource } from "../generate/source.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
@@ -31,7 +32,7 @@ const program = withSamplerOptions(
     .addOption(quantizeOption())
     .optionsGroup("Conversation:")
     .option("--system <text>", "an instruction that precedes the conversation")
-    .option("--max-new-tokens <n>", "tokens of an answer, at most", wholeNumber(1), 256),
+    .option("--max-new-tokens <n>", "tokens of an answer, at most", wholeNumber(1), MAX_NEW_TOKENS),
 )
   .option(
     "--seed <n>",

@@ -2,7 +2,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
 import type { GenerateResult } from "../generate/completion.ts";
 import { type BatchPiece, generateBatch } from "../generate/generate.ts";
-import { promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
+import { MAX_NEW_TOKENS, promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
@@ -24,7 +24,7 @@ const program = withSamplerOptions(
     .addOption(quantizeOption())
     .argument("[prompt]", "the text to continue; - reads it from standard input", "")
     .optionsGroup("Length:")
-    .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), 256)
+    .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), MAX_NEW_TOKENS)
     .option(
       "--stop <text>",
       "end before this text; may be repeated",

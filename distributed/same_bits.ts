@@ -4,7 +4,7 @@ import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Transport } from "./transport.ts";
 
 /**
- * Makes sure that all ranks hold the same bits of a tensor. It reads the tensor back: seldom, please.
+ * Makes sure that all ranks hold the same bits of a tensor. It reads the tensor back, which waits for the device.
  *
  * @returns the hash of the tensor, SHA-256 in hexadecimal digits.
  * @throws {Error} on every rank, naming the ranks that differ from most others.
@@ -15,9 +15,8 @@ export async function checkSameBits(
   tensor: Tensor,
 ): Promise<string> {
   const [values] = await download(device, tensor);
-  const own = createHash("sha256").update(values!).digest();
-  const hashes = (await transport.gather(Uint8Array.from(own)))
-    .map((hash) => hash.reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), ""));
+  const own = Uint8Array.from(createHash("sha256").update(values!).digest());
+  const hashes = (await transport.gather(own)).map((hash) => hash.toHex());
   const counts = new Map<string, number>();
   for (const hash of hashes) counts.set(hash, (counts.get(hash) ?? 0) + 1);
   // of equally frequent ones the first, that of the lowest rank

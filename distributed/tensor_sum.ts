@@ -158,7 +158,7 @@ export class TensorSum implements Disposable {
       if (scale) factor = new Float32Array(scale.staging.getMappedRange())[0]!;
     });
     const since = performance.now();
-    await wire.sum(this.#transport, [values], factor);
+    await wire.sum(this.#transport, values, factor);
     this.#ms.sum += performance.now() - since;
     await this.#timed("upload", () => {
       queue.writeBuffer(tensor.buffer, tensor.offsetBytes, values);

@@ -12,6 +12,12 @@ const CHUNK_FLOATS = 2 ** 20;
 /** The greatest power of two up to which sums are scaled; f16 ends at 65504. */
 const LARGEST = 2 ** 15;
 
+/** Numbers that are exchanged at once, and their part of the residual. */
+interface Chunk {
+  readonly values: Float32Array<ArrayBuffer>;
+  readonly rest: Float32Array<ArrayBuffer>;
+}
+
 /**
  * Sums over ranks that travel in f16, half the bytes of f32. Whatever rounding takes away is added to the next sum (error
  * feedback, Karimireddy et al. 2019, https://arxiv.org/abs/1901.09847): the totals of many sums are those of f32, and
@@ -24,48 +30,44 @@ export class F16Wire {
   /** What was rounded away and is not sent yet, in units of the numbers divided by their scale. */
   readonly residual: Float32Array<ArrayBuffer>;
 
-  /** @param length of all arrays of a sum together. */
+  /** @param length of the arrays. */
   constructor(length: number) {
     this.residual = new Float32Array(length);
   }
 
   /**
-   * Adds up arrays over all ranks, in place. All ranks get the same bits, in the order of ranks as in `Transport.sum()`. If
+   * Adds up an array over all ranks, in place. All ranks get the same bits, in the order of ranks as in `Transport.sum()`. If
    * a number of any rank is not finite, all become NaN, and nothing is sent or taken from the residual.
    *
-   * @param arrays which follow each other in the residual.
    * @param scale a power of two by which the numbers are larger than usual, such as a loss scale; equal on all ranks.
    */
   async sum(
     transport: Transport,
-    arrays: readonly Float32Array<ArrayBuffer>[],
+    values: Float32Array<ArrayBuffer>,
     scale = 1,
   ): Promise<void> {
     const { size } = transport, residual = this.residual;
-    const chunks: { values: Float32Array<ArrayBuffer>; rest: Float32Array<ArrayBuffer> }[] = [];
-    let place = 0, largest = 0;
-    for (const values of arrays) {
-      const rest = residual.subarray(place, place += values.length);
-      for (let i = 0; i < values.length; i++) {
-        largest = Math.max(largest, Math.abs(values[i]! + scale * rest[i]!)); // NaN if one is
-      }
-      for (let start = 0; start < values.length; start += CHUNK_FLOATS) {
-        const end = start + CHUNK_FLOATS;
-        chunks.push({ values: values.subarray(start, end), rest: rest.subarray(start, end) });
-      }
+    let largest = 0;
+    for (let i = 0; i < values.length; i++) {
+      largest = Math.max(largest, Math.abs(values[i]! + scale * residual[i]!)); // NaN if one is
     }
     const gathered = await transport.gather(new Uint8Array(Float64Array.of(largest).buffer));
     const total = gathered.reduce((sum, { buffer }) => sum + new Float64Array(buffer)[0]!, 0);
     if (!Number.isFinite(total)) {
-      for (const values of arrays) values.fill(NaN);
+      values.fill(NaN);
       return;
     }
     if (total === 0) return; // all numbers are zero
     // no sum of any ranks is above the sum of their largest numbers
     const up = 2 ** Math.floor(Math.log2(LARGEST / total)), down = 1 / up;
 
+    const chunks: Chunk[] = [];
+    for (let start = 0; start < values.length; start += CHUNK_FLOATS) {
+      const end = start + CHUNK_FLOATS;
+      chunks.push({ values: values.subarray(start, end), rest: residual.subarray(start, end) });
+    }
     /** Rounds the numbers of a rank, and keeps the errors. @returns a slice for each rank. */
-    const round = ({ values, rest }: typeof chunks[number]) => {
+    const round = ({ values, rest }: Chunk) => {
       const rounded = new Float16Array(values.length);
       for (let i = 0; i < values.length; i++) {
         const value = values[i]! + scale * rest[i]!;

@@ -5,7 +5,7 @@ import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createEngine, type Engine } from "./engine.ts";
 import type { GenerateResult } from "./completion.ts";
-import { randomSeed, resolveSampler } from "./request.ts";
+import { MAX_NEW_TOKENS, randomSeed, resolveSampler } from "./request.ts";
 import { largestThat } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
@@ -15,7 +15,7 @@ export interface ChatOptions {
   system?: string | undefined;
   /** Seed of the first answer, random by default; each further answer has the next seed. */
   seed?: number | undefined;
-  /** Tokens of an answer, at most. */
+  /** Tokens of an answer, at most; 256 by default. */
   maxNewTokens?: number | undefined;
   /** How the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent. */
   sampler?: Partial<SamplerOptions> | undefined;
@@ -64,7 +64,7 @@ export class Chat implements AsyncDisposable {
 
   /** Begins a conversation; `createChat()` does so with the chat format of the model. */
   constructor(model: LoadedModel, format: ChatFormat, options: Omit<ChatOptions, "now"> = {}) {
-    const { system, seed, maxNewTokens = 256, sampler = {}, ...others } = options;
+    const { system, seed, maxNewTokens = MAX_NEW_TOKENS, sampler = {}, ...others } = options;
     refuseOthers("chat", "createChat()", others);
     this.#model = model;
     this.#format = format;
@@ -193,8 +193,8 @@ export class Chat implements AsyncDisposable {
     let content = "", isWhole = false;
     try {
       this.#engine ??= createEngine(this.#model, { slots: 1, maxTokens: this.contextLength });
-      const seed = request.seed % 2 ** 32,
-        options = { ...request, seed, maxNewTokens, sampler, signal };
+      const seed = request.seed % 2 ** 32;
+      const options = { ...request, seed, maxNewTokens, sampler, signal };
       for await (const { text, result } of this.#engine.submit(options)) {
         content += text;
         isWhole = result !== undefined && result.reason !== "aborted";

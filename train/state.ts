@@ -415,8 +415,8 @@ export function readMoments(
 }
 
 /**
- * Restores the model, the state of the optimizer and the state of the step from a checkpoint, of ranks that differ those
- * of rank 0.
+ * Restores the model, the state of the optimizer and the state of the step from a checkpoint; of these the states of rank
+ * 0 if each rank has its own.
  *
  * @param options those with which the training is resumed.
  */
