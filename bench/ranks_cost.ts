@@ -18,20 +18,27 @@ import { type RanksReport, type RanksResult, SYNC_EVERY, TINY_SUM } from "./rank
 /** A network between hosts. */
 export interface Network {
   readonly name: string;
+  /** The rate of its line. */
   readonly bytesPerSecond: number;
+  /** The standard that sets it. */
+  readonly standard: string;
 }
 
-/** Networks by the rate of their line, by IEEE 802.3ae, 802.3ba and 802.3bs. */
-export const NETWORKS: readonly Network[] = [10, 100, 400].map((gigabits) => ({
-  name: `${gigabits} Gbit/s`,
-  bytesPerSecond: gigabits * 1e9 / 8,
-}));
+/** The networks of the model. */
+export const NETWORKS: readonly Network[] = [
+  { name: "10 Gbit/s", bytesPerSecond: 10e9 / 8, standard: "IEEE 802.3ae" },
+  { name: "100 Gbit/s", bytesPerSecond: 100e9 / 8, standard: "IEEE 802.3ba" },
+  { name: "400 Gbit/s", bytesPerSecond: 400e9 / 8, standard: "IEEE 802.3bs" },
+];
 
 /** Ranks of a host in the model, a GPU each. */
 export const RANKS_PER_HOST = 8;
 
-/** Where ranks run. */
-export interface Placement {
+/** Most hosts in the model. */
+export const MOST_HOSTS = 1024;
+
+/** Hosts, and the ranks of each. */
+export interface Cluster {
   readonly hosts: number;
   readonly ranksPerHost: number;
 }
@@ -101,7 +108,7 @@ function callsOfPiece(ranks: number): number {
 export function sumMs(
   figures: Omit<ExchangeFigures, "device" | "outer">,
   floats: number,
-  { hosts, ranksPerHost }: Placement,
+  { hosts, ranksPerHost }: Cluster,
   { bytesPerSecond }: Pick<Network, "bytesPerSecond">,
 ): number {
   const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
@@ -120,7 +127,7 @@ export function sumMs(
 export function exchangeMs(
   figures: ExchangeFigures,
   floats: number,
-  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+  ...where: [Cluster, Pick<Network, "bytesPerSecond">]
 ): number {
   const [{ hosts, ranksPerHost }] = where;
   if (hosts * ranksPerHost === 1) return 0;
@@ -131,7 +138,7 @@ export function exchangeMs(
 export function outerShareMs(
   figures: ExchangeFigures,
   floats: number,
-  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+  ...where: [Cluster, Pick<Network, "bytesPerSecond">]
 ): number {
   const [{ hosts, ranksPerHost }] = where;
   if (hosts * ranksPerHost === 1) return 0;
@@ -189,14 +196,17 @@ export function modelledTrainings(report: RanksReport): ModelledTraining[] {
 }
 
 /** Whether a step exchanges its gradients, or ranks exchange their weights every `SYNC_EVERY` steps. */
-export type Exchanging = "synchronous" | "DiLoCo";
+export type Exchanging = typeof EXCHANGING[number];
+
+/** Both. */
+export const EXCHANGING = ["synchronous", "DiLoCo"] as const;
 
 /** Milliseconds of a step on several ranks. */
 export function stepMs(
   figures: ExchangeFigures,
   { floats, oneRankMs }: Pick<ModelledTraining, "floats" | "oneRankMs">,
   exchanging: Exchanging,
-  ...where: [Placement, Pick<Network, "bytesPerSecond">]
+  ...where: [Cluster, Pick<Network, "bytesPerSecond">]
 ): number {
   const exchange = exchanging === "synchronous" ? exchangeMs : outerShareMs;
   return oneRankMs + exchange(figures, floats, ...where);
@@ -215,8 +225,8 @@ export function mostHosts(
 ): number {
   let hosts = 0;
   for (let next = 1; next <= most; next *= 2) {
-    const placement = { hosts: next, ranksPerHost: RANKS_PER_HOST };
-    const ms = stepMs(figures, training, exchanging, placement, network);
+    const cluster = { hosts: next, ranksPerHost: RANKS_PER_HOST };
+    const ms = stepMs(figures, training, exchanging, cluster, network);
     if (ms > training.oneRankMs / LEAST_EFFICIENCY) break;
     hosts = next;
   }

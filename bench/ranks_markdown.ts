@@ -3,10 +3,12 @@ import { type PyTorchReport, si, table } from "./markdown.ts";
 import { benchConfig } from "./models.ts";
 import {
   type ExchangeFigures,
+  type Exchanging,
   figuresOf,
   LEAST_EFFICIENCY,
   type ModelledTraining,
   modelledTrainings,
+  MOST_HOSTS,
   mostHosts,
   type Network,
   NETWORKS,
@@ -86,8 +88,8 @@ export function ranksSection({ name, report, overTcp, ddp }: RanksResults): stri
 /** A text in lines as `deno fmt` breaks them. */
 const paragraph = (text: string) => wrap(text, 100);
 
-/** Numbers of hosts in the table of the model, and the most of those that are tried. */
-const HOSTS = [1, 2, 64, 1024], MOST_HOSTS = 1024;
+/** Numbers of hosts in the table of the model. */
+const HOSTS = [1, 2, 64, MOST_HOSTS];
 
 /** The network of ranks that are all on one host. */
 const ONE_HOST = { bytesPerSecond: Infinity };
@@ -109,7 +111,7 @@ function stepRows(
       const { download = 0, sum = 0, upload = 0 } = parts ?? {};
       const exchange = isDiloco ? 1 - (innerMs ?? ms) / ms : (download + sum + upload) / ms;
       const training = { floats: countParameters(benchConfig(model!)), oneRankMs: one.ms };
-      const placement = { hosts: 1, ranksPerHost: report.ranks };
+      const cluster = { hosts: 1, ranksPerHost: report.ranks };
       return [[
         `${model} ${batch} x ${accumulation}${isDiloco ? `, DiLoCo every ${SYNC_EVERY}` : ""}`,
         time(one.ms),
@@ -117,7 +119,7 @@ function stepRows(
         Math.round(tokensPerSecond).toLocaleString("en-US"),
         percent(one.ms / ms),
         percent(exchange),
-        time(stepMs(figures, training, isDiloco ? "DiLoCo" : "synchronous", placement, ONE_HOST)),
+        time(stepMs(figures, training, isDiloco ? "DiLoCo" : "synchronous", cluster, ONE_HOST)),
         ...ddp ? isDiloco ? ["", ""] : ddpCells(ddp, together) : [],
       ]];
     });
@@ -146,7 +148,7 @@ function exchangeRows({ results }: RanksReport): string[][] {
 function figureRows(figures: ExchangeFigures): string[][] {
   const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond, readBack, device, outer } =
     figures;
-  const measured = "measured", standards = ["802.3ae", "802.3ba", "802.3bs"];
+  const measured = "measured";
   const line = ({ fixedMs, perFloatMs }: ExchangeFigures["device"]) =>
     `${time(fixedMs)} and ${si(4e3 / perFloatMs, "B/s")}`;
   return [
@@ -157,10 +159,10 @@ function figureRows(figures: ExchangeFigures): string[][] {
     ["reading back over PCIe, without copies on the host", line(readBack), measured],
     ["an exchange beside its sum", line(device), measured],
     ["an exchange of weights by DiLoCo beside its sum", line(outer), measured],
-    ...NETWORKS.map(({ name, bytesPerSecond }, i) => [
+    ...NETWORKS.map(({ name, bytesPerSecond, standard }) => [
       `network of ${name}`,
       si(bytesPerSecond, "B/s"),
-      `its line's rate, IEEE ${standards[i]}`,
+      `its line's rate, ${standard}`,
     ]),
   ];
 }
@@ -171,12 +173,12 @@ function modelRow(
   network: Network,
 ): string[] {
   const { model, batch, accumulation, oneRankMs } = training;
-  const shares = (exchanging: "synchronous" | "DiLoCo", all: readonly number[]) =>
+  const shares = (exchanging: Exchanging, all: readonly number[]) =>
     all.map((hosts) => {
-      const placement = { hosts, ranksPerHost: RANKS_PER_HOST };
-      return percent(oneRankMs / stepMs(figures, training, exchanging, placement, network));
+      const cluster = { hosts, ranksPerHost: RANKS_PER_HOST };
+      return percent(oneRankMs / stepMs(figures, training, exchanging, cluster, network));
     });
-  const upTo = (exchanging: "synchronous" | "DiLoCo") => {
+  const upTo = (exchanging: Exchanging) => {
     const hosts = mostHosts(figures, training, exchanging, network, MOST_HOSTS);
     return hosts === 0 ? "no host" : hosts === 1 ? "1 host" : `${hosts} hosts`;
   };

@@ -1,23 +1,22 @@
 import { BLUE, BROWN, drawChart, logAxis, PURPLE, RED, TEAL } from "../train/chart.ts";
 import {
   type ExchangeFigures,
+  EXCHANGING,
   type Exchanging,
   type ModelledTraining,
+  MOST_HOSTS,
   NETWORKS,
   RANKS_PER_HOST,
   stepMs,
 } from "./ranks_cost.ts";
-import type { RanksReport } from "./ranks_report.ts";
-
-/** Most hosts of the figure. */
-const MOST_HOSTS = 1024;
+import { type RanksReport, SYNC_EVERY } from "./ranks_report.ts";
 
 /** Colours of the networks, and of the ranks of one host. */
 const COLORS = [BROWN, BLUE, TEAL], HOST_COLOR = PURPLE;
 
 /**
- * Draws the seconds of a step over the number of ranks as SVG, a panel per model: on one host, and on hosts of 8
- * ranks by network. Both scales are logarithmic.
+ * Draws the seconds of a step over the number of ranks as SVG, one panel per model: on one host, and by network on several
+ * hosts of `RANKS_PER_HOST`. Both scales are logarithmic.
  */
 export function drawRanks(
   report: RanksReport,
@@ -29,12 +28,12 @@ export function drawRanks(
   return drawChart({
     title,
     notes: [
-      "lines: model, solid if each step is synchronous, dashed if DiLoCo exchanges every 50 steps; dots: measured",
+      `lines: model, solid if each step is synchronous, dashed if DiLoCo exchanges every ${SYNC_EVERY} steps; dots: measured`,
     ],
     legend: [
       { text: "one host", color: HOST_COLOR, sign: "━" },
       ...NETWORKS.map(({ name }, i) => ({
-        text: `hosts of 8, ${name}`,
+        text: `hosts of ${RANKS_PER_HOST}, ${name}`,
         color: COLORS[i]!,
         sign: "━",
       })),
@@ -65,7 +64,7 @@ export function drawRanks(
           y: logAxis(all, { label: "seconds per step" }),
           marks: [
             plot.frame({ strokeOpacity: 0.2 }),
-            ...(["synchronous", "DiLoCo"] as const).map((exchanging) =>
+            ...EXCHANGING.map((exchanging) =>
               plot.lineY(of.filter((point) => point.exchanging === exchanging), {
                 x: "ranks",
                 y: "seconds",
@@ -109,7 +108,7 @@ function pointsOf(figures: ExchangeFigures, training: ModelledTraining): Point[]
     color: network.color,
     exchanging,
   });
-  return (["synchronous", "DiLoCo"] as const).flatMap((exchanging) => [
+  return EXCHANGING.flatMap((exchanging) => [
     ...[1, 2, 4, 8].map((ranks) =>
       point(exchanging, 1, ranks, { name: "host", bytesPerSecond: Infinity, color: HOST_COLOR })
     ),

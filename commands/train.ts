@@ -38,8 +38,8 @@ program.addOption(
 
 /** What rank 0 says when its launcher asks it to end, as it does also when another rank has failed. */
 const RANKS_NOTICE =
-  "saving a checkpoint, unless a rank has failed; mpirun kills the ranks after " +
-  "1 s, or after --mca odls_base_sigkill_timeout";
+  "saving a checkpoint, unless a rank has failed; after Ctrl-C mpirun kills the ranks in 1 s " +
+  "(--mca odls_base_sigkill_timeout), after pkill -USR2 mpirun it waits";
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end

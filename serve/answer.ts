@@ -1,6 +1,5 @@
-import type { CompletionPiece } from "../generate/completion.ts";
+import type { CompletionPiece, GenerateResult } from "../generate/completion.ts";
 import type { EngineRequest } from "../generate/engine.ts";
-import type { GenerateResult } from "../generate/completion.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
 import type { Models } from "./models.ts";

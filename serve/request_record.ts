@@ -1,5 +1,4 @@
-import type { CompletionPiece } from "../generate/completion.ts";
-import type { GenerateResult } from "../generate/completion.ts";
+import type { CompletionPiece, GenerateResult } from "../generate/completion.ts";
 
 /** Status of a request whose client has left before the answer was complete, as nginx has it. */
 export const CLIENT_LEFT = 499;

@@ -1,5 +1,10 @@
-import { exchangeName, type RanksReport, type RanksResult } from "../../bench/ranks_report.ts";
-import { outerStepName, TINY_SUM } from "../../bench/ranks_report.ts";
+import {
+  exchangeName,
+  outerStepName,
+  type RanksReport,
+  type RanksResult,
+  TINY_SUM,
+} from "../../bench/ranks_report.ts";
 
 const FLOATS = [16_000_000, 124_000_000] as const;
 
