@@ -10,16 +10,20 @@ import type { Device } from "../kernels/device.ts";
 import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
-import { createGpt } from "../model/gpt.ts";
-import { OuterStep } from "./diloco.ts";
-import { createEvaluator } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { gatherRankStates, type RankTraining, residualOf } from "./rank_states.ts";
+import { gatherRankStates, residualOf } from "./rank_states.ts";
+import {
+  createEvaluation,
+  createModel,
+  createOuterStep,
+  createStep,
+  type RankTraining,
+} from "./rank_training.ts";
 import { cacheBeside, type Run, type Workplace } from "./setup.ts";
 import { hasResiduals, readMoments, readResidual } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
-import { createTrainStep, REPORT_ROWS, type StepState } from "./step.ts";
+import { REPORT_ROWS, type StepState } from "./step.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
 
 /**
@@ -138,7 +142,6 @@ export async function follow(
     (corpus) => corpus.close(),
   );
   if (transport.localRank === 0) await transport.barrier();
-  const { contextLength, precision, freeze = "" } = options;
   const batches = new Batches(corpus.training, {
     ...options,
     padding: corpus.tokenizer.endOfText,
@@ -146,16 +149,10 @@ export async function follow(
   });
   const choices = choicesOf({ tuning }, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
-  const gpt = resources.adopt(
-    createGpt(device, config, { precision, freeze }),
-    (gpt) => gpt.destroy(),
-  );
-  const trainStep = resources.use(
-    createTrainStep(gpt, { ...options, sequenceLength: contextLength, recompute, transport }),
-  );
-  const outer = options.syncEvery > 1
-    ? resources.use(new OuterStep(transport, { gpt, trainStep }, options))
-    : undefined;
+  const run = { device, options, config, recompute, corpus, transport };
+  const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
+  const trainStep = resources.use(createStep(run, gpt));
+  const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
   const training = { gpt, trainStep, outer };
   for (const tensor of sharedTensors(training)) {
     const { buffer } = await transport.broadcast();
@@ -177,15 +174,7 @@ export async function follow(
   trainStep.restore(otherStates[transport.rank - 1] ?? state);
   outer?.start();
   const share = new StepShare(transport, batches, start);
-  const evaluator = resources.adopt(
-    createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
-      batchSize: options.batchSize,
-      sequenceLength: contextLength,
-      maxTokens: options.evalTokens || Infinity,
-      transport,
-    }),
-    (evaluator) => evaluator.destroy(),
-  );
+  const evaluator = resources.adopt(createEvaluation(run, gpt), (evaluator) => evaluator.destroy());
   let waiting = 0; // steps that the device may not have done yet
   for (;;) {
     const announcement = fromJsonBytes(await transport.broadcast()) as Announcement;

@@ -12,15 +12,13 @@ import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
-import { createGpt, type Gpt } from "../model/gpt.ts";
+import type { Gpt } from "../model/gpt.ts";
 import { quoted } from "../files/printable.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
-import { OuterStep } from "./diloco.ts";
-import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { createHistograms } from "./histograms.ts";
@@ -44,6 +42,7 @@ import {
   type Setup,
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
+import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
 import { announce, assign, describeDevices, devicesOf, follow, withRank } from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
@@ -51,7 +50,7 @@ import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./retention.ts";
 import { checkRunDirectory, moveAside, moveBack, openRunDirectory } from "./run_directory.ts";
 import { hasResiduals, restore } from "./state.ts";
-import { createTrainStep, type TrainStep } from "./step.ts";
+import type { TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
 import { checkNames, validateOptions } from "./validate.ts";
@@ -216,7 +215,10 @@ export async function* train(
     const histograms = run.options.histogramEvery > 0
       ? resources.use(createHistograms(gpt, trainStep))
       : undefined;
-    const evaluator = resources.adopt(evaluatorOf(run, gpt), (evaluator) => evaluator.destroy());
+    const evaluator = resources.adopt(
+      createEvaluation(run, gpt),
+      (evaluator) => evaluator.destroy(),
+    );
     if (await hasAborted(signal)) throw signal!.reason;
 
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
@@ -232,9 +234,7 @@ export async function* train(
     }]);
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
-    const outer = run.options.syncEvery > 1
-      ? resources.use(new OuterStep(transport, { gpt, trainStep }, run.options))
-      : undefined;
+    const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
     setParameters(run, { gpt, trainStep, outer });
     if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
     outer?.start();
@@ -402,35 +402,10 @@ function startOf(
   };
 }
 
-/** Allocates the model. */
-function createModel({ device, options, config }: Run): Gpt {
-  const { precision, freeze = "" } = options;
-  return createGpt(device, config, { precision, freeze });
-}
-
-/** Records the evaluation of the model on held-out text. */
-function evaluatorOf({ options, corpus, transport }: Run, gpt: Gpt): Evaluator {
-  const { batchSize, contextLength: sequenceLength, evalTokens } = options;
-  const maxTokens = evalTokens || Infinity;
-  return createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
-    batchSize,
-    sequenceLength,
-    maxTokens,
-    transport,
-  });
-}
-
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
 async function* recordStep(run: Run, gpt: Gpt): AsyncGenerator<TrainEvent, TrainStep> {
-  const { device, out, directory, options, recompute, resumed, signal, transport } = run;
-  const record = () =>
-    createTrainStep(gpt, {
-      ...options,
-      sequenceLength: options.contextLength,
-      recompute,
-      transport,
-    });
-  return yield* recordTuned(record, {
+  const { device, out, directory, options, resumed, signal } = run;
+  return yield* recordTuned(() => createStep(run, gpt), {
     device,
     tune: directory !== undefined && (options.tune === "on" ||
       options.tune === "auto" && !device.isCpu && operationsOf(run) >= WORTH_TUNING),
