@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Transport } from "./transport.ts";
@@ -7,7 +8,7 @@ import type { Transport } from "./transport.ts";
  * Makes sure that all ranks hold the same bits of a tensor. It reads the tensor back, which waits for the device.
  *
  * @returns the hash of the tensor, SHA-256 in hexadecimal digits.
- * @throws {Error} on every rank, naming the ranks that differ from most others.
+ * @throws {UserError} on every rank, naming the ranks that differ from most others.
  */
 export async function checkSameBits(
   transport: Transport,
@@ -23,9 +24,10 @@ export async function checkSameBits(
   const [most] = [...counts].reduce((a, b) => b[1] > a[1] ? b : a);
   const odd = hashes.flatMap((hash, rank) => hash === most ? [] : [rank]);
   if (odd.length === 0) return most;
-  throw new Error(
+  throw new UserError(
     `Cannot continue as all ranks must hold the same ${tensor.name}: ` +
       `${odd.length === 1 ? "rank" : "ranks"} ${odd.join(", ")} of ${transport.size} ` +
       `${odd.length === 1 ? "differs" : "differ"} from the others`,
+    { hint: "Resume with --resume-from an earlier checkpoint, and test the GPU of that rank" },
   );
 }

@@ -229,6 +229,7 @@ async function openCorpus(
   throw new UserError(
     `Cannot train on ${name} as every host must have the same documents: ` +
       `those of rank ${transport.rank} differ from those of rank 0`,
+    { hint: "Copy the documents from the host of rank 0 to the others" },
   );
 }
 

@@ -76,6 +76,7 @@ Deno.test("checkSameBits() names the ranks that differ from most, or from the lo
     ] as const
   ) {
     await assert.rejects(checkSameBits(among(ranks), device, tensor), {
+      name: "UserError",
       message: `Cannot continue as all ranks must hold the same weights: ${odd} from the others`,
     });
   }
