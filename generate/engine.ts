@@ -41,7 +41,7 @@ export interface EngineStats {
 export interface EngineOptions {
   /**
    * Requests that can run at the same time; by default 64, on a CPU 8, or fewer if the device cannot hold the caches of so
-   * many. With up to eight a GPU computes one request in less time, with more it computes many in less time.
+   * many. A GPU computes one request in the least time with one slot, in less with up to eight, and many with more.
    */
   readonly slots?: number | undefined;
   /** Tokens of the longest request, prompt and completion together; by default 32,768, or more for a longer context. */
