@@ -65,7 +65,7 @@ export {
 } from "./distributed/open_mpi.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
 export type { WireType } from "./distributed/wire.ts";
-export { type OuterOptions, OuterStep } from "./train/diloco.ts";
+export { OuterStep, type OuterStepOptions } from "./train/diloco.ts";
 export type { ExchangeMs } from "./distributed/tensor_sum.ts";
 
 // Data: a name becomes documents, documents become tokens, tokens become batches.
@@ -377,11 +377,7 @@ export {
 } from "./kernels/matmul/matmul.ts";
 export { muon, type MuonMatrix, type MuonOptions } from "./kernels/muon/muon.ts";
 export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
-export {
-  outerGradient,
-  outerStep,
-  type OuterStepOptions,
-} from "./kernels/outer_step/outer_step.ts";
+export { outerGradient, outerStep } from "./kernels/outer_step/outer_step.ts";
 export {
   prepareStep,
   type PrepareStepInputs,

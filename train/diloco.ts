@@ -17,7 +17,7 @@ import type { TrainStep } from "./step.ts";
  */
 
 /** Settings of an outer step. */
-export interface OuterOptions {
+export interface OuterStepOptions {
   /** Learning rate of the outer optimizer; 0.7 by default, the best of the paper. */
   readonly outerLearningRate?: number | undefined;
   /** Its Nesterov momentum; 0.9 by default, the best of the paper. */
@@ -81,7 +81,7 @@ export class OuterStep implements Disposable {
   constructor(
     transport: Transport,
     { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
-    { outerLearningRate = 0.7, outerMomentum = 0.9, wire = "f32" }: OuterOptions = {},
+    { outerLearningRate = 0.7, outerMomentum = 0.9, wire = "f32" }: OuterStepOptions = {},
   ) {
     const { device, parameters, copies } = gpt, { shape } = gradients.flat;
     this.#gpt = gpt;

@@ -5,16 +5,6 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
-/** Settings of DiLoCo's outer step. */
-export interface OuterStepOptions {
-  /** Ranks whose outer gradients were added up. */
-  ranks: number;
-  /** Learning rate. */
-  outerLearningRate: number;
-  /** Decay of the Nesterov momentum. */
-  outerMomentum: number;
-}
-
 /** Elements per row when the flat tensors are cut into slices that fit a binding. */
 const ROW = 64;
 const WORKGROUP_SIZE = 256;
@@ -72,6 +62,8 @@ export function outerGradient(
  * weights: f32 [N], at first the sum of the outer gradients of all ranks; start, momentum: f32 [N], of any size, N a
  * multiple of 64; copy: f16 [N], is set to the rounded weights, for matrix products in f16.
  *
+ * @param options.ranks ranks whose outer gradients were added up.
+ * @param options.outerMomentum the decay of the Nesterov momentum.
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.
  */
 export function outerStep(
@@ -82,7 +74,11 @@ export function outerStep(
     momentum: Tensor;
     copy?: Tensor | undefined;
   },
-  { ranks, outerLearningRate, outerMomentum }: OuterStepOptions,
+  { ranks, outerLearningRate, outerMomentum }: {
+    ranks: number;
+    outerLearningRate: number;
+    outerMomentum: number;
+  },
 ): void {
   dims("outerStep", {
     weights: [weights, "N", "f32"],

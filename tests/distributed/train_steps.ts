@@ -9,7 +9,7 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { type OuterOptions, OuterStep } from "../../train/diloco.ts";
+import { OuterStep, type OuterStepOptions } from "../../train/diloco.ts";
 import {
   createTrainStep,
   type StepOptions,
@@ -29,7 +29,7 @@ export interface Case {
   readonly data?: "joined" | "apart" | "padded" | "conversations";
   readonly options?: Partial<StepOptions>;
   /** Settings of the outer step if `options.syncEvery` is above 1. */
-  readonly outer?: OuterOptions;
+  readonly outer?: OuterStepOptions;
   readonly steps: number;
   /** Micro-batches of each rank. */
   readonly gradientAccumulation: number;
