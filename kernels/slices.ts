@@ -62,3 +62,41 @@ export function rowSlice(
   const view = viewTensor(tensor, { offset: first * size(rest), shape: [rows, ...rest] });
   return { first, rows, view };
 }
+
+/** Elements per row when flat tensors are cut. */
+const FLAT_ROW = 64;
+
+/** A part of flat tensors that fits in one binding. */
+export interface FlatSlice {
+  /** The part of one of the tensors. */
+  readonly sliceOf: (tensor: Tensor) => Tensor;
+  /** Its elements, in vectors of four. */
+  readonly N4: number;
+}
+
+/**
+ * Cuts flat tensors into parts, each of which fits in one binding.
+ *
+ * @param tensor the first of them, [N] in f32; the others have as many elements, in f32 or f16.
+ * @param options.action what is done with them, for messages.
+ * @param options.input the name of the first one there.
+ * @throws {RangeError} if N is no multiple of 64.
+ */
+export function flatSlices(
+  device: Device,
+  tensor: Tensor,
+  { action, input }: { action: string; input: string },
+): FlatSlice[] {
+  const [N] = tensor.shape as [number];
+  if (N % FLAT_ROW !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as ${input} must have a multiple of ${FLAT_ROW} elements: ` +
+        `current number of "${tensor.name}" is ${N}`,
+    );
+  }
+  const table = viewTensor(tensor, { offset: 0, shape: [N / FLAT_ROW, FLAT_ROW] });
+  return rowSlices(device, table).map(({ first, rows }) => ({
+    sliceOf: (other) => viewTensor(other, { offset: first * FLAT_ROW, shape: [rows * FLAT_ROW] }),
+    N4: rows * FLAT_ROW / 4,
+  }));
+}

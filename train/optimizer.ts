@@ -204,15 +204,18 @@ export function createOptimizer(
 }
 
 /** The trained parameters, in runs. */
-export function trainedRuns(model: Gpt): Run[] {
+export function trainedRuns(model: Gpt): ParameterRun[] {
   return runsOf(model.table.filter(({ trained }) => trained), model);
 }
 
-/** Parameters that are neighbours in every arena. */
-export type Run = readonly [ParameterSpec, ...ParameterSpec[]];
+/** Parameters that are neighbours in every arena, of which all have weight decay, or none has. */
+export type ParameterRun = readonly [ParameterSpec, ...ParameterSpec[]];
 
 /** Cuts a list of parameters into runs of neighbours of which all have weight decay, or none has. */
-function runsOf(parameters: readonly ParameterSpec[], { table }: Pick<Gpt, "table">): Run[] {
+function runsOf(
+  parameters: readonly ParameterSpec[],
+  { table }: Pick<Gpt, "table">,
+): ParameterRun[] {
   const runs: [ParameterSpec, ...ParameterSpec[]][] = [];
   for (const parameter of parameters) {
     const run = runs.at(-1), last = run?.at(-1);
@@ -224,6 +227,6 @@ function runsOf(parameters: readonly ParameterSpec[], { table }: Pick<Gpt, "tabl
 }
 
 /** The part of an arena that holds a run of parameters. */
-export function rangeOf(arena: Arena, run: Run): Tensor {
+export function rangeOf(arena: Arena, run: ParameterRun): Tensor {
   return arenaRange(arena, { first: run[0].name, last: run.at(-1)!.name });
 }

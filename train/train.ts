@@ -434,7 +434,7 @@ function setParameters(
  */
 const WORTH_TUNING = 1e16;
 
-/** Operations of a whole training. */
+/** Operations of one rank in a whole training. */
 function operationsOf({ config, options, batches }: Run): number {
   const { steps, batchSize, contextLength, gradientAccumulation } = options;
   const perToken = flopsPerToken(config, { options, batches });

@@ -2,8 +2,8 @@ import step from "./adamw.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { UPDATE } from "../prepare_step/prepare_step.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlices } from "../slices.ts";
-import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+import { flatSlices } from "../slices.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /** Settings of AdamW that stay the same throughout training. */
 export interface AdamwOptions {
@@ -41,8 +41,6 @@ export function adamwCorrections(beta1: number, beta2: number): Float32Array<Arr
   return Float32Array.from(table);
 }
 
-/** Elements per row when the flat tensors are cut into slices that fit a binding. */
-const ROW = 64;
 const WORKGROUP_SIZE = 256;
 
 /**
@@ -60,7 +58,7 @@ export function adamw(
   { parameter, m, v, copy }: { parameter: Tensor; m: Tensor; v: Tensor; copy?: Tensor | undefined },
   { beta1, beta2, epsilon, weightDecay }: AdamwOptions,
 ): void {
-  const { N } = dims("adamw", {
+  dims("adamw", {
     parameter: [parameter, "N", "f32"],
     gradient: [gradient, "N", "f32"],
     m: [m, "N", "f32"],
@@ -69,16 +67,8 @@ export function adamw(
     update: [update, "5", "u32"],
     corrections: [corrections, "K,2", "f32"],
   });
-  if (N % ROW !== 0) {
-    throw new RangeError(
-      `Cannot run adamw as parameter must have a multiple of ${ROW} elements: ` +
-        `current number of "${parameter.name}" is ${N}`,
-    );
-  }
-  const table = viewTensor(parameter, { offset: 0, shape: [N / ROW, ROW] });
-  for (const { first, rows, view } of rowSlices(program.device, table)) {
-    const shape = [rows * ROW], N4 = rows * ROW / 4;
-    const sliceOf = (t: Tensor) => viewTensor(t, { offset: first * ROW, shape });
+  const slices = flatSlices(program.device, parameter, { action: "adamw", input: "parameter" });
+  for (const { sliceOf, N4 } of slices) {
     program.dispatch({
       shader: { "kernels/adamw/adamw.wgsl": step, ...UPDATE },
       constants: {
@@ -95,7 +85,7 @@ export function adamw(
         gradient: sliceOf(gradient),
         update,
         corrections,
-        parameter: view,
+        parameter: sliceOf(parameter),
         m: sliceOf(m),
         v: sliceOf(v),
         copy: copy && sliceOf(copy),

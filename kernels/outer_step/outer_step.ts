@@ -2,34 +2,13 @@ import gradient from "./gradient.wgsl" with { type: "text" };
 import step from "./step.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlices } from "../slices.ts";
-import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+import { flatSlices } from "../slices.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
 
-/** Elements per row when the flat tensors are cut into slices that fit a binding. */
-const ROW = 64;
 const WORKGROUP_SIZE = 256;
 
-/** Cuts flat tensors of N elements into slices that fit a binding. */
-function* slicesOf(
-  program: Program,
-  weights: Tensor,
-): Generator<{ sliceOf: (t: Tensor) => Tensor; N4: number }> {
-  const [N] = weights.shape as [number];
-  if (N % ROW !== 0) {
-    throw new RangeError(
-      `Cannot run an outer step as weights must have a multiple of ${ROW} elements: ` +
-        `current number of "${weights.name}" is ${N}`,
-    );
-  }
-  const table = viewTensor(weights, { offset: 0, shape: [N / ROW, ROW] });
-  for (const { first, rows } of rowSlices(program.device, table)) {
-    const shape = [rows * ROW];
-    yield {
-      sliceOf: (t) => viewTensor(t, { offset: first * ROW, shape }),
-      N4: rows * ROW / 4,
-    };
-  }
-}
+/** For messages. */
+const WEIGHTS = { action: "an outer step", input: "weights" };
 
 /**
  * weights = start − weights: the outer gradient of a rank, how far its weights have moved.
@@ -44,7 +23,7 @@ export function outerGradient(
   { weights }: { weights: Tensor },
 ): void {
   dims("outerGradient", { weights: [weights, "N", "f32"], start: [start, "N", "f32"] });
-  for (const { sliceOf, N4 } of slicesOf(program, weights)) {
+  for (const { sliceOf, N4 } of flatSlices(program.device, weights, WEIGHTS)) {
     program.dispatch({
       shader: { "kernels/outer_step/gradient.wgsl": gradient },
       constants: { WORKGROUP_SIZE },
@@ -86,7 +65,7 @@ export function outerStep(
     momentum: [momentum, "N", "f32"],
     copy: [copy, "N", "f16"],
   });
-  for (const { sliceOf, N4 } of slicesOf(program, weights)) {
+  for (const { sliceOf, N4 } of flatSlices(program.device, weights, WEIGHTS)) {
     program.dispatch({
       shader: { "kernels/outer_step/step.wgsl": step },
       constants: {
