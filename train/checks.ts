@@ -1,5 +1,5 @@
 import type { Metric } from "./metrics.ts";
-import { tokensPerStepOf } from "./options.ts";
+import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 
 /**
  * What may be wrong with a model: one table of checks, and those of them that need nothing but the record of the
@@ -253,6 +253,9 @@ const RISES = 3;
 /** Nats by which the information of tokens differs from its mean, generously: their standard deviation. */
 const DEVIATION = 1.5;
 
+/** A momentum of DiLoCo with which short trainings do not diverge: docs/several-machines.md, "When DiLoCo loses". */
+const SHORT_MOMENTUM = 0.5;
+
 /** Tokens per step if the record does not say it. */
 const USUAL_TOKENS = 1024;
 
@@ -264,6 +267,8 @@ export class RunChecks {
   /** Checks that found something at the last line. */
   readonly #sick = new Set<CheckName>();
   #tokensPerStep = USUAL_TOKENS;
+  /** Whether ranks exchange weights, with a momentum that is too much for a short training. */
+  #hasOuterMomentum = false;
   /** Moving average of the training loss since the last start: sum of weighted losses, and of weights. */
   #average = { sum: 0, weight: 0, steps: 0 };
   /** Its lowest value, and the steps that it is an average of. */
@@ -320,6 +325,8 @@ export class RunChecks {
   #addStart({ options }: Metric): void {
     const tokens = tokensPerStepOf(options);
     this.#tokensPerStep = tokens >= 1 ? tokens : USUAL_TOKENS;
+    const { syncEvery, outerMomentum } = (options ?? {}) as Partial<ResolvedOptions>;
+    this.#hasOuterMomentum = (syncEvery ?? 1) > 1 && (outerMomentum ?? 0) > SHORT_MOMENTUM;
     // a resumed training may have other text and another rate
     this.#average = { sum: 0, weight: 0, steps: 0 };
     this.#lowest = { loss: Infinity, steps: 0 };
@@ -405,6 +412,17 @@ export class RunChecks {
   }
 
   #diverging(): CheckResult {
+    const result = this.#divergence();
+    if (!this.#hasOuterMomentum) return result;
+    return {
+      ...result,
+      cause: "the momentum of DiLoCo is too high for a short training, or the learning rate",
+      cure:
+        `Use --outer-momentum ${SHORT_MOMENTUM}; if that does not help, a lower --learning-rate.`,
+    };
+  }
+
+  #divergence(): CheckResult {
     const name = "diverging";
     if (this.#notFinite >= NOT_FINITE) {
       const finding = `the last ${this.#notFinite} training losses are not finite`;

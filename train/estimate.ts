@@ -172,7 +172,12 @@ export function estimateTable(
     ...memoryRows(memory, device),
     ["FLOPs", `${figure(flops.perToken)} per token, ${figure(flops.perStep)} per step`],
     ["", `${figure(flops.total)} for ${steps} steps`],
-    ["disk", `${checkpoints} checkpoints of at most ${byteCount(checkpointBytes)} in ${out}`],
+    [
+      "disk",
+      `${checkpoints} checkpoint${checkpoints === 1 ? "" : "s"} of at most ${
+        byteCount(checkpointBytes)
+      } in ${out}`,
+    ],
     ...(weightsOnlyCheckpoints === 0 ? [] : [[
       "",
       `${weightsOnlyCheckpoints} more that hold only weights, of at most ${

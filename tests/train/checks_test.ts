@@ -55,6 +55,24 @@ Deno.test("RunChecks names the learning rate when the training loss has risen, t
   );
 });
 
+Deno.test("RunChecks names the momentum of DiLoCo when a training diverges that has a high one", () => {
+  const saidWith = (options: Record<string, unknown>) => {
+    const checks = new RunChecks();
+    checks.add({ kind: "start", step: 0, options });
+    const warnings = new Array<number>(200).fill(NaN)
+      .flatMap((loss, i) => checks.add({ kind: "step", step: i + 1, loss }));
+    return warnings.map(({ message }) => message.replace(/^.*?: /, ""));
+  };
+  const rate = saidWith({});
+  assert.match(rate[0]!, /^the learning rate is too high\. /);
+  assert.deepEqual(saidWith({ syncEvery: 1, outerMomentum: 0.9 }), rate);
+  assert.deepEqual(saidWith({ syncEvery: 50, outerMomentum: 0.5 }), rate);
+  assert.deepEqual(saidWith({ syncEvery: 50, outerMomentum: 0.9 }), [
+    "the momentum of DiLoCo is too high for a short training, or the learning rate. " +
+    "Use --outer-momentum 0.5; if that does not help, a lower --learning-rate",
+  ]);
+});
+
 Deno.test("RunChecks says once that a loss is below the entropy by more than chance", () => {
   const of = (losses: number[], tokens: number) =>
     saidOf(losses, falling, { entropyPerToken: 0.85, tokens });
