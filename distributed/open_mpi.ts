@@ -33,7 +33,7 @@ export interface Placement {
 }
 
 /**
- * The variables in which launchers tell a process its place. The batch script of Slurm itself has SLURM_PROCID and
+ * The variables in which launchers number a process. The batch script of Slurm itself has SLURM_PROCID and
  * SLURM_NTASKS, but only what srun starts has SLURM_STEP_NUM_TASKS.
  */
 const LAUNCHERS = [

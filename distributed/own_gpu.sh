@@ -93,6 +93,6 @@ case ${mine% *} in
     ;;
 esac
 [ "$local_rank" -ne 0 ] ||
-  echo "toy: cannot give each rank a GPU of its own, so that ranks share one: allow mount namespaces" \
+  echo "toy: cannot give each rank its own GPU, so that ranks share one: allow mount namespaces" \
     "(docker run --cap-add SYS_ADMIN), or install Mesa's device-select layer (mesa-vulkan-drivers)" >&2
 exec "$@"

@@ -4,7 +4,7 @@ import { download } from "../kernels/tensor.ts";
 import type { RankTraining } from "./rank_training.ts";
 import type { StepState } from "./step.ts";
 
-/** What a rank has of its own. */
+/** What differs between ranks. */
 export interface RankState {
   /** State of its step. */
   readonly step: StepState;
@@ -22,7 +22,7 @@ export function residualOf(
   return outer ? outer.residual : trainStep.residual;
 }
 
-/** Whether ranks have states of their own, which a checkpoint needs: optimizers, or residuals. */
+/** Whether the states of ranks differ, so that a checkpoint needs all of them: optimizers, or residuals. */
 export function haveOwnStates(training: RankTraining): boolean {
   return training.outer !== undefined || residualOf(training) !== undefined;
 }

@@ -33,7 +33,7 @@ import { choicesOf, tuningOf } from "./tuning.ts";
  * @module
  */
 
-/** What rank 0 tells the others before the first step, beside weights and state. */
+/** What rank 0 sends to the others before the first step, beside weights and state. */
 interface Assignment {
   readonly options: ResolvedOptions;
   readonly config: GptConfig;
@@ -48,9 +48,9 @@ interface Assignment {
   };
   readonly tuning: ReturnType<typeof tuningOf>;
   readonly state: StepState;
-  /** With DiLoCo, the states of ranks from 1 on in the checkpoint, which rank 0 then reads and hands out. */
+  /** With DiLoCo, the states of ranks from 1 on in the checkpoint, which rank 0 then reads and broadcasts. */
   readonly otherStates: readonly StepState[];
-  /** Whether the checkpoint has residuals of all ranks, which rank 0 hands out, too. */
+  /** Whether the checkpoint has residuals of all ranks, which rank 0 broadcasts, too. */
   readonly hasResiduals: boolean;
 }
 

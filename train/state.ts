@@ -215,7 +215,7 @@ const SMALL_FILES_BYTES = 2 ** 16;
 /**
  * Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model and its optimizer.
  *
- * @param options.ranks with DiLoCo each has moments of its own, and if they exchange f16 a residual.
+ * @param options.ranks with DiLoCo each has separate moments, and if they exchange f16 a residual.
  */
 export function checkpointSizes(
   table: readonly ParameterSpec[],

@@ -185,7 +185,7 @@ Deno.test({
       assert.deepEqual([address, ALLOWED === "" ? hidden : ""], ["", ""]);
       assert.match(
         stderr,
-        /^toy: cannot give each rank a GPU of its own, so that ranks share one: /,
+        /^toy: cannot give each rank its own GPU, so that ranks share one: /,
       );
       assert.equal((await rank(1, { ALLOWED })).stderr, "");
     }
