@@ -15,8 +15,8 @@
 //  │▓│   │  │▓▓│  │▓▓│                compiler can prove that no index needs the clamp.
 //  ├─┤   ├──┼──┼──┼──┤
 //  │ │   │  │  │  │  │                A second pair of tiles would save a barrier per step, but did not make
-//  ├─┤   ├──┼──┼──┼──┤                it faster: an H100 has some 52 KB per core, all of which is needed for
-//  │▓│   │  │▓▓│  │▓▓│                more workgroups.
+//  ├─┤   ├──┼──┼──┼──┤                it faster: with twice the workgroup memory fewer workgroups share a
+//  │▓│   │  │▓▓│  │▓▓│                core.
 //  └─┘   └──┴──┴──┴──┘
 //
 // The 32 invocations of a warp have 8 × 4 vectors of the tile, in the order below. Neighbours load the same vector,
@@ -44,7 +44,7 @@ const COLUMNS: u32 = 2; // vectors of four columns per invocation
 const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const FETCHES: u32 = 2; // blocks per invocation and step
-const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
+const WHOLE_K: bool = false; // whether K is a multiple of GROUPS · TILE_K
 const GROUPS: u32 = 1; // or 2, if ROWS and COLUMNS are 2
 const IN_GROUPS: bool = false; // whether GROUPS is 2
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
