@@ -1,5 +1,5 @@
 import type { Metric } from "./metrics.ts";
-import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
+import { OUTER_DEFAULTS, type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 
 /**
  * What may be wrong with a model: one table of checks, and those of them that need nothing but the record of the
@@ -325,8 +325,9 @@ export class RunChecks {
   #addStart({ options }: Metric): void {
     const tokens = tokensPerStepOf(options);
     this.#tokensPerStep = tokens >= 1 ? tokens : USUAL_TOKENS;
-    const { syncEvery, outerMomentum } = (options ?? {}) as Partial<ResolvedOptions>;
-    this.#hasOuterMomentum = (syncEvery ?? 1) > 1 && (outerMomentum ?? 0) > SHORT_MOMENTUM;
+    const { syncEvery = 1, outerMomentum = OUTER_DEFAULTS.outerMomentum } =
+      (options ?? {}) as Partial<ResolvedOptions>;
+    this.#hasOuterMomentum = syncEvery > 1 && outerMomentum > SHORT_MOMENTUM;
     // a resumed training may have other text and another rate
     this.#average = { sum: 0, weight: 0, steps: 0 };
     this.#lowest = { loss: Infinity, steps: 0 };

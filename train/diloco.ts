@@ -6,6 +6,7 @@ import { Program } from "../kernels/program.ts";
 import { type Tensor, tensorBytes, viewTensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { createTrainedArena, rangeOf, trainedRuns } from "./optimizer.ts";
+import { OUTER_DEFAULTS } from "./options.ts";
 import type { TrainStep } from "./step.ts";
 
 /**
@@ -81,7 +82,11 @@ export class OuterStep implements Disposable {
   constructor(
     transport: Transport,
     { gpt, trainStep: { gradients } }: { gpt: Gpt; trainStep: Pick<TrainStep, "gradients"> },
-    { outerLearningRate = 0.7, outerMomentum = 0.9, wire = "f32" }: OuterStepOptions = {},
+    {
+      outerLearningRate = OUTER_DEFAULTS.outerLearningRate,
+      outerMomentum = OUTER_DEFAULTS.outerMomentum,
+      wire = "f32",
+    }: OuterStepOptions = {},
   ) {
     const { device, parameters, copies } = gpt, { shape } = gradients.flat;
     this.#gpt = gpt;

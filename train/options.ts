@@ -117,6 +117,9 @@ const PART = {
   excludes: { initFrom: "whose model has its own architecture" },
 } as const;
 
+/** Settings of DiLoCo's outer optimizer that are not given: the best of the paper, see `OuterStep`. */
+export const OUTER_DEFAULTS = { outerLearningRate: 0.7, outerMomentum: 0.9 };
+
 /** Every option of a training, in the order of `--help`. */
 export const TRAIN_OPTIONS = {
   /** Size of the model; `auto` depends on the device. */
@@ -511,20 +514,22 @@ export const TRAIN_OPTIONS = {
     help: "steps after which ranks average their weights, by DiLoCo; 1: gradients, in every step",
     default: 1,
   },
-  /** Learning rate of the outer optimizer, see `OuterStep`; 0.7 if not given. */
+  /** Learning rate of the outer optimizer, see `OuterStep` and `OUTER_DEFAULTS`. */
   outerLearningRate: {
     group: RUN,
     type: "real",
     range: [0, 10],
-    help: "learning rate of DiLoCo's outer optimizer (default: 0.7)",
+    help:
+      `learning rate of DiLoCo's outer optimizer (default: ${OUTER_DEFAULTS.outerLearningRate})`,
     needs: "syncEvery",
   },
-  /** Nesterov momentum of the outer optimizer; 0.9 if not given. */
+  /** Nesterov momentum of the outer optimizer, likewise. */
   outerMomentum: {
     group: RUN,
     type: "real",
     range: [0, 0.9999],
-    help: "Nesterov momentum of DiLoCo's outer optimizer (default: 0.9)",
+    help:
+      `Nesterov momentum of DiLoCo's outer optimizer (default: ${OUTER_DEFAULTS.outerMomentum})`,
     needs: "syncEvery",
   },
   /**
