@@ -39,7 +39,10 @@ import { resultLine } from "./report.ts";
 import { sampleBatches } from "./text.ts";
 
 /** `bench:ranks`: what ranks under mpirun exchange, and how fast they train together. */
-const program = command("bench:ranks", "Measure the exchange between the ranks of mpirun.")
+const program = command(
+  "bench:ranks",
+  "Measure what the ranks of mpirun exchange, and how fast they train together: mpirun -n 2 ./toy bench:ranks",
+)
   .addOption(gpuOption())
   .option("--exchange", "measure no training steps, as for another transport of MPI")
   .option("--json <file>", "write the report to this file too")
