@@ -16,7 +16,7 @@ const FREE_SHARE = 0.85;
 /** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
 const LEAST_WAIT_MS = 1;
 
-/** Tokens of a model's first chunk, before anything was measured. */
+/** Tokens that a model draws in `CHUNK_MS`, before anything was measured. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
 /** Passes that read known tokens, per chunk, at most. */
@@ -33,18 +33,30 @@ export interface Work {
   readonly sinceMs: number;
 }
 
-/** Chooses how much a chunk computes, so that it takes the device `CHUNK_MS`. */
+/** How a device is paced. */
+export interface PaceOptions {
+  /** Milliseconds of the device per chunk; those in which requests of a server join and leave by default. */
+  readonly chunkMs?: number;
+  /** Whether the logprobs of all tokens of a chunk must be kept until it is read back; true by default. */
+  readonly logprobs?: boolean;
+}
+
+/** Chooses how much a chunk computes, so that it takes the device `chunkMs`. */
 export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
   readonly #isCpu: boolean;
+  readonly #chunkMs: number;
   readonly #mostTokens: number;
   #readMs = CHUNK_MS / 4;
   #idleMs = 0; // when the device had computed the last chunk
 
-  /** @param options.logprobs whether the logprobs of all tokens of a chunk must be kept until it is read back. */
-  constructor({ isCpu }: Pick<Device, "isCpu">, { logprobs = true }: { logprobs?: boolean } = {}) {
+  constructor(
+    { isCpu }: Pick<Device, "isCpu">,
+    { chunkMs = CHUNK_MS, logprobs = true }: PaceOptions = {},
+  ) {
     this.#isCpu = isCpu;
+    this.#chunkMs = chunkMs;
     this.#mostTokens = logprobs ? LOGPROBS_KEPT : Infinity;
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
   }
@@ -56,14 +68,14 @@ export class Pace {
 
   /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
   tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
-    const count = CHUNK_MS / this.#stepOf(rows);
+    const count = this.#chunkMs / this.#stepOf(rows);
     return Math.max(1, Math.min(this.#mostTokens, Math.ceil(isFirst ? count / 4 : count)));
   }
 
   /** Passes of a chunk that read known tokens: they may take as long as its steps. */
   reads(othersDraw: boolean): number {
     return othersDraw
-      ? Math.max(1, Math.min(MOST_READS, Math.floor(CHUNK_MS / this.#readMs)))
+      ? Math.max(1, Math.min(MOST_READS, Math.floor(this.#chunkMs / this.#readMs)))
       : MOST_READS;
   }
 
