@@ -22,3 +22,11 @@ Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if th
     assert.ok(logprobs ? tokens === LOGPROBS_KEPT : tokens > 10 * LOGPROBS_KEPT, `${tokens}`);
   }
 });
+
+Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter", () => {
+  for (const chunkMs of [16, 160]) {
+    const pace = new Pace({ isCpu: false }, { chunkMs, logprobs: false }); // a token takes 1 ms, it supposes
+    assert.equal(pace.tokens(1, { isFirst: false }), chunkMs);
+    assert.equal(pace.tokens(1, { isFirst: true }), chunkMs / 4);
+  }
+});
