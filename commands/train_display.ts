@@ -6,6 +6,7 @@ import {
   DEFAULT_OPTIONS,
   type OptionName,
   optionNamed,
+  RANKS,
   type ResolvedOptions,
   tokensPerStepOf,
 } from "../train/options.ts";
@@ -202,11 +203,17 @@ function describeDone(done: number, steps: number, options: ResolvedOptions): st
     : `${out} has done ${done} steps already: give ${more} to continue`;
 }
 
-/** The options of a training, in lines of at most `columns` characters, without those of its directory and of its end. */
+/**
+ * The options of a training, in lines of at most `columns` characters, without those of its directory and of its end, and
+ * of ranks if it has one.
+ */
 function describeOptions(options: ResolvedOptions, columns: number): string {
   const words = Object.entries(options)
     .filter(([name, value]) =>
       value !== undefined && !/^(out|fresh|dryRun|endsWith|ranks)$/.test(name)
+    )
+    .filter(([name]) =>
+      options.ranks > 1 || options.syncEvery > 1 || optionNamed(name as OptionName).group !== RANKS
     )
     .filter(([name]) =>
       (optionNamed(name as OptionName).optimizer ?? options.optimizer) === options.optimizer

@@ -96,6 +96,8 @@ export type RuleInputs = Pick<Schedule, "schedule" | "learningRate" | "steps">;
 
 const MODEL = "Model and data", ARCHITECTURE = "Architecture of a new model";
 const FINE_TUNING = "Starting from another model", RUN = "Run";
+/** Options that matter only if several processes train one model. */
+export const RANKS = "Several ranks, started by mpirun or srun";
 const OPTIMIZATION = "Optimization";
 const REPORTS = "Reports (0: never; default: by the length of the run)";
 
@@ -493,7 +495,7 @@ export const TRAIN_OPTIONS = {
   },
   /** Whether the processes that `mpirun` or `srun` starts train one model together. */
   distributed: {
-    group: RUN,
+    group: RANKS,
     type: "choice",
     choices: DISTRIBUTED_CHOICES,
     help:
@@ -508,7 +510,7 @@ export const TRAIN_OPTIONS = {
    * its own in between, see `OuterStep`.
    */
   syncEvery: {
-    group: RUN,
+    group: RANKS,
     type: "integer",
     range: [1, 1e6],
     help: "steps after which ranks average their weights, by DiLoCo; 1: gradients, in every step",
@@ -516,7 +518,7 @@ export const TRAIN_OPTIONS = {
   },
   /** Learning rate of the outer optimizer, see `OuterStep` and `OUTER_DEFAULTS`. */
   outerLearningRate: {
-    group: RUN,
+    group: RANKS,
     type: "real",
     range: [0, 10],
     help:
@@ -525,7 +527,7 @@ export const TRAIN_OPTIONS = {
   },
   /** Nesterov momentum of the outer optimizer, likewise. */
   outerMomentum: {
-    group: RUN,
+    group: RANKS,
     type: "real",
     range: [0, 0.9999],
     help:
@@ -537,7 +539,7 @@ export const TRAIN_OPTIONS = {
    * for no limit.
    */
   timeout: {
-    group: RUN,
+    group: RANKS,
     type: "integer",
     range: [0, 1e6],
     help: "seconds without a sign of life from a rank after which all ranks end; 0: no limit",
@@ -548,7 +550,7 @@ export const TRAIN_OPTIONS = {
   },
   /** Type in which ranks exchange gradients, or with `syncEvery` differences of weights. */
   wire: {
-    group: RUN,
+    group: RANKS,
     type: "choice",
     choices: WIRE_TYPES,
     help: "type of the numbers that ranks exchange; f16 has half the bytes, and error feedback",

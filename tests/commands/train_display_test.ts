@@ -141,6 +141,23 @@ Deno.test("TrainDisplay wraps the options at the width of the terminal", () => {
   }
 });
 
+Deno.test("TrainDisplay prints the options of ranks if there are several, or weights are exchanged", () => {
+  const of = (options: Partial<ResolvedOptions>) => {
+    let written = "";
+    const write = (text: string) => written += text;
+    const display = new TrainDisplay(new ProgressBar({ write, size: () => undefined }), 200);
+    for (const event of training(1, 1)) {
+      if (event.kind !== "start") continue;
+      Object.assign(event.options, { distributed: "auto", timeout: 60, wire: "f32", ...options });
+      display.show(event);
+    }
+    return /--timeout 60, --wire f32/.test(written);
+  };
+  assert.equal(of({ ranks: 1, syncEvery: 1 }), false);
+  assert.equal(of({ ranks: 2, syncEvery: 1 }), true);
+  assert.equal(of({ ranks: 1, syncEvery: 50 }), true);
+});
+
 Deno.test("TrainDisplay names the step before the cool-down of a run that has done its steps", () => {
   const of = (options: Partial<ResolvedOptions>, steps = 10) => {
     let written = "";
