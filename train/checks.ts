@@ -269,7 +269,9 @@ export class RunChecks {
   #tokensPerStep = USUAL_TOKENS;
   /** Whether ranks exchange weights, with a momentum that is too much for a short training. */
   #hasOuterMomentum = false;
-  /** Moving average of the training loss since the last start: sum of weighted losses, and of weights. */
+  /** The last start, while no step has come since: none comes if a run is resumed that has done its steps. */
+  #start: Metric | undefined;
+  /** Moving average of the training loss since the last start that steps followed: sum of weighted losses, and of weights. */
   #average = { sum: 0, weight: 0, steps: 0 };
   /** Its lowest value, and the steps that it is an average of. */
   #lowest = { loss: Infinity, steps: 0 };
@@ -298,7 +300,7 @@ export class RunChecks {
    */
   add(metric: Metric): Warning[] {
     const { kind, step } = metric;
-    if (kind === "start") this.#addStart(metric);
+    if (kind === "start") this.#start = metric;
     else if (kind === "step") this.#addStep(metric);
     else if (kind === "evaluation" && step > 0) this.#addEvaluation(metric);
     else return [];
@@ -322,7 +324,7 @@ export class RunChecks {
     return [this.#belowEntropy(), this.#diverging(), this.#overflowing(), this.#overfitting()];
   }
 
-  #addStart({ options }: Metric): void {
+  #begin({ options }: Metric): void {
     const tokens = tokensPerStepOf(options);
     this.#tokensPerStep = tokens >= 1 ? tokens : USUAL_TOKENS;
     const { syncEvery = 1, outerMomentum = OUTER_DEFAULTS.outerMomentum } =
@@ -332,10 +334,12 @@ export class RunChecks {
     this.#average = { sum: 0, weight: 0, steps: 0 };
     this.#lowest = { loss: Infinity, steps: 0 };
     this.#notFinite = 0;
+    this.#start = undefined;
   }
 
   #addStep({ loss, lossScale }: Metric): void {
     this.#lossScale = lossScale;
+    if (this.#start) this.#begin(this.#start);
     if (!Number.isFinite(loss)) {
       this.#notFinite++;
       return;

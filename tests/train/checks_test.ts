@@ -141,6 +141,18 @@ Deno.test("RunChecks says nothing of a loss that is noisy, has peaks, or rises w
   assert.deepEqual(divergesAt(other), []);
 });
 
+Deno.test("RunChecks keeps what it has found when a start is followed by no step", () => {
+  const verdictOf = (lines: readonly Metric[]) => {
+    const checks = new RunChecks();
+    for (const line of lines) checks.add(line);
+    return checks.results().find(({ name }) => name === "diverging")!.verdict;
+  };
+  const losses = [...new Array<number>(30).fill(2), ...new Array<number>(200).fill(12)];
+  const diverging = linesOf(losses), start = linesOf([]);
+  assert.equal(verdictOf([...diverging, ...start]), "sick");
+  assert.equal(verdictOf([...diverging, ...linesOf([12, 12])]), "ok");
+});
+
 Deno.test("RunChecks allows the training loss to rise by half a nat and a quarter of its lowest", () => {
   const risen = (from: number, to: number) => {
     const falling = Array.from({ length: 200 }, (_, i) => from + 0.01 / (i + 1));
