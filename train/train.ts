@@ -368,7 +368,11 @@ function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
     yield `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
       (before === ranks ? "" : `, in place of ${before} up to now`) +
       `: a step has ${ranks * gradientAccumulation * batchSize} rows` +
-      (syncEvery === 1 ? "" : `, and weights are exchanged every ${syncEvery} steps, by DiLoCo`);
+      (syncEvery === 1
+        ? ""
+        : `, and every ${syncEvery} steps ${
+          ranks > 1 ? "weights are exchanged" : "an outer step is taken"
+        }, by DiLoCo`);
   }
   if (resumed && ranks > 1 && options.wire === "f16" && !hasResiduals(resumed.state, options)) {
     yield "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
@@ -376,7 +380,9 @@ function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
   if (!resumed || saved.syncEvery === 1) return; // all ranks have the same optimizer
   const has = 1 + (resumed.state.otherRanks?.length ?? 0), uses = syncEvery === 1 ? 1 : ranks;
   const named = (first: number, end: number) =>
-    end - first === 1 ? `rank ${first}` : `ranks ${first} to ${end - 1}`;
+    end - first === 1
+      ? `rank ${first}`
+      : `ranks ${first} ${end - first > 2 ? "to" : "and"} ${end - 1}`;
   if (has < uses) {
     yield `the optimizer of ${named(has, uses)} begins with the state of rank 0's, as the ` +
       "checkpoint has no other";

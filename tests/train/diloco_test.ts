@@ -174,13 +174,13 @@ Deno.test("train() by DiLoCo gives ranks that its checkpoint does not have the o
       event.kind === "notice" && /rank(?!s compute)/.test(event.message) ? [event.message] : []
     );
   };
-  const every = (steps: number) => `, and weights are exchanged every ${steps} steps, by DiLoCo`;
+  const every = (steps: number) => `, and every ${steps} steps weights are exchanged, by DiLoCo`;
   assert.deepEqual(await noticesOf(1, { steps: 2 }), [
-    `1 rank trains: a step has 2 rows${every(2)}`,
+    "1 rank trains: a step has 2 rows, and every 2 steps an outer step is taken, by DiLoCo",
   ]);
   assert.deepEqual(await noticesOf(3, { steps: 4 }), [
     `3 ranks train together, in place of 1 up to now: a step has 6 rows${every(2)}`,
-    "the optimizer of ranks 1 to 2 begins with the state of rank 0's, as the checkpoint has no other",
+    "the optimizer of ranks 1 and 2 begins with the state of rank 0's, as the checkpoint has no other",
   ]);
   const state = readTrainerState(join(out, "checkpoints", "000004"));
   assert.equal(state.otherRanks?.length, 2);
