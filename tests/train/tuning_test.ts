@@ -173,7 +173,12 @@ Deno.test({
     const firstOf = async (steps: number, isCpu: boolean) => {
       const out = join(directory, "unasked", `${steps} ${isCpu}`);
       const on = { ...device, isCpu, choices: new Map<string, string>() };
-      const sizes = { contextLength: 16, batchSize: 2, precision: "f32" } as const;
+      const sizes = {
+        contextLength: 16,
+        batchSize: 2,
+        precision: "f32",
+        documents: "joined",
+      } as const;
       const options = { preset: "nano", data: [text], steps, evalEvery: 0, ...sizes } as const;
       for await (const event of train({ ...options, device: on, out, sampleEvery: 0 })) {
         if (event.kind === "start") parameters = event.parameters;
