@@ -47,8 +47,8 @@ const TICK_MS = 1;
 
 /**
  * Loads Dawn. While it waits for the device, Dawn asks it again in each `setImmediate()`, with a new native function per
- * call: some 100,000 per second, which take a core, and which V8 then collects, for seconds in which the host sees no
- * results. Here these calls wait for a timer, that of native functions only.
+ * call: some 100,000 per second, which take a core, and with which the host saw no results for up to
+ * seconds, supposedly while V8 collected them. Here the calls with native functions wait for a timer.
  */
 async function createDawn(): Promise<GPU> {
   const { create } = await load("webgpu"), { setImmediate } = globalThis;
