@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { setTimeout as delay } from "node:timers/promises";
 import { Random } from "../../data/random.ts";
 import type { CompletionPiece } from "../../generate/completion.ts";
 import { createEngine, type Engine, type EngineRequest } from "../../generate/engine.ts";
@@ -18,6 +19,12 @@ import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 const tokenizer = byteTokenizer();
 const model = { gpt: randomModel(device, "f32"), tokenizer };
 
+/** Tokens of one prompt that a pass reads. */
+const PIECE = device.isCpu ? 16 : 64;
+
+/** A model for prompts of two pieces and a few tokens. */
+const LONG = { gpt: randomModel(device, "f32", { contextLength: 2 * PIECE + 6 }), tokenizer };
+
 const PLAIN = { promptIds: [72, 105], seed: 3, maxNewTokens: 60 } satisfies EngineRequest;
 
 /** The whole completion of a request, in one piece. */
@@ -36,8 +43,8 @@ async function completed(
 }
 
 /** The completion of a request by `generate()`. */
-async function generated(request: EngineRequest) {
-  const stream = generate(model, request);
+async function generated(request: EngineRequest, by = model) {
+  const stream = generate(by, request);
   let text = "";
   for (;;) {
     const { done, value } = await stream.next();
@@ -129,7 +136,7 @@ for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
     const random = new Random(5);
     const requests = Array.from({ length: 60 }, () => randomRequest(random));
     const together = await Promise.all(requests.map(async (request, i) => {
-      await new Promise((resolve) => setTimeout(resolve, random.below(250)));
+      await delay(random.below(250));
       if (i % 6 === 5) { // leaves after its first piece, or before
         const pieces = engine.submit(request);
         if (i % 4 === 1) await pieces.next();
@@ -138,6 +145,8 @@ for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
       }
       return await completed(engine, request);
     }));
+    // a request that leaves has its slot until the chunk ends
+    for (let tries = 0; engine.stats().running > 0 && tries < 100; tries++) await delay(10);
     assert.equal(engine.stats().running + engine.stats().waiting, 0);
     assert.equal(engine.stats().ended, requests.length);
     for (const [i, whole] of together.entries()) {
@@ -161,38 +170,45 @@ Deno.test("createEngine() reads the oldest prompt with the shortest others", asy
     read.call(this, sequences);
   };
   try {
-    await using engine = createEngine(model, { slots: 10 });
+    await using engine = createEngine(LONG, { slots: 10 });
     // prompt and one token: the most tokens of each request
-    const lengths = [30, 36, 34, 14, 13, 12, 11, 10, 9, 8];
+    const lengths = [2 * PIECE - 2, 2 * PIECE + 4, 2 * PIECE + 2, 14, 13, 12, 11, 10, 9, 8];
+    const [two, three, full] = lengths; // the passes that read their prompts; the third has whole pieces
     await Promise.all(lengths.map(async (length) => {
       const promptIds = Array.from({ length: length - 1 }, (_, i) => i);
       await completed(engine, { ...PLAIN, promptIds, maxNewTokens: 1 });
     }));
-    // a pass reads 16 tokens of eight prompts at most
-    assert.deepEqual(passes, [[30, 8, 9, 10, 11, 12, 13, 14], [30, 34, 36], [36, 34], [36]]);
+    // a pass reads a piece of eight prompts at most
+    assert.deepEqual(passes, [
+      [two, 8, 9, 10, 11, 12, 13, 14],
+      [two, full, three],
+      [three, full],
+      [three],
+    ]);
   } finally {
     Slots.prototype.read = read;
   }
 });
 
 Deno.test("createEngine() reads a prompt from where it differs from one that a free slot has read", async () => {
-  await using engine = createEngine(model, { slots: 2 });
+  await using engine = createEngine(LONG, { slots: 2 });
+  const P = PIECE;
   const prompt = (length: number, differs = length) =>
     Array.from({ length }, (_, i) => i < differs ? i : 200 - i);
   const cases: [promptIds: number[], read: number, maxNewTokens?: number][] = [
-    [prompt(35), 35], // of which a slot keeps two pieces of 16 tokens
-    [prompt(20, 0), 20],
-    [prompt(36), 4],
-    [prompt(36, 31), 20],
-    [prompt(18, 16), 2], // the piece of the last but one is as it was
-    [prompt(16), 16], // the last token draws the next
-    [prompt(34, 17), 18, 30], // its window moves
-    [prompt(20), 20],
+    [prompt(2 * P + 3), 2 * P + 3], // of which a slot keeps two pieces
+    [prompt(P + 4, 0), P + 4],
+    [prompt(2 * P + 4), 4],
+    [prompt(2 * P + 4, 2 * P - 1), P + 4],
+    [prompt(P + 2, P), 2], // the piece of the last but one is as it was
+    [prompt(P), P], // the last token draws the next
+    [prompt(2 * P + 2, P + 1), P + 2, 30], // its window moves
+    [prompt(P + 4), P + 4],
   ];
   for (const [promptIds, read, maxNewTokens = 2] of cases) {
     const before = engine.stats().promptTokensRead, request = { ...PLAIN, promptIds, maxNewTokens };
     const { text, result } = await completed(engine, request);
-    assert.deepEqual({ text, result }, await generated(request));
+    assert.deepEqual({ text, result }, await generated(request, LONG));
     assert.equal(engine.stats().promptTokensRead - before, read, `${promptIds}`);
   }
 });

@@ -42,13 +42,14 @@ function named(checks: readonly CheckResult[], wanted: CheckResult["verdict"]): 
 }
 
 for (const [name, make] of Object.entries(SICK)) {
-  Deno.test(`diagnose() names ${name}, from each of three seeds`, async () => {
+  const ignore = name === "leak" && !device.isCpu; // it changes the kernels for CPUs
+  Deno.test(`diagnose() names ${name}, from each of three seeds`, { ignore }, async () => {
     // side by side, as their waits for the device overlap
     await Promise.all([1, 2, 3].map(async (seed) => {
       const trained = await make({
         seed,
         device,
-        deviceWithoutMask: await deviceWithoutMask(),
+        deviceWithoutMask,
         corpus: await corpus(),
         healthy: await healthyFrom(seed),
       });

@@ -146,7 +146,7 @@ function batchFrom(tokenAt: (i: number) => number): Batch {
 export interface Given {
   seed: number;
   device: Device;
-  deviceWithoutMask: Device;
+  deviceWithoutMask: () => Promise<Device>;
   corpus: Corpus;
   /** A healthy model that was trained on the corpus from this seed. */
   healthy: Trained;
@@ -168,7 +168,8 @@ const BY_HEART = { steps: 80, evalEvery: 10, learningRate: 0.02, config: { width
 
 /** The sicknesses, by the check that must name them: how to train or make a model that has one. */
 export const SICK: Partial<Record<CheckName, (given: Given) => Promise<Trained> | Trained>> = {
-  "leak": async ({ deviceWithoutMask: device, ...given }) => await trainSmall({ ...given, device }),
+  "leak": async ({ deviceWithoutMask, ...given }) =>
+    await trainSmall({ ...given, device: await deviceWithoutMask() }),
   "copies-input": async (given) => await trainSmall({ ...given, steps: 60, change: unshifted }),
   /** The held-out text is in the training text, which is short. */
   "below-entropy": async (given) => {
