@@ -58,11 +58,8 @@ export type { Evaluation } from "./train/evaluate.ts";
 export type { Metric as TrainingMetric } from "./train/metrics.ts";
 export type { ParameterHistogram } from "./train/histograms.ts";
 export { type CheckName, type CheckResult, CHECKS } from "./train/checks.ts";
-export {
-  type DistributedChoice,
-  openTransport,
-  type TransportOptions,
-} from "./distributed/open_mpi.ts";
+export { openTransport, type TransportOptions } from "./distributed/open_mpi.ts";
+export type { DistributedChoice } from "./distributed/placement.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";
 export type { WireType } from "./distributed/wire.ts";
 export { OuterStep, type OuterStepOptions } from "./train/diloco.ts";

@@ -1,5 +1,5 @@
 import { Option } from "commander";
-import { placementOf } from "../distributed/open_mpi.ts";
+import { placementOf } from "../distributed/placement.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { estimateTable, timeTable } from "../train/estimate.ts";
 import type { GpuChoice } from "../kernels/provider.ts";

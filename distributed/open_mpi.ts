@@ -1,10 +1,8 @@
-import { Worker } from "node:worker_threads";
-import { environmentVariable } from "../files/environment.ts";
-import { printable, quoted } from "../files/printable.ts";
+import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { type HeartbeatOptions, SHARED } from "./heartbeat.ts";
-import type { HeartbeatMessage } from "./heartbeat_worker.ts";
+import { startHeartbeat } from "./heartbeat_thread.ts";
 import { type Mpi, openMpiLibrary } from "./libmpi.ts";
+import { type DistributedChoice, type Placement, placementOf } from "./placement.ts";
 import { oneRank, type Transport } from "./transport.ts";
 
 /**
@@ -15,72 +13,6 @@ import { oneRank, type Transport } from "./transport.ts";
  *
  * @module
  */
-
-/** Whether the processes that a launcher started train together, or each for itself. */
-export type DistributedChoice = "auto" | "off";
-
-/** All choices. */
-export const DISTRIBUTED_CHOICES = ["auto", "off"] as const satisfies readonly DistributedChoice[];
-
-/** Where a launcher has put this process. */
-export interface Placement {
-  /** Number of this process among all, from 0. */
-  readonly rank: number;
-  /** Number of processes. */
-  readonly size: number;
-  /** Number of this process among those of its host, from 0. */
-  readonly localRank: number;
-}
-
-/**
- * The variables in which launchers number a process. The batch script of Slurm itself has SLURM_PROCID and
- * SLURM_NTASKS, but only what srun starts has SLURM_STEP_NUM_TASKS.
- */
-const LAUNCHERS = [
-  {
-    rank: "OMPI_COMM_WORLD_RANK",
-    size: "OMPI_COMM_WORLD_SIZE",
-    localRank: "OMPI_COMM_WORLD_LOCAL_RANK",
-  },
-  { rank: "SLURM_PROCID", size: "SLURM_STEP_NUM_TASKS", localRank: "SLURM_LOCALID" },
-] as const;
-
-/** The variable in which `mpirun` says how many processes this host has. */
-const LOCAL_SIZE = "OMPI_COMM_WORLD_LOCAL_SIZE";
-
-/** Names of the variables that are read. */
-export const LAUNCHER_VARIABLES: readonly string[] = [
-  ...LAUNCHERS.flatMap((names) => Object.values(names)),
-  LOCAL_SIZE,
-];
-
-/**
- * The place that `mpirun` or `srun` has given this process; undefined if neither started it.
- *
- * @throws {UserError} if a variable of the launcher is no number that fits the others.
- */
-export function placementOf(
-  environment: (name: string) => string | undefined = environmentVariable,
-): Placement | undefined {
-  for (const names of LAUNCHERS) {
-    if (environment(names.rank) === undefined || environment(names.size) === undefined) continue;
-    const numberOf = (name: string, least: number, below: number) => {
-      const text = environment(name) ?? "", value = Number(text);
-      if (/^\d{1,9}$/.test(text) && value >= least && value < below) return value;
-      throw new UserError(
-        `Cannot use the ranks of the launcher as ${name} must be a whole number from ${least} on` +
-          `${below < Infinity ? ` below ${names.size}` : ""}: current value is ${quoted(text)}`,
-      );
-    };
-    const size = numberOf(names.size, 1, Infinity);
-    return {
-      rank: numberOf(names.rank, 0, size),
-      size,
-      localRank: numberOf(names.localRank, 0, size),
-    };
-  }
-  return undefined;
-}
 
 /**
  * The transport between this process and the others that its launcher started; `oneRank` if it runs alone, or with
@@ -130,14 +62,12 @@ const MAX_ERROR_STRING = 256;
  */
 export const SUM_FLOATS = 2 ** 20;
 
-/** Milliseconds that a 32-bit integer holds: 24 days. */
-const MOST_LIMIT_MS = 2 ** 31;
-
 /** Bytes of one broadcast, at most, as MPI counts in 32 bits. */
 const BROADCAST_BYTES = 2 ** 30;
 
 /** Loads Open MPI, and waits until all ranks have done so. */
-function openMpi({ rank, size, localRank }: Placement, timeout: number): Transport {
+function openMpi(placement: Placement, timeout: number): Transport {
+  const { rank, size, localRank } = placement;
   const symbols = openMpiLibrary();
   const { ompi_mpi_comm_world: world, ompi_mpi_float: float, ompi_mpi_byte: byte } = symbols;
   const provided = integers(1);
@@ -163,27 +93,7 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
     );
   }
 
-  const shared = new Int32Array(new SharedArrayBuffer(12));
-  // workers of Node, unlike those of the web, do not keep a program alive, but none starts from a URL of https: itself
-  const module = JSON.stringify(new URL("./heartbeat_worker.ts", import.meta.url));
-  const worker = new Worker(new URL(`data:text/javascript,import ${encodeURIComponent(module)}`), {
-    workerData: {
-      rank,
-      size,
-      timeoutMs: timeout > 0 ? 1000 * timeout : Infinity,
-      shared,
-      launcher: environmentVariable(LAUNCHERS[0].rank) === undefined ? undefined : Deno.ppid,
-      isOneHost: environmentVariable(LOCAL_SIZE) === `${size}`,
-    } satisfies HeartbeatOptions,
-  });
-  worker.unref(); // a program that does not close the transport ends nevertheless
-  const post = (message: HeartbeatMessage) => worker.postMessage(message);
-  /** Notes that a call begins, or returns. */
-  const note = (waiting: 1 | -1) => {
-    Atomics.add(shared, SHARED.calls, 1);
-    Atomics.add(shared, SHARED.waiting, waiting);
-  };
-
+  const heartbeat = startHeartbeat(placement, timeout);
   const inFlight = new Set<readonly unknown[]>(); // what the library reads or writes now
   let last: Promise<unknown> = Promise.resolve(); // of the calls that were made
   /** Makes calls after all earlier ones. */
@@ -282,23 +192,12 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
         return all;
       }),
     barrier: () => inTurn(() => checked("MPI_Barrier", world)),
-    async watch(limitMs, work) {
-      Atomics.store(shared, SHARED.limitMs, limitMs < MOST_LIMIT_MS ? limitMs : 0);
-      try {
-        return await work();
-      } finally {
-        Atomics.store(shared, SHARED.limitMs, 0);
-      }
-    },
-    leave: (reason) => post({ kind: "leave", reason }),
+    watch: heartbeat.watch,
+    leave: heartbeat.leave,
     close: () =>
       inTurn(async () => {
         await checked("MPI_Barrier", world);
-        const closed = new Promise((resolve) => worker.once("message", resolve));
-        worker.ref();
-        post({ kind: "close" });
-        await closed;
-        await worker.terminate();
+        await heartbeat.stop();
         checkCode("MPI_Finalize", symbols.MPI_Finalize());
       }),
   };
@@ -310,9 +209,9 @@ function openMpi({ rank, size, localRank }: Placement, timeout: number): Transpo
   ): Promise<void> {
     inFlight.add(values);
     const call = symbols[name] as (...values: unknown[]) => Promise<number>;
-    note(1);
+    heartbeat.note(1);
     const code = await call(...values);
-    note(-1);
+    heartbeat.note(-1);
     inFlight.delete(values);
     checkCode(name, code);
   }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { openTransport, placementOf } from "../../distributed/open_mpi.ts";
+import { openTransport } from "../../distributed/open_mpi.ts";
+import { placementOf } from "../../distributed/placement.ts";
 import { oneRank } from "../../distributed/transport.ts";
 import { UserError } from "../../files/user_error.ts";
 import { once } from "../once.ts";
@@ -17,6 +18,13 @@ Deno.test("placementOf() reads the variables of mpirun, and of srun in a step", 
     rank: 3,
     size: 4,
     localRank: 1,
+  });
+  const local = { OMPI_COMM_WORLD_LOCAL_RANK: "1", OMPI_COMM_WORLD_LOCAL_SIZE: "2" };
+  assert.deepEqual(place({ ...mpirun, ...local }), {
+    rank: 3,
+    size: 4,
+    localRank: 1,
+    localSize: 2,
   });
   const script = { SLURM_PROCID: "0", SLURM_NTASKS: "8", SLURM_LOCALID: "0" };
   assert.equal(place(script), undefined); // the batch script, from which srun starts the ranks

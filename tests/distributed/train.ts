@@ -1,5 +1,5 @@
 /** A program that tests start with mpirun: it trains a small model, and prints what it saw as one line of JSON. */
-import { placementOf } from "../../distributed/open_mpi.ts";
+import { placementOf } from "../../distributed/placement.ts";
 import type { Transport } from "../../distributed/transport.ts";
 import type { Device } from "../../kernels/device.ts";
 import type { TrainOptions } from "../../train/options.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { hubFile } from "../../../data/hub/hub.ts";
-import { LAUNCHER_VARIABLES } from "../../../distributed/open_mpi.ts";
+import { LAUNCHER_VARIABLES } from "../../../distributed/placement.ts";
 import { HUB_VARIABLES, hubSettings, request, within } from "../../../data/hub/request.ts";
 import { dirname, fromFileUrl } from "../../paths.ts";
 import { assertHolds, hubCase, refuse, STORIES } from "./server.ts";
