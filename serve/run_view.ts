@@ -10,7 +10,7 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { type Ingredients, newestState } from "../train/compare.ts";
-import { labelOf } from "../train/options.ts";
+import { optionLabel } from "../train/options.ts";
 import { UNSAVED } from "../train/resolve.ts";
 import { isLocked } from "../train/run_directory.ts";
 import type { RunIndex, Sample, Warning } from "./run_index.ts";
@@ -159,7 +159,7 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
   const { samples, warnings, damaged } = index;
   return {
     ...row,
-    options: optionsOf(index, state).map(([name, value]) => [labelOf(name), value] as const),
+    options: optionsOf(index, state).map(([name, value]) => [optionLabel(name), value] as const),
     samples,
     warnings,
     checkpoints: checkpointsIn(path),

@@ -31,7 +31,7 @@ import {
 } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
-import { EARLIER_DEFAULTS, labelOf, optionsWhere, tokensPerStepOf } from "./options.ts";
+import { EARLIER_DEFAULTS, optionLabel, optionsWhere, tokensPerStepOf } from "./options.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
@@ -257,7 +257,7 @@ export function differences(runs: readonly Ingredients[]): [name: string, values
     ...(runs.some(({ options }) => options.initFrom !== undefined) ? ["preset"] : []),
   ]);
   for (const name of new Set(runs.flatMap(({ options }) => Object.keys(options)))) {
-    if (!left.has(name)) rows.set(labelOf(name), runs.map(({ options }) => options[name]));
+    if (!left.has(name)) rows.set(optionLabel(name), runs.map(({ options }) => options[name]));
   }
   rows.set("trained on", runs.map(({ adapter }) => adapter));
   const text = (value: unknown) => {

@@ -908,7 +908,7 @@ export function tokensPerStepOf(options: unknown): number {
 export const OPTION_NAMES = Object.keys(TRAIN_OPTIONS) as OptionName[];
 
 /** How a value among the options of a run is named to people: as its flag, if it has one. */
-export function labelOf(name: string): string {
+export function optionLabel(name: string): string {
   return Object.hasOwn(TRAIN_OPTIONS, name) ? flagOf(name) : name;
 }
 

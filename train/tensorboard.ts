@@ -3,7 +3,7 @@ import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { isSystemError, readChunks } from "../files/disk.ts";
 import type { Metric } from "./metrics.ts";
-import { labelOf } from "./options.ts";
+import { optionLabel } from "./options.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import {
   countRecords,
@@ -177,7 +177,7 @@ function writeRecord(writer: RecordWriter, metric: Metric): void {
 /** By kind of line, its values. */
 const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
   start: ({ options, device, parameters, memoryBytes }) => {
-    const flags = Object.entries(options ?? {}).map(([name, value]) => [labelOf(name), value]);
+    const flags = Object.entries(options ?? {}).map(([name, value]) => [optionLabel(name), value]);
     const rows = [...flags, ...Object.entries({ device, parameters, memoryBytes })]
       .filter(([, value]) => value !== undefined && value !== null)
       .map((row) => `| ${row.map(cellOf).join(" | ")} |`);
