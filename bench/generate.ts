@@ -58,6 +58,7 @@ export function generateBenches(device: Device, precision: Precision): GenerateB
     generation("mini", 64),
     generation("smollm2-135m", 1),
     generation("gpt2", 1),
+    generation("gpt2", 64),
     generation("gpt2", 1, int8),
     generation("gpt2-xl", 1, int8), // its parameters in f32 do not fit in a buffer of 4 GiB
   ];

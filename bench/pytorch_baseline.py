@@ -237,15 +237,15 @@ def copy(megabytes=1024):
     return {"ms": ms, "bytesPerSecond": 2 * x.numel() * 4 / ms * 1e3}
 
 
-def mini():
+def transformers_gpt2(width, layers, heads):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=VOCABULARY_SIZE,
         n_positions=GENERATION_CONTEXT,
-        n_embd=MINI["width"],
-        n_layer=MINI["layers"],
-        n_head=MINI["heads"],
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
     )
     return GPT2LMHeadModel(config)
 
@@ -291,8 +291,11 @@ def single_parts(no_compile):
         for layout in ("NN", "NT", "TN"):
             parts[f"cublas {name} {layout} 4096"] = partial(matmul, layout, dtype)
     parts["copy f32 1024 MiB"] = copy
-    parts["generate mini 1 stream"] = lambda: generate(mini(), 1, TOP_P)
-    parts["generate mini 64 streams"] = lambda: generate(mini(), 64, TOP_P)
+    for name, dimensions in {"mini": MINI, "gpt2": GPT2}.items():
+        for streams, words in {1: "1 stream", 64: "64 streams"}.items():
+            parts[f"generate {name} {words}"] = lambda dimensions=dimensions, streams=streams: (
+                generate(transformers_gpt2(**dimensions), streams, TOP_P)
+            )
     parts["generate smollm2-135m 1 stream"] = lambda: generate(
         smollm2(GENERATION_CONTEXT), 1, GREEDY, samples=1
     )

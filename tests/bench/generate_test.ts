@@ -54,6 +54,7 @@ Deno.test("generateBenches() keeps the names by which reports are compared", () 
     "generate f16 mini 64 streams x 256 V 50257",
     "generate f16 smollm2-135m 1 stream x 256 V 49152",
     "generate f16 gpt2 1 stream x 256 V 50257",
+    "generate f16 gpt2 64 streams x 256 V 50257",
     "generate int8 gpt2 1 stream x 256 V 50257",
     "generate int8 gpt2-xl 1 stream x 256 V 50257",
   ]);
