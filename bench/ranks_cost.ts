@@ -1,4 +1,4 @@
-import { SUM_FLOATS } from "../distributed/open_mpi.ts";
+import { SUM_FLOATS } from "../distributed/transport.ts";
 import { countParameters } from "../model/parameters.ts";
 import { stepCost } from "./cost.ts";
 import { benchConfig, type BenchModel } from "./models.ts";

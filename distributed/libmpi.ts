@@ -80,18 +80,38 @@ const MPI_SYMBOLS = {
     result: "i32",
     nonblocking: true,
   },
+  addInMemory: {
+    name: "MPI_Reduce_local",
+    parameters: ["usize", "usize", "i32", "pointer", "pointer"],
+    result: "i32",
+    nonblocking: true,
+  },
   MPI_Bcast: {
     parameters: ["buffer", "i32", "pointer", "i32", "pointer"],
     result: "i32",
     nonblocking: true,
   },
   MPI_Barrier: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  // bytes, bytes of a unit, hints, communicator; where this rank's bytes begin, window
+  MPI_Win_allocate_shared: {
+    parameters: ["isize", "i32", "pointer", "pointer", "buffer", "buffer"],
+    result: "i32",
+  },
+  MPI_Win_set_errhandler: { parameters: ["usize", "pointer"], result: "i32" },
+  // window, rank; its bytes, bytes of a unit, where they begin
+  MPI_Win_shared_query: {
+    parameters: ["usize", "i32", "buffer", "buffer", "buffer"],
+    result: "i32",
+  },
+  MPI_Win_fence: { parameters: ["i32", "usize"], result: "i32", nonblocking: true },
+  MPI_Win_free: { parameters: ["buffer"], result: "i32" },
   MPI_Finalize: { parameters: [], result: "i32" }, // on the thread of MPI_Init_thread, as the standard wants
   ompi_mpi_comm_world: { type: "pointer" },
   ompi_mpi_float: { type: "pointer" },
   ompi_mpi_byte: { type: "pointer" },
   ompi_mpi_op_sum: { type: "pointer" },
   ompi_mpi_errors_return: { type: "pointer" },
+  ompi_mpi_info_null: { type: "pointer" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The opened library. */

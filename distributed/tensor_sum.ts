@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers";
 import type { Device } from "../kernels/device.ts";
 import { mapForReading, size, type Tensor, tensorBytes } from "../kernels/tensor.ts";
-import type { Transport } from "./transport.ts";
+import { SUM_FLOATS, type Transport } from "./transport.ts";
 import { F16Wire } from "./wire.ts";
 
 /** Milliseconds of sums of tensors, by their parts. */
@@ -17,7 +17,7 @@ export interface ExchangeMs {
 }
 
 /** Bytes of a piece, which the transport adds up at once. */
-const PIECE_BYTES = 2 ** 22;
+const PIECE_BYTES = 4 * SUM_FLOATS;
 
 /** Pieces in the host's memory: one is copied to it and one from it while the transport adds up the others. */
 const PIECES = 4;
@@ -115,8 +115,8 @@ export class TensorSum implements Disposable {
       const values = pieces[start / PIECE_BYTES % pieces.length]!.subarray(0, (end - start) / 4);
       const parts = [];
       for (let from = start; from < end; from += COPY_BYTES) {
-        const length = Math.min(COPY_BYTES, end - from), place = (from - start) / 4;
-        parts.push({ from, length, part: values.subarray(place, place + length / 4) });
+        const place = (from - start) / 4;
+        parts.push({ from, part: values.subarray(place, place + COPY_BYTES / 4) });
       }
       return { values, parts };
     };
@@ -124,11 +124,8 @@ export class TensorSum implements Disposable {
     for (let start = 0; start < bytes + (pieces.length - 1) * PIECE_BYTES; start += PIECE_BYTES) {
       if (start < bytes) {
         const { values, parts } = partsOf(start);
-        for (const { from, length, part } of parts) {
-          await this.#timed("download", () => {
-            // Deno's mapped range is a copy; that of Dawn is the mapping
-            part.set(new Float32Array(staging.getMappedRange(from, length)));
-          });
+        for (const { from, part } of parts) {
+          await this.#timed("download", () => this.#read(staging, from, part));
         }
         const sum = this.#transport.sum(values);
         sum.catch(() => {}); // another one may throw before it
@@ -144,7 +141,16 @@ export class TensorSum implements Disposable {
           queue.writeBuffer(tensor.buffer, tensor.offsetBytes + from, part);
         });
       }
+      queue.submit([]); // the memory of what was written is used again for the next pieces
     }
+  }
+
+  /** Copies a part of a mapped buffer. */
+  #read(staging: GPUBuffer, from: number, part: Float32Array): void {
+    const range = staging.getMappedRange(from, part.byteLength);
+    part.set(new Float32Array(range));
+    // that of Deno is a copy, in memory that is used again at once instead of after a collection
+    if (this.#device.provider === "native") range.transfer(0);
   }
 
   /** Adds up a tensor that is mapped and travels in f16. */

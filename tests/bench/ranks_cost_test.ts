@@ -9,7 +9,7 @@ import {
   stepMs,
   sumMs,
 } from "../../bench/ranks_cost.ts";
-import { SUM_FLOATS } from "../../distributed/open_mpi.ts";
+import { SUM_FLOATS } from "../../distributed/transport.ts";
 import { SYNC_EVERY } from "../../bench/ranks_report.ts";
 import { ranksReport } from "./ranks_fixture.ts";
 

@@ -94,7 +94,7 @@ withRanks("sum() adds in the order of ranks, on every rank", async () => {
 });
 
 withRanks("sum() gives the same bits over TCP, as between hosts", async () => {
-  const flags = ["--mca", "btl", "tcp,self"];
+  const flags = ["--mca", "btl", "tcp,self", "--mca", "osc", "^sm"];
   const { lines, stderr, code } = await mpirun(3, "ranks.ts", ["sum"], { flags });
   assert.deepEqual(lines, [0, 1, 2].map((rank) => ({ rank, sums: SUMS })), stderr);
   assert.equal(code, 0, stderr);

@@ -1,5 +1,6 @@
 /** A program that tests start with mpirun: it does what its argument names, and prints one line of JSON. */
-import { openTransport, SUM_FLOATS } from "../../distributed/open_mpi.ts";
+import { openTransport } from "../../distributed/open_mpi.ts";
+import { SUM_FLOATS } from "../../distributed/transport.ts";
 
 const [task, seconds = "60", stopped] = Deno.args;
 const transport = openTransport("auto", { timeout: Number(seconds) });
