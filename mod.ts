@@ -109,9 +109,8 @@ export {
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
 export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
-export { type Batch, type BatchLayout, batchOf } from "./data/tokens/batch.ts";
+export { type Batch, type BatchLayout, batchOf, type PackingCounts } from "./data/tokens/batch.ts";
 export { Batches, type BatchesOptions } from "./data/tokens/batches.ts";
-export type { PackingCounts } from "./data/tokens/packing.ts";
 export {
   type CachedFile,
   type Environment as HubEnvironment,

@@ -1,6 +1,6 @@
 import { dirname, join, resolve } from "node:path";
 import type { Documents } from "../data/text/documents.ts";
-import type { PackingCounts } from "../data/tokens/packing.ts";
+import type { PackingCounts } from "../data/tokens/batch.ts";
 import { DataError } from "../data/text/data_error.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";

@@ -46,6 +46,27 @@ export interface Row {
   readonly answers?: readonly Span[];
 }
 
+/** The rows of a data set. */
+export interface Rows {
+  readonly length: number;
+  /** A row, in some epoch. */
+  at(place: number, epoch: number): Row;
+  /** Number of targets of a row, which are the same in all epochs; reads no tokens. */
+  targets(place: number): number;
+  /** How many conversations they hold, if they hold these. */
+  readonly conversations?: PackingCounts;
+}
+
+/** How many conversations fit into rows of a length. */
+export interface PackingCounts {
+  /** Conversations that are used, in whole or in part. */
+  readonly used: number;
+  /** Of these, conversations whose last messages are left out, as rows are too short for them. */
+  readonly cut: number;
+  /** Conversations that are left out, as rows are too short for their first answer. */
+  readonly leftOut: number;
+}
+
 /** Shifts and pads rows; a missing row is all padding. */
 export function makeBatch(
   rows: readonly Row[],

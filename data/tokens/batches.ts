@@ -1,8 +1,8 @@
 import { UserError } from "../../files/user_error.ts";
 import { hash, permute } from "../random.ts";
-import { type Batch, type BatchLayout, makeBatch, type Row, sharedRow } from "./batch.ts";
-import { PackedRows, type PackingCounts } from "./packing.ts";
-import { moved, type TokenDataset } from "./token_dataset.ts";
+import { type Batch, type BatchLayout, makeBatch, type PackingCounts, type Rows } from "./batch.ts";
+import { packedRows } from "./packing.ts";
+import { firstIndex, type TokenDataset } from "./token_dataset.ts";
 
 /** How tokens are cut into batches for training. */
 export interface BatchesOptions extends BatchLayout {
@@ -111,20 +111,16 @@ export class Batches {
 /** Tokens of the batches whose documents are measured, at least. */
 const MEASURED_TOKENS = 2 ** 16;
 
-/** The rows of a data set. */
-interface Rows {
-  readonly length: number;
-  /** A row, in some epoch. */
-  at(place: number, epoch: number): Row;
-  /** Number of targets of a row, which are the same in all epochs; reads no tokens. */
-  targets(place: number): number;
-  /** How many conversations they hold, if they hold these. */
-  readonly conversations?: PackingCounts;
-}
-
 function rowsOf(dataset: TokenDataset, options: BatchesOptions): Rows {
-  const { contextLength: T, sequence } = options;
-  if (dataset.answersOf) return conversationRows(dataset, options);
+  const { contextLength: T, sequence, documents = "joined" } = options;
+  if (dataset.answersOf) {
+    if (documents === "apart") {
+      return packedRows(dataset, { rowLength: T + 1, onePerRow: sequence === "padded" });
+    }
+    throw new RangeError(
+      `Cannot make batches of conversations as documents must be "apart": current value is "${documents}"`,
+    );
+  }
   const least = sequence === "packed" ? T + 1 : 2;
   if (dataset.length < least) {
     throw new UserError(
@@ -136,46 +132,16 @@ function rowsOf(dataset: TokenDataset, options: BatchesOptions): Rows {
   return sequence === "packed" ? contextRows(dataset, options) : documentRows(dataset, options);
 }
 
-/** Whole conversations, several per row. */
-function conversationRows(
-  dataset: TokenDataset,
-  { contextLength: T, sequence, documents = "joined" }: BatchesOptions,
-): Rows {
-  if (documents !== "apart") {
-    throw new RangeError(
-      `Cannot make batches of conversations as documents must be "apart": current value is "${documents}"`,
-    );
-  }
-  const packed = new PackedRows(dataset, { rowLength: T + 1, onePerRow: sequence === "padded" });
-  return {
-    length: packed.length,
-    conversations: packed.counts,
-    targets: (place) => packed.targets(place),
-    at: (place) =>
-      sharedRow(
-        packed.at(place).map(({ start, end, answers }) => ({
-          tokens: dataset.read(start, end),
-          answers: moved(answers, -start),
-        })),
-      ),
-  };
-}
-
 /** The beginning of a document per row. */
 function documentRows(dataset: TokenDataset, { contextLength: T }: BatchesOptions): Rows {
-  const placeOf = (document: number) => {
-    const start = dataset.documentStart(document), end = dataset.documentStart(document + 1);
-    return { start, end: Math.min(end, start + T + 1) };
-  };
+  const lengthOf = (document: number) =>
+    Math.min(T + 1, dataset.documentStart(document + 1) - dataset.documentStart(document));
   return {
     length: dataset.documents,
+    targets: (place) => Math.max(0, lengthOf(place) - 1),
     at(place) {
-      const { start, end } = placeOf(place);
-      return { tokens: dataset.read(start, end) };
-    },
-    targets(place) {
-      const { start, end } = placeOf(place);
-      return Math.max(0, end - start - 1);
+      const start = dataset.documentStart(place);
+      return { tokens: dataset.read(start, start + lengthOf(place)) };
     },
   };
 }
@@ -184,9 +150,14 @@ function documentRows(dataset: TokenDataset, { contextLength: T }: BatchesOption
 const PHASE = 0x7068;
 
 /** Contexts cut from the stream of all documents: each epoch cuts it at a random phase, within what the rows leave over. */
-function contextRows(dataset: TokenDataset, options: BatchesOptions): Rows {
-  const { contextLength: T, seed, documents } = options;
+function contextRows(
+  dataset: TokenDataset,
+  { contextLength: T, seed, documents, beginOfText }: BatchesOptions,
+): Rows {
   const length = Math.floor((dataset.length - 1) / T), spare = dataset.length - 1 - length * T;
+  // without a token that begins it, a document begins with the token that ends the document before it
+  const startOf = (document: number) =>
+    dataset.documentStart(document) - (beginOfText === undefined ? 1 : 0);
   return {
     length,
     targets: () => T,
@@ -194,28 +165,12 @@ function contextRows(dataset: TokenDataset, options: BatchesOptions): Rows {
       const start = place * T + hash(seed, epoch, PHASE) % (spare + 1), end = start + T + 1;
       const tokens = dataset.read(start, end);
       if (documents !== "apart") return { tokens };
-      return { tokens, documentStarts: documentStarts(dataset, { start, end, ...options }) };
+      const documentStarts: number[] = [];
+      let d = 1 + firstIndex(dataset.documents - 1, (i) => startOf(i + 1) > start);
+      for (; d < dataset.documents && startOf(d) < end; d++) {
+        documentStarts.push(startOf(d) - start);
+      }
+      return { tokens, documentStarts };
     },
   };
-}
-
-/** Places at which documents begin after the first of these tokens of the data set, counted from that token. */
-function documentStarts(
-  dataset: TokenDataset,
-  { start, end, beginOfText }: { start: number; end: number; beginOfText?: number | undefined },
-): number[] {
-  // without a token that begins it, a document begins with the token that ends the document before it
-  const startOf = (document: number) =>
-    dataset.documentStart(document) - (beginOfText === undefined ? 1 : 0);
-  let first = 1, after = dataset.documents; // the first document that begins after `start` is among these
-  while (first < after) {
-    const middle = Math.floor((first + after) / 2);
-    if (startOf(middle) > start) after = middle;
-    else first = middle + 1;
-  }
-  const starts: number[] = [];
-  for (let d = first; d < dataset.documents && startOf(d) < end; d++) {
-    starts.push(startOf(d) - start);
-  }
-  return starts;
 }

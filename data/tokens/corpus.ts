@@ -11,25 +11,24 @@ import {
 } from "../tokenizer/tokenizer.ts";
 import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
 import type { TokenizedDocuments } from "./token_file.ts";
-import { openCached, tokenizeDocuments } from "./tokenize.ts";
+import { openCached, tokenizeDocuments, type TokenizeOptions } from "./tokenize.ts";
 
 /**
  * From the name of data to the batches of a training:
  *
- *     DataSpec        "sample", "tinystories", names of files
- *        │ openDataset()             text/dataset.ts, files.ts, readers.ts and other formats
- *     Documents       for training and, if the data set has them, for validation
- *        │ read()                    text/blocks.ts
- *     Block           about a megabyte of documents as they stand in their file
- *        │ clean(), in workers       text/clean.ts
- *        │ tokenize, in workers      tokenize_block.ts
- *     TokenBlock      clean text, which is hashed, and tokens
- *        │ tokenizeDocuments()       tokenize.ts
- *     TokenizedDocuments  tokens.bin, documents.bin and meta.json in the cache
- *        │ loadCorpus()              this file
- *     Corpus          a TokenDataset for training, one for validation, and their tokenizer
- *        │ Batches.at(i)             batches.ts
- *     Batch           inputs and targets, u32 [B,T]
+ *     DataSpec            "sample", "tinystories", names of files
+ *        │ openDataset()          text/dataset.ts, files.ts, readers.ts and other formats
+ *     Documents           for training and, if the data set has them, for validation
+ *        │ read()                 text/blocks.ts
+ *     Block               about a megabyte of documents as they stand in their file
+ *        │ clean() and tokenize   text/clean.ts, tokenize_block.ts; in workers: token_blocks.ts
+ *     TokenBlock          clean text, which is hashed, and tokens
+ *        │ tokenizeDocuments()    tokenize.ts
+ *     TokenizedDocuments  tokens.bin, documents.bin and meta.json in the cache: token_file.ts
+ *        │ loadCorpus()           this file
+ *     Corpus              a TokenDataset for training, one for validation, and their tokenizer
+ *        │ Batches.at(i)          batches.ts
+ *     Batch               inputs and targets, u32 [B,T]
  *
  * @module
  */
@@ -38,7 +37,8 @@ import { openCached, tokenizeDocuments } from "./tokenize.ts";
 export type VocabularyMode = "auto" | "full" | "compact";
 
 /** A data set, tokenized and divided for training and validation. */
-export interface Corpus {
+export interface Corpus
+  extends Pick<TokenizedDocuments, "bytes" | "cached" | "fileBytes" | "close"> {
   /** Name in messages: `sample`, `tinystories`, or the names of files. */
   readonly name: string;
   /** The name of the data, with each file of the hub at its commit and other files by absolute paths. */
@@ -59,22 +59,15 @@ export interface Corpus {
   readonly vocabulary: "full" | "compact";
   /** Least loss that a model can reach, in nats per token; known if all text is `sample`. */
   readonly entropyPerToken?: number;
-  /** Whether the tokens were found in the cache. */
-  readonly cached: boolean;
   /** SHA-256 of all documents, in hexadecimal. */
   readonly hash: string;
   /** In the same way that of the validation text alone, if the data set has one. */
   readonly validationHash?: string;
-  /** UTF-8 bytes of the documents. */
-  readonly bytes: number;
-  /** Bytes of the token files in the cache, or that they would have there. */
-  readonly fileBytes: number;
-  /** Closes the files that hold the tokens. */
-  close(): void;
 }
 
 /** The data to load, and how. */
-export interface CorpusOptions extends DatasetOptions {
+export interface CorpusOptions
+  extends DatasetOptions, Pick<TokenizeOptions, "cacheDirectory" | "readOnly" | "workers"> {
   /** What to read: see `openDataset()`. */
   readonly data: DataSpec | Documents;
   /** `auto` by default. */
@@ -83,12 +76,6 @@ export interface CorpusOptions extends DatasetOptions {
   readonly baseTokenizer?: Tokenizer | undefined;
   /** The tokenizer of an existing model; the tokens get its ids. */
   readonly tokenizer?: Tokenizer;
-  /** Directory of the token files; by default the tokens stay in memory. */
-  readonly cacheDirectory?: string;
-  /** Whether tokens that the directory lacks stay in memory; by default they are written there. */
-  readonly readOnly?: boolean;
-  /** Workers that tokenize; by default one per core, at most three. */
-  readonly workers?: number | undefined;
 }
 
 /** Share of the full vocabulary that the data uses, below which `auto` chooses the compact one. */
@@ -105,24 +92,22 @@ const GPT2_TOKENS = 50257;
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, validationData } = options;
+  const { data, validationData, onNotice } = options;
   const dataset = await openDataset(data, options), parts = partsOf(dataset);
-  const { tokenized, isCached, tokenizer, isCompact, newIds } = options.tokenizer
+  const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts, options)
     : await tokenizeAndChoose(parts, options);
-  for (const [i, part] of isCached ? tokenized.entries() : []) {
-    noteUnanswered(parts[i]!.name, part, options.onNotice); // as whoever tokenized them was told
-  }
+  tokenized.forEach((part, i) => { // as whoever tokenized them was told
+    if (part.cached) noteUnanswered(parts[i]!.name, part, onNotice);
+  });
   const [, validationHash] = tokenized.map(({ hash }) => hash);
   if (validationHash === tokenized[0]!.hash) {
-    options.onNotice?.(
+    onNotice?.(
       `the text to validate with is that of the training: its loss says nothing about other text`,
     );
   }
   const [first, second] = tokenized.map((part) => newIds ? renumbered(part, newIds) : part);
-  const { training, validation } = second
-    ? { training: first!, validation: second }
-    : holdOut(first!);
+  const isSample = data === "sample" && (validationData ?? data) === data;
   return {
     name: dataset.training.name,
     data: dataset.data,
@@ -130,26 +115,21 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     ...(validationHash === undefined ? {} : { validationHash }),
     tokenizer,
     documents: first!.documents,
-    training,
-    validation,
-    ownValidation: dataset.validation !== undefined,
+    ...(second ? { training: first!, validation: second } : holdOut(first!)),
+    ownValidation: second !== undefined,
     vocabulary: isCompact ? "compact" : "full",
-    ...(data === "sample" && (validationData ?? data) === data
-      ? { entropyPerToken: sampleEntropyPerToken(tokenizer) }
-      : {}),
-    cached: isCached,
-    hash: hashOf(tokenized.map(({ hash }) => hash)),
+    ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
+    cached: tokenized.every(({ cached }) => cached),
+    hash: hashOf(tokenized),
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
     fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
-    close: () => tokenized.forEach((part) => part.close()),
+    close: () => close(tokenized),
   };
 }
 
 /** The tokenized parts of a data set, and its vocabulary. */
 interface TokenizedParts {
   readonly tokenized: readonly TokenizedDocuments[];
-  /** Whether they were found in the cache. */
-  readonly isCached: boolean;
   readonly tokenizer: Tokenizer;
   /** Whether the tokenizer has a part of a vocabulary only. */
   readonly isCompact: boolean;
@@ -169,23 +149,15 @@ async function tokenizeFor(
   const tokenizer = await fittingTo(given, parts);
   const isCompact = options.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
   const found = openAll(parts, tokenizer, options);
-  if (found) return { tokenized: found, isCached: true, tokenizer, isCompact };
+  if (found) return { tokenized: found, tokenizer, isCompact };
   const { chatTemplate } = tokenizer, usual = options.baseTokenizer ?? await gpt2Tokenizer();
   const base = chatTemplate === undefined ? usual : { ...usual, chatTemplate };
   const whole = openAll(parts, base, options);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
-    const newIds = idsInPart(tokenizer, base);
-    return { tokenized: whole, isCached: true, tokenizer, isCompact, newIds };
+    return { tokenized: whole, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
   }
-  whole?.forEach((part) => part.close());
-  const tokenized = await tokenizeAll(parts, tokenizer, options);
-  return { tokenized, isCached: false, tokenizer, isCompact };
-}
-
-/** A tokenizer, with a chat template if any documents are conversations. */
-async function fittingTo(tokenizer: Tokenizer, parts: readonly Documents[]): Promise<Tokenizer> {
-  const hasConversations = parts.some(({ areConversations }) => areConversations);
-  return hasConversations ? await withChatFormat(tokenizer) : tokenizer;
+  close(whole ?? []);
+  return { tokenized: await tokenizeAll(parts, tokenizer, options), tokenizer, isCompact };
 }
 
 /** Tokenizes with the base tokenizer, then keeps its vocabulary or the part that the data uses. */
@@ -195,16 +167,12 @@ async function tokenizeAndChoose(
 ): Promise<TokenizedParts> {
   const { vocabulary = "auto", baseTokenizer } = options;
   const base = await fittingTo(baseTokenizer ?? await gpt2Tokenizer(), parts);
-  const found = openAll(parts, base, options);
-  const tokenized = found ?? await tokenizeAll(parts, base, options);
-  const isCached = found !== undefined;
-  const whole = { tokenized, isCached, tokenizer: base, isCompact: false };
-  if (vocabulary === "full") return whole;
-  const used = usedIds(tokenized);
+  const tokenized = await tokenizeAll(parts, base, options), used = usedIds(tokenized);
   const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
-  if (vocabulary === "auto" && !isSmallPart) return whole;
+  const isCompact = vocabulary === "compact" || (vocabulary === "auto" && isSmallPart);
+  if (!isCompact) return { tokenized, tokenizer: base, isCompact };
   const tokenizer = await fittingTo(await compactTokenizer(base, used), parts);
-  return { ...whole, tokenizer, isCompact: true, newIds: idsInPart(tokenizer, base) };
+  return { tokenized, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
 }
 
 /**
@@ -217,28 +185,24 @@ export async function hashData(
   options: CorpusOptions & { readonly tokenizer: Tokenizer },
 ): Promise<string> {
   const parts = partsOf(await openDataset(options.data, options));
-  const found = openAll(parts, await fittingTo(options.tokenizer, parts), options) ??
-    openAll(parts, await fittingTo(await gpt2Tokenizer(), parts), options);
-  if (found) {
-    for (const part of found) part.close();
-    return hashOf(found.map(({ hash }) => hash));
+  for (const tokenizer of [options.tokenizer, await gpt2Tokenizer()]) {
+    const found = openAll(parts, await fittingTo(tokenizer, parts), options);
+    if (!found) continue;
+    close(found);
+    return hashOf(found);
   }
-  const { signal, onProgress } = options;
-  const hashes: string[] = [];
-  for (const part of parts) hashes.push(await hashDocuments(part, { signal, onProgress }));
+  const { signal, onProgress } = options, hashes: { hash: string }[] = [];
+  for (const part of parts) {
+    hashes.push({ hash: await hashDocuments(part, { signal, onProgress }) });
+  }
   return hashOf(hashes);
 }
 
 /** Tokenizes a whole data set for evaluation, holding nothing out. */
 export async function loadWhole(
   options:
-    & Omit<
-      CorpusOptions,
-      "tokenizer" | "baseTokenizer" | "vocabulary" | "validationData"
-    >
-    & {
-      readonly tokenizer: Tokenizer;
-    },
+    & Omit<CorpusOptions, "baseTokenizer" | "vocabulary" | "validationData">
+    & { readonly tokenizer: Tokenizer },
 ): Promise<TokenizedDocuments> {
   const { training } = await openDataset(options.data, options);
   const tokenizer = await fittingTo(options.tokenizer, [training]);
@@ -251,9 +215,17 @@ function partsOf({ training, validation }: Dataset): Documents[] {
 }
 
 /** The hash of a data set, from the hashes of its parts. */
-function hashOf([first, ...more]: readonly string[]): string {
-  if (more.length === 0) return first!;
-  return createHash("sha256").update(first! + more.join("")).digest("hex");
+function hashOf(parts: readonly { hash: string }[]): string {
+  const hashes = parts.map(({ hash }) => hash);
+  return hashes.length === 1
+    ? hashes[0]!
+    : createHash("sha256").update(hashes.join("")).digest("hex");
+}
+
+/** A tokenizer, with a chat template if any documents are conversations. */
+async function fittingTo(tokenizer: Tokenizer, parts: readonly Documents[]): Promise<Tokenizer> {
+  const hasConversations = parts.some(({ areConversations }) => areConversations);
+  return hasConversations ? await withChatFormat(tokenizer) : tokenizer;
 }
 
 /** All parts from the cache; undefined if one is absent. */
@@ -262,30 +234,30 @@ function openAll(
   tokenizer: Tokenizer,
   { cacheDirectory }: CorpusOptions,
 ): TokenizedDocuments[] | undefined {
-  const files = parts.map((part) => openCached(part, { tokenizer, cacheDirectory }));
-  const found = files.filter((file) => file !== undefined);
+  const found = parts.flatMap((part) => openCached(part, { tokenizer, cacheDirectory }) ?? []);
   if (found.length === parts.length) return found;
-  for (const file of found) file.close();
+  close(found);
 }
 
 async function tokenizeAll(
   parts: readonly Documents[],
   tokenizer: Tokenizer,
-  { readOnly = false, cacheDirectory, ...options }: CorpusOptions,
+  options: CorpusOptions,
 ): Promise<TokenizedDocuments[]> {
   const tokenized: TokenizedDocuments[] = [];
-  const directory = readOnly ? undefined : cacheDirectory;
   try {
     for (const part of parts) {
-      tokenized.push(
-        await tokenizeDocuments(part, { ...options, tokenizer, cacheDirectory: directory }),
-      );
+      tokenized.push(await tokenizeDocuments(part, { ...options, tokenizer }));
     }
     return tokenized;
   } catch (error) {
-    for (const part of tokenized) part.close();
+    close(tokenized);
     throw error;
   }
+}
+
+function close(parts: readonly TokenizedDocuments[]): void {
+  for (const part of parts) part.close();
 }
 
 /** Ids that occur in any part, in ascending order. */

@@ -1,21 +1,14 @@
 import { UserError } from "../../files/user_error.ts";
 import type { Span } from "../tokenizer/chat_format.ts";
-import type { TokenDataset } from "./token_dataset.ts";
+import { type Rows, sharedRow } from "./batch.ts";
+import { firstIndex, moved, type TokenDataset } from "./token_dataset.ts";
 
-/** How many conversations fit into rows of a length. */
-export interface PackingCounts {
-  /** Conversations that are used, in whole or in part. */
-  readonly used: number;
-  /** Of these, conversations whose last messages are left out, as rows are too short for them. */
-  readonly cut: number;
-  /** Conversations that are left out, as rows are too short for their first answer. */
-  readonly leftOut: number;
-}
-
-/** A conversation in a row: its tokens in the data set, up to the end of its last answer that fits. */
-export interface PackedConversation extends Span {
-  /** Its answers up to there. */
-  readonly answers: readonly Span[];
+/** How conversations are packed into rows. */
+interface PackingOptions {
+  /** Tokens per row. */
+  readonly rowLength: number;
+  /** Whether each conversation has a row for itself. */
+  readonly onePerRow: boolean;
 }
 
 /**
@@ -24,104 +17,66 @@ export interface PackedConversation extends Span {
  *
  * Each conversation, the longest first, goes into the fullest row that has room for it (best fit decreasing), so that
  * few places of rows stay empty. The rows depend on nothing but the data set and their length.
+ *
+ * @throws {UserError} if no conversation fits.
  */
-export class PackedRows {
-  /** Rows. */
-  readonly length: number;
-  /** How many conversations they hold. */
-  readonly counts: PackingCounts;
-  readonly #dataset: TokenDataset;
-  readonly #rowLength: number;
-  /** Indices of conversations, row after row, and where each row ends among them. */
-  readonly #documents: Int32Array;
-  readonly #ends: Int32Array;
-  /** Targets of each row. */
-  readonly #targets: Int32Array;
-
-  /**
-   * Packs a data set of conversations.
-   *
-   * @param options.rowLength tokens per row.
-   * @param options.onePerRow whether each conversation has a row for itself.
-   * @throws {UserError} if no conversation fits.
-   */
-  constructor(
-    dataset: TokenDataset,
-    { rowLength, onePerRow }: { rowLength: number; onePerRow: boolean },
-  ) {
-    this.#dataset = dataset;
-    this.#rowLength = rowLength;
-    const lengths = new Int32Array(dataset.documents); // 0 without an answer that fits
-    const targets = new Int32Array(dataset.documents);
-    let used = 0, cut = 0;
-    for (let d = 0; d < dataset.documents; d++) {
-      const { start, end, answers } = this.#fitting(d);
-      lengths[d] = end - start;
-      for (const answer of answers) targets[d]! += answer.end - answer.start;
-      if (answers.length === 0) continue;
-      used++;
-      if (end < dataset.answersOf!(d).at(-1)!.end) cut++;
-    }
-    if (used === 0) {
-      throw new UserError(
-        `Cannot pack conversations into rows of ${rowLength} tokens as an answer must fit: ` +
-          `each of the ${dataset.documents} first answers ends after more`,
-        { hint: "Use a longer --context-length, as far as the model of --init-from allows it" },
-      );
-    }
-    this.counts = { used, cut, leftOut: dataset.documents - used };
-    const { rows, rowOf } = bestFit(lengths, { rowLength, onePerRow });
-    this.length = rows;
-    this.#targets = new Int32Array(rows);
-    this.#ends = new Int32Array(rows);
-    for (const [d, row] of rowOf.entries()) {
-      if (row < 0) continue;
-      this.#ends[row]!++;
-      this.#targets[row]! += targets[d]!;
-    }
-    for (let row = 1; row < rows; row++) this.#ends[row]! += this.#ends[row - 1]!;
-    this.#documents = new Int32Array(used);
-    const next = Int32Array.from(this.#ends, (_, row) => row === 0 ? 0 : this.#ends[row - 1]!);
-    for (const [d, row] of rowOf.entries()) {
-      if (row >= 0) this.#documents[next[row]!++] = d;
-    }
+export function packedRows(dataset: TokenDataset, options: PackingOptions): Rows {
+  const { rowLength } = options;
+  /** The answers of a conversation that fit into a row, at whose end it is cut. Its first token is no target. */
+  const answersIn = (document: number): Span[] => {
+    const start = dataset.documentStart(document);
+    return moved(dataset.answersOf!(document), -start)
+      .filter(({ end }) => end <= rowLength && end > 1)
+      .map(({ start, end }) => ({ start: Math.max(start, 1), end }));
+  };
+  const all = new Int32Array(dataset.documents).map((_, d) => d);
+  const lengths = all.map((d) => answersIn(d).at(-1)?.end ?? 0),
+    used = all.filter((d) => lengths[d]);
+  if (used.length === 0) {
+    throw new UserError(
+      `Cannot pack conversations into rows of ${rowLength} tokens as an answer must fit: ` +
+        `each of the ${dataset.documents} first answers ends after more`,
+      { hint: "Use a longer --context-length, as far as the model of --init-from allows it" },
+    );
   }
-
-  /** The conversations of a row. */
-  at(row: number): PackedConversation[] {
-    const start = row === 0 ? 0 : this.#ends[row - 1]!;
-    return Array.from(this.#documents.subarray(start, this.#ends[row]!), (d) => this.#fitting(d));
+  const rowOf = bestFit(used, lengths, options);
+  used.sort((a, b) => rowOf[a]! - rowOf[b]! || a - b);
+  const length = rowOf[used.at(-1)!]! + 1, targets = new Int32Array(length);
+  let cut = 0;
+  for (const d of used) {
+    for (const { start, end } of answersIn(d)) targets[rowOf[d]!]! += end - start;
+    if (dataset.documentStart(d) + lengths[d]! < dataset.answersOf!(d).at(-1)!.end) cut++;
   }
-
-  /** Number of targets in a row. */
-  targets(row: number): number {
-    return this.#targets[row]!;
-  }
-
-  /** A conversation up to the end of its last answer that fits into a row. Its first token is no target. */
-  #fitting(document: number): PackedConversation {
-    const start = this.#dataset.documentStart(document);
-    const fits = this.#dataset.answersOf!(document)
-      .filter(({ end }) => end - start <= this.#rowLength && end - start > 1);
-    const answers = fits.map((answer) => ({ ...answer, start: Math.max(answer.start, start + 1) }));
-    return { start, end: answers.at(-1)?.end ?? start, answers };
-  }
+  const firstOf = (row: number) => firstIndex(used.length, (i) => rowOf[used[i]!]! >= row);
+  return {
+    length,
+    conversations: { used: used.length, cut, leftOut: dataset.documents - used.length },
+    targets: (row) => targets[row]!,
+    at: (row) =>
+      sharedRow(Array.from(used.subarray(firstOf(row), firstOf(row + 1)), (d) => {
+        const start = dataset.documentStart(d);
+        return { tokens: dataset.read(start, start + lengths[d]!), answers: answersIn(d) };
+      })),
+  };
 }
 
-/** The row of each document, or −1 for a document of no tokens, and the number of rows. */
+/** The row of each of these documents. */
 function bestFit(
+  documents: Int32Array,
   lengths: Int32Array,
-  { rowLength, onePerRow }: { rowLength: number; onePerRow: boolean },
-): { rows: number; rowOf: Int32Array } {
-  const order = Array.from(lengths.keys()).filter((d) => lengths[d]! > 0);
-  if (!onePerRow) order.sort((a, b) => lengths[b]! - lengths[a]! || a - b);
-  const rowOf = new Int32Array(lengths.length).fill(-1);
+  { rowLength, onePerRow }: PackingOptions,
+): Int32Array {
+  const rowOf = new Int32Array(lengths.length);
+  if (onePerRow) {
+    documents.forEach((d, row) => rowOf[d] = row);
+    return rowOf;
+  }
   const newest = new Int32Array(rowLength + 1).fill(-1); // row by free places
-  const older = new Int32Array(order.length); // by row: another row with as many free places
+  const older = new Int32Array(documents.length); // by row: another row with as many free places
   let rows = 0;
-  for (const d of order) {
+  for (const d of documents.toSorted((a, b) => lengths[b]! - lengths[a]! || a - b)) {
     const length = lengths[d]!;
-    let free = onePerRow ? rowLength + 1 : length;
+    let free = length;
     while (free <= rowLength && newest[free]! < 0) free++;
     const isNew = free > rowLength, row = isNew ? rows++ : newest[free]!;
     if (isNew) free = rowLength;
@@ -130,5 +85,5 @@ function bestFit(
     older[row] = newest[free - length]!;
     newest[free - length] = row;
   }
-  return { rows, rowOf };
+  return rowOf;
 }

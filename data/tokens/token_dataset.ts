@@ -32,24 +32,46 @@ export interface TokenDataset {
   answersOf?(index: number): readonly Span[];
 }
 
-/** `TokenDataset.answersOf()` for answers in one array: where each begins and ends, by turns. */
-export function createAnswersOf(
-  answers: ArrayLike<number>,
-  documentStart: (index: number) => number,
-): (index: number) => Span[] {
-  return (index) => {
-    const start = documentStart(index), end = documentStart(index + 1), spans: Span[] = [];
-    let low = 0, high = answers.length / 2; // of the first answer in the document or after it
-    while (low < high) {
-      const middle = Math.floor((low + high) / 2);
-      if (answers[2 * middle]! < start) low = middle + 1;
-      else high = middle;
-    }
-    for (; 2 * low < answers.length && answers[2 * low]! < end; low++) {
-      spans.push({ start: answers[2 * low]!, end: answers[2 * low + 1]! });
-    }
-    return spans;
+/**
+ * A data set of tokens in memory, or of what reads them elsewhere.
+ *
+ * @param answers of conversations, where each answer begins and ends, by turns.
+ */
+export function tokenDataset(
+  tokens: { readonly length: number; subarray(start: number, end: number): Tokens },
+  documentStarts: ArrayLike<number> = [0],
+  answers?: ArrayLike<number>,
+): TokenDataset {
+  const documentStart = (index: number) => documentStarts[index] ?? tokens.length;
+  const dataset = {
+    length: tokens.length,
+    documents: documentStarts.length,
+    read: (start: number, end: number) => tokens.subarray(start, end),
+    documentStart,
   };
+  if (!answers) return dataset;
+  return {
+    ...dataset,
+    answersOf(index) {
+      const start = documentStart(index), end = documentStart(index + 1), spans: Span[] = [];
+      let i = firstIndex(answers.length / 2, (i) => answers[2 * i]! >= start);
+      for (; 2 * i < answers.length && answers[2 * i]! < end; i++) {
+        spans.push({ start: answers[2 * i]!, end: answers[2 * i + 1]! });
+      }
+      return spans;
+    },
+  };
+}
+
+/** The first of the indices below `count` for which a condition holds, as it does for all after it; or else `count`. */
+export function firstIndex(count: number, holds: (index: number) => boolean): number {
+  let low = 0, high = count;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (holds(middle)) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
 
 /** Tokens that the assistant says in all conversations; undefined if the documents are texts. */
@@ -67,30 +89,11 @@ export function moved(spans: readonly Span[], by: number): Span[] {
   return spans.map(({ start, end }) => ({ start: start + by, end: end + by }));
 }
 
-/** A data set whose tokens are in memory. */
-export function tokenDataset(
-  tokens: Tokens,
-  documentStarts: ArrayLike<number> = [0],
-  answers?: ArrayLike<number>,
-): TokenDataset {
-  const documentStart = (index: number) => documentStarts[index] ?? tokens.length;
-  return {
-    ...(answers ? { answersOf: createAnswersOf(answers, documentStart) } : {}),
-    length: tokens.length,
-    documents: documentStarts.length,
-    read: (start, end) => tokens.subarray(start, end),
-    documentStart,
-  };
-}
-
 /** The same data set in other ids. */
 export function renumbered(dataset: TokenDataset, newIds: Uint32Array): TokenDataset {
   return {
-    ...(dataset.answersOf ? { answersOf: (index) => dataset.answersOf!(index) } : {}),
-    length: dataset.length,
-    documents: dataset.documents,
+    ...dataset,
     read: (start, end) => dataset.read(start, end).map((id) => newIds[id]!) as Tokens,
-    documentStart: (index) => dataset.documentStart(index),
   };
 }
 
@@ -115,7 +118,12 @@ export function holdOut(
   }
   if (documents === 1) {
     const cut = Math.floor(length * (1 - 1 / HELD_OUT));
-    return { training: slice(dataset, 0, cut), validation: slice(dataset, cut, length) };
+    const part = (start: number, end: number) =>
+      tokenDataset({
+        length: end - start,
+        subarray: (from, to) => dataset.read(start + from, Math.min(end, start + to)),
+      });
+    return { training: part(0, cut), validation: part(cut, length) };
   }
   const every = Math.min(HELD_OUT, documents), all = new Int32Array(documents).map((_, d) => d);
   const isHeldOut = (document: number) => document % every === every - 1;
@@ -125,56 +133,33 @@ export function holdOut(
   };
 }
 
-/** A part of a data set of one document. */
-function slice(dataset: TokenDataset, start: number, end: number): TokenDataset {
-  return {
-    length: end - start,
-    documents: 1,
-    read: (from, to) => dataset.read(start + from, Math.min(end, start + to)),
-    documentStart: (index) => index === 0 ? 0 : end - start,
-  };
-}
-
 /** Some documents of a data set, by their indices in ascending order. */
 function select(dataset: TokenDataset, documents: Int32Array): TokenDataset {
-  const starts = new Float64Array(documents.length + 1); // of each document among the selected tokens
+  const starts = new Float64Array(documents.length); // of each document among the selected tokens
+  let length = 0;
   documents.forEach((document, i) => {
-    const length = dataset.documentStart(document + 1) - dataset.documentStart(document);
-    starts[i + 1] = starts[i]! + length;
+    starts[i] = length;
+    length += dataset.documentStart(document + 1) - dataset.documentStart(document);
   });
-  const length = starts.at(-1)!;
   /** Tokens that precede a selected document in the data set, and are not selected. */
   const skipped = (i: number) => dataset.documentStart(documents[i]!) - starts[i]!;
-  return {
-    length,
-    documents: documents.length,
-    read(start, end) {
-      const stop = Math.min(end, length), parts: Tokens[] = [];
-      for (let i = lastUpTo(starts, start), at = start; at < stop; i++) {
-        const shift = skipped(i);
-        while (starts[i + 1]! < stop && skipped(i + 1) === shift) i++; // neighbours are read together
-        const to = Math.min(stop, starts[i + 1]!);
-        parts.push(dataset.read(at + shift, to + shift));
-        at = to;
-      }
-      return parts.length === 1 ? parts[0]! : concatenated(parts);
-    },
-    documentStart: (index) => starts[index] ?? length,
-    ...(dataset.answersOf
-      ? { answersOf: (i) => moved(dataset.answersOf!(documents[i]!), -skipped(i)) }
-      : {}),
+  const endOf = (i: number) => starts[i + 1] ?? length;
+  const subarray = (start: number, end: number) => {
+    const stop = Math.min(end, length), parts: Tokens[] = [];
+    let i = firstIndex(documents.length, (i) => endOf(i) > start);
+    for (let at = start; at < stop; i++) {
+      const shift = skipped(i);
+      while (endOf(i) < stop && skipped(i + 1) === shift) i++; // neighbours are read together
+      const to = Math.min(stop, endOf(i));
+      parts.push(dataset.read(at + shift, to + shift));
+      at = to;
+    }
+    return parts.length === 1 ? parts[0]! : concatenated(parts);
   };
-}
-
-/** Index of the last place that is not after another one; the places ascend. */
-function lastUpTo(places: Float64Array, place: number): number {
-  let low = 0, high = places.length - 1;
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (places[middle]! <= place) low = middle;
-    else high = middle - 1;
-  }
-  return low;
+  const selected = tokenDataset({ length, subarray }, starts);
+  return dataset.answersOf
+    ? { ...selected, answersOf: (i) => moved(dataset.answersOf!(documents[i]!), -skipped(i)) }
+    : selected;
 }
 
 /** All tokens in one array. */

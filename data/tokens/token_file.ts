@@ -3,16 +3,18 @@ import {
   closeSync,
   fstatSync,
   fsyncSync,
+  mkdirSync,
   openSync,
   readFileSync,
   rmSync,
-  statSync,
   truncateSync,
 } from "node:fs";
 import { join } from "node:path";
-import { readAt, writeAll, writeSynced } from "../../files/disk.ts";
+import { readAt, replaceFile, writeAll, writeSynced } from "../../files/disk.ts";
+import { toJsonBytes } from "../../files/json.ts";
 import { UserError } from "../../files/user_error.ts";
-import { createAnswersOf, type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
+import { type TokenDataset, tokenDataset, tokensType } from "./token_dataset.ts";
+import type { TokenBlock } from "./tokenize_block.ts";
 
 /**
  * Token files: a directory of three plain files, or of four if the documents are conversations.
@@ -20,7 +22,7 @@ import { createAnswersOf, type TokenDataset, type Tokens, tokensType } from "./t
  *     tokens.bin     the ids, u16 or u32, little-endian, as nanoGPT's
  *     documents.bin  where each document starts among them, f64; read whole: 8 bytes per document
  *     answers.bin    where each answer of conversations starts and ends, f64; read whole: 16 bytes per answer
- *     meta.json      what the tokens were made from, which ids occur, and checksums
+ *     meta.json      what the tokens were made from, which ids occur, and a checksum per megabyte of the others
  *
  * Opening large files reads little of them, and yet no damaged token is ever returned: each megabyte is
  * compared with its checksum when it is first read.
@@ -31,14 +33,11 @@ import { createAnswersOf, type TokenDataset, type Tokens, tokensType } from "./t
 const TOKENS = "tokens.bin", DOCUMENTS = "documents.bin", ANSWERS = "answers.bin";
 const META = "meta.json";
 
-/** Changes with the files' layout, and with the way in which documents are read and tokenized. */
-const VERSION = 4;
+/** Changes with the files' layout, and with the way in which documents are read, cut into blocks and tokenized. */
+const VERSION = 5;
 
-/** Bytes of tokens per checksum. */
-const BLOCK_BYTES = 2 ** 20;
-
-/** Bytes of a document's start, and of an answer's start and end. */
-const START_BYTES = 8, ANSWER_BYTES = 16;
+/** Bytes per checksum. */
+const CHECKED_BYTES = 2 ** 20;
 
 /** Most bytes of tokens that are all compared with their checksums on opening, which is fast. */
 const CHECKED_AT_ONCE = 64 * 2 ** 20;
@@ -61,26 +60,28 @@ export interface TokenizedDocuments extends TokenDataset {
   readonly unanswered: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
-  /** Bytes of tokens and starts of documents in files; `meta.json` has some more. */
+  /** Whether the tokens were found in the cache. */
+  readonly cached: boolean;
+  /** Bytes of the token files in the cache, or that they would have there; `meta.json` has some more. */
   readonly fileBytes: number;
   /** Closes the files that hold the tokens. */
   close(): void;
 }
 
+/** What meta.json says of tokenized documents. */
+type About = TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">;
+
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
-interface Meta extends TokenFileOrigin, Pick<TokenizedDocuments, "hash" | "bytes" | "usedIds"> {
+interface Meta extends About, Pick<TokenizedDocuments, "usedIds"> {
   readonly version: number;
   readonly bytesPerToken: number;
-  readonly tokens: number;
-  readonly documents: number;
-  /** SHA-256 of documents.bin. */
-  readonly documentsSha256: string;
-  /** Of conversations: SHA-256 of answers.bin. */
-  readonly answersSha256?: string;
-  /** Of conversations: those that are left out. */
-  readonly unanswered?: number;
-  /** SHA-256 of each megabyte of tokens.bin. */
-  readonly tokensSha256: readonly string[];
+  readonly files: Readonly<Record<string, Checksums>>;
+}
+
+/** The SHA-256 of each megabyte of a file. */
+interface Checksums {
+  readonly bytes: number;
+  readonly sha256: readonly string[];
 }
 
 /**
@@ -89,65 +90,33 @@ interface Meta extends TokenFileOrigin, Pick<TokenizedDocuments, "hash" | "bytes
  * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
  */
 export function openTokenFiles(directory: string, origin: TokenFileOrigin): TokenizedDocuments {
-  const meta = readMeta(directory, origin);
-  const { tokens: length, documents, hash, bytes, usedIds, tokensSha256: checksums } = meta;
-  const { unanswered = 0 } = meta;
-  const starts = readPlaces(join(directory, DOCUMENTS), meta.documentsSha256);
-  const answers = meta.answersSha256 === undefined
-    ? undefined
-    : readPlaces(join(directory, ANSWERS), meta.answersSha256);
-  const documentStart = (index: number) => starts[index] ?? length;
-  const Type = meta.bytesPerToken === 2 ? Uint16Array : Uint32Array;
-  const path = join(directory, TOKENS), handle = openSync(path, "r");
-  const close = () => closeSync(handle);
-  const tokenBytes = length * Type.BYTES_PER_ELEMENT;
-  const isChecked = new Uint8Array(checksums.length);
-  const check = (start: number, end: number) => {
-    for (let i = Math.floor(start / BLOCK_BYTES); i * BLOCK_BYTES < end; i++) {
-      if (isChecked[i]) continue;
-      const from = i * BLOCK_BYTES;
-      const block = readBetween(handle, from, Math.min(from + BLOCK_BYTES, tokenBytes));
-      if (sha256(block) !== checksums[i]) {
-        throw damaged(path, `its bytes from ${from} do not match their checksum`);
-      }
-      isChecked[i] = 1;
-    }
+  const { files, bytesPerToken, hash, bytes, unanswered, usedIds } = readMeta(directory, origin);
+  const open = (name: string) => openChecked(join(directory, name), files[name]!);
+  const readWhole = (name: string) => {
+    using file = open(name);
+    return new Float64Array(file.read(0, file.bytes).buffer);
   };
-  try {
-    const { size } = fstatSync(handle);
-    if (size !== tokenBytes) {
-      throw damaged(path, `it must be ${tokenBytes} bytes long: current length is ${size}`);
-    }
-    if (size <= CHECKED_AT_ONCE) check(0, size);
-  } catch (error) {
-    close();
-    throw error;
-  }
+  const starts = readWhole(DOCUMENTS);
+  const answers = files[ANSWERS] ? readWhole(ANSWERS) : undefined;
+  const Type = bytesPerToken === 2 ? Uint16Array : Uint32Array;
+  using stack = new DisposableStack();
+  const file = stack.use(open(TOKENS)), length = file.bytes / bytesPerToken;
+  if (file.bytes <= CHECKED_AT_ONCE) file.read(0, file.bytes);
+  const subarray = (start: number, end: number) => {
+    const to = Math.max(start, Math.min(end, length));
+    return new Type(file.read(start * bytesPerToken, to * bytesPerToken).buffer);
+  };
+  const opened = stack.move();
   return {
-    length,
-    documents,
+    ...tokenDataset({ length, subarray }, starts, answers),
     hash,
     bytes,
     unanswered,
-    fileBytes: tokenBytes + starts.byteLength + (answers?.byteLength ?? 0),
+    cached: true,
+    fileBytes: file.bytes + starts.byteLength + (answers?.byteLength ?? 0),
     usedIds,
-    close,
-    read(start, end) {
-      const from = start * Type.BYTES_PER_ELEMENT;
-      const to = Math.max(from, Math.min(end * Type.BYTES_PER_ELEMENT, tokenBytes));
-      check(from, to);
-      return new Type(readBetween(handle, from, to).buffer);
-    },
-    documentStart,
-    ...(answers ? { answersOf: createAnswersOf(answers, documentStart) } : {}),
+    close: () => opened.dispose(),
   };
-}
-
-/** The places in a file that is read whole. */
-function readPlaces(path: string, checksum: string): Float64Array {
-  const bytes = readFileSync(path);
-  if (sha256(bytes) !== checksum) throw damaged(path, "it does not match its checksum");
-  return new Float64Array(Uint8Array.from(bytes).buffer);
 }
 
 function readMeta(directory: string, origin: TokenFileOrigin): Meta {
@@ -159,131 +128,127 @@ function readMeta(directory: string, origin: TokenFileOrigin): Meta {
   return meta;
 }
 
+/** Opens a file, each megabyte of which is compared with its checksum when it is first read. */
+function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
+  const handle = openSync(path, "r"), { size } = fstatSync(handle);
+  const file = {
+    bytes,
+    read(start: number, end: number): Uint8Array<ArrayBuffer> {
+      for (let i = Math.floor(start / CHECKED_BYTES); i * CHECKED_BYTES < end; i++) {
+        if (isChecked[i]) continue;
+        if (sha256(readBetween(handle, ...checkedPart(i, bytes))) !== checksums[i]) {
+          throw damaged(path, `its bytes from ${i * CHECKED_BYTES} do not match their checksum`);
+        }
+        isChecked[i] = 1;
+      }
+      return readBetween(handle, start, end);
+    },
+    [Symbol.dispose]: () => closeSync(handle),
+  };
+  const isChecked = new Uint8Array(checksums.length);
+  if (size === bytes) return file;
+  closeSync(handle);
+  throw damaged(path, `it must be ${bytes} bytes long: current length is ${size}`);
+}
+
+/** Where the part of a file begins and ends that a checksum is of. */
+function checkedPart(index: number, bytes: number): [start: number, end: number] {
+  return [index * CHECKED_BYTES, Math.min((index + 1) * CHECKED_BYTES, bytes)];
+}
+
 function damaged(path: string, reason: string): UserError {
   return new UserError(
     `Cannot read token file ${path} as ${reason}: delete it, and it is made anew`,
   );
 }
 
-/** Writes token files, by one process or several in turn; they are complete once meta.json exists. */
-export class TokenFileWriter {
-  #length: number;
-  #documents: number;
-  #answers: number;
-  readonly #directory: string;
-  readonly #vocabularySize: number;
-  readonly #tokensHandle: number;
-  readonly #documentsHandle: number;
-  readonly #answersHandle: number | undefined;
-
-  /**
-   * Opens the files, of which `length` tokens, `documents` starts and, of conversations, `answers` are kept.
-   *
-   * @throws {Error} if they hold less than that.
-   */
-  constructor(
-    directory: string,
-    { vocabularySize, length, documents, answers }: {
-      vocabularySize: number;
-      length: number;
-      documents: number;
-      answers?: number;
-    },
-  ) {
-    this.#directory = directory;
-    this.#vocabularySize = vocabularySize;
-    [this.#length, this.#documents, this.#answers] = [length, documents, answers ?? 0];
-    const open = (name: string, size: number) => {
-      const path = join(directory, name);
-      const current = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-      if (current < size) throw damaged(path, `it must be at least ${size} bytes long`);
-      if (current > size) truncateSync(path, size);
-      return openSync(path, current > 0 ? "r+" : "w+");
-    };
-    this.#documentsHandle = open(DOCUMENTS, documents * START_BYTES);
-    this.#answersHandle = answers === undefined ? undefined : open(ANSWERS, answers * ANSWER_BYTES);
-    this.#tokensHandle = open(TOKENS, this.#tokenBytes);
-    rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
-  }
-
-  get #Type(): Uint16ArrayConstructor | Uint32ArrayConstructor {
-    return tokensType(this.#vocabularySize);
-  }
-
-  get #tokenBytes(): number {
-    return this.#length * this.#Type.BYTES_PER_ELEMENT;
-  }
-
-  /** Appends tokens, among which documents start at `starts` and answers begin and end at `answers`. */
-  append({ tokens, starts, answers }: {
-    tokens: Tokens;
-    starts: ArrayLike<number>;
-    answers: ArrayLike<number>;
-  }): void {
-    const placesOf = (given: ArrayLike<number>) =>
-      bytesOf(Float64Array.from(given, (place) => this.#length + place));
-    writeAll(this.#tokensHandle, bytesOf(tokens), this.#tokenBytes);
-    writeAll(this.#documentsHandle, placesOf(starts), this.#documents * START_BYTES);
-    if (this.#answersHandle !== undefined) {
-      writeAll(this.#answersHandle, placesOf(answers), this.#answers * ANSWER_BYTES);
-    }
-    this.#length += tokens.length;
-    this.#documents += starts.length;
-    this.#answers += answers.length / 2;
-  }
-
-  /** Makes all that has been appended survive a power cut. */
-  sync(): void {
-    fsyncSync(this.#tokensHandle);
-    fsyncSync(this.#documentsHandle);
-    if (this.#answersHandle !== undefined) fsyncSync(this.#answersHandle);
-  }
-
+/** Writes token files, by one process or several in turn. */
+export interface TokenFileWriter {
+  /** Where the files are; they are complete once meta.json exists. */
+  readonly directory: string;
+  /** Blocks that an earlier process has appended. */
+  readonly done: number;
+  /** Appends a block. */
+  append(block: Pick<TokenBlock, "tokens" | "starts" | "answers">): void;
+  /** Makes all that has been appended survive a power cut, and be found by another process. */
+  record(): void;
   /** Completes the files: reads them once more for the checksums and the ids that occur. */
-  finish(about: TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">): void {
-    this.sync();
-    const Type = this.#Type, fileBytes = this.#tokenBytes;
-    const isUsed = new Uint8Array(this.#vocabularySize), tokensSha256: string[] = [];
-    for (let at = 0; at < fileBytes; at += BLOCK_BYTES) {
-      const block = readBetween(this.#tokensHandle, at, Math.min(at + BLOCK_BYTES, fileBytes));
-      for (const id of new Type(block.buffer)) isUsed[id] = 1;
-      tokensSha256.push(sha256(block));
-    }
-    const meta: Meta = {
-      version: VERSION,
-      fingerprint: about.fingerprint,
-      tokenizerHash: about.tokenizerHash,
-      hash: about.hash,
-      bytes: about.bytes,
-      bytesPerToken: Type.BYTES_PER_ELEMENT,
-      tokens: this.#length,
-      documents: this.#documents,
-      usedIds: Array.from(isUsed.keys()).filter((id) => isUsed[id]),
-      documentsSha256: sha256(
-        readBetween(this.#documentsHandle, 0, this.#documents * START_BYTES),
-      ),
-      ...(this.#answersHandle === undefined ? {} : {
-        unanswered: about.unanswered,
-        answersSha256: sha256(
-          readBetween(this.#answersHandle, 0, this.#answers * ANSWER_BYTES),
-        ),
-      }),
-      tokensSha256,
-    };
-    const json = JSON.stringify({ sha256: sha256(JSON.stringify(meta)), ...meta });
-    writeSynced(join(this.#directory, META), [new TextEncoder().encode(json)]);
-  }
-
+  finish(about: About): void;
   /** Closes the files. */
-  close(): void {
-    closeSync(this.#tokensHandle);
-    closeSync(this.#documentsHandle);
-    if (this.#answersHandle !== undefined) closeSync(this.#answersHandle);
-  }
+  close(): void;
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
+/**
+ * Creates token files below a directory, or continues those of an earlier process as far as it recorded them in
+ * `progress.json`; files that hold less than that are written anew.
+ */
+export function createTokenFiles(
+  parent: string,
+  { vocabularySize, areConversations }: {
+    vocabularySize: number;
+    areConversations?: boolean | undefined;
+  },
+): TokenFileWriter {
+  const directory = join(parent, "files"), progressFile = join(parent, "progress.json");
+  mkdirSync(directory, { recursive: true });
+  rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
+  const names = areConversations ? [TOKENS, DOCUMENTS, ANSWERS] : [TOKENS, DOCUMENTS];
+  const paths = names.map((name) => join(directory, name));
+  const handles = paths.map((path) => openSync(path, "a+"));
+  let { blocks, sizes } = readProgress(progressFile) ?? { blocks: 0, sizes: [] };
+  if (handles.some((handle, i) => !(fstatSync(handle).size >= sizes[i]!))) {
+    [blocks, sizes] = [0, names.map(() => 0)];
+  }
+  paths.forEach((path, i) => truncateSync(path, sizes[i]));
+  const Type = tokensType(vocabularySize);
+  const sync = () => handles.forEach((handle) => fsyncSync(handle));
+  return {
+    directory,
+    done: blocks,
+    append({ tokens, starts, answers }) {
+      const length = sizes[0]! / Type.BYTES_PER_ELEMENT;
+      const placesOf = (given: Uint32Array) => Float64Array.from(given, (place) => length + place);
+      const parts = [tokens, placesOf(starts), placesOf(answers)];
+      handles.forEach((handle, i) => {
+        const { buffer, byteOffset, byteLength } = parts[i]!;
+        writeAll(handle, new Uint8Array(buffer, byteOffset, byteLength));
+        sizes[i]! += byteLength;
+      });
+      blocks++;
+    },
+    record() {
+      sync();
+      replaceFile(progressFile, [toJsonBytes({ version: VERSION, blocks, sizes })]);
+    },
+    finish(about) {
+      sync();
+      const isUsed = new Uint8Array(vocabularySize), files: Record<string, Checksums> = {};
+      names.forEach((name, i) => {
+        const bytes = sizes[i]!, sums: string[] = [];
+        for (let at = 0; at * CHECKED_BYTES < bytes; at++) {
+          const part = readBetween(handles[i]!, ...checkedPart(at, bytes));
+          if (name === TOKENS) { for (const id of new Type(part.buffer)) isUsed[id] = 1; }
+          sums.push(sha256(part));
+        }
+        files[name] = { bytes, sha256: sums };
+      });
+      const usedIds = Array.from(isUsed.keys()).filter((id) => isUsed[id]);
+      const bytesPerToken = Type.BYTES_PER_ELEMENT;
+      const meta: Meta = { version: VERSION, ...about, bytesPerToken, usedIds, files };
+      const json = toJsonBytes({ sha256: sha256(JSON.stringify(meta)), ...meta });
+      writeSynced(join(directory, META), [json]);
+    },
+    close: () => handles.forEach((handle) => closeSync(handle)),
+  };
+}
+
+function readProgress(path: string): { blocks: number; sizes: number[] } | undefined {
+  try {
+    const { version, ...progress } = JSON.parse(readFileSync(path, "utf8"));
+    return version === VERSION ? progress : undefined;
+  } catch {
+    return undefined; // a process was killed before it recorded anything
+  }
 }
 
 function sha256(content: Uint8Array | string): string {

@@ -1,16 +1,19 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { isSystemError, reasonOf, replaceFile, syncDirectory } from "../../files/disk.ts";
+import { isSystemError, reasonOf, syncDirectory } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
-import { BLOCK_BYTES } from "../text/blocks.ts";
-import { clean } from "../text/clean.ts";
 import { checkRows, type Documents, type ReadOptions } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { tokenBlocks } from "./token_blocks.ts";
 import { concatenated, tokenDataset, type Tokens } from "./token_dataset.ts";
-import { openTokenFiles, TokenFileWriter, type TokenizedDocuments } from "./token_file.ts";
+import {
+  createTokenFiles,
+  openTokenFiles,
+  type TokenFileWriter,
+  type TokenizedDocuments,
+} from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";
-import { openPool } from "./tokenize_pool.ts";
 
 /** How to tokenize documents. */
 export interface TokenizeOptions extends ReadOptions {
@@ -18,6 +21,8 @@ export interface TokenizeOptions extends ReadOptions {
   readonly tokenizer: Tokenizer;
   /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string | undefined;
+  /** Whether tokens that the directory lacks stay in memory; by default they are written there. */
+  readonly readOnly?: boolean | undefined;
   /** Workers that tokenize; by default one per core, at most three, and fewer for little text. */
   readonly workers?: number | undefined;
 }
@@ -39,10 +44,11 @@ export async function tokenizeDocuments(
   documents: Documents,
   options: TokenizeOptions,
 ): Promise<TokenizedDocuments> {
-  const { cacheDirectory } = options;
-  if (cacheDirectory === undefined) return await tokenizeInMemory(documents, options);
-  return openCached(documents, options) ??
-    await tokenizeIntoCache(documents, { ...options, cacheDirectory });
+  const { cacheDirectory, readOnly = false } = options, cached = openCached(documents, options);
+  if (cached) return cached;
+  return cacheDirectory === undefined || readOnly
+    ? await tokenizeInMemory(documents, options)
+    : await tokenizeIntoCache(documents, { ...options, cacheDirectory });
 }
 
 /** The tokens of documents from the cache; undefined if they are absent, damaged or of another version. */
@@ -92,19 +98,18 @@ async function tokenizeInMemory(
   options: TokenizeOptions,
 ): Promise<TokenizedDocuments> {
   const parts: Tokens[] = [], starts: number[] = [], answers: number[] = [];
-  const progress = nothingDone();
-  const { hash, unanswered } = await appendAll(documents, options, progress, (block) => {
-    const offset = progress.length - block.tokens.length;
-    for (const start of block.starts) starts.push(offset + start);
-    for (const place of block.answers) answers.push(offset + place);
+  let length = 0;
+  const about = await readAll(documents, 0, options, (block) => {
+    for (const start of block.starts) starts.push(length + start);
+    for (const place of block.answers) answers.push(length + place);
     parts.push(block.tokens);
+    length += block.tokens.length;
   });
   const tokens = concatenated(parts);
   return {
     ...tokenDataset(tokens, starts, documents.areConversations ? answers : undefined),
-    hash,
-    bytes: progress.bytes,
-    unanswered,
+    ...about,
+    cached: false,
     usedIds: [...new Set(tokens)].sort((a, b) => a - b),
     fileBytes: tokens.byteLength +
       Float64Array.BYTES_PER_ELEMENT * (starts.length + answers.length),
@@ -112,32 +117,15 @@ async function tokenizeInMemory(
   };
 }
 
-/** Work that is recorded as done; what token files hold beyond it is overwritten. */
-interface Progress {
-  blocks: number;
-  /** UTF-8 bytes of the documents in them. */
-  bytes: number;
-  /** Tokens. */
-  length: number;
-  documents: number;
-  /** Answers of conversations. */
-  answers: number;
-}
-
-function nothingDone(): Progress {
-  return { blocks: 0, bytes: 0, length: 0, documents: 0, answers: 0 };
-}
-
 async function tokenizeIntoCache(
   documents: Documents,
   options: TokenizeOptions & { cacheDirectory: string },
 ): Promise<TokenizedDocuments> {
-  const { tokenizer, cacheDirectory } = options;
+  const { tokenizer, cacheDirectory, signal } = options;
   const { path, partial, origin } = placeIn(cacheDirectory, documents, tokenizer);
-  const files = join(partial, "files");
-  let lock: Deno.FsFile | undefined;
+  let lock: Deno.FsFile | undefined, writer: TokenFileWriter | undefined;
   try {
-    mkdirSync(files, { recursive: true });
+    mkdirSync(partial, { recursive: true });
     lock = Deno.openSync(join(partial, "lock"), { create: true, write: true });
     if (!lock.tryLockSync(true)) {
       throw new UserError(
@@ -147,153 +135,58 @@ async function tokenizeIntoCache(
     }
     const found = openCached(documents, options); // if another process has just finished
     if (found) return found;
-    await tokenizeInto(partial, documents, options);
-    syncDirectory(files);
+    const { vocabularySize } = tokenizer, { areConversations } = documents;
+    const files = writer = createTokenFiles(partial, { vocabularySize, areConversations });
+    let recorded = performance.now();
+    const about = await readAll(documents, files.done, options, (block) => {
+      files.append(block);
+      if (performance.now() - recorded < RECORD_MS) return;
+      files.record();
+      recorded = performance.now();
+    });
+    files.finish({ ...origin, ...about });
+    syncDirectory(files.directory);
     rmSync(path, { recursive: true, force: true }); // damaged or outdated files
-    renameSync(files, path);
+    renameSync(files.directory, path);
     syncDirectory(cacheDirectory);
     rmSync(partial, { recursive: true, force: true });
-    return openTokenFiles(path, origin);
+    return { ...openTokenFiles(path, origin), cached: false };
   } catch (error) {
+    if (signal?.aborted) writer?.record();
     if (!isSystemError(error)) throw error;
     throw new UserError(
       `Cannot write token files into ${cacheDirectory} as ${reasonOf(error)}; ` +
         `once that is solved, the same command resumes the work`,
     );
   } finally {
+    writer?.close();
     lock?.close();
   }
 }
 
-/** Tokenizes documents into `files` in a directory, and resumes the work that `progress.json` records. */
-async function tokenizeInto(
-  directory: string,
-  documents: Documents,
-  options: TokenizeOptions & { cacheDirectory: string },
-): Promise<void> {
-  const { tokenizer, signal, cacheDirectory } = options, { vocabularySize } = tokenizer;
-  const { origin } = placeIn(cacheDirectory, documents, tokenizer);
-  const files = join(directory, "files"), progressFile = join(directory, "progress.json");
-  let progress = readProgress(progressFile);
-  const openWriter = () => {
-    const { length, documents: starts, answers } = progress;
-    return new TokenFileWriter(files, {
-      vocabularySize,
-      length,
-      documents: starts,
-      ...(documents.areConversations ? { answers } : {}),
-    });
-  };
-  let writer: TokenFileWriter;
-  try {
-    writer = openWriter();
-  } catch {
-    progress = nothingDone(); // the files hold less than is recorded
-    writer = openWriter();
-  }
-  let recorded = performance.now();
-  const record = () => {
-    writer.sync();
-    const json = JSON.stringify({ version: PROGRESS_VERSION, ...progress });
-    replaceFile(progressFile, [new TextEncoder().encode(json)]);
-    recorded = performance.now();
-  };
-  try {
-    const { hash, unanswered } = await appendAll(documents, options, progress, (block) => {
-      writer.append(block);
-      if (performance.now() - recorded >= RECORD_MS) record();
-    });
-    writer.finish({ ...origin, hash, unanswered, bytes: progress.bytes });
-  } catch (error) {
-    if (signal?.aborted) record();
-    throw error;
-  } finally {
-    writer.close();
-  }
-}
-
-/** Changes with everything that decides how documents are divided into blocks and tokenized. */
-const PROGRESS_VERSION = 4;
-
-function readProgress(path: string): Progress {
-  try {
-    const { version, ...progress } = JSON.parse(readFileSync(path, "utf8"));
-    return version === PROGRESS_VERSION ? progress : nothingDone();
-  } catch {
-    return nothingDone(); // the process was killed before anything was recorded
-  }
-}
-
 /**
- * Tokenizes the remaining documents.
+ * Reads all documents and tokenizes them, except the first `done` blocks.
  *
- * @param progress is updated after each block.
- * @param append is called with each block in order, after that.
- * @returns the hash of all documents, and the number of conversations that are left out.
+ * @param append is called with each tokenized block in order.
  */
-async function appendAll(
+async function readAll(
   documents: Documents,
+  done: number,
   options: TokenizeOptions,
-  progress: Progress,
   append: (block: TokenBlock) => void,
-): Promise<Pick<TokenizedDocuments, "hash" | "unanswered">> {
+): Promise<Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">> {
   const { name, bytes: totalBytes } = documents, { onProgress, onNotice } = options;
-  const hash = createHash("sha256"), done = progress.blocks;
-  let blocks = 0, blank = 0, unanswered = 0, rows = 0;
+  const hash = createHash("sha256");
+  let blocks = 0, bytes = 0, blank = 0, unanswered = 0, rows = 0;
   for await (const block of tokenBlocks(documents, done, options)) {
     hash.update(block.text);
+    bytes += block.text.length - block.ended;
     blank += block.blank;
     unanswered += block.unanswered;
     rows += block.blank + block.unanswered + block.ended;
     onProgress?.({ stage: "tokenizing", name, doneBytes: block.bytesRead, totalBytes });
-    if (blocks++ < done) continue;
-    progress.blocks++;
-    progress.bytes += block.text.length - block.ended;
-    progress.length += block.tokens.length;
-    progress.documents += block.starts.length;
-    progress.answers += block.answers.length / 2;
-    append(block);
+    if (blocks++ >= done) append(block);
   }
   checkRows(documents, { blank, unanswered, rows }, onNotice);
-  return { hash: hash.digest("hex"), unanswered };
-}
-
-/** The blocks of documents, tokenized by all workers at once, in order; the first `done` are only cleaned. */
-async function* tokenBlocks(
-  documents: Documents,
-  done: number,
-  { tokenizer, workers, signal }: TokenizeOptions,
-): AsyncGenerator<TokenBlock> {
-  const { bytes, areConversations } = documents;
-  const pool = await openPool(tokenizer, { bytes, areConversations, workers });
-  const most = 2 * BLOCK_BYTES * pool.size; // bytes of pending blocks
-  const pending: { result: Promise<TokenBlock>; bytes: number }[] = [];
-  let blocks = 0, pendingBytes = 0;
-  const first = async () => {
-    const { result, bytes } = pending.shift()!;
-    pendingBytes -= bytes;
-    return await result;
-  };
-  try {
-    for await (const block of documents.read()) {
-      signal?.throwIfAborted();
-      if (blocks++ < done) {
-        const { bytesRead } = block, tokens = new Uint16Array(), none = new Uint32Array();
-        yield { ...clean(block), bytesRead, tokens, starts: none, answers: none };
-        continue;
-      }
-      const bytes = block.bytes.length;
-      while (pending.length > 0 && pendingBytes + bytes > most) yield await first();
-      const result = pool.run(block);
-      result.catch(() => {}); // first() throws its error
-      pending.push({ result, bytes });
-      pendingBytes += bytes;
-    }
-    while (pending.length > 0) {
-      yield await first();
-      signal?.throwIfAborted();
-    }
-  } finally {
-    pool.close();
-  }
+  return { hash: hash.digest("hex"), bytes, unanswered };
 }

@@ -1,11 +1,10 @@
 import { Buffer } from "node:buffer";
 import type { Block } from "../text/blocks.ts";
 import { clean, type CleanBlock } from "../text/clean.ts";
-import { type Conversation, parseConversation } from "../text/conversations.ts";
+import { parseConversation } from "../text/conversations.ts";
 import { DataError } from "../text/data_error.ts";
 import { cutPoint, LARGEST_PART } from "../text/readers.ts";
 import {
-  type ChatFormat,
   ConversationError,
   createChatFormat,
   type EncodedConversation,
@@ -28,61 +27,44 @@ export interface TokenBlock extends Omit<CleanBlock, "ends" | "places"> {
 /** Tokenizes a block, in whose memory the clean text is returned. */
 export type BlockTokenizer = (block: Block) => TokenBlock;
 
-/** Creates the function that tokenizes blocks of texts, or of conversations. */
+/** Creates the function that tokenizes blocks of texts, or of conversations, which the chat template writes. */
 export async function createBlockTokenizer(
   tokenizer: Tokenizer,
   { areConversations }: { areConversations: boolean },
 ): Promise<BlockTokenizer> {
-  return areConversations
-    ? await createConversationTokenizer(tokenizer)
-    : createTextTokenizer(tokenizer);
-}
-
-function createTextTokenizer(
-  { vocabularySize, beginOfText, endOfText, encodeDocument }: Tokenizer,
-): BlockTokenizer {
+  const { vocabularySize, beginOfText, endOfText, encodeDocument } = tokenizer;
   const Type = tokensType(vocabularySize);
+  const format = areConversations ? await createChatFormat(tokenizer) : undefined;
   return (block) => {
-    const { ends, places: _, ...cleaned } = clean(block), { text, ended } = cleaned;
-    const ids: number[] = [], starts: number[] = [];
-    let start = 0;
-    ends.forEach((end, i) => {
-      if (i > 0 || !block.continued) {
-        starts.push(ids.length);
-        if (beginOfText !== undefined) ids.push(beginOfText);
-      }
-      for (let cut = start; start < end; start = cut) { // in parts, as patterns run out of memory in longer texts
-        cut = end - start > LARGEST_PART ? cutPoint(text, start, start + LARGEST_PART) : end;
-        for (const id of encodeDocument(textAt(text, start, cut))) ids.push(id);
-      }
-      if (i < ended) ids.push(endOfText);
-      start = end + 1;
-    });
-    return {
-      ...cleaned,
-      bytesRead: block.bytesRead,
-      tokens: new Type(ids),
-      starts: Uint32Array.from(starts),
-      answers: new Uint32Array(),
-    };
-  };
-}
-
-/** Conversations are written by the tokenizer's chat template. */
-async function createConversationTokenizer(tokenizer: Tokenizer): Promise<BlockTokenizer> {
-  const format = await createChatFormat(tokenizer), Type = tokensType(tokenizer.vocabularySize);
-  return (block) => {
-    const { ends, places, ...cleaned } = clean(block);
+    const { ends, places, ...cleaned } = clean(block), { text } = cleaned;
     const ids: number[] = [], starts: number[] = [], answers: number[] = [];
+    const textAt = (start: number, end: number) =>
+      Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
+    const addText = (start: number, end: number) => {
+      for (let at = start, cut; at < end; at = cut) { // in parts, as patterns run out of memory in longer texts
+        cut = end - at > LARGEST_PART ? cutPoint(text, at, at + LARGEST_PART) : end;
+        for (const id of encodeDocument(textAt(at, cut))) ids.push(id);
+      }
+    };
+    const addConversation = (encoded: EncodedConversation) => {
+      for (const { start, end } of encoded.answers) {
+        answers.push(ids.length + start, ids.length + end);
+      }
+      for (const id of encoded.ids) ids.push(id);
+    };
     let start = 0;
     ends.forEach((end, i) => {
-      const messages = parseConversation(textAt(cleaned.text, start, end));
-      const encoded = encode(format, messages, { ...block, place: places[i]! });
-      for (const span of encoded.answers) {
-        answers.push(ids.length + span.start, ids.length + span.end);
+      const isBeginning = i > 0 || !block.continued, isEnding = i < cleaned.ended;
+      if (isBeginning) starts.push(ids.length);
+      if (format) {
+        addConversation(
+          withPlace(block, places[i]!, () => format.encode(parseConversation(textAt(start, end)))),
+        );
+      } else {
+        if (isBeginning && beginOfText !== undefined) ids.push(beginOfText);
+        addText(start, end);
+        if (isEnding) ids.push(endOfText);
       }
-      starts.push(ids.length);
-      for (const id of encoded.ids) ids.push(id);
       start = end + 1;
     });
     return {
@@ -96,26 +78,22 @@ async function createConversationTokenizer(tokenizer: Tokenizer): Promise<BlockT
 }
 
 /**
- * The tokens of the conversation in a row.
+ * The conversation that an action encodes.
  *
- * @throws {DataError} if the chat template refuses it, or marks nothing in it.
+ * @throws {DataError} naming its place, if the chat template refuses it or marks nothing in it.
  */
-function encode(
-  format: ChatFormat,
-  messages: Conversation,
-  { file, placeUnit, place }: Pick<Block, "file" | "placeUnit"> & { place: number },
+function withPlace(
+  { file, placeUnit }: Block,
+  place: number,
+  encode: () => EncodedConversation,
 ): EncodedConversation {
   const fail = (reason: string) => new DataError(`${file}, ${placeUnit} ${place}, as ${reason}`);
   try {
-    const encoded = format.encode(messages);
+    const encoded = encode();
     if (encoded.answers.length > 0) return encoded;
   } catch (error) {
     if (!(error instanceof ConversationError)) throw error;
     throw fail(error.reason);
   }
   throw fail("it must have an answer: the chat template marks nothing in it as generated");
-}
-
-function textAt(bytes: Uint8Array, start: number, end: number): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString();
 }

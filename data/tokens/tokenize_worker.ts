@@ -10,14 +10,10 @@ import { type BlockTokenizer, createBlockTokenizer, type TokenBlock } from "./to
  * @module
  */
 
-/** The fields of a tokenizer that can be sent to a worker, which makes its functions anew. */
-export type SentTokenizer = Omit<
-  Tokenizer,
-  "encode" | "encodeDocument" | "decode" | "decoder" | "bytes" | "byteLength"
->;
-
-/** Messages to a worker. */
-export type ToWorker = { tokenizer: SentTokenizer; areConversations: boolean } | { block: Block };
+/** Messages to a worker. A tokenizer is sent without its functions, which the worker makes anew. */
+export type ToWorker =
+  | { tokenizer: Partial<Tokenizer>; areConversations: boolean }
+  | { block: Block };
 
 /** Messages from a worker. A `DataError` would lose its class on the way, so that its reason is sent. */
 export type FromWorker = { result: TokenBlock } | { reason: string } | { error: unknown };
@@ -32,9 +28,8 @@ let tokenize: Promise<BlockTokenizer> | undefined;
 scope.onmessage = async ({ data }) => {
   try {
     if ("tokenizer" in data) {
-      tokenize = createTokenizer(data.tokenizer).then((tokenizer) =>
-        createBlockTokenizer(tokenizer, data)
-      );
+      tokenize = createTokenizer(data.tokenizer)
+        .then((tokenizer) => createBlockTokenizer(tokenizer, data));
       await tokenize;
       return;
     }
@@ -46,10 +41,7 @@ scope.onmessage = async ({ data }) => {
   }
 };
 
-async function createTokenizer(sent: SentTokenizer): Promise<Tokenizer> {
+async function createTokenizer(sent: Partial<Tokenizer>): Promise<Tokenizer> {
   const { json, vocabularySize, endOfTextToken: endOfText } = sent;
-  return {
-    ...await parseTokenizer(json, "tokenizer.json", { endOfText, vocabularySize }),
-    ...sent,
-  };
+  return { ...await parseTokenizer(json!, undefined, { endOfText, vocabularySize }), ...sent };
 }

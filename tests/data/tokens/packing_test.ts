@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Random } from "../../../data/random.ts";
-import { PackedRows } from "../../../data/tokens/packing.ts";
+import { packedRows } from "../../../data/tokens/packing.ts";
 import { type TokenDataset, tokenDataset } from "../../../data/tokens/token_dataset.ts";
 import { freshSeed } from "../../seeds.ts";
 
@@ -16,18 +16,19 @@ function conversations(...answers: number[][]): TokenDataset {
   return tokenDataset(Uint32Array.from({ length }, (_, i) => i), starts, places);
 }
 
-Deno.test("PackedRows keeps whole messages up to the last answer that fits, and counts the rest", () => {
+Deno.test("packedRows() keeps whole messages up to the last answer that fits, and counts the rest", () => {
   const dataset = conversations([2, 4, 6, 9], [5, 11], [0, 3], [0, 1, 3, 4], [0, 1]);
-  const rows = new PackedRows(dataset, { rowLength: 8, onePerRow: true });
-  assert.deepEqual(rows.counts, { used: 3, cut: 1, leftOut: 2 });
-  assert.deepEqual(Array.from({ length: rows.length }, (_, row) => rows.at(row)), [
-    [{ start: 0, end: 4, answers: [{ start: 2, end: 4 }] }],
+  const rows = packedRows(dataset, { rowLength: 8, onePerRow: true });
+  assert.deepEqual(rows.conversations, { used: 3, cut: 1, leftOut: 2 });
+  const documentStarts = [0];
+  assert.deepEqual(Array.from({ length: rows.length }, (_, row) => rows.at(row, 0)), [
+    { tokens: Uint32Array.of(0, 1, 2, 3), documentStarts, answers: [{ start: 2, end: 4 }] },
     // the first token of a conversation is no target
-    [{ start: 22, end: 25, answers: [{ start: 23, end: 25 }] }],
-    [{ start: 26, end: 30, answers: [{ start: 29, end: 30 }] }],
+    { tokens: Uint32Array.of(22, 23, 24), documentStarts, answers: [{ start: 1, end: 3 }] },
+    { tokens: Uint32Array.of(26, 27, 28, 29), documentStarts, answers: [{ start: 3, end: 4 }] },
   ]);
   assert.deepEqual([0, 1, 2].map((row) => rows.targets(row)), [2, 2, 1]);
-  assert.throws(() => new PackedRows(conversations([5, 11]), { rowLength: 8, onePerRow: false }), {
+  assert.throws(() => packedRows(conversations([5, 11]), { rowLength: 8, onePerRow: false }), {
     name: "UserError",
     message:
       "Cannot pack conversations into rows of 8 tokens as an answer must fit: each of the 1 first " +
@@ -35,7 +36,7 @@ Deno.test("PackedRows keeps whole messages up to the last answer that fits, and 
   });
 });
 
-Deno.test("PackedRows holds each conversation once, and leaves few places of rows empty", () => {
+Deno.test("packedRows() holds each conversation once, and leaves few places of rows empty", () => {
   const seed = freshSeed(), random = new Random(seed), rowLength = 64;
   const dataset = conversations(
     ...Array.from({ length: 500 }, () => {
@@ -43,15 +44,19 @@ Deno.test("PackedRows holds each conversation once, and leaves few places of row
       return [first, first + 1 + random.below(20)];
     }),
   );
-  const rows = new PackedRows(dataset, { rowLength, onePerRow: false });
-  const all = Array.from({ length: rows.length }, (_, row) => rows.at(row));
-  const lengths = all.map((row) => row.reduce((sum, { start, end }) => sum + end - start, 0));
+  const rows = packedRows(dataset, { rowLength, onePerRow: false });
+  const all = Array.from({ length: rows.length }, (_, row) => rows.at(row, 0));
+  const lengths = all.map(({ tokens }) => tokens.length);
   assert.ok(lengths.every((length) => length <= rowLength), `seed ${seed}`);
   const used = lengths.reduce((sum, length) => sum + length);
   assert.ok(used > 0.95 * rowLength * rows.length, `seed ${seed}: ${used} of ${rows.length} rows`);
-  const starts = all.flat().map(({ start }) => start).sort((a, b) => a - b);
+  // tokens count up: the first of a conversation is its place
+  const starts = all.flatMap(({ tokens, documentStarts }) =>
+    documentStarts!.map((at) => tokens[at]!)
+  )
+    .sort((a, b) => a - b);
   assert.deepEqual(starts, Array.from({ length: 500 }, (_, d) => dataset.documentStart(d)));
-  const targets = all.flat().flatMap(({ answers }) => answers)
+  const targets = all.flatMap(({ answers }) => answers!)
     .reduce((sum, { start, end }) => sum + end - start, 0);
   const counted = Array.from({ length: rows.length }, (_, row) => rows.targets(row));
   assert.equal(counted.reduce((sum, count) => sum + count), targets);

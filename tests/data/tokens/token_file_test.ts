@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
-import { openTokenFiles, TokenFileWriter } from "../../../data/tokens/token_file.ts";
+import {
+  createTokenFiles,
+  openTokenFiles,
+  type TokenFileWriter,
+} from "../../../data/tokens/token_file.ts";
 import { freshSeed } from "../../seeds.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -10,6 +13,8 @@ globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursi
 
 const ORIGIN = { fingerprint: "ab".repeat(32), tokenizerHash: "cd".repeat(32) };
 const ABOUT = { ...ORIGIN, hash: "ef".repeat(32), bytes: 99, unanswered: 0 };
+
+const NONE = new Uint32Array();
 
 /** Documents of random tokens. */
 function randomDocuments(random: Random, vocabularySize: number): Uint32Array[] {
@@ -33,9 +38,11 @@ function append(
     length = 1 + random.below(60);
     writer.append({
       tokens: all.slice(at, at + length),
-      starts: starts.filter((start) => start >= at && start < at + length)
-        .map((start) => start - at),
-      answers: [],
+      starts: Uint32Array.from(
+        starts.filter((start) => start >= at && start < at + length),
+        (start) => start - at,
+      ),
+      answers: NONE,
     });
   }
 }
@@ -45,10 +52,8 @@ function startsOf(documents: readonly Uint32Array[]): number[] {
   return documents.map(({ length }) => (at += length) - length);
 }
 
-function writerOf(name: string, V: number, { length = 0, documents = 0 } = {}): TokenFileWriter {
-  const path = join(directory, name);
-  mkdirSync(path, { recursive: true });
-  return new TokenFileWriter(path, { vocabularySize: V, length, documents });
+function writerOf(name: string, V: number): TokenFileWriter {
+  return createTokenFiles(join(directory, name), { vocabularySize: V });
 }
 
 function write(name: string, documents: readonly Uint32Array[], V: number): string {
@@ -56,7 +61,7 @@ function write(name: string, documents: readonly Uint32Array[], V: number): stri
   append(writer, documents, new Random(1), V);
   writer.finish(ABOUT);
   writer.close();
-  return join(directory, name);
+  return writer.directory;
 }
 
 const FILES = ["tokens.bin", "documents.bin", "meta.json"];
@@ -85,17 +90,17 @@ for (const V of [300, 2 ** 16, 2 ** 16 + 1]) {
 }
 
 Deno.test("openTokenFiles() gives the answers of conversations, also of a resumed writer", () => {
-  const path = join(directory, "chat");
-  mkdirSync(path, { recursive: true });
-  const how = { vocabularySize: 300 }, tokens = Uint16Array.from({ length: 10 }, (_, i) => i);
-  const append = (writer: TokenFileWriter) =>
-    writer.append({ tokens, starts: [0, 5], answers: [1, 3, 3, 5, 6, 10] });
-  const first = new TokenFileWriter(path, { ...how, length: 0, documents: 0, answers: 0 });
-  append(first);
-  append(first);
+  const how = { vocabularySize: 300, areConversations: true };
+  const tokens = Uint16Array.from({ length: 10 }, (_, i) => i);
+  const starts = Uint32Array.of(0, 5), answers = Uint32Array.of(1, 3, 3, 5, 6, 10);
+  const first = createTokenFiles(join(directory, "chat"), how), path = first.directory;
+  first.append({ tokens, starts, answers });
+  first.record();
+  first.append({ tokens, starts, answers });
   first.close();
-  const second = new TokenFileWriter(path, { ...how, length: 10, documents: 2, answers: 3 });
-  append(second);
+  const second = createTokenFiles(join(directory, "chat"), how);
+  assert.equal(second.done, 1);
+  second.append({ tokens, starts, answers });
   second.finish({ ...ABOUT, unanswered: 4 });
   second.close();
   const files = openTokenFiles(path, ORIGIN);
@@ -111,29 +116,31 @@ Deno.test("openTokenFiles() gives the answers of conversations, also of a resume
   Deno.truncateSync(join(path, "answers.bin"), 90);
   assert.throws(
     () => openTokenFiles(path, ORIGIN),
-    /answers\.bin as it does not match its checksum/,
+    /answers\.bin as it must be 96 bytes long: current length is 90/,
   );
 });
 
-Deno.test("TokenFileWriter resumes after the recorded tokens, and writes the same bytes", () => {
+Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the same bytes", () => {
   const seed = freshSeed(), random = new Random(seed);
   const V = 1000, documents = randomDocuments(random, V), more = randomDocuments(random, V);
   const whole = contentOf(write("whole", [...documents, ...more], V));
   let writer = writerOf("parts", V);
   append(writer, documents, random, V);
-  const length = documents.reduce((sum, tokens) => sum + tokens.length, 0);
+  writer.record();
   append(writer, randomDocuments(random, V), random, V); // nothing recorded these
   writer.finish({ ...ABOUT, bytes: 1 });
   writer.close();
-  writer = writerOf("parts", V, { length, documents: documents.length });
+  writer = writerOf("parts", V);
+  assert.ok(writer.done > 0);
   append(writer, more, random, V);
   writer.finish(ABOUT);
   writer.close();
-  assert.deepEqual(contentOf(join(directory, "parts")), whole, `seed ${seed}`);
-  assert.throws(
-    () => writerOf("parts", V, { length: 1e6, documents: 1 }),
-    /must be at least 2000000 bytes long/,
-  );
+  assert.deepEqual(contentOf(writer.directory), whole, `seed ${seed}`);
+  Deno.truncateSync(join(writer.directory, "tokens.bin"), 1); // less than is recorded
+  writer = writerOf("parts", V);
+  assert.equal(writer.done, 0);
+  writer.close();
+  assert.equal(Deno.statSync(join(writer.directory, "documents.bin")).size, 0);
 });
 
 Deno.test("openTokenFiles() refuses files that are damaged, of another version or of another origin", () => {
@@ -148,13 +155,21 @@ Deno.test("openTokenFiles() refuses files that are damaged, of another version o
     /meta\.json as it must be whole and of this version, text and tokenizer: delete it/;
   const cases: [file: string, content: Uint8Array | string, message: RegExp][] = [
     ["meta.json", json.slice(0, 100), /JSON/],
-    ["meta.json", json.replace('"tokens":3', '"tokens":4'), NOT_USABLE],
+    ["meta.json", json.replace('"bytesPerToken":2', '"bytesPerToken":4'), NOT_USABLE],
     ["meta.json", json.replace('"usedIds":[1,', '"usedIds":[0,'), NOT_USABLE],
-    ["meta.json", json.replace('"version":4', '"version":3'), NOT_USABLE],
+    ["meta.json", json.replace('"version":5', '"version":4'), NOT_USABLE],
     ["tokens.bin", good.get("tokens.bin")!.slice(1), /must be 6 bytes long: current length is 5/],
     ["tokens.bin", changed("tokens.bin", 5), /bytes from 0 do not match their checksum: delete/],
-    ["documents.bin", changed("documents.bin", 8), /documents.bin as it does not match its/],
-    ["documents.bin", good.get("documents.bin")!.slice(8), /does not match its checksum/],
+    [
+      "documents.bin",
+      changed("documents.bin", 8),
+      /documents.bin as its bytes from 0 do not match/,
+    ],
+    [
+      "documents.bin",
+      good.get("documents.bin")!.slice(8),
+      /must be 16 bytes long: current length is 8/,
+    ],
   ];
   for (const [name, content, message] of cases) {
     if (typeof content === "string") Deno.writeTextFileSync(at(name), content);
@@ -173,11 +188,11 @@ Deno.test("openTokenFiles() opens a large file at once, and read() refuses damag
   const writer = writerOf("large", V);
   const tokens = new Uint32Array(2 ** 18);
   for (let i = 0; i < megabytes; i++) {
-    writer.append({ tokens: tokens.fill(i), starts: [0], answers: [] });
+    writer.append({ tokens: tokens.fill(i), starts: Uint32Array.of(0), answers: NONE });
   }
   writer.finish(ABOUT);
   writer.close();
-  const path = join(directory, "large");
+  const path = writer.directory;
   {
     using handle = Deno.openSync(join(path, "tokens.bin"), { write: true });
     handle.seekSync(40 * 2 ** 20 + 123, Deno.SeekMode.Start);
