@@ -299,7 +299,8 @@ export class BatchingEngine implements Engine {
     const isFirst = [...jobs].every(([{ length }, { completion: { promptIds } }]) =>
       length === promptIds.length
     );
-    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst }));
+    const logprobs = [...jobs.values()].some(({ request }) => request.logprobs !== undefined);
+    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst, logprobs }));
     return {
       drawn: spans.map((span) => ({ span, job: jobs.get(span.sequence)! })),
       steps: Math.max(0, ...spans.map(({ count }) => count)),

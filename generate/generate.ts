@@ -107,7 +107,7 @@ export async function* generateBatch(
     ...{ endIds, maxNewTokens, sampler, stop, signal },
   }));
   if (all.length === 0) return;
-  const pace = paces.get(gpt) ?? new Pace(gpt.device, { chunkMs: CHUNK_MS, logprobs: false });
+  const pace = paces.get(gpt) ?? new Pace(gpt.device, { chunkMs: CHUNK_MS });
   paces.set(gpt, pace);
   const promptTokens = all.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);
   const most = sequencesAtOnce(gpt, {

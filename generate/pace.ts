@@ -16,6 +16,9 @@ const FREE_SHARE = 0.85;
 /** Milliseconds for which the host waits at least if the device was still computing: less is the read-back alone. */
 const LEAST_WAIT_MS = 1;
 
+/** Factors by which a chunk grows each time that the host is late, and in all; it shrinks as slowly. */
+const GROWTH = 1.05, MOST_GROWTH = 2.5;
+
 /** Tokens that a model draws in `CHUNK_MS`, before anything was measured. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
@@ -37,8 +40,6 @@ export interface Work {
 export interface PaceOptions {
   /** Milliseconds of the device per chunk; those in which requests of a server join and leave by default. */
   readonly chunkMs?: number;
-  /** Whether the logprobs of all tokens of a chunk must be kept until it is read back; true by default. */
-  readonly logprobs?: boolean;
 }
 
 /** Chooses how much a chunk computes, so that it takes the device `chunkMs`. */
@@ -46,18 +47,17 @@ export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
   readonly #isCpu: boolean;
-  readonly #chunkMs: number;
-  readonly #mostTokens: number;
+  readonly #leastChunkMs: number;
+  #chunkMs: number;
   #readMs = CHUNK_MS / 4;
   #idleMs = 0; // when the device had computed the last chunk
 
   constructor(
     { isCpu }: Pick<Device, "isCpu">,
-    { chunkMs = CHUNK_MS, logprobs = true }: PaceOptions = {},
+    { chunkMs = CHUNK_MS }: PaceOptions = {},
   ) {
     this.#isCpu = isCpu;
-    this.#chunkMs = chunkMs;
-    this.#mostTokens = logprobs ? LOGPROBS_KEPT : Infinity;
+    this.#leastChunkMs = this.#chunkMs = chunkMs;
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
   }
 
@@ -66,10 +66,21 @@ export class Pace {
     return this.#stepMs.get(Math.ceil(Math.log2(rows))) ?? this.#firstStepMs;
   }
 
-  /** Steps of a chunk; of one in which all requests begin fewer, as nobody's tokens wait for it. */
-  tokens(rows: number, { isFirst }: { isFirst: boolean }): number {
-    const count = this.#chunkMs / this.#stepOf(rows);
-    return Math.max(1, Math.min(this.#mostTokens, Math.ceil(isFirst ? count / 4 : count)));
+  /** Milliseconds that a chunk should take: of its steps, and of its passes that read. */
+  #partsOf({ steps, rows, reads }: Work): [stepsMs: number, readsMs: number] {
+    return [steps * this.#stepOf(rows), reads * this.#readMs];
+  }
+
+  /**
+   * Steps of a chunk: of one in which all requests begin fewer, as nobody's tokens wait for it, and of one with logprobs no
+   * more than are kept until they are read back.
+   */
+  tokens(
+    rows: number,
+    { isFirst, logprobs }: { isFirst: boolean; logprobs: boolean },
+  ): number {
+    const count = Math.ceil(this.#chunkMs / this.#stepOf(rows) / (isFirst ? 4 : 1));
+    return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, count));
   }
 
   /** Passes of a chunk that read known tokens: they may take as long as its steps. */
@@ -79,17 +90,26 @@ export class Pace {
       : MOST_READS;
   }
 
-  /** Learns that the device has just computed a chunk, for which the host has waited since some time. */
-  computed({ steps, rows, reads, sinceMs }: Work, waitingMs: number): void {
-    const now = performance.now(), tookMs = now - Math.max(sinceMs, this.#idleMs);
+  /**
+   * Learns that the device has just computed a chunk, for which the host has waited since some time. Chunks become longer
+   * while the host is late more often than not, as its own work then takes longer than the device's.
+   */
+  computed(work: Work, waitingMs: number, now = performance.now()): void {
+    const tookMs = now - Math.max(work.sinceMs, this.#idleMs);
     const isLate = now - waitingMs < LEAST_WAIT_MS; // the device was idle for an unknown time
-    const stepMs = this.#stepOf(rows),
-      setStep = (ms: number) => this.#stepMs.set(Math.ceil(Math.log2(rows)), ms);
     this.#idleMs = now;
-    if (isLate && steps > 0) setStep(0.8 * stepMs);
-    else if (isLate) this.#readMs *= 0.8;
-    else if (reads === 0) setStep((stepMs + tookMs / steps) / 2);
-    else this.#readMs = (this.#readMs + Math.max(0, tookMs - steps * stepMs) / reads) / 2;
+    if (work.steps > 0) {
+      this.#chunkMs = isLate
+        ? Math.min(MOST_GROWTH * this.#leastChunkMs, GROWTH * this.#chunkMs)
+        : Math.max(this.#leastChunkMs, this.#chunkMs / GROWTH);
+    }
+    const [stepsMs, readsMs] = this.#partsOf(work), errorMs = tookMs - stepsMs - readsMs;
+    if (isLate && errorMs > 0) return;
+    // the larger part has more of the error: in a server every chunk may have both, in different proportions
+    const weight = errorMs / 2 / (stepsMs ** 2 + readsMs ** 2);
+    const { rows } = work, stepMs = this.#stepOf(rows);
+    this.#stepMs.set(Math.ceil(Math.log2(rows)), stepMs * (1 + weight * stepsMs));
+    this.#readMs *= 1 + weight * readsMs;
   }
 
   /**
@@ -97,10 +117,10 @@ export class Pace {
    * It does not wait for a CPU adapter, whose read-back on a busy machine takes long: the wait would be part
    * of the time that `computed()` learns, and grow with each chunk.
    */
-  pause({ steps, rows, reads, sinceMs }: Work): Promise<void> {
+  pause(work: Work): Promise<void> {
     if (this.#isCpu) return Promise.resolve();
-    const freeMs = FREE_SHARE * (steps * this.#stepOf(rows) + reads * this.#readMs);
-    const leftMs = Math.max(0, sinceMs + freeMs - performance.now());
+    const [stepsMs, readsMs] = this.#partsOf(work);
+    const leftMs = Math.max(0, work.sinceMs + FREE_SHARE * (stepsMs + readsMs) - performance.now());
     return new Promise((resolve) => setTimeout(resolve, leftMs));
   }
 }

@@ -2,31 +2,57 @@ import assert from "node:assert/strict";
 import { Pace } from "../../generate/pace.ts";
 import { LOGPROBS_KEPT } from "../../generate/slots.ts";
 
+/** Later chunks than the first ones, of requests without logprobs. */
+const LATER = { isFirst: false, logprobs: false };
+
 Deno.test("Pace does not wait for a CPU adapter, however long a chunk took once", async () => {
   const pace = new Pace({ isCpu: true }), begin = performance.now();
   const work = { steps: 1, rows: 1, reads: 0 };
   pace.computed({ ...work, sinceMs: begin - 60_000 }, begin - 60_000);
   await pace.pause({ ...work, sinceMs: begin });
   assert.ok(performance.now() - begin < 10_000);
-  assert.equal(pace.tokens(1, { isFirst: false }), 1);
+  assert.equal(pace.tokens(1, LATER), 1);
 });
 
-Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if there may be logprobs", () => {
-  for (const logprobs of [true, false]) {
-    const pace = new Pace({ isCpu: true }, { logprobs });
-    for (let i = 0; i < 12; i++) {
-      const sinceMs = performance.now() - 100;
-      pace.computed({ steps: 1e6, rows: 1, reads: 0, sinceMs }, sinceMs);
-    }
-    const tokens = pace.tokens(1, { isFirst: false });
-    assert.ok(logprobs ? tokens === LOGPROBS_KEPT : tokens > 10 * LOGPROBS_KEPT, `${tokens}`);
+Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if there are logprobs", () => {
+  const pace = new Pace({ isCpu: true });
+  for (let i = 0; i < 12; i++) {
+    const sinceMs = performance.now() - 100;
+    pace.computed({ steps: 1e6, rows: 1, reads: 0, sinceMs }, sinceMs);
   }
+  assert.equal(pace.tokens(1, { ...LATER, logprobs: true }), LOGPROBS_KEPT);
+  assert.ok(pace.tokens(1, LATER) > 10 * LOGPROBS_KEPT);
 });
 
 Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter", () => {
   for (const chunkMs of [16, 160]) {
-    const pace = new Pace({ isCpu: false }, { chunkMs, logprobs: false }); // a token takes 1 ms, it supposes
-    assert.equal(pace.tokens(1, { isFirst: false }), chunkMs);
-    assert.equal(pace.tokens(1, { isFirst: true }), chunkMs / 4);
+    const pace = new Pace({ isCpu: false }, { chunkMs }); // a token takes 1 ms, it supposes
+    assert.equal(pace.tokens(1, LATER), chunkMs);
+    assert.equal(pace.tokens(1, { ...LATER, isFirst: true }), chunkMs / 4);
   }
+});
+
+/** What a host learns of a device with these times, if each chunk also reads prompts and the host is late at some times. */
+function learned({ stepMs, readMs, late }: { stepMs: number; readMs: number; late: number }) {
+  const pace = new Pace({ isCpu: false });
+  for (let i = 0, now = 0; i < 400; i++) {
+    const steps = pace.tokens(64, LATER), reads = Math.min(pace.reads(true), 1 + i * 7 % 8);
+    const sinceMs = now, readyMs = now + steps * stepMs + reads * readMs;
+    now = i * 13 % 100 < 100 * late ? readyMs + 3 : readyMs;
+    pace.computed({ steps, rows: 64, reads, sinceMs }, now === readyMs ? now - 2 : now, now);
+  }
+  return { tokens: pace.tokens(64, LATER), reads: pace.reads(true) };
+}
+
+Deno.test("Pace tells steps and passes that read apart though each chunk has both, also if the host is late", () => {
+  for (const late of [0, 0.3]) {
+    const { tokens, reads } = learned({ stepMs: 0.4, readMs: 1.5, late });
+    assert.ok(tokens >= 36 && tokens <= 48, `${tokens} of 40`);
+    assert.ok(reads >= 8 && reads <= 12, `${reads} of 10`);
+  }
+});
+
+Deno.test("Pace has longer chunks for a host that is always late, up to a bound", () => {
+  const { tokens } = learned({ stepMs: 0.4, readMs: 1.5, late: 1 });
+  assert.ok(tokens >= 80 && tokens <= 120, `${tokens} of 100`);
 });
