@@ -68,7 +68,7 @@ export class Completion {
   /** Present once it is done. */
   result: GenerateResult | undefined;
   readonly #vocabularySize: number;
-  readonly #decoder: { push(id: number): string };
+  readonly #decoder: ReturnType<Tokenizer["decoder"]>;
   readonly #stops: readonly string[];
   /** Tokens drawn, the one that ends the text among them. */
   tokens = 0;
@@ -90,22 +90,35 @@ export class Completion {
    * @throws {UserError} if the model's logits were not finite.
    */
   push(tokens: Iterable<number>): string {
+    if (this.#stops.length === 0) return this.#append([...tokens]);
     let certain = "";
-    for (const id of tokens) {
-      checkSample(id, this.#vocabularySize);
-      this.tokens++;
-      if (this.endIds.includes(id)) return certain + this.end("end-of-text");
-      this.#ids.push(id);
-      this.#held += this.#decoder.push(id);
-      const found = earliest(this.#held, this.#stops);
-      if (found !== undefined) {
-        this.result = { reason: "stop", tokens: this.tokens };
-        return certain + this.#held.slice(0, found);
-      }
-      const length = this.#held.length - longestBeginning(this.#held, this.#stops);
-      certain += this.#held.slice(0, length);
-      this.#held = this.#held.slice(length);
+    for (const id of tokens) { // which token completes a stop text decides where the completion ends
+      certain += this.#append([id]);
+      if (this.result) break;
     }
+    return certain;
+  }
+
+  /** Decodes tokens at once. */
+  #append(tokens: readonly number[]): string {
+    const end = tokens.findIndex((id) => this.endIds.includes(id));
+    const ids = end < 0 ? tokens : tokens.slice(0, end);
+    for (const id of ids) checkSample(id, this.#vocabularySize);
+    this.tokens += ids.length;
+    this.#ids.push(...ids);
+    this.#held += this.#decoder.push(...ids);
+    if (end >= 0) {
+      this.tokens++;
+      return this.end("end-of-text");
+    }
+    const found = earliest(this.#held, this.#stops);
+    if (found !== undefined) {
+      this.result = { reason: "stop", tokens: this.tokens };
+      return this.#held.slice(0, found);
+    }
+    const length = this.#held.length - longestBeginning(this.#held, this.#stops);
+    const certain = this.#held.slice(0, length);
+    this.#held = this.#held.slice(length);
     return certain;
   }
 

@@ -72,12 +72,12 @@ export interface Tokenizer {
   /** Text of ids, with special tokens written out; bytes that are not UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
   /**
-   * Decodes ids one at a time. It returns whole characters only, and nothing for special tokens, except those that
+   * Decodes ids as they come. It returns whole characters only, and nothing for special tokens, except those that
    * are text as well, such as a "!" that is declared special for padding.
    *
    * @param before ids that the text continues: some tokenizers leave out the blank before the first id of a text.
    */
-  decoder(before?: Iterable<number>): { push(id: number): string; end(): string };
+  decoder(before?: Iterable<number>): { push(...ids: readonly number[]): string; end(): string };
   /** UTF-8 bytes of a token inside a text, perhaps a part of a character; none for special tokens that are not text. */
   bytes(id: number): Uint8Array;
   /** Length of `bytes(id)`. */
@@ -329,6 +329,16 @@ function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): Enc
 
 const NOTHING = new Uint8Array(0);
 
+function concatenated(parts: readonly Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
 function createDecoding(
   { file, vocabulary: { size, tokens, specials, end }, patternOf }: Parts,
 ): Pick<Tokenizer, "decode" | "decoder" | "bytes" | "byteLength"> {
@@ -345,17 +355,21 @@ function createDecoding(
   const decoder = (before: Iterable<number> = []) => {
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     let atStart = true, held = "";
-    const push = (id: number) => {
-      const bytes = bytesOf(id, atStart);
-      if (specials.has(id)) atStart ||= id === end.id;
-      else if (tokens[id] !== undefined) atStart = false;
+    const decode = (ids: Iterable<number>) => {
+      const parts = Array.from(ids, (id) => {
+        const bytes = bytesOf(id, atStart);
+        if (specials.has(id)) atStart ||= id === end.id;
+        else if (tokens[id] !== undefined) atStart = false;
+        return bytes;
+      });
+      const bytes = parts.length === 1 ? parts[0]! : concatenated(parts); // each call of decode() takes a microsecond
       const text = held + utf8.decode(bytes, { stream: true });
       held = dropsLastBlank && text.endsWith(" ") ? " " : "";
       return held ? text.slice(0, -1) : text;
     };
-    for (const id of before) push(id);
+    decode(before);
     return {
-      push,
+      push: (...ids: readonly number[]) => decode(ids),
       end: () => {
         held = "";
         return utf8.decode();

@@ -128,12 +128,12 @@ Deno.test("generate() decodes a completion as the continuation of its prompt", a
     decoder(before: Iterable<number> = []) {
       const decoder = tokenizer.decoder();
       let atStart = true;
-      const push = (id: number) => {
-        const text = atStart ? "" : decoder.push(id);
-        atStart = false;
+      const push = (...ids: readonly number[]) => {
+        const text = decoder.push(...atStart ? ids.slice(1) : ids);
+        atStart &&= ids.length === 0;
         return text;
       };
-      for (const id of before) push(id);
+      push(...before);
       return { push, end: decoder.end };
     },
   };
@@ -148,7 +148,10 @@ Deno.test("generate() leaves out a last character of which not all bytes are dra
     decoder() {
       const decoder = tokenizer.decoder();
       let next = 0;
-      return { push: () => decoder.push(bytes[next++]!), end: decoder.end };
+      return {
+        push: (...ids: readonly number[]) => decoder.push(...ids.map(() => bytes[next++]!)),
+        end: decoder.end,
+      };
     },
   };
   for (const [maxNewTokens, expected] of [[1, "n"], [2, "n"], [3, "né"], [5, "né"], [6, "né€"]]) {

@@ -44,7 +44,7 @@ export function byteTokenizer({ endOfText = 256 } = {}): Tokenizer {
   const decoder = () => {
     const utf8 = new TextDecoder();
     return {
-      push: (id: number) => utf8.decode(Uint8Array.of(id), { stream: true }),
+      push: (...ids: readonly number[]) => utf8.decode(Uint8Array.from(ids), { stream: true }),
       end: () => utf8.decode(),
     };
   };

@@ -260,8 +260,9 @@ for (const { name, file, encoded, documents, decoded } of golden.tokenizers) {
         return;
       }
       assert.deepEqual(ids, documents[i] ?? encoded[i], where);
-      const decoder = tokenizer.decoder();
+      const decoder = tokenizer.decoder(), atOnce = tokenizer.decoder();
       assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), decoded[i], where);
+      assert.equal(atOnce.push(...ids) + atOnce.end(), decoded[i], where);
     });
   });
 }
@@ -294,7 +295,7 @@ for (const [name, made, extraBytes] of LOSSLESS) {
       const [before, after] = [ids.slice(0, cut), ids.slice(cut)];
       const begun = tokenizer.decoder(), continued = tokenizer.decoder(before);
       const start = before.map((id) => begun.push(id)).join("");
-      const rest = after.map((id) => continued.push(id)).join("") + continued.end();
+      const rest = continued.push(...after) + continued.end();
       assert.equal(start + rest, text, where);
     }
   });
@@ -547,7 +548,7 @@ Deno.test("parseTokenizer() leaves a token in documents that is declared special
       assert.deepEqual(special.encodeDocument(text), ids[i], `${where} in ${JSON.stringify(text)}`);
       const [shown, expected] = [special, plain].map(({ decoder }) => {
         const { push, end } = decoder();
-        return ids[i]!.map(push).join("") + end();
+        return push(...ids[i]!) + end();
       });
       assert.equal(shown, expected, where);
     });
