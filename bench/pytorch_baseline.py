@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the models of `deno task bench` in PyTorch, for bench/results/pytorch_NAME.json.
 
-    python3 bench/pytorch_baseline.py [--json FILE] [--no-compile]
-    torchrun --standalone --nproc-per-node 2 bench/pytorch_baseline.py --ddp [--json FILE]
+    python3 bench/pytorch_baseline.py [--json FILE] [--no-compile] [--filter TEXT...]
+    torchrun --standalone --nproc-per-node 2 bench/pytorch_baseline.py --ddp [--json FILE] [--filter TEXT...]
 
 With --ddp it times steps of DistributedDataParallel over NCCL instead, a GPU for each rank, and those of rank 0
 alone beside them, for bench/results/ddp_NAME.json.
@@ -378,6 +378,7 @@ def main():
     parser.add_argument("--json", help="write the results to this file after each part")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--ddp", action="store_true", help="time ranks that torchrun has started")
+    parser.add_argument("--filter", nargs="+", help="only the parts whose names contain one of the texts")
     options = parser.parse_args()
     torch.set_float32_matmul_precision("highest")  # fp32 is fp32: no tf32
     torch.manual_seed(0)
@@ -393,6 +394,8 @@ def main():
     else:
         parts = single_parts(options.no_compile)
         command = "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else "")
+    if options.filter:
+        command += " --filter " + " ".join(f'"{text}"' for text in options.filter)
     report = {
         "command": command,  # without the path of --json
         "date": time.strftime("%Y-%m-%d"),
@@ -409,6 +412,8 @@ def main():
     except ImportError:
         pass
     for name, part in parts.items():
+        if options.filter and not any(text in name for text in options.filter):
+            continue
         try:
             result = {"name": name, **part()}
             report["results"].append(result)

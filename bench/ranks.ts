@@ -5,6 +5,7 @@ import type { Batches } from "../data/tokens/batches.ts";
 import { checkSameBits } from "../distributed/same_bits.ts";
 import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
+import type { WireType } from "../distributed/wire.ts";
 import { replaceText } from "../files/disk.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { UserError } from "../files/user_error.ts";
@@ -24,6 +25,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { OuterStep } from "../train/diloco.ts";
+import { describeDevices, devicesOf } from "../train/ranks.ts";
 import { createTrainStep, type StepOptions, type TrainStep } from "../train/step.ts";
 import { matrixTypes } from "./harness.ts";
 import { benchConfig, type BenchModel, STEP_OPTIONS } from "./models.ts";
@@ -44,25 +46,42 @@ const program = command(
   "Measure what the ranks of mpirun exchange, and how fast they train together: mpirun -n 2 ./toy bench:ranks",
 )
   .addOption(gpuOption())
-  .option("--exchange", "measure no training steps, as for another transport of MPI")
-  .option("--json <file>", "write the report to this file too")
+  .option(
+    "--filter <text...>",
+    'only the results whose names contain one of the texts, as in --filter exchange "gpt2 8x1024 x 16"',
+  )
+  .option("--seconds <seconds>", "begin nothing new after this time", Number)
+  .option("--json <file>", "write the report to this file too, anew after each result")
   .action((options) => run(() => main(options)));
 
-/** Micro-batches per step and rank. */
-const ACCUMULATIONS = [1, 4, 16];
-
-/** Micro-batches per step and rank of steps by DiLoCo. */
-const DILOCO_ACCUMULATION = 4;
-
+/** A training that is timed on all ranks together, and on one alone. */
 interface Case {
   readonly model: BenchModel;
   readonly batchSize: number;
+  /** Micro-batches per step and rank. */
+  readonly accumulation: number;
+  /** In which gradients travel; f32 by default. */
+  readonly wire?: WireType;
+  /** Whether ranks exchange weights every `SYNC_EVERY` steps, and no gradients. */
+  readonly isDiloco?: true;
 }
 
 const CASES: readonly Case[] = [
-  { model: "gpt2", batchSize: 8 },
-  { model: "mini", batchSize: 32 },
-  { model: "mini", batchSize: 128 },
+  { model: "gpt2", batchSize: 8 } as const,
+  { model: "mini", batchSize: 32 } as const,
+  { model: "mini", batchSize: 128 } as const,
+].flatMap((sizes) => [
+  { ...sizes, accumulation: 16 },
+  { ...sizes, accumulation: 4 },
+  { ...sizes, accumulation: 4, isDiloco: true },
+  { ...sizes, accumulation: 1 },
+  { ...sizes, accumulation: 4, wire: "f16" },
+]);
+
+/** The case of a CPU adapter. */
+const CPU_CASES: readonly Case[] = [
+  { model: "nano", batchSize: 4, accumulation: 4 },
+  { model: "nano", batchSize: 4, accumulation: 4, isDiloco: true },
 ];
 
 /** What every measurement needs. */
@@ -70,17 +89,21 @@ interface Ranks {
   readonly transport: Transport;
   readonly device: Device;
   readonly precision: Precision;
+  /** Whether something of this name is measured; all ranks ask together. */
+  wants(name: string): Promise<boolean>;
   /** Notes a result, on rank 0. */
   add(result: RanksResult): void;
 }
 
 interface Options {
   gpu: GpuChoice;
-  exchange?: true | undefined;
+  filter?: readonly string[] | undefined;
+  seconds?: number | undefined;
   json?: string | undefined;
 }
 
 async function main(options: Options): Promise<void> {
+  const { filter = [""], seconds = Infinity } = options;
   const transport = openTransport("auto");
   if (transport.size < 2) {
     throw new UserError("Cannot measure an exchange as there must be several ranks: there is one", {
@@ -92,25 +115,39 @@ async function main(options: Options): Promise<void> {
   const results: RanksResult[] = [];
   const report: RanksReport = {
     command: `mpirun -n ${transport.size} ./toy bench:ranks` +
-      `${options.exchange ? " --exchange" : ""}` +
-      (options.gpu === "native" ? "" : ` --gpu ${options.gpu}`),
+      (options.gpu === "native" ? "" : ` --gpu ${options.gpu}`) +
+      (options.filter ? ` --filter ${options.filter.map((text) => `"${text}"`).join(" ")}` : ""),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { provider, name, backend, isCpu },
     ranks: transport.size,
+    placement: describeDevices(await devicesOf(transport, device)),
     results,
   };
   const text = () => `${JSON.stringify(report, null, 2)}\n`;
-  const add = (result: RanksResult) => {
-    if (transport.rank > 0) return;
-    results.push(result);
-    status(resultLine(result));
-    if (options.json) replaceText(options.json, text()); // an interrupted run keeps its results
+  const ranks: Ranks = {
+    transport,
+    device,
+    precision: matrixTypes(device)[0] as Precision,
+    async wants(name) {
+      const isTimely = toJsonBytes(performance.now() < 1000 * seconds); // by the clock of rank 0
+      return filter.some((text) => name.includes(text)) &&
+        fromJsonBytes(await transport.broadcast(isTimely)) as boolean;
+    },
+    add(result) {
+      if (transport.rank > 0) return;
+      results.push(result);
+      status(resultLine(result));
+      if (options.json) replaceText(options.json, text()); // an interrupted run keeps its results
+    },
   };
-  const ranks: Ranks = { transport, device, precision: matrixTypes(device)[0] as Precision, add };
+  if (transport.rank === 0) status(report.placement);
   await measureExchanges(ranks);
-  const cases = isCpu ? [{ model: "nano", batchSize: 4 } as const] : CASES;
-  for (const one of options.exchange ? [] : cases) await measureSteps(ranks, one);
+  const sizes = Map.groupBy(
+    isCpu ? CPU_CASES : CASES,
+    ({ model, batchSize }) => `${model} ${batchSize}`,
+  );
+  for (const cases of sizes.values()) await measureSteps(ranks, cases);
   if (transport.rank === 0) output(text());
   await transport.close();
 }
@@ -143,12 +180,15 @@ function meanParts(total: ExchangeMs | undefined, runs: number): Record<string, 
 /** Measures the sum of a few numbers, and exchanges of the size of models, by their parts. */
 async function measureExchanges(ranks: Ranks): Promise<void> {
   const { transport, device, add } = ranks;
-  const few = new Float32Array(2);
-  const manyMs = await timeTogether(transport, ROUNDS, async () => {
-    for (let i = 0; i < 100; i++) await transport.sum(few);
-  });
-  add({ name: TINY_SUM, ms: manyMs / 100, ranks: transport.size });
+  if (await ranks.wants(TINY_SUM)) {
+    const few = new Float32Array(2);
+    const manyMs = await timeTogether(transport, ROUNDS, async () => {
+      for (let i = 0; i < 100; i++) await transport.sum(few);
+    });
+    add({ name: TINY_SUM, ms: manyMs / 100, ranks: transport.size });
+  }
   for (const floats of device.isCpu ? [200_000] : [16_135_168, 124_439_808]) {
+    if (!await ranks.wants(exchangeName(floats))) continue;
     const tensor = createTensor(device, "gradients", { shape: [floats], dtype: "f32" });
     upload(device, tensor, new Float32Array(floats).fill(1 / 3));
     const idle = () => device.gpu.queue.onSubmittedWorkDone();
@@ -205,8 +245,9 @@ interface Training {
 async function timeSteps(
   transport: Transport,
   { gpt, batches, options }: Training,
-  { gradientAccumulation, syncEvery = 1, after }: {
+  { gradientAccumulation, wire = "f32", syncEvery = 1, after }: {
     readonly gradientAccumulation: number;
+    readonly wire?: WireType | undefined;
     readonly syncEvery?: number;
     readonly after?: (trainStep: TrainStep, submit: () => Promise<void>) => Promise<void>;
   },
@@ -216,6 +257,7 @@ async function timeSteps(
   using trainStep = createTrainStep(gpt, {
     ...options,
     gradientAccumulation,
+    wire,
     syncEvery,
     transport,
   });
@@ -246,44 +288,62 @@ async function timeSteps(
   return { ms, parts, ranks, tokensPerSecond: 1e3 * tokens / ms };
 }
 
-/** Measures training steps of all ranks and of one alone, synchronous and by DiLoCo. */
-async function measureSteps(ranks: Ranks, { model, batchSize }: Case): Promise<void> {
+/** Measures training steps of a model: for each case those of all ranks, and of one alone with as many micro-batches. */
+async function measureSteps(ranks: Ranks, cases: readonly Case[]): Promise<void> {
   const { transport, device, precision, add } = ranks, { rank, size: all } = transport;
+  const [{ model, batchSize }] = cases as [Case];
   const config = benchConfig(model), sequenceLength = config.contextLength;
-  using gpt = createGpt(device, config, { precision });
-  const options = { ...STEP_OPTIONS, batchSize, sequenceLength };
-  const batches = sampleBatches({ ...options, vocabularySize: config.vocabularySize });
-  const training = { gpt, batches, options }, batch = `${batchSize}x${sequenceLength}`;
-  await tuneOnFirst(ranks, gpt, options);
-  for (const gradientAccumulation of ACCUMULATIONS) {
-    const name = `train step ${precision} ${model} ${batch} x ${gradientAccumulation}`;
-    const which = { model, batch, accumulation: gradientAccumulation };
-    const together = await timeSteps(transport, training, { gradientAccumulation });
-    await checkSameBits(transport, device, gpt.parameters.flat);
-    add({ name: `${name}, ${all} ranks`, ...together, ...which });
-    if (rank === 0) {
-      const alone = await timeSteps(oneRank, training, { gradientAccumulation });
-      add({ name: `${name}, 1 rank`, ...alone, ...which });
+  const sizes = { ...STEP_OPTIONS, batchSize, sequenceLength };
+  using resources = new DisposableStack();
+  let training: Training | undefined; // allocated for the first case that is wanted
+  const alone = new Set<number>(); // accumulations with which one rank was timed
+  for (const { accumulation, wire, isDiloco } of cases) {
+    const which = { model, batch: `${batchSize}x${sequenceLength}`, accumulation };
+    const step = `train step ${precision} ${model} ${which.batch} x ${accumulation}`;
+    const name = `${step}, ${all} ranks${isDiloco ? " by DiLoCo" : wire ? ` --wire ${wire}` : ""}`;
+    if (!await ranks.wants(name)) continue;
+    if (!training) {
+      const gpt = resources.adopt(createGpt(device, config, { precision }), (gpt) => gpt.destroy());
+      const { vocabularySize } = config;
+      training = { gpt, options: sizes, batches: sampleBatches({ ...sizes, vocabularySize }) };
+      await tuneOnFirst(ranks, gpt, sizes);
     }
+    const options = { gradientAccumulation: accumulation, wire };
+    if (rank === 0 && !alone.has(accumulation)) {
+      add({ name: `${step}, 1 rank`, ...await timeSteps(oneRank, training, options), ...which });
+    }
+    alone.add(accumulation);
     await transport.barrier();
+    if (isDiloco) {
+      const [inner, outer] = await timeDiloco(ranks, model, training, options);
+      add({ name, ...inner, ...which, isDiloco });
+      add(outer);
+    } else {
+      const together = await timeSteps(transport, training, options);
+      await checkSameBits(transport, device, training.gpt.parameters.flat);
+      add({ name, ...together, ...which, wire });
+    }
   }
+}
+
+/** Times steps by DiLoCo, with the share of an exchange that comes every `SYNC_EVERY` steps, and that exchange. */
+async function timeDiloco(
+  ranks: Ranks,
+  model: BenchModel,
+  training: Training,
+  options: { readonly gradientAccumulation: number },
+) {
   let outer: RanksResult | undefined;
-  const { ms: innerMs, tokensPerSecond = 0, ...apart } = await timeSteps(transport, training, {
-    gradientAccumulation: DILOCO_ACCUMULATION,
+  const inner = await timeSteps(ranks.transport, training, {
+    ...options,
     syncEvery: SYNC_EVERY,
     async after(trainStep, submit) {
-      outer = await timeOuterStep(ranks, model, { gpt, trainStep, submit });
+      outer = await timeOuterStep(ranks, model, { gpt: training.gpt, trainStep, submit });
     },
   });
-  const ms = innerMs + outer!.ms / SYNC_EVERY;
-  add({
-    name:
-      `train step ${precision} ${model} ${batch} x ${DILOCO_ACCUMULATION}, ${all} ranks by DiLoCo`,
-    ...apart,
-    ...{ ms, innerMs, tokensPerSecond: tokensPerSecond * innerMs / ms },
-    ...{ model, batch, accumulation: DILOCO_ACCUMULATION, isDiloco: true },
-  });
-  add(outer!);
+  const ms = inner.ms + outer!.ms / SYNC_EVERY;
+  const tokensPerSecond = inner.tokensPerSecond! * inner.ms / ms;
+  return [{ ...inner, ms, innerMs: inner.ms, tokensPerSecond }, outer!] as const;
 }
 
 /** Times the exchange of weights by DiLoCo, after a step of each rank on its own. */

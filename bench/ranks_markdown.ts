@@ -104,8 +104,8 @@ function stepRows(
     a.model === b.model && a.batch === b.batch && a.accumulation === b.accumulation;
   return report.results.filter(({ model, ranks }) => model !== undefined && ranks > 1)
     .flatMap((together) => {
-      const { model, batch, accumulation, isDiloco, innerMs, parts, ms, tokensPerSecond = 0 } =
-        together;
+      const { model, batch, accumulation, wire, isDiloco, innerMs, parts } = together;
+      const { ms, tokensPerSecond = 0 } = together;
       const one = report.results.find((other) => other.ranks === 1 && isSame(other, together));
       if (!one) return [];
       const { download = 0, sum = 0, upload = 0 } = parts ?? {};
@@ -113,7 +113,9 @@ function stepRows(
       const training = { floats: countParameters(benchConfig(model!)), oneRankMs: one.ms };
       const cluster = { hosts: 1, ranksPerHost: report.ranks };
       return [[
-        `${model} ${batch} x ${accumulation}${isDiloco ? `, DiLoCo every ${SYNC_EVERY}` : ""}`,
+        `${model} ${batch} x ${accumulation}${
+          isDiloco ? `, DiLoCo every ${SYNC_EVERY}` : wire ? `, --wire ${wire}` : ""
+        }`,
         time(one.ms),
         time(ms),
         Math.round(tokensPerSecond).toLocaleString("en-US"),

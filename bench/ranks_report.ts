@@ -1,3 +1,4 @@
+import type { WireType } from "../distributed/wire.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Result } from "./harness.ts";
 import type { BenchModel } from "./models.ts";
@@ -9,6 +10,8 @@ export interface RanksReport {
   readonly deno: string;
   readonly device: Pick<Device, "provider" | "name" | "backend" | "isCpu">;
   readonly ranks: number;
+  /** Which rank computes on which device. */
+  readonly placement: string;
   readonly results: readonly RanksResult[];
 }
 
@@ -24,6 +27,8 @@ export interface RanksResult extends Result {
   readonly batch?: string;
   /** Of a training step: micro-batches of each rank. */
   readonly accumulation?: number;
+  /** Of a training step: in which gradients travel, if that is not f32. */
+  readonly wire?: WireType | undefined;
   /** Of a training step by DiLoCo: the time includes the share of an exchange every `SYNC_EVERY` steps. */
   readonly isDiloco?: true;
   /** Of such a step: without that share. */

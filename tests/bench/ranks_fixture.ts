@@ -33,11 +33,12 @@ export function ranksReport({ isTcp = false } = {}): RanksReport {
   };
   const slower = isTcp ? 2 : 1;
   return {
-    command: `mpirun -n 2 ./toy bench:ranks${isTcp ? " --exchange" : ""}`,
+    command: `mpirun -n 2 ./toy bench:ranks${isTcp ? ' --filter "sum of" exchange' : ""}`,
     date: "2026-11-30",
     deno: "2.9.6",
     device: { provider: "native", name: "A GPU", backend: "Vulkan", isCpu: false },
     ranks: 2,
+    placement: "rank 0 computes on A GPU at 1, rank 1 on A GPU at 2",
     results: [
       result(TINY_SUM, isTcp ? 0.11 : 0.08),
       ...FLOATS.map((floats) => {
