@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import type { ConversationFields } from "./conversations.ts";
 
 /**
@@ -33,7 +34,7 @@ export interface PartsOrigin {
 
 /** Consecutive documents of one file; the first and the last may be parts of longer ones. */
 export interface Block extends PartsOrigin {
-  /** The documents, with a spare byte before each, so that they are cleaned in place. */
+  /** The documents, one after the other. */
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Where each document ends in `bytes`. */
   readonly ends: Uint32Array<ArrayBuffer>;
@@ -58,7 +59,7 @@ export async function* blocksOf(
 ): AsyncGenerator<Block> {
   let gathered: Part[] = [], length = 0, continued = false;
   const flush = () => {
-    const block = blockOf(gathered, length, { ...origin, ...progress, continued });
+    const block = blockOf(gathered, { ...origin, ...progress, continued });
     [gathered, length, continued] = [[], 0, block.open];
     return block;
   };
@@ -74,20 +75,19 @@ export async function* blocksOf(
 
 function blockOf(
   parts: readonly Part[],
-  length: number,
   rest: Omit<Block, "bytes" | "ends" | "places" | "open">,
 ): Block {
-  const bytes = new Uint8Array(length + parts.length);
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.bytes.length, 0));
   const ends: number[] = [], places: number[] = [];
   let at = 0, open = false;
   for (const part of parts) {
-    if (!open) at = places.push(part.place) && at + 1; // the spare byte
+    if (open) ends.pop(); // its document continues
+    else places.push(part.place);
     bytes.set(part.bytes, at);
     at += part.bytes.length;
+    ends.push(at);
     open = part.open ?? false;
-    if (!open) ends.push(at);
   }
-  if (open) ends.push(at);
   return {
     ...rest,
     bytes,
@@ -97,7 +97,8 @@ function blockOf(
   };
 }
 
-/** Where a document of a block begins. */
-export function startOf({ ends }: Block, i: number): number {
-  return (i === 0 ? 0 : ends[i - 1]!) + 1;
+/** The bytes of a document of a block. */
+export function bytesAt({ bytes, ends }: Block, i: number): Buffer {
+  const start = i === 0 ? 0 : ends[i - 1]!;
+  return Buffer.from(bytes.buffer, bytes.byteOffset + start, ends[i]! - start);
 }

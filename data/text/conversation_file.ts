@@ -1,13 +1,8 @@
 import { replaceText } from "../../files/disk.ts";
-import { parseJsonObject, readText } from "../../files/json.ts";
-import { printable } from "../../files/printable.ts";
+import { readText } from "../../files/json.ts";
+import { type Conversation, conversationFields, conversationOf } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
-import {
-  type Conversation,
-  conversationFields,
-  conversationOf,
-  MalformedConversation,
-} from "./conversations.ts";
+import { fieldNames, inRow, listOfNames, parseRow, RowError } from "./rows.ts";
 
 /**
  * Whole files of conversations, one per line of JSON, as `--data` reads them.
@@ -21,25 +16,16 @@ import {
  * @throws {UserError} if it cannot be read, or if a line that is not blank does not hold a conversation.
  */
 export function readConversations(path: string): Conversation[] {
-  const text = readText(path).replace(/^\ufeff/, "");
-  const conversations = text.split("\n").flatMap((line, i) => {
-    if (line.trim() === "") return [];
-    const place = `line ${i + 1}`, row = parseJsonObject(line, `${place} of ${path}`);
-    const names = Object.keys(row);
-    const fields = conversationFields(names.filter((name) => name !== "text")); // no texts are wanted here
-    if (!fields) {
-      throw new DataError(
-        `${path} as ${place} must hold a conversation in a field messages: its fields are ` +
-          (printable(names.join(", ")) || "none"),
-      );
-    }
-    try {
-      return [conversationOf(row, fields) ?? []];
-    } catch (error) {
-      if (!(error instanceof MalformedConversation)) throw error;
-      throw new DataError(`${path} as ${place} must ${error.message}`);
-    }
-  }).filter(({ length }) => length > 0);
+  const lines = readText(path).replace(/^\ufeff/, "").split("\n");
+  const conversations = lines.flatMap((line, i) =>
+    line.trim() === "" ? [] : inRow(`${path} as line ${i + 1}`, () => {
+      const row = parseRow(line), { text: _, ...others } = row; // no texts are wanted here
+      const fields = conversationFields(others);
+      if (fields) return [conversationOf(row, fields) ?? []];
+      const names = listOfNames(fieldNames(row)) || "none";
+      throw new RowError(`hold a conversation in a field messages: its fields are ${names}`);
+    })
+  ).filter(({ length }) => length > 0);
   if (conversations.length > 0) return conversations;
   throw new DataError(`${path} as it must hold a conversation: it has none`);
 }

@@ -1,6 +1,6 @@
 import { isObject, type JsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
-import { fieldOf } from "./fields.ts";
+import { fieldOf, RowError } from "./rows.ts";
 
 /**
  * Conversations: messages in turn, each with the role of who says it; and how rows of data hold them.
@@ -56,19 +56,22 @@ const TOOL_FIELDS = ["tool_calls", "function_call"] as const;
 /**
  * The fields by which rows hold conversations.
  *
- * @param names the fields of the first row.
- * @param textField the field that the user names, and whether it holds a list.
- * @returns undefined if rows hold texts: they do if they have a field `text` and the user names no other.
+ * @param row the first row, or one whose values have the types of those of the file.
+ * @param textField the field that the user names.
+ * @returns undefined if rows hold texts: they do if they have a field `text` and the user names no list.
  */
 export function conversationFields(
-  names: readonly string[],
-  textField?: { readonly name: string; readonly isList: boolean },
+  row: object,
+  textField?: string,
 ): ConversationFields | undefined {
-  if (textField) return textField.isList ? { messages: textField.name } : undefined;
-  if (names.includes("text")) return undefined;
-  const list = LISTS.find((name) => names.includes(name));
+  const has = (name: string) => Object.hasOwn(row, name);
+  if (textField !== undefined) {
+    return Array.isArray(fieldOf(row, textField)) ? { messages: textField } : undefined;
+  }
+  if (has("text")) return undefined;
+  const list = LISTS.find(has);
   if (list !== undefined) return { messages: list };
-  return Object.values(PAIR).every((name) => names.includes(name)) ? PAIR : undefined;
+  return Object.values(PAIR).every(has) ? PAIR : undefined;
 }
 
 /** The columns of a table that a conversation is read from, if they are there. */
@@ -76,19 +79,11 @@ export function conversationColumns(fields: ConversationFields): string[] {
   return [...Object.values(fields), SYSTEM, ...TOOLS];
 }
 
-/** A row that does not hold a conversation; the message completes "as line 3 must". */
-export class MalformedConversation extends Error {
-  constructor(requirement: string, value: unknown, advice: string) {
-    const current = value === undefined ? "it is absent" : `current value is ${quoted(value, 40)}`;
-    super(`${requirement}: ${current}; ${advice}`);
-  }
-}
-
 /**
  * The conversation that a row holds. Values may be written as JSON, as tables without nested values have them.
  *
  * @returns undefined if the row holds null.
- * @throws {MalformedConversation} if it does not hold a conversation.
+ * @throws {RowError} if it does not hold a conversation.
  */
 export function conversationOf(
   row: JsonObject,
@@ -96,7 +91,7 @@ export function conversationOf(
 ): Conversation | undefined {
   for (const field of TOOLS) {
     const tools = row[field];
-    if (!isNothing(tools)) throw new MalformedConversation(`have no ${field}`, tools, NO_TOOLS);
+    if (!isNothing(tools)) throw malformed(`have no ${field}`, tools, NO_TOOLS);
   }
   const messages = "messages" in fields
     ? listOf(fieldOf(row, fields.messages), fields.messages)
@@ -104,7 +99,12 @@ export function conversationOf(
   const system = row[SYSTEM];
   if (!messages || isNothing(system)) return messages;
   if (typeof system === "string") return [{ role: "system", content: system }, ...messages];
-  throw new MalformedConversation(`hold a string in its field ${SYSTEM}`, system, EXAMPLE);
+  throw malformed(`hold a string in its field ${SYSTEM}`, system, EXAMPLE);
+}
+
+function malformed(requirement: string, value: unknown, advice: string): RowError {
+  const current = value === undefined ? "it is absent" : `current value is ${quoted(value, 40)}`;
+  return new RowError(`${requirement}: ${current}; ${advice}`);
 }
 
 const NO_TOOLS = "tools are not supported: leave out conversations that have them";
@@ -132,7 +132,7 @@ function listOf(value: unknown, field: string): Conversation | undefined {
   const list = typeof value === "string" ? parsed(value) : value;
   if (list === null) return undefined;
   if (Array.isArray(list)) return list.map((item, i) => messageOf(item, `${field}[${i}]`));
-  throw new MalformedConversation(`hold a list of messages in its field ${field}`, value, EXAMPLE);
+  throw malformed(`hold a list of messages in its field ${field}`, value, EXAMPLE);
 }
 
 function parsed(json: string): unknown {
@@ -148,11 +148,11 @@ function messageOf(item: unknown, place: string): Message {
   const isShareGpt = isObject(item) && !("role" in item) && "from" in item;
   const fields = isObject(item) ? item : {}, { weight } = fields;
   if (!isNothing(weight) && weight !== 1) {
-    throw new MalformedConversation(`have no ${place}.weight but 1`, weight, NO_WEIGHTS);
+    throw malformed(`have no ${place}.weight but 1`, weight, NO_WEIGHTS);
   }
   const called = TOOL_FIELDS.find((field) => !isNothing(fields[field]));
   if (called !== undefined) {
-    throw new MalformedConversation(`have no ${place}.${called}`, fields[called], NO_TOOLS);
+    throw malformed(`have no ${place}.${called}`, fields[called], NO_TOOLS);
   }
   try {
     return readMessage(item, place, {
@@ -162,7 +162,7 @@ function messageOf(item: unknown, place: string): Message {
   } catch (error) {
     if (!(error instanceof MalformedMessage)) throw error;
     const { must, place, value } = error, isTool = TOOL_ROLES.includes(String(value));
-    throw new MalformedConversation(`hold ${must} in ${place}`, value, isTool ? NO_TOOLS : EXAMPLE);
+    throw malformed(`hold ${must} in ${place}`, value, isTool ? NO_TOOLS : EXAMPLE);
   }
 }
 
@@ -222,18 +222,4 @@ function contentOf(content: unknown, place: string): string {
     if (typeof text === "string") return text;
     throw new MalformedMessage(`${at}.text`, "a text", text);
   }).join("");
-}
-
-/**
- * A conversation as one line of text: a JSON list of roles and contents by turns. It is never longer than the JSON of
- * the row that holds it, so that it takes its place in memory.
- */
-export function serializeConversation(messages: Conversation): string {
-  return JSON.stringify(messages.flatMap(({ role, content }) => [role, content]));
-}
-
-/** Reads what `serializeConversation()` wrote. */
-export function parseConversation(line: string): Conversation {
-  const parts = JSON.parse(line) as string[];
-  return parts.flatMap((role, i) => i % 2 === 0 ? [{ role, content: parts[i + 1]! }] : []);
 }

@@ -4,7 +4,7 @@ import { quoted } from "../../files/printable.ts";
 import type { Part } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
-import { listOfNames } from "./fields.ts";
+import { listOfNames } from "./rows.ts";
 import { TO_UTF8 } from "./formats.ts";
 import {
   hasByteOrderMark,

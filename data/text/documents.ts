@@ -1,9 +1,8 @@
-import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { UserError } from "../../files/user_error.ts";
 import { type Block, blocksOf, type PartsOrigin } from "./blocks.ts";
 import { clean, type CleanBlock } from "./clean.ts";
-import { type Conversation, parseConversation } from "./conversations.ts";
+import type { Conversation } from "./conversations.ts";
 import { SEPARATOR } from "./readers.ts";
 
 /** A sequence of documents that can be read any number of times. */
@@ -16,7 +15,7 @@ export interface Documents {
   readonly bytes: number;
   /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
   readonly lines?: number;
-  /** Whether they are conversations, each as `serializeConversation()` writes it once its block is clean. */
+  /** Whether they are conversations. */
   readonly areConversations?: boolean;
   /** Reads the documents from the first. */
   read(): AsyncIterable<Block>;
@@ -109,13 +108,10 @@ export async function* readTexts(
   documents: Documents,
   options: ReadOptions = {},
 ): AsyncGenerator<string> {
-  for await (const { text, ends } of cleanBlocks(documents, options)) {
-    let start = 0;
-    for (const end of ends) {
-      const document = Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
-      if (documents.areConversations) yield* parseConversation(document).map((one) => one.content);
-      else yield document;
-      start = end + 1;
+  for await (const block of cleanBlocks(documents, options)) {
+    for (const document of block.documents) {
+      if (typeof document === "string") yield document;
+      else yield* document.map(({ content }) => content);
     }
   }
 }

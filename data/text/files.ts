@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { openFile, readAt, reading } from "../../files/disk.ts";
+import type { JsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
@@ -11,9 +12,9 @@ import { csvParts } from "./csv.ts";
 import { type ConversationFields, conversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
-import { fieldOf, listOfNames } from "./fields.ts";
+import { listOfNames, parseRow, RowError } from "./rows.ts";
 import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
-import { parquetColumns, parquetParts } from "./parquet.ts";
+import { parquetParts, parquetSample } from "./parquet.ts";
 import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
 import { unpack } from "./unpack.ts";
 
@@ -196,51 +197,37 @@ async function conversationIn(
   handle: number,
   { textField, onNotice }: DataOptions,
 ): Promise<ConversationFields | undefined> {
-  const { name, format: { kind }, bytes } = file;
+  const { name, format: { kind } } = file;
   if (kind === "text") return undefined;
-  const open = { file: name, handle, bytes, column: "", progress: { bytesRead: 0 } };
-  let names: readonly string[], isList: (field: string) => boolean;
-  if (kind === "parquet") {
-    const columns = await parquetColumns(open);
-    names = columns.map((column) => column.name);
-    isList = (field) => columns.find((column) => column.name === field)?.isList ?? false;
-  } else if (kind === "csv" || kind === "tsv") {
-    names = headerOf(await headOf(handle, name), kind === "csv" ? "," : "\t");
-    isList = () => false;
-  } else {
-    const row = await firstRow(file, open);
-    names = Object.keys(row);
-    isList = (field) => Array.isArray(fieldOf(row, field));
-  }
-  const fields = conversationFields(
-    names,
-    textField === undefined ? undefined : { name: textField, isList: isList(textField) },
-  );
-  const other = fields ? undefined : conversationFields(names.filter((field) => field !== "text"));
-  if (other && textField === undefined && "messages" in other && isList(other.messages)) {
+  const row = await sampleRow(file, handle), fields = conversationFields(row, textField);
+  if (fields || textField !== undefined) return fields;
+  const { text: _, ...others } = row, unused = conversationFields(others);
+  if (unused && "messages" in unused && Array.isArray(others[unused.messages])) {
     onNotice?.(
       `${name} has texts in its field text, which are used, and conversations in ` +
-        `${other.messages}: these are used with --text-field ${other.messages}`,
+        `${unused.messages}: these are used with --text-field ${unused.messages}`,
     );
   }
-  return fields;
+  return undefined;
 }
 
-/** The names of columns in the first line of a table, as far as its beginning holds it. */
-function headerOf(head: Uint8Array, delimiter: string): string[] {
-  const [line] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
-  return line!.split(delimiter).map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
-}
-
-/** The first object of a file of JSON; empty if it is damaged, which its reader reports. */
-async function firstRow(file: DataFile, open: OpenFile): Promise<object> {
+/** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
+async function sampleRow(file: DataFile, handle: number): Promise<JsonObject> {
+  const { name, bytes, format: { kind } } = file;
+  const open = { file: name, handle, bytes, column: "", progress: { bytesRead: 0 } };
+  if (kind === "parquet") return await parquetSample(open);
+  if (kind === "csv" || kind === "tsv") {
+    const [header] = new TextDecoder().decode(await headOf(handle, name)).split(/[\r\n]/, 1);
+    const names = header!.split(kind === "csv" ? "," : "\t")
+      .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
+    return Object.fromEntries(names.map((name) => [name, ""]));
+  }
   try {
-    for await (const parts of partsOf(file, open)) {
-      const [first] = parts;
-      if (first) return Object(JSON.parse(new TextDecoder().decode(first.bytes)));
+    for await (const [first] of partsOf(file, open)) {
+      if (first) return parseRow(new TextDecoder().decode(first.bytes));
     }
-  } catch (error) {
-    if (!(error instanceof SyntaxError || error instanceof DataError)) throw error;
+  } catch (error) { // its reader reports it
+    if (!(error instanceof RowError || error instanceof DataError)) throw error;
   }
   return {};
 }

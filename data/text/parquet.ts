@@ -1,11 +1,12 @@
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { readAt } from "../../files/disk.ts";
+import type { JsonObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Part } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
-import { fieldOf, listOfNames } from "./fields.ts";
+import { fieldOf, listOfNames } from "./rows.ts";
 import type { OpenFile } from "./readers.ts";
 
 /** Decoders of columns that hyparquet does not have; Snappy it has. */
@@ -18,7 +19,7 @@ const COMPRESSORS = {
 type Column = ReturnType<Package<"hyparquet">["parquetSchema"]>;
 
 /** A Parquet file that can be read at random. */
-function bufferOf({ handle, bytes, progress }: Pick<OpenFile, "handle" | "bytes" | "progress">) {
+function bufferOf({ handle, bytes, progress }: OpenFile) {
   return {
     byteLength: bytes,
     slice(start: number, end = bytes) {
@@ -31,20 +32,18 @@ function bufferOf({ handle, bytes, progress }: Pick<OpenFile, "handle" | "bytes"
 }
 
 /**
- * The columns of a Parquet file, and whether each holds lists, perhaps as JSON.
+ * A row with the columns of a Parquet file: a list in those that hold lists, perhaps as JSON, and null in others.
  *
  * @throws {DataError} if the file is damaged.
  */
-export async function parquetColumns(
-  file: Pick<OpenFile, "file" | "handle" | "bytes" | "progress">,
-): Promise<{ name: string; isList: boolean }[]> {
+export async function parquetSample(file: OpenFile): Promise<JsonObject> {
   const { parquetMetadataAsync, parquetSchema } = await load("hyparquet");
   return await attempt(file.file, 0, async () => {
     const { children } = parquetSchema(await parquetMetadataAsync(bufferOf(file)));
-    return children.map((child) => ({
-      name: child.element.name,
-      isList: child.children.length > 0 && !isGroup(child) ||
-        child.element.converted_type === "JSON",
+    return Object.fromEntries(children.map((child) => {
+      const isJson = child.element.converted_type === "JSON";
+      const isList = child.children.length > 0 && !isGroup(child);
+      return [child.element.name, isList || isJson ? [] : null];
     }));
   });
 }

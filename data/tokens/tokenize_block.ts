@@ -1,10 +1,11 @@
 import { Buffer } from "node:buffer";
 import type { Block } from "../text/blocks.ts";
 import { clean, type CleanBlock } from "../text/clean.ts";
-import { parseConversation } from "../text/conversations.ts";
+import type { Conversation } from "../text/conversations.ts";
 import { DataError } from "../text/data_error.ts";
 import { cutPoint, LARGEST_PART } from "../text/readers.ts";
 import {
+  type ChatFormat,
   ConversationError,
   createChatFormat,
   type EncodedConversation,
@@ -13,7 +14,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Tokens, tokensType } from "./token_dataset.ts";
 
 /** A tokenized block. */
-export interface TokenBlock extends Omit<CleanBlock, "ends" | "places"> {
+export interface TokenBlock extends Omit<CleanBlock, "documents" | "places"> {
   /** The tokens of all documents, end-of-text after each that ends here. */
   readonly tokens: Tokens;
   /** Where documents start in `tokens`; tokens before the first belong to a document of an earlier block. */
@@ -24,7 +25,7 @@ export interface TokenBlock extends Omit<CleanBlock, "ends" | "places"> {
   readonly bytesRead: number;
 }
 
-/** Tokenizes a block, in whose memory the clean text is returned. */
+/** Tokenizes a block. */
 export type BlockTokenizer = (block: Block) => TokenBlock;
 
 /** Creates the function that tokenizes blocks of texts, or of conversations, which the chat template writes. */
@@ -36,37 +37,25 @@ export async function createBlockTokenizer(
   const Type = tokensType(vocabularySize);
   const format = areConversations ? await createChatFormat(tokenizer) : undefined;
   return (block) => {
-    const { ends, places, ...cleaned } = clean(block), { text } = cleaned;
+    const { documents, places, ...cleaned } = clean(block);
     const ids: number[] = [], starts: number[] = [], answers: number[] = [];
-    const textAt = (start: number, end: number) =>
-      Buffer.from(text.buffer, text.byteOffset + start, end - start).toString();
-    const addText = (start: number, end: number) => {
-      for (let at = start, cut; at < end; at = cut) { // in parts, as patterns run out of memory in longer texts
-        cut = end - at > LARGEST_PART ? cutPoint(text, at, at + LARGEST_PART) : end;
-        for (const id of encodeDocument(textAt(at, cut))) ids.push(id);
-      }
-    };
-    const addConversation = (encoded: EncodedConversation) => {
-      for (const { start, end } of encoded.answers) {
-        answers.push(ids.length + start, ids.length + end);
-      }
-      for (const id of encoded.ids) ids.push(id);
-    };
-    let start = 0;
-    ends.forEach((end, i) => {
+    for (const [i, document] of documents.entries()) {
       const isBeginning = i > 0 || !block.continued, isEnding = i < cleaned.ended;
       if (isBeginning) starts.push(ids.length);
-      if (format) {
-        addConversation(
-          withPlace(block, places[i]!, () => format.encode(parseConversation(textAt(start, end)))),
-        );
-      } else {
+      if (typeof document === "string") {
         if (isBeginning && beginOfText !== undefined) ids.push(beginOfText);
-        addText(start, end);
+        for (const part of partsOf(document)) {
+          for (const id of encodeDocument(part)) ids.push(id);
+        }
         if (isEnding) ids.push(endOfText);
+      } else {
+        const encoded = encode(format!, document, block, places[i]!);
+        for (const { start, end } of encoded.answers) {
+          answers.push(ids.length + start, ids.length + end);
+        }
+        for (const id of encoded.ids) ids.push(id);
       }
-      start = end + 1;
-    });
+    }
     return {
       ...cleaned,
       bytesRead: block.bytesRead,
@@ -77,19 +66,32 @@ export async function createBlockTokenizer(
   };
 }
 
+/** The parts of a text that are tokenized one by one, as patterns run out of memory in longer texts. */
+function* partsOf(text: string): Generator<string> {
+  const mostBytes = 3 * text.length;
+  if (mostBytes <= LARGEST_PART) return yield text;
+  const bytes = Buffer.from(text);
+  for (let start = 0, cut; start < bytes.length; start = cut) {
+    const isLast = bytes.length - start <= LARGEST_PART;
+    cut = isLast ? bytes.length : cutPoint(bytes, start, start + LARGEST_PART);
+    yield bytes.toString("utf8", start, cut);
+  }
+}
+
 /**
- * The conversation that an action encodes.
+ * The tokens of a conversation of a block.
  *
  * @throws {DataError} naming its place, if the chat template refuses it or marks nothing in it.
  */
-function withPlace(
+function encode(
+  format: ChatFormat,
+  messages: Conversation,
   { file, placeUnit }: Block,
   place: number,
-  encode: () => EncodedConversation,
 ): EncodedConversation {
   const fail = (reason: string) => new DataError(`${file}, ${placeUnit} ${place}, as ${reason}`);
   try {
-    const encoded = encode();
+    const encoded = format.encode(messages);
     if (encoded.answers.length > 0) return encoded;
   } catch (error) {
     if (!(error instanceof ConversationError)) throw error;

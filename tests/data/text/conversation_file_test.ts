@@ -48,5 +48,5 @@ Deno.test("readConversations() reads the shapes that --data reads, and says whic
     name: "UserError",
     message: `Cannot read ${path} as it must be UTF-8`,
   });
-  refuses("[", /^UserError: Cannot read line 1 of .*chat\.jsonl as it must be JSON$/);
+  refuses("[", /^DataError: .*chat\.jsonl as line 1 must be JSON: /);
 });

@@ -3,11 +3,7 @@ import { join } from "node:path";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import type { Block } from "../../../data/text/blocks.ts";
 import { clean } from "../../../data/text/clean.ts";
-import {
-  type Conversation,
-  parseConversation,
-  serializeConversation,
-} from "../../../data/text/conversations.ts";
+import type { Conversation } from "../../../data/text/conversations.ts";
 import { openDataset } from "../../../data/text/dataset.ts";
 import { conversationsOf, type Documents, readTexts } from "../../../data/text/documents.ts";
 
@@ -32,12 +28,7 @@ async function read(documents: Documents) {
   const conversations: Conversation[] = [];
   assert.equal(documents.areConversations, true);
   for await (const block of documents.read() as AsyncIterable<Block>) {
-    const { text, ends } = clean(block);
-    let start = 0;
-    for (const end of ends) {
-      conversations.push(parseConversation(new TextDecoder().decode(text.slice(start, end))));
-      start = end + 1;
-    }
+    conversations.push(...clean(block).documents as Conversation[]);
   }
   return conversations;
 }
@@ -139,24 +130,6 @@ Deno.test("openDataset() reads conversations from an array, CSV, TSV and Parquet
     /and conversations in messages: these are used with --text-field messages$/,
   );
   assert.deepEqual(await read(await open(both, "messages")), all);
-});
-
-Deno.test("a conversation is never longer than its row, and is read as it was written", () => {
-  const messages = [rules, { role: "user", content: '\u0001\n\ud800"é\\ ' }, answer];
-  assert.deepEqual(parseConversation(serializeConversation(messages)), messages);
-  const rows = [
-    { messages: [{ role: "assistant", content: "" }] },
-    { prompt: "", completion: "" },
-    { conversations: [{ from: "gpt", value: "" }, { from: "model", value: "" }], system: "s" },
-  ];
-  const conversations = [
-    [{ role: "assistant", content: "" }],
-    [{ role: "user", content: "" }, { role: "assistant", content: "" }],
-    [rules, answer, answer].map((message, i) => ({ ...message, content: i === 0 ? "s" : "" })),
-  ];
-  rows.forEach((row, i) =>
-    assert.ok(serializeConversation(conversations[i]!).length <= JSON.stringify(row).length)
-  );
 });
 
 Deno.test("openDataset() names file, line, field, value and remedy of a malformed conversation", async () => {

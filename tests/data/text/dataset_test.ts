@@ -410,7 +410,7 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     [
       "d.jsonl",
       join2(bytesOf(line('{"text":"')).slice(0, -1), Uint8Array.of(0xff), bytesOf('"}')),
-      "line 4 must be UTF-8: it is not",
+      `line 4 must be UTF-8: it is not; ${TO_UTF8}`,
     ],
     ["a.parquet", good.slice(0, -9), /^Parquet after row 0: /],
     ["b.parquet", bytesOf(TEXT), /^Parquet after row 0: /],

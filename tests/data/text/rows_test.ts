@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { fieldNames, fieldOf, listOfNames } from "../../../data/text/fields.ts";
+import { fieldNames, fieldOf, listOfNames } from "../../../data/text/rows.ts";
 
 Deno.test("fieldOf() finds a field by its whole name, or else by the parts between dots", () => {
   const value = JSON.parse(
