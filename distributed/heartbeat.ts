@@ -1,3 +1,5 @@
+import type { Mpi } from "./libmpi.ts";
+
 /**
  * How a rank learns that another one, or the link to it, has failed: rank 0 pings the others, which answer with their
  * progress. The workers of the ranks do that, so that a rank answers while its main thread computes.
@@ -14,6 +16,54 @@ export const SHARED = {
   /** Milliseconds in which the present work must make progress; 0 without a limit. */
   limitMs: 2,
 } as const;
+
+/** A message between heartbeats: the number of calls or `FAILED`, and those in which the rank waits. */
+export type Message = Int32Array<ArrayBuffer>;
+
+/** Bytes of a `Message`. */
+export const MESSAGE_BYTES = 8;
+
+/** A message outside V8's heap, where it stays while MPI reads or writes it. */
+export function createMessage(): Message {
+  return new Int32Array(new ArrayBuffer(MESSAGE_BYTES));
+}
+
+/** What a rank sends in place of its number of calls once it, or another one, has failed: all must end. */
+export const FAILED = -1;
+
+/** The tag of these messages, which nothing else uses. */
+export const TAG = 1;
+
+/** Milliseconds in which `mpirun` forwards what a rank has printed. */
+export const FORWARD_MS = 300;
+
+/** Milliseconds for a process to end by itself after its rank has failed. */
+export const LEAVE_MS = 3000;
+
+/** The ranks with which a rank exchanges messages: rank 0 with all others, and these with rank 0. */
+export function partnersOf({ rank, size }: { rank: number; size: number }): number[] {
+  return rank > 0 ? [0] : Array.from({ length: size - 1 }, (_, i) => i + 1);
+}
+
+/** Sends a message, which must stay as it is until it is delivered, and does not wait: the link may be down. */
+export function sendMessage(mpi: Mpi, message: Message, to: number): void {
+  const request = new Uint8Array(new ArrayBuffer(8));
+  mpi.MPI_Isend(
+    message,
+    MESSAGE_BYTES,
+    mpi.ompi_mpi_byte,
+    to,
+    TAG,
+    mpi.ompi_mpi_comm_world,
+    request,
+  );
+  mpi.MPI_Request_free(request);
+}
+
+/** Blocks this thread. */
+export function sleep(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
 
 /** What the main thread gives to its worker. */
 export interface HeartbeatOptions {
@@ -33,8 +83,11 @@ export interface HeartbeatOptions {
 export interface Failure {
   /** One sentence, which names the ranks that have failed. */
   readonly sentence: string;
-  /** Whether a rank does not answer, so that the link to its host may be down. */
-  readonly isSilent: boolean;
+  /**
+   * What the launcher does: it ends the ranks already, it can be asked to end them, or it may not reach all, as one does not
+   * answer and the link to its host may be down.
+   */
+  readonly launcher: "ending" | "reachable" | "unreachable";
 }
 
 /** The values of `SHARED` that a rank sends to others. */
@@ -59,6 +112,12 @@ const START_MS = 10_000;
  */
 const STAGGER_MS = 100, MOST_STAGGER_MS = 5000;
 
+/**
+ * Milliseconds in which a rank must answer after a launcher's SIGCONT, and for how long that holds. `mpirun` and `srun`
+ * send it before they end ranks, whether they were asked to, or one has died.
+ */
+const ENDING_TIMEOUT_MS = 5000, ENDING_MS = 15_000;
+
 /** What a rank knows of those that it watches: rank 0 watches all others, and the others watch rank 0. */
 export class Heartbeat {
   readonly #rank: number;
@@ -68,13 +127,16 @@ export class Heartbeat {
   #calls = 0;
   /** Time in which no rank has made progress, while there is a limit. */
   #idleMs = 0;
+  /** Time for which the launcher may be ending the ranks. */
+  #endingMs = 0;
 
   constructor({ rank, size, timeoutMs }: Pick<HeartbeatOptions, "rank" | "size" | "timeoutMs">) {
-    const watched = rank === 0 ? Array.from({ length: size - 1 }, (_, i) => i + 1) : [0];
     this.#rank = rank;
     this.#timeoutMs = timeoutMs;
     this.#others = new Map(
-      watched.map((other) => [other, { silentMs: -START_MS, progress: { calls: 0, waiting: 0 } }]),
+      partnersOf({ rank, size }).map((
+        other,
+      ) => [other, { silentMs: -START_MS, progress: { calls: 0, waiting: 0 } }]),
     );
   }
 
@@ -84,6 +146,12 @@ export class Heartbeat {
     if (other.progress.calls !== progress.calls) this.#idleMs = 0;
     other.progress = progress;
     other.silentMs = 0;
+  }
+
+  /** Notes that the launcher may be ending the ranks, so that those that are silent have died. */
+  expectEnd(): void {
+    this.#endingMs = ENDING_MS;
+    for (const other of this.#others.values()) other.silentMs = Math.max(0, other.silentMs);
   }
 
   /**
@@ -98,14 +166,19 @@ export class Heartbeat {
     this.#idleMs = isIdle ? this.#idleMs + elapsedMs : 0;
     this.#calls = own.calls;
     for (const other of this.#others.values()) other.silentMs += elapsedMs;
-    const most = this.#timeoutMs + Math.min(this.#rank * STAGGER_MS, MOST_STAGGER_MS);
+    const isEnding = this.#endingMs > 0 && this.#timeoutMs > ENDING_TIMEOUT_MS;
+    this.#endingMs -= elapsedMs;
+    const timeoutMs = isEnding ? ENDING_TIMEOUT_MS : this.#timeoutMs;
+    const most = timeoutMs + Math.min(this.#rank * STAGGER_MS, MOST_STAGGER_MS);
     const silent = this.#named(({ silentMs }) => silentMs > most);
     if (silent.length > 0) {
-      const limit = seconds(this.#timeoutMs);
+      const limit = `${seconds(timeoutMs)} ${
+        isEnding ? "when the ranks are ended" : "(--timeout)"
+      }`;
       return {
-        sentence: `Cannot continue as every rank must answer within ${limit} (--timeout): ` +
+        sentence: `Cannot continue as every rank must answer within ${limit}: ` +
           `${namesOf(silent)} silent`,
-        isSilent: true,
+        launcher: isEnding ? "ending" : "unreachable",
       };
     }
     if (this.#rank > 0 || !isIdle || this.#idleMs <= own.limitMs) return undefined;
@@ -117,7 +190,7 @@ export class Heartbeat {
         (working.length > 0
           ? `${namesOf(working)} not done with ${part} part`
           : "all ranks wait for each other"),
-      isSilent: false,
+      launcher: "reachable",
     };
   }
 

@@ -1,6 +1,17 @@
 import { Worker } from "node:worker_threads";
-import { type HeartbeatOptions, SHARED } from "./heartbeat.ts";
+import {
+  createMessage,
+  FAILED,
+  FORWARD_MS,
+  type HeartbeatOptions,
+  type Message,
+  partnersOf,
+  sendMessage,
+  SHARED,
+  sleep,
+} from "./heartbeat.ts";
 import type { HeartbeatMessage } from "./heartbeat_worker.ts";
+import type { Mpi } from "./libmpi.ts";
 import type { Placement } from "./placement.ts";
 import type { Transport } from "./transport.ts";
 
@@ -21,6 +32,7 @@ const MOST_LIMIT_MS = 2 ** 31;
  * @param timeout seconds in which every rank must answer; 0 for no limit.
  */
 export function startHeartbeat(
+  mpi: Mpi,
   { rank, size, localSize }: Placement,
   timeout: number,
 ): HeartbeatThread {
@@ -39,6 +51,7 @@ export function startHeartbeat(
   });
   worker.unref(); // a program that does not close the transport ends nevertheless
   const post = (message: HeartbeatMessage) => worker.postMessage(message);
+  const inFlight: Message[] = []; // what the library may still read
   return {
     note(waiting) {
       Atomics.add(shared, SHARED.calls, 1);
@@ -52,7 +65,15 @@ export function startHeartbeat(
         Atomics.store(shared, SHARED.limitMs, 0);
       }
     },
-    leave: (reason) => post({ kind: "leave", reason }),
+    leave(reason) {
+      const message = createMessage().fill(FAILED);
+      inFlight.push(message);
+      // in the name of the worker, which may not have started yet
+      for (const other of partnersOf({ rank, size })) sendMessage(mpi, message, other);
+      post({ kind: "leave", reason });
+      // the launcher ends all ranks when this process ends, and then forwards no more
+      globalThis.addEventListener("unload", () => sleep(FORWARD_MS));
+    },
     async stop() {
       const closed = new Promise((resolve) => worker.once("message", resolve));
       worker.ref();

@@ -1,6 +1,21 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { printable } from "../files/printable.ts";
-import { Heartbeat, type HeartbeatOptions, SHARED } from "./heartbeat.ts";
+import {
+  createMessage,
+  FAILED,
+  type Failure,
+  FORWARD_MS,
+  Heartbeat,
+  type HeartbeatOptions,
+  LEAVE_MS,
+  type Message,
+  MESSAGE_BYTES,
+  partnersOf,
+  sendMessage,
+  SHARED,
+  sleep,
+  TAG,
+} from "./heartbeat.ts";
 import { openMpiLibrary, openSystemLibrary } from "./libmpi.ts";
 
 /**
@@ -27,38 +42,37 @@ const { ompi_mpi_comm_world: world, ompi_mpi_byte: byte } = mpi;
 /** Milliseconds between two pings. */
 const INTERVAL_MS = Math.min(1000, timeoutMs / 4);
 
-/** Milliseconds for a process to end by itself after its rank has failed. */
-const LEAVE_MS = 3000;
-
 /** UTF-16 units of the reason that is printed, at most. */
 const LONGEST_REASON = 4000;
 
-/** Milliseconds in which `mpirun` forwards what was written, and in which MPI_Abort must have ended this process. */
-const FORWARD_MS = 300, ABORT_MS = 3000;
+/** Milliseconds in which the launcher ends the ranks by itself by default, and between signals to it after that. */
+const PATIENT_MS = 2000, HURRY_MS = 10;
 
-/** Tag of pings and answers, which nothing else uses, and MPI_ANY_SOURCE. */
-const TAG = 1, ANY_SOURCE = -1;
+/** Milliseconds in which a launcher that is hurried up must have ended this process. */
+const ABORT_MS = 3000;
 
-const SIGTERM = 15;
+/** MPI_ANY_SOURCE. */
+const ANY_SOURCE = -1;
+
+const SIGTERM = 15, SIGCHLD = Deno.build.os === "darwin" ? 20 : 17;
 
 const heartbeat = new Heartbeat({ rank, size, timeoutMs });
-const received = new Int32Array(new ArrayBuffer(8)); // calls and waiting, of SHARED
+const received = createMessage();
 /** What was last sent to each rank, which may still be under way. */
-const sent = new Map<number, Int32Array<ArrayBuffer>>();
-const request = new Uint8Array(new ArrayBuffer(8));
+const sent = new Map<number, Message>();
 const flag = new Int32Array(new ArrayBuffer(4)), status = new Int32Array(new ArrayBuffer(24)); // MPI_Status
 /** Ranks that have not answered the last ping: they get no other before. */
 const unanswered = new Set<number>();
+/** Whether this rank itself has failed. */
+let hasFailed = false;
 let last = performance.now();
 
 function beat(): void {
   receive();
-  if (rank === 0) {
-    for (let other = 1; other < size; other++) {
-      if (unanswered.has(other)) continue;
-      unanswered.add(other);
-      send(other);
-    }
+  for (const other of rank === 0 ? partnersOf({ rank, size }) : []) {
+    if (unanswered.has(other)) continue;
+    unanswered.add(other);
+    send(other);
   }
   // time in which this process was stopped was none in which others were silent
   const now = performance.now(), elapsedMs = Math.min(now - last, 2 * INTERVAL_MS);
@@ -68,7 +82,7 @@ function beat(): void {
     waiting: Atomics.load(shared, SHARED.waiting),
     limitMs: Atomics.load(shared, SHARED.limitMs),
   });
-  if (failure) end(failure.sentence, { isReachable: !failure.isSilent || isOneHost });
+  if (failure) end(failure);
 }
 
 /** Takes all messages that have arrived; other ranks than rank 0 answer. */
@@ -77,34 +91,45 @@ function receive(): void {
     flag[0] = 0;
     mpi.MPI_Iprobe(ANY_SOURCE, TAG, world, flag, status);
     if (flag[0] === 0) return;
-    mpi.MPI_Recv(received, 8, byte, ANY_SOURCE, TAG, world, status);
+    mpi.MPI_Recv(received, MESSAGE_BYTES, byte, ANY_SOURCE, TAG, world, status);
     const [source] = status;
+    if (received[0] === FAILED) return followFailed(source!);
     heartbeat.received(source!, { calls: received[0]!, waiting: received[1]! });
     unanswered.delete(source!);
     if (rank > 0) send(source!);
   }
 }
 
-/** Sends the own progress, and does not wait: the link may be down. */
-function send(to: number): void {
-  const message = sent.get(to) ?? new Int32Array(new ArrayBuffer(8));
+/** Sends the own progress, or that a rank has failed. */
+function send(to: number, calls = Atomics.load(shared, SHARED.calls)): void {
+  const message = sent.get(to) ?? createMessage();
   sent.set(to, message);
-  message[0] = Atomics.load(shared, SHARED.calls);
+  message[0] = calls;
   message[1] = Atomics.load(shared, SHARED.waiting);
-  mpi.MPI_Isend(message, 8, byte, to, TAG, world, request);
-  mpi.MPI_Request_free(request);
+  sendMessage(mpi, message, to);
+}
+
+/** Ends this rank after another one has failed, which says why. */
+function followFailed(failed: number): void {
+  if (hasFailed) return;
+  clearInterval(timer);
+  for (const other of partnersOf({ rank, size })) if (other !== failed) send(other, FAILED);
+  sleep(PATIENT_MS);
+  hurryLauncher(LEAVE_MS + ABORT_MS - PATIENT_MS); // the other process may live on until it is ended
 }
 
 /** Ends all ranks. If some cannot be reached, those of this host and its launcher, which would wait for them. */
-function end(sentence: string, { isReachable }: { isReachable: boolean }): void {
+function end({ sentence, launcher: state }: Failure): void {
   clearInterval(timer);
   const own = rank > 0 ? `rank ${rank}: ` : "";
   Deno.stderr.writeSync(new TextEncoder().encode(`Error: ${own}${sentence}\n`));
+  for (const other of partnersOf({ rank, size })) send(other, FAILED);
   sleep(FORWARD_MS);
-  if (isReachable || launcher === undefined) {
+  if (state === "ending") return hurryLauncher(ABORT_MS);
+  if (state === "reachable" || isOneHost || launcher === undefined) {
     mpi.MPI_Abort(world, 1);
-    setTimeout(() => system._exit(1), ABORT_MS);
-    return;
+    sleep(PATIENT_MS);
+    return hurryLauncher(ABORT_MS);
   }
   for (let i = 0; i < 2 && Deno.ppid === launcher; i++) { // as Ctrl-C, and Ctrl-C again
     system.kill(launcher, SIGTERM);
@@ -113,16 +138,28 @@ function end(sentence: string, { isReachable }: { isReachable: boolean }): void 
   system._exit(1);
 }
 
-function sleep(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+/**
+ * Hurries the launcher up to end this process, and ends it itself after `ms`. When a rank has failed, `mpirun` sleeps before it sends
+ * SIGTERM to the others, and again before SIGKILL, each time for odls_base_sigkill_timeout: whole seconds, of which
+ * every signal takes one away. SIGCHLD makes it look after its ranks, and means nothing else.
+ */
+function hurryLauncher(ms: number): void {
+  Deno.addSignalListener("SIGTERM", () => {}); // to stay up to SIGKILL
+  for (let waited = 0; waited < ms; waited += HURRY_MS) {
+    if (launcher !== undefined && Deno.ppid === launcher) system.kill(launcher, SIGCHLD);
+    sleep(HURRY_MS);
+  }
+  system._exit(1);
 }
 
 const timer = setInterval(beat, INTERVAL_MS);
+Deno.addSignalListener("SIGCONT", () => heartbeat.expectEnd());
 parentPort!.on("message", (message: HeartbeatMessage) => {
   if (message.kind === "leave") {
+    hasFailed = true;
     const reason = printable(message.reason.split("\n")[0]!, LONGEST_REASON);
     const sentence = `Cannot let the other ranks wait as this one has failed: ${reason}`;
-    setTimeout(() => end(sentence, { isReachable: true }), LEAVE_MS);
+    setTimeout(() => end({ sentence, launcher: "reachable" }), LEAVE_MS);
     return;
   }
   clearInterval(timer);

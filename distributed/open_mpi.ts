@@ -89,7 +89,7 @@ function openMpi(placement: Placement, timeout: number): Transport {
     );
   }
 
-  const heartbeat = startHeartbeat(placement, timeout);
+  const heartbeat = startHeartbeat(symbols, placement, timeout);
   const inFlight = new Set<readonly unknown[]>(); // what the library reads or writes now
   let last: Promise<unknown> = Promise.resolve(); // of the calls that were made
   /** Makes calls after all earlier ones. */

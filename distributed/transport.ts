@@ -45,8 +45,8 @@ export interface Transport {
    */
   watch<T>(limitMs: number, work: () => Promise<T>): Promise<T>;
   /**
-   * Says that this rank has failed. Its launcher ends the others when the process ends; if it still lives three seconds
-   * later, all ranks are ended, with the reason.
+   * Says that this rank has failed, and ends all others. If this process still lives three seconds later, it is ended, too,
+   * with the reason.
    */
   leave(reason: string): void;
   /** Leaves the others; resolves when every rank has called it. */

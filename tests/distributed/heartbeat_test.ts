@@ -13,7 +13,7 @@ Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", ()
   assert.deepEqual(heartbeat.pass(1000, ALONE), {
     sentence: "Cannot continue as every rank must answer within 4 s (--timeout): " +
       "ranks 1, 3 are silent",
-    isSilent: true,
+    launcher: "unreachable",
   });
   for (const rank of [1, 3]) heartbeat.received(rank, { calls: 1, waiting: 1 });
   assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
@@ -47,7 +47,7 @@ Deno.test("Heartbeat.pass() names the ranks for which the others wait when a ste
   assert.deepEqual(passSecond([1, 4, 4]), {
     sentence: "Cannot continue as a step must make progress within 2 s (--timeout): " +
       "ranks 2, 3 are not done with their own part",
-    isSilent: false,
+    launcher: "reachable",
   });
 });
 
@@ -61,6 +61,23 @@ Deno.test("Heartbeat.pass() counts no time without a limit, as while rank 0 save
   assert.equal(pass(0), undefined);
   assert.equal(pass(2000), undefined);
   assert.match(pass(2000)!.sentence, /: all ranks wait for each other$/);
+});
+
+Deno.test("Heartbeat.pass() names silent ranks sooner while the launcher may be ending all", () => {
+  const heartbeat = new Heartbeat({ rank: 0, size: 3, timeoutMs: 60_000 });
+  heartbeat.expectEnd(); // rank 2 has not started yet
+  heartbeat.received(1, ALONE);
+  assert.equal(heartbeat.pass(5000, ALONE), undefined);
+  heartbeat.received(1, ALONE);
+  assert.deepEqual(heartbeat.pass(1, ALONE), {
+    sentence: "Cannot continue as every rank must answer within 5 s when the ranks are ended: " +
+      "rank 2 is silent",
+    launcher: "ending",
+  });
+  for (const rank of [1, 2]) heartbeat.received(rank, ALONE);
+  assert.equal(heartbeat.pass(10_000, ALONE)!.launcher, "ending");
+  for (const rank of [1, 2]) heartbeat.received(rank, ALONE); // the ranks were only stopped, and continue
+  assert.equal(heartbeat.pass(60_000, ALONE), undefined);
 });
 
 Deno.test("Heartbeat.pass() gives the worker of another rank ten seconds more to start", () => {

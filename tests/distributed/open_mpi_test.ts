@@ -116,10 +116,13 @@ withRanks("barrier() leaves the event loop alive", async () => {
   assert.ok(first!.ticks as number >= 5, `${first!.ticks} ticks`);
 });
 
-/** The sentence with which ranks end. */
+/** The sentence with which ranks end, within ten seconds also if `mpirun` were to wait longer before it kills them. */
 async function endOf(...args: readonly string[]): Promise<string> {
   const permissions = ["--allow-ffi=/usr,/opt", "--allow-env", "--allow-read", "--allow-run"];
-  const { lines, stderr, code } = await mpirun(2, "ranks.ts", args, { permissions });
+  const flags = args[0] === "leave" ? ["--mca", "odls_base_sigkill_timeout", "20"] : [];
+  const since = performance.now();
+  const { lines, stderr, code } = await mpirun(2, "ranks.ts", args, { permissions, flags });
+  assert.ok(performance.now() - since < 15_000, "mpirun has waited"); // its start included
   assert.notEqual(code, 0);
   assert.deepEqual(lines, []);
   const sentences = stderr.split("\n").filter((line) => line.startsWith("Error: "));
