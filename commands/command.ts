@@ -6,6 +6,7 @@ import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { permissionError } from "./permissions.ts";
+import type { Listening } from "./signal_worker.ts";
 
 /**
  * Code that all commands share: checked numbers, output, signals, and the report of an error.
@@ -260,14 +261,19 @@ export const EXIT_CODES: Partial<Record<Deno.Signal, number>> = {
 /**
  * Listens for Ctrl-C and the other signals that ask a process to end. The first signal aborts and prints the
  * notice; a second one ends the process at once. Both work while this thread is busy.
+ *
+ * @param options.isRank whether `mpirun` or `srun` has started this process.
  */
-export async function listenForInterrupts(notice: string): Promise<Interrupts> {
+export async function listenForInterrupts(
+  notice: string,
+  { isRank = false } = {},
+): Promise<Interrupts> {
   const controller = new AbortController();
   let exitCode = 130;
   const worker = new Worker(new URL("./signal_worker.ts", import.meta.url), { type: "module" });
   // a terminal has echoed ^C, perhaps over the progress bar
   const line = `${stderrTerminal().size() ? ERASE : "\n"}${notice}\n`;
-  worker.postMessage(notice === "" ? "" : line);
+  worker.postMessage({ notice: notice === "" ? "" : line, isRank } satisfies Listening);
   await new Promise<void>((resolve) => {
     worker.onmessage = ({ data }: MessageEvent<Deno.Signal | "ready">) => {
       if (data === "ready") return resolve();

@@ -1,16 +1,24 @@
 import { fstatSync, readSync } from "node:fs";
 
 /**
- * A worker that receives signals, also while the main thread computes. It receives a notice, posts `ready`, and later
+ * A worker that receives signals, also while the main thread computes. It receives what to do, posts `ready`, and later
  * the first signal. Then it stops listening, so that the system itself ends the process at the next signal, whatever
  * the threads do, and writes the notice to stderr.
  *
  * @module
  */
 
+/** What the main thread wants of the worker. */
+export interface Listening {
+  /** What to write at the first signal. */
+  readonly notice: string;
+  /** Whether `mpirun` or `srun` has started this process. */
+  readonly isRank: boolean;
+}
+
 const scope = self as unknown as {
   postMessage(message: "ready" | Deno.Signal): void;
-  onmessage: (event: MessageEvent<string>) => void;
+  onmessage: (event: MessageEvent<Listening>) => void;
 };
 
 /**
@@ -31,15 +39,45 @@ let received = false, notice = "";
 function receive(signal: Deno.Signal): void {
   if (received) return;
   received = true;
-  scope.postMessage(signal);
   setTimeout(() => {
     for (const listener of listeners) Deno.removeSignalListener(...listener);
+  }, REPEATED_MS);
+  interrupt(signal);
+}
+
+/** Tells the main thread, and the user, who is told once although SIGTERM may follow SIGCONT. */
+function interrupt(signal: Deno.Signal): void {
+  const text = notice;
+  notice = "";
+  scope.postMessage(signal);
+  setTimeout(() => {
     try {
-      Deno.stderr.writeSync(new TextEncoder().encode(notice));
+      Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch {
       // the pipe is closed; the main thread ends the work nevertheless
     }
   }, REPEATED_MS);
+}
+
+/** Milliseconds between looks at the clock, and milliseconds without one in which this process must have been stopped. */
+const LOOK_MS = 50, STOPPED_MS = 250;
+
+/**
+ * Listens for the SIGCONT that `mpirun` and `srun` send before SIGTERM, lest ranks are stopped: a rank that was not stopped
+ * learns from it that it is to end, under `mpirun` a second or more before SIGTERM.
+ */
+function listenForLauncher(): void {
+  let lookedMs = performance.now(), stoppedMs = -Infinity;
+  const look = () => {
+    const now = performance.now();
+    if (now - lookedMs > STOPPED_MS) stoppedMs = now;
+    lookedMs = now;
+  };
+  setInterval(look, LOOK_MS);
+  Deno.addSignalListener("SIGCONT", () => {
+    look();
+    if (!received && lookedMs - stoppedMs > STOPPED_MS) interrupt("SIGTERM");
+  });
 }
 
 /**
@@ -61,6 +99,7 @@ function isUnderNohup(): boolean {
 for (const signal of ignored) Deno.addSignalListener(signal as Deno.Signal, () => {});
 for (const listener of listeners) Deno.addSignalListener(...listener);
 scope.onmessage = ({ data }) => {
-  notice = data;
+  notice = data.notice;
+  if (data.isRank) listenForLauncher();
   scope.postMessage("ready");
 };

@@ -38,7 +38,7 @@ program.addOption(
 
 /** What rank 0 says when its launcher asks it to end, as it does also when another rank has failed. */
 const RANKS_NOTICE =
-  "saving a checkpoint, unless a rank has failed; after Ctrl-C mpirun kills the ranks in 1 s " +
+  "saving a checkpoint, unless a rank has failed; after Ctrl-C mpirun kills the ranks in 2 s " +
   "(--mca odls_base_sigkill_timeout), after pkill -USR2 mpirun it waits";
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
@@ -53,6 +53,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       : size > 1
       ? RANKS_NOTICE
       : "saving a checkpoint; press Ctrl-C again to quit at once",
+    { isRank: size > 1 },
   );
   // a bar on the terminal that shows the events would be written over them
   const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));

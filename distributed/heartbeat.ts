@@ -154,6 +154,11 @@ export class Heartbeat {
     for (const other of this.#others.values()) other.silentMs = Math.max(0, other.silentMs);
   }
 
+  /** Whether the launcher may be ending the ranks. */
+  get expectsEnd(): boolean {
+    return this.#endingMs > 0;
+  }
+
   /**
    * Notes that time has passed.
    *
@@ -166,7 +171,7 @@ export class Heartbeat {
     this.#idleMs = isIdle ? this.#idleMs + elapsedMs : 0;
     this.#calls = own.calls;
     for (const other of this.#others.values()) other.silentMs += elapsedMs;
-    const isEnding = this.#endingMs > 0 && this.#timeoutMs > ENDING_TIMEOUT_MS;
+    const isEnding = this.expectsEnd && this.#timeoutMs > ENDING_TIMEOUT_MS;
     this.#endingMs -= elapsedMs;
     const timeoutMs = isEnding ? ENDING_TIMEOUT_MS : this.#timeoutMs;
     const most = timeoutMs + Math.min(this.#rank * STAGGER_MS, MOST_STAGGER_MS);

@@ -116,6 +116,7 @@ function followFailed(failed: number): void {
   for (const other of partnersOf({ rank, size })) if (other !== failed) send(other, FAILED);
   sleep(PATIENT_MS);
   hurryLauncher(LEAVE_MS + ABORT_MS - PATIENT_MS); // the other process may live on until it is ended
+  system._exit(1);
 }
 
 /** Ends all ranks. If some cannot be reached, those of this host and its launcher, which would wait for them. */
@@ -125,31 +126,37 @@ function end({ sentence, launcher: state }: Failure): void {
   Deno.stderr.writeSync(new TextEncoder().encode(`Error: ${own}${sentence}\n`));
   for (const other of partnersOf({ rank, size })) send(other, FAILED);
   sleep(FORWARD_MS);
-  if (state === "ending") return hurryLauncher(ABORT_MS);
-  if (state === "reachable" || isOneHost || launcher === undefined) {
-    mpi.MPI_Abort(world, 1);
-    sleep(PATIENT_MS);
-    return hurryLauncher(ABORT_MS);
-  }
-  for (let i = 0; i < 2 && Deno.ppid === launcher; i++) { // as Ctrl-C, and Ctrl-C again
-    system.kill(launcher, SIGTERM);
-    sleep(FORWARD_MS);
+  if (state === "unreachable" && !isOneHost && launcher !== undefined) {
+    for (let i = 0; i < 2; i++) { // as Ctrl-C, and Ctrl-C again
+      signalLauncher(SIGTERM);
+      sleep(FORWARD_MS);
+    }
+  } else {
+    if (state !== "ending") {
+      mpi.MPI_Abort(world, 1);
+      sleep(PATIENT_MS);
+    }
+    hurryLauncher(ABORT_MS);
   }
   system._exit(1);
 }
 
 /**
- * Hurries the launcher up to end this process, and ends it itself after `ms`. When a rank has failed, `mpirun` sleeps before it sends
- * SIGTERM to the others, and again before SIGKILL, each time for odls_base_sigkill_timeout: whole seconds, of which
- * every signal takes one away. SIGCHLD makes it look after its ranks, and means nothing else.
+ * Hurries the launcher up to end this process. Before `mpirun` sends SIGTERM to ranks, and again before SIGKILL, it sleeps
+ * for odls_base_sigkill_timeout, whole seconds, of which every signal takes one away. SIGCHLD makes it look after its
+ * ranks, and means nothing else.
  */
 function hurryLauncher(ms: number): void {
   Deno.addSignalListener("SIGTERM", () => {}); // to stay up to SIGKILL
   for (let waited = 0; waited < ms; waited += HURRY_MS) {
-    if (launcher !== undefined && Deno.ppid === launcher) system.kill(launcher, SIGCHLD);
+    signalLauncher(SIGCHLD);
     sleep(HURRY_MS);
   }
-  system._exit(1);
+}
+
+/** Sends a signal to the launcher, if it still is the parent of this process. */
+function signalLauncher(signal: number): void {
+  if (launcher !== undefined && Deno.ppid === launcher) system.kill(launcher, signal);
 }
 
 const timer = setInterval(beat, INTERVAL_MS);
@@ -163,5 +170,6 @@ parentPort!.on("message", (message: HeartbeatMessage) => {
     return;
   }
   clearInterval(timer);
+  if (heartbeat.expectsEnd) hurryLauncher(PATIENT_MS); // nothing is left to do
   parentPort!.postMessage("closed");
 });

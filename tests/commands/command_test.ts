@@ -141,6 +141,25 @@ Deno.test({
 });
 
 Deno.test({
+  name: "listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless the rank was stopped",
+  ignore,
+  async fn() {
+    const { process, stdout } = await interruptible("rank");
+    const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+    await wait(300); // a busy machine may have stopped it until now
+    process.kill("SIGSTOP");
+    await wait(400);
+    process.kill("SIGCONT");
+    const ended = process.status.then(() => "ended");
+    assert.equal(await Promise.race([ended, wait(400)]), undefined);
+    process.kill("SIGCONT");
+    assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
+    assert.equal((await process.status).code, 143);
+    await process.stderr.cancel();
+  },
+});
+
+Deno.test({
   name: "listenForInterrupts() ignores SIGHUP under nohup",
   ignore,
   async fn() {
