@@ -1,10 +1,6 @@
-import {
-  type AddedToken,
-  mergedPair,
-  modelKind,
-  stagesOf,
-  type TokenizerFile,
-} from "./tokenizer_file.ts";
+import type { JsonObject } from "../../files/json.ts";
+import { pairKey } from "./bpe.ts";
+import { type AddedToken, isPlainBpe, type TokenizerFile } from "./tokenizer_file.ts";
 
 /**
  * Byte-level BPE as in GPT-2: the byte alphabet, and the tables of tokenizers of that kind.
@@ -48,12 +44,16 @@ export function fromByteAlphabet(text: string): Uint8Array | undefined {
  * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that splits a text into words as GPT-2 does. Decoder and
  * added tokens may differ.
  */
-export function isGpt2Kind({ model, normalizer, pre_tokenizer }: TokenizerFile): boolean {
-  const [words, ...others] = stagesOf(pre_tokenizer);
-  return modelKind(model) === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
-    !model.end_of_word_suffix && !model.byte_fallback && !model.ignore_merges && !normalizer &&
-    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
-    others.length === 0;
+export function isGpt2Kind({ model, normalizers, preTokenizers }: TokenizerFile): boolean {
+  const [words, ...others] = preTokenizers;
+  return isPlainBpe(model) && !model.byte_fallback && !model.ignore_merges &&
+    normalizers.length === 0 && others.length === 0 && words?.type === "ByteLevel" &&
+    !words.add_prefix_space && words.use_regex !== false;
+}
+
+/** Whether tokens become text by the byte alphabet. */
+export function hasByteLevelDecoder({ decoders }: TokenizerFile): boolean {
+  return decoders.length === 1 && decoders[0]!.type === "ByteLevel";
 }
 
 /** The tokens and merges of a tokenizer of GPT-2's kind whose only added token is end-of-text, the last id. */
@@ -66,21 +66,22 @@ export interface ByteLevelTables {
 
 /** The tables of a `tokenizer.json`; undefined if it holds more than tables do. */
 export function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
-  const { model: { type, vocab, merges = [] }, decoder, added_tokens: added = [] } = file;
-  const isPlain = isGpt2Kind(file) && type === "BPE" && decoder?.type === "ByteLevel" &&
-    added.length === 1 && added[0]!.content === END_OF_TEXT;
-  if (!isPlain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
-  const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
+  const { model: { type, merges, tokens: all }, addedTokens: [end, ...others] } = file;
+  const isPlain = isGpt2Kind(file) && type === "BPE" && hasByteLevelDecoder(file) &&
+    end?.content === END_OF_TEXT && others.length === 0;
+  if (!isPlain) return undefined;
+  const entries = all.filter(([token]) => token !== END_OF_TEXT);
   const tokens: string[] = new Array(entries.length).fill("");
   for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
   // if an id is missing, another is too large or occurs twice
-  const isWhole = entries.every(([token, id]) => tokens[id] === token) &&
-    added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
-  return isWhole ? { tokens, merges: merges.map(mergedPair) } : undefined;
+  const isWhole = entries.every(([token, id]) => tokens[id] === token), known = new Set(tokens);
+  return isWhole && end.id === tokens.length && BYTE_ALPHABET.every((byte) => known.has(byte))
+    ? { tokens, merges }
+    : undefined;
 }
 
 /** The `tokenizer.json` of tables. */
-export function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
+export function byteLevelFile({ tokens, merges }: ByteLevelTables): JsonObject {
   return gpt2File({
     vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
     merges: merges.map((pair) => pair.join(" ")),
@@ -88,37 +89,26 @@ export function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFil
   });
 }
 
-/** The `tokenizer.json` of a byte-level BPE, as Hugging Face writes it for GPT-2. */
+/**
+ * The `tokenizer.json` of a byte-level BPE, as Hugging Face writes it for GPT-2. The order of the fields decides the hash.
+ *
+ * @param options.prefix whether a blank is put before a text that does not begin with one.
+ */
 export function gpt2File(
   { vocab, merges, added, prefix = false }: {
     vocab: Readonly<Record<string, number>>;
     merges: readonly string[];
     added: readonly AddedToken[];
-    /** Whether a blank is put before a text that does not begin with one. */
     prefix?: boolean;
   },
-): TokenizerFile {
+): JsonObject {
   const type = "ByteLevel";
-  const byteLevel = {
-    type,
-    add_prefix_space: prefix,
-    trim_offsets: true,
-    use_regex: true,
-  } as const;
-  // the order of the fields decides the hash
-  const file = {
+  const byteLevel = { type, add_prefix_space: prefix, trim_offsets: true, use_regex: true };
+  return {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: added.map((token) => ({
-      id: token.id,
-      content: token.content,
-      single_word: token.single_word ?? false,
-      lstrip: token.lstrip ?? false,
-      rstrip: token.rstrip ?? false,
-      normalized: token.normalized ?? !token.special,
-      special: token.special ?? false,
-    })),
+    added_tokens: added.map(writtenToken),
     normalizer: null,
     pre_tokenizer: byteLevel,
     post_processor: { ...byteLevel, trim_offsets: false },
@@ -135,7 +125,19 @@ export function gpt2File(
       merges,
     },
   };
-  return file;
+}
+
+/** An added token as a `tokenizer.json` has it. */
+export function writtenToken(token: AddedToken): JsonObject {
+  return {
+    id: token.id,
+    content: token.content,
+    single_word: token.single_word ?? false,
+    lstrip: token.lstrip ?? false,
+    rstrip: token.rstrip ?? false,
+    normalized: token.normalized ?? !token.special,
+    special: token.special ?? false,
+  };
 }
 
 /** GPT-2's tables, from its tokens by rank: each a text, or bytes that are not UTF-8. */
@@ -153,27 +155,29 @@ export function tablesOfRanks(ranks: readonly (string | readonly number[])[]): B
  */
 function recoverMerges(tokens: readonly string[]): [string, string][] {
   const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
-  // ids of the tokens that are merged of a left and a right token
-  const ids: (Map<number, number> | undefined)[] = tokens.map(() => undefined);
+  const merged = new Map<number, number>(); // ids by the pair that they are merged of
   return tokens.slice(256).map((token, place) => {
     const id = 256 + place;
     const parts = Array.from(token, (byte) => byteIds.get(byte)!);
     while (parts.length > 2) {
       let first = id, at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
-        const merged = ids[parts[i]!]?.get(parts[i + 1]!) ?? id;
-        if (merged < first) [first, at] = [merged, i];
+        const made = merged.get(pairKey(parts[i]!, parts[i + 1]!)) ?? id;
+        if (made < first) [first, at] = [made, i];
       }
       parts.splice(at, 2, first);
     }
     const [left, right] = parts as [number, number];
-    (ids[left] ??= new Map()).set(right, id);
+    merged.set(pairKey(left, right), id);
     return [tokens[left]!, tokens[right]!];
   });
 }
 
 /** Divides the vocabulary size of a compact tokenizer, so that kernels read rows as whole vectors. */
 const VOCABULARY_MULTIPLE = 8;
+
+/** By tables, the places of the merges that make a token: GPT-2's take 0.1 s, and a program trains many models. */
+const mergesOf = new WeakMap<ByteLevelTables, ReadonlyMap<string, readonly number[]>>();
 
 /**
  * The part of tables that encodes a text as they do: the bytes, the tokens that the text uses, the tokens from which
@@ -183,35 +187,23 @@ export function compactTables(
   tables: ByteLevelTables,
   usedIds: Iterable<number>,
 ): ByteLevelTables {
-  const { tokens, merges } = tables, { merged, places } = mergedTokens(tables);
-  const kept = new Set<string>(BYTE_ALPHABET);
+  const { tokens, merges } = tables;
+  const places = mergesOf.get(tables) ??
+    Map.groupBy(merges.keys(), (place) => merges[place]!.join(""));
+  mergesOf.set(tables, places);
+  const kept = new Set<string>(BYTE_ALPHABET), keptMerges = new Set<number>();
   const keep = (token: string) => {
     if (kept.has(token)) return;
     kept.add(token);
-    for (const place of places.get(token) ?? []) merges[place]!.forEach(keep);
+    for (const place of places.get(token) ?? []) {
+      keptMerges.add(place);
+      merges[place]!.forEach(keep);
+    }
   };
   for (const id of usedIds) if (id < tokens.length) keep(tokens[id]!);
   for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
   return {
     tokens: tokens.filter((token) => kept.has(token)),
-    merges: merges.filter((_, place) => kept.has(merged[place]!)),
+    merges: merges.filter((_, place) => keptMerges.has(place)),
   };
-}
-
-/** The token that each merge makes, and by token the places of the merges that make it. */
-interface MergedTokens {
-  readonly merged: readonly string[];
-  readonly places: ReadonlyMap<string, readonly number[]>;
-}
-
-/** Those of tables that were asked for: for GPT-2's they take 0.1 s of a CPU, and a program trains many models. */
-const mergedOf = new WeakMap<ByteLevelTables, MergedTokens>();
-
-function mergedTokens(tables: ByteLevelTables): MergedTokens {
-  const known = mergedOf.get(tables);
-  if (known) return known;
-  const merged = tables.merges.map(([left, right]) => left + right);
-  const places = Map.groupBy(merged.keys(), (place) => merged[place]!);
-  mergedOf.set(tables, { merged, places });
-  return { merged, places };
 }

@@ -1,12 +1,6 @@
 import { fromByteAlphabet } from "./byte_level.ts";
-import { type PatternOf, replaceMatches } from "./pattern.ts";
-import {
-  BLANK,
-  type Component,
-  prependScheme,
-  stagesOf,
-  UnsupportedTokenizer,
-} from "./tokenizer_file.ts";
+import { type Library, patternOf, replaceMatches } from "./pattern.ts";
+import { BLANK, type Component, prependScheme, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
  * The decoders of a `tokenizer.json`: they turn tokens into text.
@@ -17,49 +11,44 @@ import {
  * @module
  */
 
-/** Turns tokens into bytes. */
-export interface TokenDecoder {
-  /**
-   * UTF-8 bytes of a token, which may be a part of a character.
-   *
-   * @param atStart whether the token is the first of its text.
-   */
-  bytesOf(token: string, atStart: boolean): Uint8Array;
-  /** Whether a blank at the end of a text is dropped. */
-  readonly dropsLastBlank: boolean;
-}
+/**
+ * UTF-8 bytes of a token, which may be a part of a character.
+ *
+ * @param atStart whether the token is the first of its text.
+ */
+export type DecodeToken = (token: string, atStart: boolean) => Uint8Array;
 
 /** Changes the text of a token; bytes are final. */
 type Step = (text: string, atStart: boolean) => string | Uint8Array;
 
 /**
- * Makes the decoder that a file describes.
+ * Makes the decoder of tokens that decoders in turn are.
  *
- * @throws {UnsupportedTokenizer} if its kind is unknown.
+ * @throws {UnsupportedTokenizer} if one is of an unknown kind.
  */
-export function createTokenDecoder(
-  config: Component | null | undefined,
-  patternOf: PatternOf,
-): TokenDecoder {
-  const stages = stagesOf(config), fuse = stages.findIndex(({ type }) => type === "Fuse");
-  const steps = stages.filter(({ type }) => type !== "Fuse").map((stage) =>
-    decoderStep(stage, { fused: fuse >= 0 && stages.indexOf(stage) > fuse, patternOf })
-  );
-  if (stages.length === 0) steps.push((token, atStart) => atStart ? token : ` ${token}`);
+export function createTokenDecoder(configs: readonly Component[], library: Library): DecodeToken {
+  const fuse = configs.findIndex(({ type }) => type === "Fuse"), steps: Step[] = [];
+  configs.forEach((config, i) => {
+    if (config.type === "Fuse") return;
+    steps.push(decoderStep(config, { isFused: fuse >= 0 && i > fuse, library }));
+  });
+  if (configs.length === 0) steps.push((token, atStart) => atStart ? token : ` ${token}`);
   const encoder = new TextEncoder();
-  return {
-    bytesOf(token, atStart) {
-      let text: string | Uint8Array = token;
-      for (const step of steps) if (typeof text === "string") text = step(text, atStart);
-      return typeof text === "string" ? encoder.encode(text) : text;
-    },
-    dropsLastBlank: stages.some(({ type }) => type === "BPEDecoder"),
+  return (token, atStart) => {
+    let text: string | Uint8Array = token;
+    for (const step of steps) if (typeof text === "string") text = step(text, atStart);
+    return typeof text === "string" ? encoder.encode(text) : text;
   };
+}
+
+/** Whether decoders drop a blank at the end of a text. */
+export function dropsLastBlank(configs: readonly Component[]): boolean {
+  return configs.some(({ type }) => type === "BPEDecoder");
 }
 
 function decoderStep(
   config: Component,
-  { fused, patternOf }: { fused: boolean; patternOf: PatternOf },
+  { isFused, library }: { isFused: boolean; library: Library },
 ): Step {
   switch (config.type) {
     case "ByteLevel":
@@ -86,7 +75,7 @@ function decoderStep(
       return (token) => token.replaceAll(suffix, " ");
     }
     case "Replace": {
-      const pattern = patternOf(config.pattern);
+      const pattern = patternOf(config.pattern, library);
       return (token) => replaceMatches(token, pattern, config.content);
     }
     case "Strip": {
@@ -94,13 +83,13 @@ function decoderStep(
       if (typeof content !== "string") {
         throw new UnsupportedTokenizer("decoder.content of Strip must be a text", content);
       }
-      if (fused && (start > 1 || stop > 0)) {
+      if (isFused && (start > 1 || stop > 0)) {
         throw new UnsupportedTokenizer(
           "its decoder may strip one character of a text's start and none of its end",
           [start, stop],
         );
       }
-      return (token, atStart) => fused && !atStart ? token : strip(token, content, start, stop);
+      return (token, atStart) => isFused && !atStart ? token : strip(token, content, start, stop);
     }
     default:
       throw new UnsupportedTokenizer(
@@ -118,22 +107,8 @@ function strip(text: string, character: string, most: number, mostAtEnd: number)
   return text.slice(start, end);
 }
 
-/** Replacements of WordPiece's decoder, which joins punctuation and contractions to words. */
-const CLEANED: readonly [from: string, to: string][] = [
-  [" .", "."],
-  [" ?", "?"],
-  [" !", "!"],
-  [" ,", ","],
-  [" ' ", "'"],
-  [" n't", "n't"],
-  [" 'm", "'m"],
-  [" do not", " don't"],
-  [" 's", "'s"],
-  [" 've", "'ve"],
-  [" 're", "'re"],
-];
-
+/** Joins punctuation and contractions to words, as WordPiece's decoder does. */
 function cleanUp(text: string): string {
-  for (const [from, to] of CLEANED) text = text.replaceAll(from, to);
-  return text;
+  return text.replace(/ ([.?!,])/g, "$1").replaceAll(" ' ", "'").replace(/ (n't|'m)/g, "$1")
+    .replaceAll(" do not", " don't").replace(/ ('s|'ve|'re)/g, "$1");
 }

@@ -4,13 +4,13 @@ import type { Tokenizer } from "./tokenizer.ts";
 import {
   BLANK,
   type Component,
-  mergedPair,
-  type ModelConfig,
-  modelKind,
+  isPlainBpe,
+  type Model,
   prependScheme,
-  stagesOf,
+  readTokenizerFile,
   type TokenizerFile,
 } from "./tokenizer_file.ts";
+import { BYTE_TOKEN } from "./vocabulary.ts";
 
 /**
  * Tokenizers as llama.cpp keeps them in GGUF files (src/llama-vocab.cpp there): a byte-level BPE, whose way to cut a
@@ -46,19 +46,9 @@ export const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5,
 
 /** A way to cut a text into words. */
 export interface Words {
-  readonly pre_tokenizer: Component;
-  readonly normalizer?: Component;
-  readonly ignore_merges?: true;
-}
-
-/** The words of a pattern, as Llama 3 and Qwen2 have them; they differ in digits. */
-function patternWords(digits: string): Component {
-  const pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" + digits +
-    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-  return inSequence(
-    { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false },
-    byteLevel({ words: false }),
-  );
+  readonly preTokenizers: readonly Component[];
+  readonly normalizers?: readonly { type: string }[];
+  readonly ignoreMerges?: true;
 }
 
 function byteLevel({ words }: { words: boolean }): Component {
@@ -70,20 +60,23 @@ function byteLevel({ words }: { words: boolean }): Component {
   };
 }
 
-function inSequence(...pretokenizers: Component[]): Component {
-  return { type: "Sequence", pretokenizers: pretokenizers as unknown as Record<string, unknown>[] };
+/** The words of a pattern, as Llama 3 and Qwen2 have them; they differ in digits. */
+function patternWords(digits: string): Component[] {
+  const pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" + digits +
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  return [
+    { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false },
+    byteLevel({ words: false }),
+  ];
 }
 
 /** llama.cpp's names of the ways to cut a text into words that are supported here. */
 export const WORDS: Readonly<Record<string, Words>> = {
-  "gpt-2": { pre_tokenizer: byteLevel({ words: true }) },
-  "llama-bpe": { pre_tokenizer: patternWords("\\p{N}{1,3}"), ignore_merges: true },
-  "qwen2": { pre_tokenizer: patternWords("\\p{N}"), normalizer: { type: "NFC" } as never },
+  "gpt-2": { preTokenizers: [byteLevel({ words: true })] },
+  "llama-bpe": { preTokenizers: patternWords("\\p{N}{1,3}"), ignoreMerges: true },
+  "qwen2": { preTokenizers: patternWords("\\p{N}"), normalizers: [{ type: "NFC" }] },
   "smollm": {
-    pre_tokenizer: inSequence(
-      { type: "Digits", individual_digits: true },
-      byteLevel({ words: true }),
-    ),
+    preTokenizers: [{ type: "Digits", individual_digits: true }, byteLevel({ words: true })],
   },
 };
 
@@ -99,14 +92,14 @@ export function ggufTokenizer(
     "json" | "vocabularySize" | "byteLength" | "beginOfText"
   >,
 ): GgufTokenizer {
-  const file = JSON.parse(json) as TokenizerFile;
-  const { model, added_tokens: added = [] } = file, prefix = sentencePiecePrefix(file);
+  const file = readTokenizerFile(JSON.parse(json)), { model } = file;
+  const prefix = sentencePiecePrefix(file);
   const pre = prefix === undefined ? nameOfWords(file) : "default";
   if (pre === undefined) {
     throw new UserError(
       "Cannot export the tokenizer to GGUF as it must be SentencePiece's BPE with byte fallback, or a byte-level " +
         `BPE with the words of ${Object.keys(WORDS).join(", ")}: current pre-tokenizer is ${
-          quoted(stagesOf(file.pre_tokenizer).map(({ type }) => type).join(", ") || null)
+          quoted(file.preTokenizers.map(({ type }) => type).join(", ") || null)
         }, model ${printable(String(model.type))}`,
     );
   }
@@ -114,68 +107,55 @@ export function ggufTokenizer(
   const kinds = new Array<number>(vocabularySize).fill(UNUSED);
   const set = (token: string, id: number, kind: number) => {
     tokens[id] = token;
-    kinds[id] = kind;
+    kinds[id] = byteLength(id) > 0 ? kind : CONTROL;
   };
-  const isText = (id: number) => byteLength(id) > 0;
-  for (const [token, id] of Object.entries(model.vocab as Record<string, number>)) {
-    set(token, id, isText(id) ? NORMAL : CONTROL);
-  }
-  for (const { content, id } of added) {
-    if (id >= vocabularySize) continue; // the model has no row for it
-    if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
+  for (const [token, id] of model.tokens) set(token, id, NORMAL);
+  for (const { content, id } of file.addedTokens) {
+    const hasRow = id < vocabularySize; // in the model
+    if (hasRow && kinds[id] !== NORMAL) set(content, id, USER_DEFINED);
   }
   const more = begin === undefined || begin >= vocabularySize ? {} : { begin };
   if (prefix === undefined) {
-    const merges = (model.merges ?? []).map((pair) => mergedPair(pair).join(" "));
+    const merges = model.merges.map((pair) => pair.join(" "));
     return { model: "gpt2", pre, tokens, kinds, merges, ...more };
   }
   tokens.forEach((token, id) => {
-    if (isByteToken(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
+    if (BYTE_TOKEN.test(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
   });
   const unknown = model.unk_token ? tokens.indexOf(model.unk_token) : -1;
-  if (unknown >= 0) kinds[unknown] = UNKNOWN;
-  const scores = scoresOf(model, { tokens, kinds });
-  return {
-    model: "llama",
-    pre,
-    tokens,
-    kinds,
-    scores,
-    prefix,
-    ...(unknown >= 0 ? { unknown } : {}),
-    ...more,
-  };
-}
-
-/** A stage without the fields that do not change what it does. */
-function meaningOf(stage: Component): unknown[] {
-  switch (stage.type) {
-    case "ByteLevel":
-      return [stage.type, stage.add_prefix_space === true, stage.use_regex !== false];
-    case "Split":
-      return [stage.type, stage.pattern, stage.behavior, stage.invert === true];
-    case "Digits":
-      return [stage.type, stage.individual_digits === true];
-    default:
-      return [stage];
+  if (unknown >= 0) {
+    kinds[unknown] = UNKNOWN;
+    Object.assign(more, { unknown });
   }
+  const scores = scoresOf(model, { tokens, kinds });
+  return { model: "llama", pre, tokens, kinds, scores, prefix, ...more };
 }
 
-function isSame(a: Component | null | undefined, b: Component | null | undefined): boolean {
-  const [one, other] = [a, b].map((config) => JSON.stringify(stagesOf(config).map(meaningOf)));
-  return one === other;
+/** Components without the fields that do not change what they do. */
+function meaningOf(components: readonly { type: string }[]): string {
+  return JSON.stringify((components as readonly Component[]).map((one) => {
+    switch (one.type) {
+      case "ByteLevel":
+        return [one.type, one.add_prefix_space === true, one.use_regex !== false];
+      case "Split":
+        return [one.type, one.pattern, one.behavior, one.invert === true];
+      case "Digits":
+        return [one.type, one.individual_digits === true];
+      default:
+        return one;
+    }
+  }));
 }
 
 /** llama.cpp's name of the way in which a byte-level BPE cuts a text into words. */
-function nameOfWords({ model, normalizer, pre_tokenizer }: TokenizerFile): string | undefined {
-  const isBpe = modelKind(model) === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
-    !model.end_of_word_suffix && !model.byte_fallback;
-  return !isBpe ? undefined : Object.keys(WORDS).find((name) => {
+function nameOfWords({ model, normalizers, preTokenizers }: TokenizerFile): string | undefined {
+  if (!isPlainBpe(model) || model.byte_fallback) return undefined;
+  return Object.keys(WORDS).find((name) => {
     const words = WORDS[name]!;
-    return isSame(pre_tokenizer, words.pre_tokenizer) &&
+    return meaningOf(preTokenizers) === meaningOf(words.preTokenizers) &&
       // llama.cpp does not normalize, so that no normalizer is always right there
-      (!normalizer || isSame(normalizer, words.normalizer)) &&
-      (model.ignore_merges ?? false) === (words.ignore_merges ?? false);
+      (normalizers.length === 0 || meaningOf(normalizers) === meaningOf(words.normalizers ?? [])) &&
+      (model.ignore_merges ?? false) === (words.ignoreMerges ?? false);
   });
 }
 
@@ -184,14 +164,10 @@ function nameOfWords({ model, normalizer, pre_tokenizer }: TokenizerFile): strin
  * tokenizer is of another kind.
  */
 function sentencePiecePrefix(
-  { model, normalizer, pre_tokenizer }: TokenizerFile,
+  { model, normalizers, preTokenizers }: TokenizerFile,
 ): boolean | undefined {
-  if (
-    modelKind(model) !== "BPE" || !model.byte_fallback || model.dropout || model.ignore_merges ||
-    model.continuing_subword_prefix || model.end_of_word_suffix
-  ) return undefined;
-  const stages = [...stagesOf(normalizer), ...stagesOf(pre_tokenizer)];
-  const [first, second] = stages;
+  if (!isPlainBpe(model) || !model.byte_fallback || model.ignore_merges) return undefined;
+  const stages = [...normalizers, ...preTokenizers], [first, second] = stages;
   if (stages.length === 1 && first?.type === "Metaspace") {
     const isWhole = first.split === false && (first.replacement ?? BLANK) === BLANK;
     return isWhole ? prependScheme(first) !== "never" : undefined;
@@ -199,14 +175,8 @@ function sentencePiecePrefix(
   const isPrefixed = first?.type === "Prepend" && first.prepend === BLANK;
   const replace = isPrefixed ? second : first;
   if (stages.length !== (isPrefixed ? 2 : 1) || replace?.type !== "Replace") return undefined;
-  const { pattern, content } = replace;
-  return (pattern as { String?: unknown }).String === " " && content === BLANK
-    ? isPrefixed
-    : undefined;
-}
-
-function isByteToken(token: string): boolean {
-  return /^<0x[0-9A-F]{2}>$/.test(token);
+  const isBlank = replace.pattern.String === " " && replace.content === BLANK;
+  return isBlank ? isPrefixed : undefined;
 }
 
 /**
@@ -217,7 +187,7 @@ function isByteToken(token: string): boolean {
  * there is no token for a byte.
  */
 function scoresOf(
-  model: ModelConfig,
+  model: Model,
   { tokens, kinds }: { tokens: readonly string[]; kinds: readonly number[] },
 ): number[] {
   const refuse = (requirement: string) =>
@@ -229,8 +199,8 @@ function scoresOf(
   }
   const places = new Map<string, number>(), pairs = new Set<string>();
   let last = "";
-  for (const merge of model.merges ?? []) {
-    const [left, right] = mergedPair(merge), token = left + right;
+  for (const [left, right] of model.merges) {
+    const token = left + right;
     if (token !== last && places.has(token)) {
       throw refuse(`the merges of ${quoted(token, 80)} must follow one another`);
     }

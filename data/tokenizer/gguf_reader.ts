@@ -1,10 +1,11 @@
+import type { JsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { gpt2File } from "./byte_level.ts";
 import { isTooLong } from "./chat_template.ts";
 import { BYTE, CONTROL, NORMAL, splitsOf, UNKNOWN, UNUSED, WORDS, type Words } from "./gguf.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
-import { type AddedToken, beginningWith, BLANK, type TokenizerFile } from "./tokenizer_file.ts";
+import { type AddedToken, beginningWith, BLANK } from "./tokenizer_file.ts";
 
 /**
  * Tokenizers in GGUF files, read as the `tokenizer.json` of the same tokenizer.
@@ -119,16 +120,16 @@ export async function readGgufTokenizer(
 
 /** The `tokenizer.json` of a byte-level BPE. */
 function byteLevelFileOf(
-  { pre_tokenizer, normalizer, ignore_merges }: Words,
+  { preTokenizers, normalizers: [normalizer] = [], ignoreMerges }: Words,
   tables: Parameters<typeof gpt2File>[0],
-): TokenizerFile {
+): JsonObject {
   const file = gpt2File(tables);
-  if (pre_tokenizer === WORDS["gpt-2"]!.pre_tokenizer) return file;
+  if (preTokenizers === WORDS["gpt-2"]!.preTokenizers) return file;
   return {
     ...file,
     normalizer: normalizer ?? null,
-    pre_tokenizer,
-    model: { ...file.model, ...(ignore_merges ? { ignore_merges } : {}) },
+    pre_tokenizer: { type: "Sequence", pretokenizers: preTokenizers },
+    model: { ...file.model as JsonObject, ...(ignoreMerges ? { ignore_merges: true } : {}) },
   };
 }
 
@@ -177,7 +178,7 @@ function sentencePieceFile(
     prefix: boolean;
     unknown: string | undefined;
   },
-): TokenizerFile {
+): JsonObject {
   const blank = { type: "Replace", pattern: { String: " " }, content: BLANK };
   const decoders = [
     { type: "Replace", pattern: { String: BLANK }, content: " " },

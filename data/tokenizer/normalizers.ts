@@ -1,6 +1,5 @@
-import type { Package } from "../../files/packages.ts";
-import { type PatternOf, replaceMatches } from "./pattern.ts";
-import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { type Library, patternOf, replaceMatches } from "./pattern.ts";
+import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
  * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except two: version 0.2
@@ -13,37 +12,27 @@ import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file
 export type Normalize = (text: string) => string;
 
 /**
- * Makes the function that normalizes a text.
+ * Makes the function that applies normalizers in turn.
  *
- * @throws {UnsupportedTokenizer} if its kind is unknown.
+ * @throws {UnsupportedTokenizer} if one is of an unknown kind.
  */
-export function createNormalizer(
-  config: Component | null | undefined,
-  { library, patternOf }: {
-    library: Package<"@huggingface/tokenizers"> | undefined;
-    patternOf: PatternOf;
-  },
-): Normalize {
-  const steps = stagesOf(config).map((step) => normalizerStep(step, library!, patternOf));
+export function createNormalizer(configs: readonly Component[], library: Library): Normalize {
+  const steps = configs.map((config) => normalizerStep(config, library));
   return (text) => steps.reduce((changed, step) => step(changed), text);
 }
 
-function normalizerStep(
-  config: Component,
-  library: Package<"@huggingface/tokenizers">,
-  patternOf: PatternOf,
-): Normalize {
+function normalizerStep(config: Component, library: Library): Normalize {
   if (config.type === "Precompiled") {
     const { precompiled_charsmap: table } = config;
     return table ? createPrecompiled(table) : (text) => text;
   }
   if (config.type === "Replace") {
-    const pattern = patternOf(config.pattern);
+    const pattern = patternOf(config.pattern, library);
     return (text) => replaceMatches(text, pattern, config.content);
   }
   let step: { normalize(text: string): string };
   try {
-    step = new library.SequenceNormalizer({ type: "Sequence", normalizers: [config] } as never);
+    step = new library!.SequenceNormalizer({ type: "Sequence", normalizers: [config] } as never);
   } catch {
     throw new UnsupportedTokenizer(
       "its normalizer must be one that npm:@huggingface/tokenizers knows",
@@ -101,10 +90,9 @@ function createPrecompiled(base64: string): Normalize {
     let text = known.get(grapheme);
     if (text === undefined) {
       const key = encoder.encode(grapheme);
+      const byCharacter = (character: string) => lookUp(encoder.encode(character)) ?? character;
       text = (key.length < 6 ? lookUp(key) : undefined) ??
-        Array.from(grapheme, (character) => lookUp(encoder.encode(character)) ?? character).join(
-          "",
-        );
+        Array.from(grapheme, byCharacter).join("");
       if (known.size < 100_000) known.set(grapheme, text);
     }
     return text;

@@ -10,6 +10,9 @@ import { UnsupportedTokenizer } from "./tokenizer_file.ts";
  * @module
  */
 
+/** npm:@huggingface/tokenizers; it is not loaded for a tokenizer of GPT-2's kind, which needs nothing of it. */
+export type Library = Package<"@huggingface/tokenizers"> | undefined;
+
 /** Where a part of a text begins and ends. */
 export type Span = [start: number, end: number];
 
@@ -39,9 +42,6 @@ export function replaceMatches(text: string, pattern: Pattern, content: string):
   return replaced + text.slice(done);
 }
 
-/** Makes a pattern from its description in a `tokenizer.json`. */
-export type PatternOf = (pattern: unknown) => Pattern;
-
 /**
  * Escapes and classes of a pattern, and what has no counterpart in JavaScript: atomic groups, possessive quantifiers,
  * and the modifier m, which in Ruby lets a dot match the end of a line.
@@ -49,49 +49,41 @@ export type PatternOf = (pattern: unknown) => Pattern;
 const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?(?:>|\w*m)|[*+?]\+/g;
 
 /**
- * Makes the function that translates the patterns of a `tokenizer.json`, which are written for Oniguruma in Ruby's
- * syntax, by means of npm:@huggingface/tokenizers.
+ * A pattern of a `tokenizer.json`: a text, or a regular expression for Oniguruma in Ruby's syntax, which
+ * npm:@huggingface/tokenizers translates. Its time is limited.
+ *
+ * @throws {UnsupportedTokenizer} if it is neither, or if JavaScript cannot match it.
  */
-export function createPatternOf(
-  library: Package<"@huggingface/tokenizers"> | undefined,
-): PatternOf {
-  return (pattern) => {
-    const { String: text, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
-    if (typeof text === "string" && text !== "") {
-      return createPattern(new RegExp(RegExp.escape(text), "gu"));
-    }
-    if (typeof regex !== "string") {
-      throw new UnsupportedTokenizer("its patterns must be texts that are not empty", pattern);
-    }
-    if (regex.match(PATTERN_PARTS)?.some((part) => /^(?:\(\?|[*+?])/.test(part))) {
-      throw new UnsupportedTokenizer(
-        "its patterns must have no possessive quantifiers, atomic groups or modifier m",
-        regex,
-      );
-    }
-    try {
-      const split = {
-        type: "Split",
-        pattern: { Regex: regex },
-        behavior: "Isolated",
-        invert: false,
-      };
-      const { pattern } = new library!.SplitPreTokenizer(split as never) as unknown as {
-        pattern: RegExp;
-      };
-      const limited = limitTime(createPattern(pattern), regex);
-      limited(""); // compiles it
-      return limited;
-    } catch {
-      throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
-    }
-  };
+export function patternOf(given: unknown, library: Library): Pattern {
+  const { String: text, Regex: regex } = (given ?? {}) as { String?: unknown; Regex?: unknown };
+  if (typeof text === "string" && text !== "") {
+    return createPattern(new RegExp(RegExp.escape(text), "gu"));
+  }
+  if (typeof regex !== "string") {
+    throw new UnsupportedTokenizer("its patterns must be texts that are not empty", given);
+  }
+  if (regex.match(PATTERN_PARTS)?.some((part) => /^(?:\(\?|[*+?])/.test(part))) {
+    throw new UnsupportedTokenizer(
+      "its patterns must have no possessive quantifiers, atomic groups or modifier m",
+      regex,
+    );
+  }
+  try {
+    const split = { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
+    const { pattern } = new library!.SplitPreTokenizer(split as never) as unknown as {
+      pattern: RegExp;
+    };
+    const limited = limitTime(createPattern(pattern), regex);
+    limited(""); // compiles it
+    return limited;
+  } catch {
+    throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
+  }
 }
 
 /** Time that a pattern may take in a text; those in use take less than a microsecond per character. */
 const LIMIT_MS = 1000, LIMIT_MS_PER_CHARACTER = 0.1;
 
-/** Limits the time of a pattern. */
 function limitTime(pattern: Pattern, written: string): Pattern {
   const limited = createTimeLimit();
   return (text) => {

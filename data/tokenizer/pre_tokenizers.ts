@@ -1,13 +1,12 @@
-import { createPattern, type Pattern, type PatternOf, type Span } from "./pattern.ts";
+import { createPattern, type Library, type Pattern, patternOf, type Span } from "./pattern.ts";
 import {
   BLANK,
   type Component,
-  type ModelConfig,
-  modelKind,
+  type Model,
   prependScheme,
+  type TokenizerFile,
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
-import { modelTokens } from "./vocabulary.ts";
 
 /**
  * The pre-tokenizers of a `tokenizer.json`: they split a text into words, which are encoded one by one.
@@ -36,6 +35,52 @@ export type Splitter = (
 export const GPT2_WORDS =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
+/** Splits a text into GPT-2's words: bulk tokenization spends its time here. */
+const splitLikeGpt2: Splitter = (text, atStart, visit) => {
+  let first = atStart;
+  for (const word of text.match(GPT2_WORDS) ?? []) {
+    visit(word, first);
+    first = false;
+  }
+};
+
+/** Leaves a text whole. */
+const whole: Splitter = (text, atStart, visit) => visit(text, atStart);
+
+/**
+ * Makes the function that splits a text into words.
+ *
+ * @throws {UnsupportedTokenizer} if a pre-tokenizer is of an unknown kind.
+ */
+export function createSplitter(
+  { preTokenizers, model }: Pick<TokenizerFile, "preTokenizers" | "model">,
+  library: Library,
+): Splitter {
+  if (preTokenizers.slice(0, -1).some(({ type }) => type === "ByteLevel")) {
+    throw new UnsupportedTokenizer(
+      "its pre-tokenizer ByteLevel must be the last",
+      preTokenizers.map(({ type }) => type),
+    );
+  }
+  const split = inSequence(...preTokenizers.map((config) => splitterOf(config, library)));
+  return !isByteLevel({ preTokenizers }) && isSeparable(model)
+    ? inSequence(split, splitBeforeBlanks)
+    : split;
+}
+
+/** Whether words are written in the byte alphabet. */
+export function isByteLevel({ preTokenizers }: Pick<TokenizerFile, "preTokenizers">): boolean {
+  return preTokenizers.at(-1)?.type === "ByteLevel";
+}
+
+/** Splits a text by the first splitter, the pieces by the second, and so on. */
+function inSequence(...splitters: readonly Splitter[]): Splitter {
+  if (splitters.length === 0) return whole;
+  return splitters.reduceRight((rest, split) => (text, atStart, visit) =>
+    split(text, atStart, (piece, first) => rest(piece, first, visit))
+  );
+}
+
 /** Treatments of the matches of a pattern, which divide a text. */
 const BEHAVIORS = [
   "Removed",
@@ -57,87 +102,41 @@ const WORDS = createPattern(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`,
 /** Longest piece of FixedLength. */
 const LONGEST_PIECE = 65_535;
 
-/** Splits texts into words for a model. */
-export interface PreTokenizer {
-  /** Splits a text into words. */
-  readonly split: Splitter;
-  /** Whether the words are to be written in the byte alphabet. */
-  readonly byteLevel: boolean;
-}
-
-/**
- * Makes a pre-tokenizer from its description; without one, a text is one word.
- *
- * @throws {UnsupportedTokenizer} if its kind is unknown.
- */
-export function createPreTokenizer(
-  stages: readonly Component[],
-  patternOf: PatternOf,
-): PreTokenizer {
-  const byteLevel = stages.findIndex(({ type }) => type === "ByteLevel");
-  if (byteLevel >= 0 && byteLevel !== stages.length - 1) {
-    throw new UnsupportedTokenizer(
-      "its pre-tokenizer ByteLevel must be the last",
-      stages.map(({ type }) => type),
-    );
-  }
-  const split = inSequence(...stages.map((stage) => createSplitter(stage, patternOf)));
-  return { split, byteLevel: byteLevel >= 0 };
-}
-
-/** Splits a text by the first splitter, the pieces by the second, and so on. */
-function inSequence(...splitters: readonly Splitter[]): Splitter {
-  if (splitters.length === 0) return (text, atStart, visit) => visit(text, atStart);
-  return splitters.reduceRight((rest, split) => (text, atStart, visit) =>
-    split(text, atStart, (piece, first) => rest(piece, first, visit))
-  );
-}
-
 /** Splits at the matches of a pattern. */
 function splitAt(pattern: Pattern, behavior: unknown, invert?: boolean | null): Splitter {
   const known = BEHAVIORS.find((name) => name === behavior);
   if (!known) {
     throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
   }
+  const how = { behavior: known, invert: invert === true };
   return (text, atStart, visit) => {
-    for (
-      const [start, end] of divide(text, pattern, { behavior: known, invert: invert === true })
-    ) {
+    for (const [start, end] of divide(text, pattern, how)) {
       visit(text.slice(start, end), atStart && start === 0);
     }
   };
 }
 
-/** Splits a text into GPT-2's words: bulk tokenization spends its time here. */
-const splitLikeGpt2: Splitter = (text, atStart, visit) => {
-  let first = atStart;
-  for (const word of text.match(GPT2_WORDS) ?? []) {
-    visit(word, first);
-    first = false;
-  }
-};
-
-function createSplitter(config: Component, patternOf: PatternOf): Splitter {
+function splitterOf(config: Component, library: Library): Splitter {
   switch (config.type) {
     case "ByteLevel": {
       const { add_prefix_space: prefix, use_regex: splits } = config;
-      const words = splits === false ? inSequence() : splitLikeGpt2;
+      const words = splits === false ? whole : splitLikeGpt2;
       return (text, atStart, visit) =>
         words(prefix && !text.startsWith(" ") ? ` ${text}` : text, atStart, visit);
     }
     case "Metaspace": {
       const blank = config.replacement ?? BLANK, scheme = prependScheme(config);
       const words = config.split === false
-        ? inSequence()
-        : splitAt(patternOf({ String: blank }), "MergedWithNext");
+        ? whole
+        : splitAt(patternOf({ String: blank }, library), "MergedWithNext");
       return (text, atStart, visit) => {
-        const whole = text.replaceAll(" ", blank);
+        const marked = text.replaceAll(" ", blank);
         const isPrepended = scheme === "always" || (scheme === "first" && atStart);
-        words(isPrepended && !whole.startsWith(blank) ? blank + whole : whole, atStart, visit);
+        words(isPrepended && !marked.startsWith(blank) ? blank + marked : marked, atStart, visit);
       };
     }
     case "Split":
-      return splitAt(patternOf(config.pattern), config.behavior, config.invert);
+      return splitAt(patternOf(config.pattern, library), config.behavior, config.invert);
     case "Punctuation":
       return splitAt(PUNCTUATION, config.behavior ?? "Isolated");
     case "Digits":
@@ -147,7 +146,7 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
     case "WhitespaceSplit":
       return splitAt(WHITE_SPACE, "Removed");
     case "CharDelimiterSplit":
-      return splitAt(patternOf({ String: config.delimiter }), "Removed");
+      return splitAt(patternOf({ String: config.delimiter }, library), "Removed");
     case "BertPreTokenizer":
       return inSequence(splitAt(WHITE_SPACE, "Removed"), splitAt(PUNCTUATION, "Isolated"));
     case "FixedLength": {
@@ -182,27 +181,15 @@ export function divide(
   const pieces: Span[] = [];
   let wasMatch = false;
   const add = (start: number, end: number, isMatch: boolean) => {
-    if (start === end) return;
+    if (start === end || (isMatch && behavior === "Removed")) return;
     const last = pieces.at(-1);
-    switch (behavior) {
-      case "Removed":
-        if (!isMatch) pieces.push([start, end]);
-        return;
-      case "MergedWithPrevious":
-        if (isMatch && !wasMatch && last) last[1] = end;
-        else pieces.push([start, end]);
-        break;
-      case "MergedWithNext":
-        if (!isMatch && wasMatch) last![1] = end;
-        else pieces.push([start, end]);
-        break;
-      case "Contiguous":
-        if (isMatch === wasMatch && last) last[1] = end;
-        else pieces.push([start, end]);
-        break;
-      case "Isolated":
-        pieces.push([start, end]);
-    }
+    const joinsLast = behavior === "MergedWithPrevious"
+      ? isMatch && !wasMatch
+      : behavior === "MergedWithNext"
+      ? wasMatch && !isMatch
+      : behavior === "Contiguous" && isMatch === wasMatch;
+    if (last && joinsLast) last[1] = end;
+    else pieces.push([start, end]);
     wasMatch = isMatch;
   };
   let end = 0;
@@ -219,25 +206,21 @@ export function divide(
  * Whether a text may be split before blanks, which is faster, even if the pre-tokenizer leaves it whole. The ids stay
  * the same if no token reaches from one word into the next.
  */
-export function isSeparable(model: ModelConfig): boolean {
-  const kind = modelKind(model);
-  if (kind !== "BPE" && kind !== "Unigram") return false;
+export function isSeparable(model: Model): boolean {
+  if (model.kind !== "BPE" && model.kind !== "Unigram") return false;
   const { continuing_subword_prefix: prefix, end_of_word_suffix: suffix, ignore_merges } = model;
   if (prefix || suffix || ignore_merges) return false; // the ends of words matter
-  const tokens = modelTokens(model).map(([token]) => token);
-  return tokens.includes(BLANK) && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
+  return model.tokens.some(([token]) => token === BLANK) &&
+    !model.tokens.some(([token]) => /[^\u2581]\u2581/.test(token));
 }
 
-/** Splits pieces further, before blanks. */
-export function splitBeforeBlanks(split: Splitter): Splitter {
-  return (text, atStart, visit) =>
-    split(text, atStart, (piece, first) => {
-      let start = 0;
-      for (let at = 1; (at = piece.indexOf(BLANK, at)) > 0; at++) {
-        if (piece[at - 1] === BLANK) continue;
-        visit(piece.slice(start, at), first && start === 0);
-        start = at;
-      }
-      visit(piece.slice(start), first && start === 0);
-    });
-}
+/** Splits before blanks. */
+export const splitBeforeBlanks: Splitter = (text, atStart, visit) => {
+  let start = 0;
+  for (let at = 1; (at = text.indexOf(BLANK, at)) > 0; at++) {
+    if (text[at - 1] === BLANK) continue;
+    visit(text.slice(start, at), atStart && start === 0);
+    start = at;
+  }
+  visit(text.slice(start), atStart && start === 0);
+};

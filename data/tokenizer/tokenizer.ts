@@ -1,32 +1,27 @@
 import { createHash } from "node:crypto";
 import { isObject, parseJsonObject } from "../../files/json.ts";
-import { load, type Package } from "../../files/packages.ts";
+import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { type AddedTokenSplitter, createAddedTokenSplitter } from "./added_tokens.ts";
+import { createAddedTokenSplitter } from "./added_tokens.ts";
 import {
   byteLevelFile,
   type ByteLevelTables,
   byteLevelTables,
   compactTables,
   END_OF_TEXT,
+  hasByteLevelDecoder,
   isGpt2Kind,
   tablesOfRanks,
   toByteAlphabet,
 } from "./byte_level.ts";
 import type { ChatTemplate } from "./chat_template.ts";
-import { createTokenDecoder } from "./decoders.ts";
+import { createTokenDecoder, dropsLastBlank } from "./decoders.ts";
 import { createNormalizer } from "./normalizers.ts";
-import { createPatternOf, type PatternOf } from "./pattern.ts";
-import { copied, createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
-import {
-  beginOf,
-  checkTokenizerFile,
-  stagesOf,
-  type TokenizerFile,
-  UnsupportedTokenizer,
-} from "./tokenizer_file.ts";
-import { modelIds, readVocabulary, type Vocabulary } from "./vocabulary.ts";
+import type { Library } from "./pattern.ts";
+import { copied, createSplitter, isByteLevel } from "./pre_tokenizers.ts";
+import { readTokenizerFile, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
 import { createWordModel } from "./word_models.ts";
 
 export type { ByteLevelTables, ChatTemplate };
@@ -113,8 +108,8 @@ async function makeGpt2Tokenizer(): Promise<Tokenizer> {
 
 /** The tokenizer of these tables; it splits a text into words as GPT-2 does. */
 export async function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
-  const file = byteLevelFile(tables);
-  const tokenizer = await createTokenizer(file, { json: JSON.stringify(file), trusted: true });
+  const written = byteLevelFile(tables), json = JSON.stringify(written);
+  const tokenizer = await createTokenizer(readTokenizerFile(written), { json, isTrusted: true });
   madeFrom.set(tokenizer, tables);
   return tokenizer;
 }
@@ -155,15 +150,11 @@ export async function parseTokenizer(
     });
   }
   try {
-    const file = checkTokenizerFile(parsed);
+    const file = readTokenizerFile(parsed), tables = byteLevelTables(file);
+    if (!tables) return await createTokenizer(file, { ...options, json });
     // a file that equals its tables is written anew, so that equal tokenizers have one hash
-    const tables = byteLevelTables(file);
-    return await (tables
-      ? createTokenizer({ ...file, post_processor: null }, {
-        ...options,
-        json: JSON.stringify(byteLevelFile(tables)),
-      })
-      : createTokenizer(file, { ...options, json }));
+    const written = JSON.stringify(byteLevelFile(tables));
+    return await createTokenizer({ ...file, begin: undefined }, { ...options, json: written });
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
     throw new UserError(`Cannot use ${where} as ${error.message}`);
@@ -198,7 +189,7 @@ export async function compactTokenizer(
 function gpt2TablesOf(tokenizer: Tokenizer): ByteLevelTables | undefined {
   const { json, endOfTextToken } = tokenizer;
   if (endOfTextToken !== END_OF_TEXT) return undefined;
-  return madeFrom.get(tokenizer) ?? byteLevelTables(JSON.parse(json));
+  return madeFrom.get(tokenizer) ?? byteLevelTables(readTokenizerFile(JSON.parse(json)));
 }
 
 /** Whether `part` is `full`, or what `compactTokenizer()` makes of it for some text. */
@@ -225,37 +216,29 @@ export function idsInPart(part: Tokenizer, full: Tokenizer): Uint32Array {
  * Makes a tokenizer from the content of a `tokenizer.json`.
  *
  * @param options.json the text of the file, for `Tokenizer.json`.
- * @param options.trusted whether the file was made here and needs no check: the encoder is then created when it is
+ * @param options.isTrusted whether the file was made here and needs no check: the encoder is then created when it is
  * first used, which is never if all tokens come from a file.
  * @throws {UnsupportedTokenizer} if something in it is not supported; the message completes "Cannot use FILE as".
  */
 async function createTokenizer(
   file: TokenizerFile,
-  { json, trusted = false, endOfText, vocabularySize }: ParseTokenizerOptions & {
+  { json, isTrusted = false, endOfText, vocabularySize }: ParseTokenizerOptions & {
     json: string;
-    trusted?: boolean;
+    isTrusted?: boolean;
   },
 ): Promise<Tokenizer> {
   const vocabulary = readVocabulary(file, { endOfText, size: vocabularySize });
-  const { end, usualEnd, size } = vocabulary;
-  const isGpt2s = isGpt2Kind(file) && file.decoder?.type === "ByteLevel";
-  const library = isGpt2s ? undefined : await load("@huggingface/tokenizers");
-  const parts = { file, vocabulary, library, patternOf: createPatternOf(library) };
-  const splitAddedTokens = createSplitter(parts);
-  const createEncode = () => createEncodePlain(parts);
-  let encodePlain = trusted ? undefined : createEncode();
-  const encode = (text: string, options: { special: boolean }): number[] => {
-    encodePlain ??= createEncode();
-    const ids: number[] = [];
-    // lone surrogates become U+FFFD here, as they would in UTF-8
-    splitAddedTokens(text.toWellFormed(), options).forEach((part, i) => {
-      if (typeof part === "number") ids.push(part);
-      else encodePlain!(part, i === 0, ids);
-    });
-    return ids;
+  const { end, usualEnd, size, tokens } = vocabulary, { begin } = file;
+  const needsLibrary = !(isGpt2Kind(file) && hasByteLevelDecoder(file));
+  const parts = {
+    file,
+    vocabulary,
+    library: needsLibrary ? await load("@huggingface/tokenizers") : undefined,
   };
-  const begin = beginOf(file),
-    hasBegin = begin !== undefined && vocabulary.tokens[begin] !== undefined;
+  let encode = isTrusted ? undefined : createEncode(parts);
+  const encodeAs = (isDocument: boolean) => (text: string) =>
+    (encode ??= createEncode(parts))(text, { special: !isDocument });
+  const hasBegin = begin !== undefined && tokens[begin] !== undefined;
   return {
     vocabularySize: size,
     endOfText: end.id,
@@ -264,8 +247,8 @@ async function createTokenizer(
     json,
     hash: createHash("sha256").update(end.content === usualEnd ? json : `${json}\n${end.content}`)
       .digest("hex"),
-    encodeDocument: (text) => encode(text, { special: false }),
-    encode: (text) => encode(text, { special: true }),
+    encodeDocument: encodeAs(true),
+    encode: encodeAs(false),
     ...createDecoding(parts),
   };
 }
@@ -274,43 +257,29 @@ async function createTokenizer(
 interface Parts {
   readonly file: TokenizerFile;
   readonly vocabulary: Vocabulary;
-  /** Loaded for kinds other than GPT-2's. */
-  readonly library: Package<"@huggingface/tokenizers"> | undefined;
-  readonly patternOf: PatternOf;
+  readonly library: Library;
 }
-
-/**
- * Makes the function that normalizes a text and splits it at added tokens. Some of these are sought before the text
- * is normalized, others after.
- */
-function createSplitter(
-  { file, vocabulary: { added, end }, library, patternOf }: Parts,
-): AddedTokenSplitter {
-  const normalize = createNormalizer(file.normalizer, { library, patternOf });
-  const spelled = added.map((token) => {
-    const { id, content, normalized = !token.special } = token;
-    const special = token.special || id === end.id;
-    return { ...token, special, normalized, spelled: normalized ? normalize(content) : content };
-  });
-  const before = createAddedTokenSplitter(spelled.filter((token) => !token.normalized));
-  const after = createAddedTokenSplitter(spelled.filter((token) => token.normalized));
-  return (text, options) =>
-    before(text, options).flatMap((part) =>
-      typeof part === "number" ? part : after(normalize(part), options)
-    );
-}
-
-/** Appends the ids of a normalized text without added tokens. */
-type EncodePlain = (text: string, atStart: boolean, ids: number[]) => void;
 
 /** Most words in the cache, and the longest of them: a few words make up most of any text. */
 const CACHED_WORDS = 2 ** 16, CACHED_LENGTH = 64;
 
-function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
-  const utf8 = new TextEncoder();
-  const { split, byteLevel } = createPreTokenizer(stagesOf(file.pre_tokenizer), patternOf);
-  const splitWords = !byteLevel && isSeparable(file.model) ? splitBeforeBlanks(split) : split;
-  const model = createWordModel(file.model, { ...modelIds(file.model, vocabulary), library });
+/**
+ * Makes the function that encodes a text: it is split at added tokens, some of which are sought before it is normalized,
+ * others after, then into words, which the model turns into ids.
+ */
+function createEncode(
+  { file, vocabulary, library }: Parts,
+): (text: string, options: { special: boolean }) => number[] {
+  const normalize = createNormalizer(file.normalizers, library);
+  const added = vocabulary.added.map((token) => {
+    const { id, content, normalized = !token.special } = token;
+    const special = token.special || id === vocabulary.end.id;
+    return { ...token, special, normalized, spelled: normalized ? normalize(content) : content };
+  });
+  const splitBefore = createAddedTokenSplitter(added.filter((token) => !token.normalized));
+  const splitAfter = createAddedTokenSplitter(added.filter((token) => token.normalized));
+  const splitWords = createSplitter(file, library), byteLevel = isByteLevel(file);
+  const model = createWordModel(file.model, vocabulary, library), utf8 = new TextEncoder();
   let cache = new Map<string, readonly number[]>();
   const encodeWord = (word: string): readonly number[] => {
     const ids = model(byteLevel ? toByteAlphabet(utf8.encode(word)) : word);
@@ -320,11 +289,22 @@ function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): Enc
     }
     return ids;
   };
-  return (text, atStart, ids) =>
-    splitWords(text, atStart, (word) => {
+  return (text, options) => {
+    const ids: number[] = [];
+    const addWord = (word: string) => {
       const wordIds = cache.get(word) ?? encodeWord(word);
       for (let i = 0; i < wordIds.length; i++) ids.push(wordIds[i]!);
+    };
+    // lone surrogates become U+FFFD here, as they would in UTF-8
+    const parts = splitBefore(text.toWellFormed(), options).flatMap((part) =>
+      typeof part === "number" ? part : splitAfter(normalize(part), options)
+    );
+    parts.forEach((part, i) => {
+      if (typeof part === "number") ids.push(part);
+      else splitWords(part, i === 0, addWord);
     });
+    return ids;
+  };
 }
 
 const NOTHING = new Uint8Array(0);
@@ -340,9 +320,10 @@ function concatenated(parts: readonly Uint8Array[]): Uint8Array {
 }
 
 function createDecoding(
-  { file, vocabulary: { size, tokens, specials, end }, patternOf }: Parts,
+  { file, vocabulary: { size, tokens, specials, end }, library }: Parts,
 ): Pick<Tokenizer, "decode" | "decoder" | "bytes" | "byteLength"> {
-  const { bytesOf: decodeToken, dropsLastBlank } = createTokenDecoder(file.decoder, patternOf);
+  const decodeToken = createTokenDecoder(file.decoders, library);
+  const dropsBlank = dropsLastBlank(file.decoders);
   const inside: Uint8Array[] = []; // cached bytes by id, for tokens that do not begin a text
   const bytesOf = (id: number, atStart: boolean): Uint8Array => {
     if (!Number.isInteger(id) || id < 0 || id >= size) {
@@ -364,7 +345,7 @@ function createDecoding(
       });
       const bytes = parts.length === 1 ? parts[0]! : concatenated(parts); // each call of decode() takes a microsecond
       const text = held + utf8.decode(bytes, { stream: true });
-      held = dropsLastBlank && text.endsWith(" ") ? " " : "";
+      held = dropsBlank && text.endsWith(" ") ? " " : "";
       return held ? text.slice(0, -1) : text;
     };
     decode(before);

@@ -8,21 +8,24 @@ import {
 import { quoted } from "../../files/printable.ts";
 
 /**
- * The fields of a Hugging Face `tokenizer.json` that are read
- * (https://huggingface.co/docs/tokenizers/components), and their types.
+ * A Hugging Face `tokenizer.json` (https://huggingface.co/docs/tokenizers/components): the fields that are read, in one
+ * spelling, with checked types.
  *
  * @module
  */
 
-/** The file as a whole. */
+/** What is read of a file. */
 export interface TokenizerFile {
-  readonly model: ModelConfig;
-  readonly normalizer?: Component | null;
-  readonly pre_tokenizer?: Component | null;
-  readonly decoder?: Component | null;
-  readonly added_tokens?: readonly AddedToken[];
-  /** What is put around the tokens of a text; only `beginOf()` reads it, which expects anything. */
-  readonly post_processor?: unknown;
+  readonly model: Model;
+  /** Change a text, one after the other. */
+  readonly normalizers: readonly Component[];
+  /** Split it into words. */
+  readonly preTokenizers: readonly Component[];
+  /** Turn tokens into text. */
+  readonly decoders: readonly Component[];
+  readonly addedTokens: readonly AddedToken[];
+  /** Id of the token that Hugging Face's library puts before a text by default, such as Llama's `<s>`. */
+  readonly begin: number | undefined;
 }
 
 const FILE_FIELDS = {
@@ -32,15 +35,22 @@ const FILE_FIELDS = {
   added_tokens: "objects?",
 } as const;
 
+const MODEL_KINDS = ["BPE", "Unigram", "WordPiece", "WordLevel"] as const;
+
 /** The model: how words become tokens. */
-export interface ModelConfig extends Fields<typeof MODEL_FIELDS> {
-  /** Ids by token; of a Unigram, tokens with their log-probabilities by id. */
-  readonly vocab?: Readonly<Record<string, number>> | readonly (readonly [string, number])[];
-  readonly merges?: readonly WrittenMerge[];
+export interface Model extends Fields<Omit<typeof MODEL_FIELDS, "merges">> {
+  readonly kind: typeof MODEL_KINDS[number];
+  /** Tokens and their ids. */
+  readonly tokens: readonly (readonly [token: string, id: number])[];
+  /** Of a Unigram: the log-probabilities of the tokens. */
+  readonly scores: readonly number[];
+  /** Pairs of tokens in the order in which they are merged. */
+  readonly merges: readonly (readonly [left: string, right: string])[];
 }
 
 const MODEL_FIELDS = {
   type: "text?", // in older files the other fields imply it
+  merges: "list?",
   dropout: "number?",
   unk_token: "text?",
   unk_id: "whole?",
@@ -53,12 +63,10 @@ const MODEL_FIELDS = {
 } as const;
 
 /** A token that is found in a text before the text is split into words. */
-export interface AddedToken extends Fields<typeof ADDED_TOKEN_FIELDS> {
-  readonly id: number;
-}
+export type AddedToken = Fields<typeof ADDED_TOKEN_FIELDS>;
 
-/** Types of the fields of an added token. */
 const ADDED_TOKEN_FIELDS = {
+  id: "whole",
   content: "text",
   special: "boolean?", // whether it is not text but marks something, such as the end of a document
   single_word: "boolean?", // whether it must stand alone: letters and digits beside it make it text
@@ -101,7 +109,6 @@ const COMPONENT_FIELDS = {
   Prepend: { prepend: "text" },
   Punctuation: { behavior: "text?" },
   Replace: { pattern: "object", content: "text" },
-  Sequence: { normalizers: "objects?", pretokenizers: "objects?", decoders: "objects?" },
   Split: { pattern: "object", behavior: "text", invert: "boolean?" },
   Strip: {
     strip_left: "boolean?",
@@ -115,109 +122,121 @@ const COMPONENT_FIELDS = {
   WordPiece: { prefix: "text?", cleanup: "boolean?" },
 } as const satisfies Record<string, Readonly<Record<string, FieldKind>>>;
 
+/** The fields in which a sequence lists its components. */
+const SEQUENCE_FIELDS = {
+  normalizers: "objects?",
+  pretokenizers: "objects?",
+  decoders: "objects?",
+} as const;
+
 /** Sequences within each other, at most: files have one or two, and recursion needs a bound. */
 const MOST_DEPTH = 32;
 
 /**
- * Makes sure that all fields that are read have their types, and drops those that are null.
+ * Reads the parsed file.
  *
  * @throws {UnsupportedTokenizer} naming the first field of another type.
  */
-export function checkTokenizerFile(given: JsonObject): TokenizerFile {
-  const check = (
-    object: JsonObject,
-    kinds: Readonly<Record<string, FieldKind>>,
-    path: string,
-  ): JsonObject => {
-    checkFields(
-      object,
-      kinds,
-      (requirement, value) => new UnsupportedTokenizer(path + requirement, value),
-    );
-    return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
+export function readTokenizerFile(json: JsonObject): TokenizerFile {
+  const file = check(json, FILE_FIELDS, "");
+  return {
+    model: readModel(json.model as JsonObject),
+    normalizers: componentsOf(file.normalizer, "normalizer"),
+    preTokenizers: componentsOf(file.pre_tokenizer, "pre_tokenizer"),
+    decoders: componentsOf(file.decoder, "decoder"),
+    addedTokens: (file.added_tokens ?? [])
+      .map((token) => check(token, ADDED_TOKEN_FIELDS, "added_tokens ")),
+    begin: beginOf(json.post_processor),
   };
-  const checkComponent = (component: JsonObject, path: string, depth = 0): JsonObject => {
-    if (depth > MOST_DEPTH) {
-      throw new UnsupportedTokenizer(`${path} must nest at most ${MOST_DEPTH} sequences`, depth);
-    }
-    const { type } = check(component, { type: "text" }, `${path}.`) as { type: string };
+}
+
+/** An object whose fields have these types, without those that are null. */
+function check<Kinds extends Readonly<Record<string, FieldKind>>>(
+  object: JsonObject,
+  kinds: Kinds,
+  path: string,
+): Fields<Kinds> {
+  checkFields(
+    object,
+    kinds,
+    (requirement, value) => new UnsupportedTokenizer(path + requirement, value),
+  );
+  return Object.fromEntries(
+    Object.entries(object).filter(([, value]) => value !== null),
+  ) as Fields<Kinds>;
+}
+
+/** The components that run one after the other. */
+function componentsOf(
+  given: JsonObject | null | undefined,
+  path: string,
+  depth = 0,
+): Component[] {
+  if (!given) return [];
+  if (depth > MOST_DEPTH) {
+    throw new UnsupportedTokenizer(`${path} must nest at most ${MOST_DEPTH} sequences`, depth);
+  }
+  const { type } = check(given, { type: "text" }, `${path}.`);
+  if (type !== "Sequence") {
     const kinds = Object.hasOwn(COMPONENT_FIELDS, type)
       ? COMPONENT_FIELDS[type as Component["type"]]
       : {};
-    const checked = check(component, kinds, `${path}.`);
-    for (const name of type === "Sequence" ? SEQUENCES : []) {
-      const parts = checked[name] as JsonObject[] | undefined;
-      if (parts) checked[name] = parts.map((part) => checkComponent(part, path, depth + 1));
-    }
-    return checked;
-  };
-  const file = check(given, FILE_FIELDS, "");
-  for (const name of ["normalizer", "pre_tokenizer", "decoder"]) {
-    if (file[name]) file[name] = checkComponent(file[name] as JsonObject, name);
+    return [check(given, kinds, `${path}.`) as Component];
   }
-  file.added_tokens = ((file.added_tokens ?? []) as JsonObject[])
-    .map((token) => check(token, { ...ADDED_TOKEN_FIELDS, id: "whole" }, "added_tokens "));
-  const kinds = { ...MODEL_FIELDS, merges: "list?" } as const;
-  const model = file.model = check(given.model as JsonObject, kinds, "model.");
-  const { merges = [], vocab } = model as { merges?: unknown[]; vocab?: unknown };
-  const wrongMerge = merges.findIndex((merge) => !isMerge(merge));
-  if (wrongMerge >= 0) {
-    throw new UnsupportedTokenizer("model.merges must hold pairs of tokens", merges[wrongMerge]);
-  }
+  const { normalizers, pretokenizers, decoders } = check(given, SEQUENCE_FIELDS, `${path}.`);
+  const parts = [normalizers ?? [], pretokenizers ?? [], decoders ?? []].flat();
+  return parts.flatMap((part) => componentsOf(part, path, depth + 1));
+}
+
+function readModel(given: JsonObject): Model {
+  const { merges, ...model } = check(given, MODEL_FIELDS, "model."), { vocab } = given;
   if (!isObject(vocab) && !Array.isArray(vocab)) {
     throw new UnsupportedTokenizer("model.vocab must be a table of tokens", vocab);
   }
-  const entries = Array.isArray(vocab) ? vocab : Object.values(vocab);
-  const isEntry = Array.isArray(vocab) ? isScored : (id: unknown) => typeof id === "number";
+  const isList = Array.isArray(vocab), implied = isList ? "Unigram" : merges ? "BPE" : "WordPiece";
+  const { type = implied } = model, kind = MODEL_KINDS.find((name) => name === type);
+  if (!kind) {
+    throw new UnsupportedTokenizer("model.type must be BPE, Unigram, WordPiece or WordLevel", type);
+  }
+  if (isList !== (kind === "Unigram")) {
+    throw new UnsupportedTokenizer(
+      "model.vocab must be a list for a Unigram and a table for others",
+      kind,
+    );
+  }
+  const entries: unknown[] = isList ? vocab : Object.entries(vocab);
   const wrong = entries.findIndex((entry) => !isEntry(entry));
   if (wrong >= 0) {
     throw new UnsupportedTokenizer("model.vocab must hold tokens and numbers", entries[wrong]);
   }
-  return file as unknown as TokenizerFile;
+  const tokens = entries as [string, number][];
+  return {
+    ...model,
+    kind,
+    tokens: isList ? tokens.map(([token], id) => [token, id]) : tokens,
+    scores: isList ? tokens.map(([, score]) => score) : [],
+    merges: (merges ?? []).map(readMerge),
+  };
 }
 
-function isMerge(merge: unknown): boolean {
-  const pair = typeof merge === "string" ? merge.split(" ") : merge;
-  return Array.isArray(pair) && pair.length === 2 && pair.every((part) => typeof part === "string");
-}
-
-function isScored(entry: unknown): boolean {
+function isEntry(entry: unknown): boolean {
   return Array.isArray(entry) && entry.length === 2 && typeof entry[0] === "string" &&
     Number.isFinite(entry[1]);
 }
 
-/** The fields in which a sequence lists its components: normalizers, pre-tokenizers or decoders. */
-const SEQUENCES = ["normalizers", "pretokenizers", "decoders"] as const;
-
-/** The components that run one after the other. */
-export function stagesOf(config: Component | null | undefined): Component[] {
-  if (config?.type !== "Sequence") return config ? [config] : [];
-  const parts = SEQUENCES.flatMap((name) => (config[name] ?? []) as unknown as Component[]);
-  return parts.flatMap(stagesOf);
-}
-
-const MODEL_KINDS = ["BPE", "Unigram", "WordPiece", "WordLevel"] as const;
-
-/**
- * The kind of a model, which older files do not name.
- *
- * @throws {UnsupportedTokenizer} if it is none of these.
- */
-export function modelKind({ type, vocab, merges }: ModelConfig): typeof MODEL_KINDS[number] {
-  const implied = Array.isArray(vocab) ? "Unigram" : merges ? "BPE" : "WordPiece";
-  const kind = MODEL_KINDS.find((name) => name === (type ?? implied));
-  if (kind) return kind;
-  throw new UnsupportedTokenizer("model.type must be BPE, Unigram, WordPiece or WordLevel", type);
-}
-
 /** A merge of two tokens, which older files write as one text with a blank between them. */
-export type WrittenMerge = string | readonly [string, string];
+function readMerge(merge: unknown): [string, string] {
+  const pair = typeof merge === "string" ? merge.split(" ") : merge;
+  const isPair = Array.isArray(pair) && pair.length === 2 &&
+    pair.every((token) => typeof token === "string");
+  if (isPair) return pair as [string, string];
+  throw new UnsupportedTokenizer("model.merges must hold pairs of tokens", merge);
+}
 
-/** The two tokens of a merge. */
-export function mergedPair(merge: WrittenMerge): readonly [string, string] {
-  if (typeof merge !== "string") return merge;
-  const [left = "", right = ""] = merge.split(" ");
-  return [left, right];
+/** Whether a word's characters are merged, without chance and without marks at its ends. */
+export function isPlainBpe(model: Model): boolean {
+  return model.kind === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix;
 }
 
 /** SentencePiece's spelling of a blank. */
@@ -230,8 +249,8 @@ export function prependScheme(
   return scheme ?? (added === false ? "never" : "always");
 }
 
-/** Id of the token that Hugging Face's library puts before a text by default, such as Llama's `<s>`. */
-export function beginOf({ post_processor: given }: TokenizerFile): number | undefined {
+/** Id of the token that a post-processor puts before a text; the post-processor may be anything. */
+function beginOf(given: unknown): number | undefined {
   const { type, processors } = Object(given) as JsonObject;
   for (const stage of type === "Sequence" && Array.isArray(processors) ? processors : [given]) {
     const { type, single, special_tokens: tokens } = Object(stage) as JsonObject;

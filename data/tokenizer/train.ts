@@ -4,7 +4,9 @@ import {
   BYTE_ALPHABET,
   byteLevelFile,
   type ByteLevelTables,
+  END_OF_TEXT,
   toByteAlphabet,
+  writtenToken,
 } from "./byte_level.ts";
 import { copied, GPT2_WORDS } from "./pre_tokenizers.ts";
 import { byteLevelTokenizer, parseTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -70,13 +72,10 @@ export async function trainTokenizer(
   const most = vocabularySize - 1 - specialTokens.length; // one id is left for end-of-text
   const tables = learnMerges(counts, { most, minFrequency, onProgress });
   if (specialTokens.length === 0) return await byteLevelTokenizer(tables);
-  const file = byteLevelFile(tables), added = file.added_tokens!;
-  const specials = specialTokens.map((content, i) => ({
-    ...added[0]!,
-    content,
-    id: tables.tokens.length + 1 + i,
-  }));
-  return await parseTokenizer(JSON.stringify({ ...file, added_tokens: [...added, ...specials] }));
+  const added = [END_OF_TEXT, ...specialTokens]
+    .map((content, i) => writtenToken({ id: tables.tokens.length + i, content, special: true }));
+  const file = { ...byteLevelFile(tables), added_tokens: added };
+  return await parseTokenizer(JSON.stringify(file));
 }
 
 /** A pair of neighbouring tokens that waits to be merged. */

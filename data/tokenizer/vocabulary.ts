@@ -2,12 +2,10 @@ import { quoted } from "../../files/printable.ts";
 import { toByteAlphabet } from "./byte_level.ts";
 import {
   type AddedToken,
-  type ModelConfig,
-  modelKind,
+  type Model,
   type TokenizerFile,
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
-import { textTokens } from "./word_models.ts";
 
 /**
  * Names of tokens that end a document, the likeliest first: GPT-2's, that of SentencePiece and Llama 2, Gemma's,
@@ -43,6 +41,8 @@ export interface Vocabulary {
   readonly end: { readonly id: number; readonly content: string };
   /** The token that ends a document by default. */
   readonly usualEnd: string | undefined;
+  /** Id of text that the vocabulary cannot spell; if undefined, such text is left out. */
+  readonly unknown: number | undefined;
 }
 
 /**
@@ -53,16 +53,16 @@ export interface Vocabulary {
  * @throws {UnsupportedTokenizer} if an id is out of range, or if no token is known to end a document.
  */
 export function readVocabulary(
-  { model, added_tokens = [] }: TokenizerFile,
+  { model, addedTokens }: TokenizerFile,
   { endOfText, size }: { endOfText?: string | undefined; size?: number | undefined },
 ): Vocabulary {
   // tokens that were added without a row in the model, as padding often is, are text to it
-  const added = added_tokens.filter(({ id, content }) =>
+  const added = addedTokens.filter(({ id, content }) =>
     id < (size ?? Infinity) ||
     (endOfText === undefined ? END_TOKENS.includes(content) : content === endOfText)
   );
   const ofModel: string[] = []; // by id
-  for (const [token, id] of modelTokens(model)) {
+  for (const [token, id] of model.tokens) {
     checkId(token, id);
     ofModel[id] = token;
   }
@@ -97,10 +97,15 @@ export function readVocabulary(
     throw new UnsupportedTokenizer(`its ids must be below the model's ${size}`, tokens.length - 1);
   }
   const end = { id, content };
-  const specials = new Map(
-    [...special, end].filter(isName).map(({ id, content }) => [id, content]),
-  );
-  return { size: size ?? tokens.length, tokens, added, specials, end, usualEnd };
+  return {
+    size: size ?? tokens.length,
+    tokens,
+    added,
+    specials: new Map([...special, end].filter(isName).map(({ id, content }) => [id, content])),
+    end,
+    usualEnd,
+    unknown: unknownOf(model, { tokens, end }),
+  };
 }
 
 function checkId(token: string, id: number): void {
@@ -144,23 +149,43 @@ function usualEndOf(
   return names.length === 1 ? names[0]!.content : END_TOKENS.find((name) => tokens.includes(name));
 }
 
-/** Tokens and ids of a model, without the tokens that were added to it. */
-export function modelTokens({ vocab }: ModelConfig): [string, number][] {
-  if (Array.isArray(vocab)) return vocab.map(([token], id) => [token, id]);
-  return Object.entries(vocab as Readonly<Record<string, number>>);
+function unknownOf(
+  { unk_id, unk_token }: Model,
+  { tokens, end }: Pick<Vocabulary, "tokens" | "end">,
+): number | undefined {
+  const id = unk_id ?? (unk_token ? tokens.indexOf(unk_token) : -1);
+  if (id !== -1 && tokens[id] === undefined) {
+    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", id);
+  }
+  return id < 0 || id === end.id ? undefined : id; // GPT-2's files name one token for both
 }
 
-/** Ids by token for the model of words, and the id of the unknown token. */
-export function modelIds(
-  model: ModelConfig,
-  { tokens, specials, end }: Vocabulary,
-): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
-  const isBpe = modelKind(model) === "BPE"; // a text never becomes a token that no merge makes
-  const ids = new Map(modelTokens(model).filter(([, id]) => isBpe || !specials.has(id)));
-  const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
-  if (unknown !== -1 && tokens[unknown] === undefined) {
-    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
+/** A token that stands for a byte. */
+export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
+
+/**
+ * The tokens that stand for text even if they are declared special.
+ *
+ * In a BPE these are the letters and the results of merges. Other models look up whole words, and only the form of a
+ * token decides: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
+ */
+function textTokens(model: Model, tokens: Iterable<string>): Set<string> {
+  const wanted = new Set(tokens);
+  if (model.kind !== "BPE") {
+    const isName = /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su;
+    return new Set([...wanted].filter((token) => !isName.test(token)));
   }
-  // the unknown token does not end a document, though GPT-2's files name one token for both
-  return { ids, unknown: unknown < 0 || unknown === end.id ? undefined : unknown };
+  const prefix = model.continuing_subword_prefix ?? "", suffix = model.end_of_word_suffix ?? "";
+  const isLetter = (token: string) => {
+    const start = token.startsWith(prefix) ? prefix.length : 0;
+    const end = token.length - (token.endsWith(suffix) ? suffix.length : 0);
+    return token.length > 0 && [...token.slice(start, end)].length <= 1;
+  };
+  const isByte = (token: string) => model.byte_fallback === true && BYTE_TOKEN.test(token);
+  const text = new Set([...wanted].filter((token) => isLetter(token) || isByte(token)));
+  for (const [left, right] of model.merges) {
+    const token = left + right.slice(prefix.length);
+    if (wanted.has(token)) text.add(token);
+  }
+  return text;
 }

@@ -7,14 +7,11 @@ import {
   parseTokenizer,
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
+import { beginningWith, readTokenizerFile } from "../../../data/tokenizer/tokenizer_file.ts";
 
-import {
-  beginningWith,
-  beginOf,
-  type Component,
-  stagesOf,
-  type TokenizerFile,
-} from "../../../data/tokenizer/tokenizer_file.ts";
+/** A `tokenizer.json`. */
+// deno-lint-ignore no-explicit-any
+type File = any;
 
 type Values = Map<string, number | boolean | string | (number | string)[]>;
 
@@ -45,7 +42,7 @@ const compact = await compactTokenizer(gpt2, gpt2.encode(TEXT));
 // what tests/golden/make_tokenizers.py found Hugging Face's library to do
 const golden = JSON.parse(
   Deno.readTextFileSync(new URL("../../golden/tokenizers.json", import.meta.url)),
-) as { texts: string[]; tokenizers: { name: string; file: TokenizerFile; encoded: number[][] }[] };
+) as { texts: string[]; tokenizers: { name: string; file: File; encoded: number[][] }[] };
 const fileOf = (wanted: string) => {
   const { file, encoded } = golden.tokenizers.find(({ name }) => name === wanted)!;
   return { file: structuredClone(file), encoded };
@@ -69,10 +66,10 @@ for (
 }
 
 /** A SentencePiece BPE: all words of its stories are tokens, merged from all pairs that make them, shorter ones first. */
-function sentencePiece({ prefix = true } = {}): TokenizerFile {
+function sentencePiece({ prefix = true } = {}): File {
   const { file } = fileOf("Llama 2"), { model, normalizer, decoder } = file;
   const words = golden.texts.slice(-7).join(" ").split(/\s+/).map((word) => `▁${word}`);
-  const bytes = Object.entries(model.vocab!).filter(([, id]) => id < 3 + 256);
+  const bytes = Object.entries<number>(model.vocab).filter(([, id]) => id < 3 + 256);
   const letters = new Set(words.join(""));
   const parts = words.flatMap((word) =>
     [...word].map((_, i, characters) => characters.slice(0, i + 1).join("")).slice(1)
@@ -89,13 +86,13 @@ function sentencePiece({ prefix = true } = {}): TokenizerFile {
     ...bytes,
     ...tokens.map((token, i) => [token, 3 + 256 + i] as const),
   ]) as Record<string, number>;
-  const [, blank] = stagesOf(normalizer);
+  const [, blank] = normalizer.normalizers;
   return {
     ...file,
     model: { ...model, vocab, merges },
     ...(prefix ? {} : {
-      normalizer: blank!,
-      decoder: { ...decoder!, decoders: stagesOf(decoder).slice(0, -1) } as Component,
+      normalizer: blank,
+      decoder: { ...decoder, decoders: decoder.decoders.slice(0, -1) },
     }),
   };
 }
@@ -168,9 +165,9 @@ Deno.test("ggufTokenizer() merges by scores as llama.cpp does: any two tokens th
 Deno.test("ggufTokenizer() refuses merges that scores cannot stand for", async () => {
   const { file } = fileOf("Llama 2"), whole = sentencePiece(), { model } = whole;
   const merges = model.merges as [string, string][];
-  const vocab = { ...model.vocab as Record<string, number> };
+  const vocab = { ...model.vocab };
   delete vocab["<0x41>"];
-  const cases: [file: TokenizerFile, reason: RegExp][] = [
+  const cases: [file: File, reason: RegExp][] = [
     [file, /merges by scores: "[^"]+" and "[^"]+" must be a merge$/], // each token has one merge alone
     [
       { ...whole, model: { ...model, vocab } },
@@ -190,24 +187,26 @@ Deno.test("ggufTokenizer() refuses merges that scores cannot stand for", async (
 Deno.test("readGgufTokenizer() keeps what begins a text, and the chat template", async () => {
   const template = "{{ bos_token }}{% for m in messages %}\r\n\t{{ m }}{% endfor %} é";
   for (const file of [fileOf("Llama 3").file, sentencePiece()]) {
-    const [first] = file.added_tokens!.filter(({ content }) => /begin|<s>/.test(content));
+    const [first] = file.added_tokens.filter(({ content }: { content: string }) =>
+      /begin|<s>/.test(content)
+    );
     const begun = {
       ...file,
-      post_processor: beginningWith(first! as { content: string; id: number }),
+      post_processor: beginningWith(first),
     };
     const tokenizer = await parseTokenizer(JSON.stringify(begun));
     const values = valuesOf(tokenizer);
-    assert.equal(values.get("tokenizer.ggml.bos_token_id"), first!.id);
+    assert.equal(values.get("tokenizer.ggml.bos_token_id"), first.id);
     values.set("tokenizer.chat_template", template);
     const again = await read(values, tokenizer.vocabularySize);
-    assert.deepEqual(beginOf(JSON.parse(again.json)), first!.id);
-    assert.equal(again.bosToken, first!.content);
+    assert.deepEqual(readTokenizerFile(JSON.parse(again.json)).begin, first.id);
+    assert.equal(again.bosToken, first.content);
     assert.equal(again.chatTemplate, template);
     const without = await read(
       new Map([...values, ["tokenizer.ggml.add_bos_token", false]]),
       tokenizer.vocabularySize,
     );
-    assert.equal(beginOf(JSON.parse(without.json)), undefined);
+    assert.equal(readTokenizerFile(JSON.parse(without.json)).begin, undefined);
   }
 });
 

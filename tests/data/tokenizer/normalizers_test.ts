@@ -35,8 +35,8 @@ function precompiled(replacements: Record<string, string>): string {
 
 const normalize = (replacements: Record<string, string>, text: string) =>
   createNormalizer(
-    { type: "Precompiled", precompiled_charsmap: precompiled(replacements) },
-    { library: undefined, patternOf: () => assert.fail("no pattern") },
+    [{ type: "Precompiled", precompiled_charsmap: precompiled(replacements) }],
+    undefined,
   )(text);
 
 Deno.test("Precompiled replaces characters and short graphemes by SentencePiece's table", () => {

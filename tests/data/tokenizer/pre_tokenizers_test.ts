@@ -1,12 +1,21 @@
 import assert from "node:assert/strict";
+import type { Model } from "../../../data/tokenizer/tokenizer_file.ts";
 import { createPattern } from "../../../data/tokenizer/pattern.ts";
 import {
   type Behavior,
-  createPreTokenizer,
+  createSplitter,
   divide,
   isSeparable,
   splitBeforeBlanks,
 } from "../../../data/tokenizer/pre_tokenizers.ts";
+
+const model = (tokens: string[], more: Partial<Model> = {}): Model => ({
+  kind: "BPE",
+  tokens: tokens.map((token, id) => [token, id]),
+  scores: [],
+  merges: [],
+  ...more,
+});
 
 const dash = createPattern(/-/g);
 const pieces = (text: string, behavior: Behavior, invert = false) =>
@@ -32,11 +41,10 @@ Deno.test("divide() cuts at matches as the tokenizers library documents it", () 
 Deno.test("Metaspace puts its mark before a text always, at the start alone, or never", () => {
   const split = (prepend_scheme: string, text: string, atStart: boolean) => {
     const found: [string, boolean][] = [];
-    const { split } = createPreTokenizer(
-      [{ type: "Metaspace", replacement: "_", prepend_scheme }],
-      () => createPattern(/_/g),
-    );
-    split(text, atStart, (piece, first) => found.push([piece, first]));
+    createSplitter({
+      preTokenizers: [{ type: "Metaspace", replacement: "_", prepend_scheme }],
+      model: model([]),
+    }, undefined)(text, atStart, (piece, first) => found.push([piece, first]));
     return found;
   };
   assert.deepEqual(split("always", "a b", true), [["_a", true], ["_b", false]]);
@@ -48,10 +56,9 @@ Deno.test("Metaspace puts its mark before a text always, at the start alone, or 
 });
 
 Deno.test("splitBeforeBlanks() splits before each run of blanks, which SentencePiece writes as ▁", () => {
-  const words = splitBeforeBlanks((text, atStart, visit) => visit(text, atStart));
   const split = (text: string, atStart = true) => {
     const found: [string, boolean][] = [];
-    words(text, atStart, (piece, first) => found.push([piece, first]));
+    splitBeforeBlanks(text, atStart, (piece, first) => found.push([piece, first]));
     return found;
   };
   assert.deepEqual(split("▁▁a▁▁b▁c▁"), [
@@ -65,17 +72,11 @@ Deno.test("splitBeforeBlanks() splits before each run of blanks, which SentenceP
 });
 
 Deno.test("isSeparable() refuses models of which a token reaches from a word into the next", () => {
-  const model = (tokens: string[], more: object = {}) => ({
-    type: "BPE",
-    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-    merges: [],
-    ...more,
-  });
   assert.ok(isSeparable(model(["▁", "a", "▁a", "▁▁"])));
-  assert.ok(isSeparable({ type: "Unigram", vocab: [["▁", -1], ["a", -1]] }));
+  assert.ok(isSeparable(model(["▁", "a"], { kind: "Unigram" })));
   assert.ok(!isSeparable(model(["▁", "a▁"])));
   assert.ok(!isSeparable(model(["a", "▁a"])), "without ▁ a blank is unknown together with others");
-  assert.ok(!isSeparable(model(["▁", "a"], { type: "WordPiece" })));
+  assert.ok(!isSeparable(model(["▁", "a"], { kind: "WordPiece" })));
   for (const name of ["continuing_subword_prefix", "end_of_word_suffix"]) {
     assert.ok(!isSeparable(model(["▁", "a"], { [name]: "x" })), name);
     assert.ok(isSeparable(model(["▁", "a"], { [name]: "" })), name);
