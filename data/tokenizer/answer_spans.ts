@@ -131,80 +131,72 @@ export function spansOfTokens(
   tokenizer: Tokenizer,
   { text, ids, spans }: { text: string; ids: readonly number[]; spans: readonly Span[] },
 ): Span[] {
-  const ends = byteEnds(tokenizer, ids, text);
-  const encoded = ends ? undefined : new EncodedBeginnings(tokenizer, text, ids);
-  let units = 0, bytes = 0, token = 0;
-  /** Tokens that end at a place of the text or before it. */
-  const tokensBefore = (place: number): number => {
-    if (!ends) return encoded!.tokensBefore(place);
-    bytes += Buffer.byteLength(text.slice(units, place));
-    units = place;
-    while (token < ids.length && ends[token]! <= bytes) token++;
-    return token;
-  };
-  return spans.map(({ start, end }) => {
-    const first = tokensBefore(start), last = tokensBefore(end);
-    // a token whose last bytes lie after the end belongs to the part as well
-    const isCut = ends && last < ids.length && (last === 0 ? 0 : ends[last - 1]!) < bytes;
-    return { start: first, end: isCut ? last + 1 : last };
-  }).filter(({ start, end }) => start < end);
+  const tokensBefore = countByBytes(tokenizer, text, ids) ?? countByEncoding(tokenizer, text, ids);
+  return spans.map(({ start, end }) => ({
+    start: tokensBefore(start),
+    end: tokensBefore(end, { withCut: true }),
+  })).filter(({ start, end }) => start < end);
 }
 
-/** Where each token ends in the UTF-8 of a text; undefined if the tokens do not give back its bytes. */
-function byteEnds(
+/**
+ * Counts the tokens of a text that end at a place or before it; places ascend.
+ *
+ * @param options.withCut whether a token counts whose last bytes lie after the place.
+ */
+type TokensBefore = (place: number, options?: { withCut?: boolean }) => number;
+
+/** Counts by the places where tokens end in UTF-8; undefined if the tokens do not give back the bytes of the text. */
+function countByBytes(
   { byteLength, decode }: Tokenizer,
-  ids: readonly number[],
   text: string,
-): Uint32Array | undefined {
+  ids: readonly number[],
+): TokensBefore | undefined {
   const ends = new Uint32Array(ids.length);
   let end = 0;
   ids.forEach((id, i) => {
     end += byteLength(id) || Buffer.byteLength(decode([id])); // special tokens have no bytes in a text
     ends[i] = end;
   });
-  return end === Buffer.byteLength(text) ? ends : undefined;
+  if (end !== Buffer.byteLength(text)) return undefined;
+  let units = 0, bytes = 0, token = 0;
+  return (place, { withCut = false } = {}) => {
+    bytes += Buffer.byteLength(text.slice(units, place));
+    units = place;
+    while (token < ids.length && ends[token]! <= bytes) token++;
+    const isCut = token < ids.length && (token === 0 ? 0 : ends[token - 1]!) < bytes;
+    return withCut && isCut ? token + 1 : token;
+  };
 }
 
 /**
- * The beginnings of a text, which are encoded one after another. What precedes a special token is encoded once: the
- * tokens on both sides of it do not depend on each other.
+ * Counts by encoding the text up to the place: the tokens that are those of the whole text. What precedes a special token
+ * is encoded once, as the tokens on both sides of it do not depend on each other.
  */
-class EncodedBeginnings {
-  readonly #tokenizer: Tokenizer;
-  readonly #text: string;
-  readonly #ids: readonly number[];
-  #place = 0; // of the last special token that was found
-  #token = 0; // its index
-
-  constructor(tokenizer: Tokenizer, text: string, ids: readonly number[]) {
-    this.#tokenizer = tokenizer;
-    this.#text = text;
-    this.#ids = ids;
-  }
-
-  /** Tokens that the text up to a place, no earlier than those before, has in common with the whole text. */
-  tokensBefore(place: number): number {
-    const count = this.#token + this.#common(place).length;
-    this.#advance(count, place);
-    return count;
-  }
-
-  /** The tokens from the last special one up to a place, as far as they are those of the whole text. */
-  #common(place: number): { length: number; isAll: boolean } {
-    const part = this.#tokenizer.encode(this.#text.slice(this.#place, place));
-    const differs = part.findIndex((id, i) => id !== this.#ids[this.#token + i]);
+function countByEncoding(
+  { encode, byteLength, decode }: Tokenizer,
+  text: string,
+  ids: readonly number[],
+): TokensBefore {
+  let from = 0, first = 0; // the place of the last special token that was found, and its index
+  /** The tokens from there up to a place, as far as they are those of the whole text. */
+  const common = (place: number): { length: number; isAll: boolean } => {
+    const part = encode(text.slice(from, place));
+    const differs = part.findIndex((id, i) => id !== ids[first + i]);
     return { length: differs < 0 ? part.length : differs, isAll: differs < 0 };
-  }
-
+  };
   /** Moves to the last special token before a place, if the text before it has exactly the tokens before that one. */
-  #advance(count: number, place: number): void {
-    const { byteLength, decode } = this.#tokenizer, ids = this.#ids;
+  const advance = (count: number, place: number) => {
     let token = count - 1;
-    while (token > this.#token && byteLength(ids[token]!) > 0) token--;
-    if (token <= this.#token) return;
-    const at = this.#text.lastIndexOf(decode([ids[token]!]), place - 1);
-    if (at <= this.#place) return;
-    const { length, isAll } = this.#common(at);
-    if (isAll && length === token - this.#token) [this.#place, this.#token] = [at, token];
-  }
+    while (token > first && byteLength(ids[token]!) > 0) token--;
+    if (token <= first) return;
+    const at = text.lastIndexOf(decode([ids[token]!]), place - 1);
+    if (at <= from) return;
+    const { length, isAll } = common(at);
+    if (isAll && length === token - first) [from, first] = [at, token];
+  };
+  return (place) => {
+    const count = first + common(place).length;
+    advance(count, place);
+    return count;
+  };
 }

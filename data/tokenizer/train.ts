@@ -80,8 +80,8 @@ export async function trainTokenizer(
 
 /** A pair of neighbouring tokens that waits to be merged. */
 interface Pair {
-  readonly left: number;
-  readonly right: number;
+  /** The two ids, as `pairKey()` writes them. */
+  readonly key: number;
   /** Number of occurrences when it was last counted. */
   count: number;
   /** Words in which it was found; some may have lost it since. */
@@ -104,107 +104,71 @@ function learnMerges(
 ): ByteLevelTables {
   const tokens = [...BYTE_ALPHABET].sort();
   const ids = new Map(tokens.map((token, id) => [token, id])), utf8 = new TextEncoder();
-  const counts = [...countsByWord.values()];
+  const wordCounts = [...countsByWord.values()];
   const words: Uint32Array[] = Array.from(
     countsByWord.keys(),
     (word) => Uint32Array.from(toByteAlphabet(utf8.encode(word)), (byte) => ids.get(byte)!),
   );
-
-  const queue = new Heap<Pair>(precedes), pairs = new PairCounts();
-  words.forEach((word, w) => {
-    for (let i = 0; i + 1 < word.length; i++) {
-      pairs.gain(word[i]!, word[i + 1]!, { count: counts[w]!, word: w });
+  const counts = new Map<number, number>(); // of pairs
+  const queue = new Heap<Pair>((a, b) => a.count === b.count ? a.key < b.key : a.count > b.count);
+  let gained = new Map<number, number[]>(); // words, by the pairs that they gained and the queue does not have
+  const change = (left: number, right: number, word: number, by: 1 | -1) => {
+    const key = pairKey(left, right);
+    counts.set(key, (counts.get(key) ?? 0) + by * wordCounts[word]!);
+    if (by < 0) return;
+    const found = gained.get(key);
+    if (!found) gained.set(key, [word]);
+    else if (found.at(-1) !== word) found.push(word); // the gains of a word come together
+  };
+  const fillQueue = () => {
+    for (const [key, words] of gained) {
+      const count = counts.get(key)!;
+      if (count > 0) queue.push({ key, count, words });
     }
-  });
-  pairs.release(queue);
+    gained = new Map();
+  };
+  /** Merges a pair in a word, and counts the pairs that the word gains and loses. */
+  const mergeIn = (w: number, [left, right]: readonly [number, number], merged: number) => {
+    const word = words[w]!;
+    let length = 0;
+    for (let i = 0; i < word.length; i++) {
+      if (word[i] !== left || word[i + 1] !== right) {
+        word[length++] = word[i]!;
+        continue;
+      }
+      if (length > 0) {
+        change(word[length - 1]!, left, w, -1);
+        change(word[length - 1]!, merged, w, 1);
+      }
+      i++;
+      if (i + 1 < word.length) {
+        change(right, word[i + 1]!, w, -1);
+        change(merged, word[i + 1]!, w, 1);
+      }
+      word[length++] = merged;
+    }
+    words[w] = word.subarray(0, length);
+  };
 
+  words.forEach((word, w) => {
+    for (let i = 0; i + 1 < word.length; i++) change(word[i]!, word[i + 1]!, w, 1);
+  });
+  fillQueue();
   const merges: [string, string][] = [];
   for (let pair; tokens.length < most && (pair = queue.pop());) {
-    const { left, right } = pair;
-    const count = pairs.count(left, right);
+    const count = counts.get(pair.key)!;
     if (count !== pair.count) { // it has changed since, and so has its place in the queue
       pair.count = count;
       queue.push(pair);
       continue;
     }
     if (count < minFrequency) break;
+    const [left, right] = pairOf(pair.key);
     merges.push([tokens[left]!, tokens[right]!]);
     const merged = tokens.push(tokens[left]! + tokens[right]!) - 1;
-    for (const w of pair.words) {
-      words[w] = mergeInWord(words[w]!, { left, right, merged }, {
-        gain: (left, right) => pairs.gain(left, right, { count: counts[w]!, word: w }),
-        lose: (left, right) => pairs.lose(left, right, counts[w]!),
-      });
-    }
-    pairs.release(queue);
+    for (const w of pair.words) mergeIn(w, [left, right], merged);
+    fillQueue();
     onProgress(tokens.length, most);
   }
   return { tokens, merges };
-}
-
-/** Merges a pair in a word, and reports the pairs that the word gains and loses. */
-function mergeInWord(
-  word: Uint32Array,
-  { left, right, merged }: { left: number; right: number; merged: number },
-  { gain, lose }: Record<"gain" | "lose", (left: number, right: number) => void>,
-): Uint32Array {
-  let length = 0;
-  for (let i = 0; i < word.length; i++) {
-    if (word[i] !== left || word[i + 1] !== right) {
-      word[length++] = word[i]!;
-      continue;
-    }
-    if (length > 0) {
-      lose(word[length - 1]!, left);
-      gain(word[length - 1]!, merged);
-    }
-    i++;
-    if (i + 1 < word.length) {
-      lose(right, word[i + 1]!);
-      gain(merged, word[i + 1]!);
-    }
-    word[length++] = merged;
-  }
-  return word.subarray(0, length);
-}
-
-/** Number of occurrences of each pair of tokens. */
-class PairCounts {
-  readonly #counts = new Map<number, number>();
-  /** Words that gained a pair since the last release, by pair. */
-  #gained = new Map<number, number[]>();
-
-  count(left: number, right: number): number {
-    return this.#counts.get(pairKey(left, right)) ?? 0;
-  }
-
-  gain(left: number, right: number, { count, word }: { count: number; word: number }): void {
-    const key = pairKey(left, right);
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) + count);
-    const words = this.#gained.get(key);
-    if (!words) this.#gained.set(key, [word]);
-    else if (words.at(-1) !== word) words.push(word); // the gains of a word come together
-  }
-
-  lose(left: number, right: number, count: number): void {
-    const key = pairKey(left, right);
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) - count);
-  }
-
-  /** Puts the pairs that were gained into a queue. */
-  release(queue: Heap<Pair>): void {
-    for (const [key, words] of this.#gained) {
-      const count = this.#counts.get(key)!;
-      if (count === 0) continue;
-      const [left, right] = pairOf(key);
-      queue.push({ left, right, count, words });
-    }
-    this.#gained = new Map();
-  }
-}
-
-/** Orders pairs by count, highest first, then by ids, lowest first. */
-function precedes(a: Pair, b: Pair): boolean {
-  if (a.count !== b.count) return a.count > b.count;
-  return a.left !== b.left ? a.left < b.left : a.right < b.right;
 }
