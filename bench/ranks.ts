@@ -192,7 +192,7 @@ async function measureExchanges(ranks: Ranks): Promise<void> {
     const tensor = createTensor(device, "gradients", { shape: [floats], dtype: "f32" });
     upload(device, tensor, new Float32Array(floats).fill(1 / 3));
     const idle = () => device.gpu.queue.onSubmittedWorkDone();
-    using exchange = new TensorSum(device, transport, [tensor]);
+    using exchange = new TensorSum(device, transport, [[tensor]]);
     exchange.takeMs();
     const ms = await timeTogether(transport, ROUNDS, async () => {
       await exchange.run();

@@ -23,7 +23,7 @@ const PIECE_BYTES = 4 * SUM_FLOATS;
 const PIECES = 4;
 
 /**
- * Bytes that are copied without a break, 0.3 to 0.6 ms: the calls of the transport continue in the breaks, on other
+ * Bytes that are copied without a break, 0.1 to 0.3 ms: the calls of the transport continue in the breaks, on other
  * threads, and each takes about as long.
  */
 const COPY_BYTES = 2 ** 20;
@@ -32,6 +32,14 @@ const COPY_BYTES = 2 ** 20;
 interface Staged {
   readonly tensor: Tensor;
   readonly staging: GPUBuffer;
+}
+
+/** A part of a tensor on the host, while it is added up. */
+interface Piece extends Staged {
+  /** Where it begins in the tensor, in bytes. */
+  readonly start: number;
+  readonly values: Float32Array<ArrayBuffer>;
+  readonly sum: Promise<void>;
 }
 
 /** What `TensorSum` needs of a tensor that travels in f16. */
@@ -49,104 +57,123 @@ export interface RoundedTensor {
 }
 
 /**
- * Adds up tensors over all ranks, in place, through the host: WebGPU's buffers cannot be shared with MPI. There is one
- * read-back for all tensors, since each waits for the device. While the transport adds up some pieces, others are copied.
+ * Adds up tensors over all ranks, in place, through the host: WebGPU's buffers cannot be shared with MPI. While the
+ * transport adds up some pieces, others are copied. Tensors may come in groups that are read back one after the other, as
+ * soon as each has its values; where a read-back waits for the whole device, one group is faster.
  */
 export class TensorSum implements Disposable {
   /** What was rounded away of the tensor that travels in f16 and is not sent yet; undefined without one. */
   readonly residual: Float32Array<ArrayBuffer> | undefined;
   readonly #device: Device;
   readonly #transport: Transport;
-  readonly #exact: readonly Staged[];
+  readonly #groups: readonly (readonly Staged[])[];
   readonly #rounded: Rounded | undefined;
+  /** Memory of the pieces. */
+  readonly #memory: readonly Float32Array<ArrayBuffer>[];
+  /** The groups of this sum that are read back, each of which resolves when the host can read it. */
+  #reading: Promise<void>[] = [];
   #ms: ExchangeMs = { wait: 0, download: 0, sum: 0, upload: 0 };
 
   /**
    * Allocates the staging buffers, as many bytes as the tensors.
    *
-   * @param tensors f32, which all ranks have in the same shapes.
-   * @param rounded one more, which travels in f16.
+   * @param groups of f32 tensors, which all ranks have in the same shapes.
+   * @param rounded one more, which travels in f16 and belongs to the last group.
    */
   constructor(
     device: Device,
     transport: Transport,
-    tensors: readonly Tensor[],
+    groups: readonly (readonly Tensor[])[],
     rounded?: RoundedTensor,
   ) {
     this.#device = device;
     this.#transport = transport;
-    this.#exact = tensors.map((tensor) => stage(device, tensor));
+    this.#groups = groups.map((tensors) => tensors.map((tensor) => stage(device, tensor)));
+    const bytes = this.#groups.flat().map(({ staging }) => staging.size);
+    this.#memory = Array.from(
+      { length: PIECES },
+      () => new Float32Array(Math.min(PIECE_BYTES, Math.max(0, ...bytes)) / 4),
+    );
     if (!rounded) return;
     const { tensor, scale } = rounded, wire = new F16Wire(size(tensor.shape));
     this.residual = wire.residual;
     this.#rounded = { wire, numbers: stage(device, tensor), scale: scale && stage(device, scale) };
   }
 
-  /**
-   * Replaces each tensor by its sum over all ranks.
-   *
-   * @throws {DeviceError} if the device has failed.
-   */
-  async run(): Promise<void> {
-    const { gpu } = this.#device, all = this.#all();
-    const since = performance.now(), encoder = gpu.createCommandEncoder();
+  /** Begins to read back the next group, whose values come from what was submitted so far. */
+  read(): void {
+    const { gpu } = this.#device, group = this.#reading.length;
+    const encoder = gpu.createCommandEncoder(), all = [...this.#groups[group]!];
+    if (group === this.#groups.length - 1) all.push(...this.#roundedStaged());
     for (const { tensor, staging } of all) {
       encoder.copyBufferToBuffer(tensor.buffer, tensor.offsetBytes, staging, 0, staging.size);
     }
     gpu.queue.submit([encoder.finish()]);
     const name = all.map(({ tensor }) => tensor.name).join();
-    await mapForReading(this.#device, all.map(({ staging }) => staging), name);
-    this.#ms.wait += performance.now() - since;
-    for (const staged of this.#exact) await this.#sum(staged);
-    if (this.#rounded) await this.#sumRounded(this.#rounded);
-    for (const { staging } of all) staging.unmap();
+    const mapped = mapForReading(this.#device, all.map(({ staging }) => staging), name);
+    mapped.catch(() => {}); // another one may throw before it
+    this.#reading.push(mapped);
   }
 
-  /** Adds up a tensor that is mapped. */
-  async #sum({ tensor, staging }: Staged): Promise<void> {
-    const { queue } = this.#device.gpu, bytes = staging.size;
-    const pieces = Array.from(
-      { length: Math.min(PIECES, Math.ceil(bytes / PIECE_BYTES)) },
-      () => new Float32Array(Math.min(bytes, PIECE_BYTES) / 4),
-    );
-    /** A piece, and the places of its parts that are copied without a break. */
-    const partsOf = (start: number) => {
-      const end = Math.min(start + PIECE_BYTES, bytes);
-      const values = pieces[start / PIECE_BYTES % pieces.length]!.subarray(0, (end - start) / 4);
-      const parts = [];
-      for (let from = start; from < end; from += COPY_BYTES) {
-        const place = (from - start) / 4;
-        parts.push({ from, part: values.subarray(place, place + COPY_BYTES / 4) });
+  /**
+   * Reads the groups that are left, and replaces each tensor by its sum over all ranks.
+   *
+   * @throws {DeviceError} if the device has failed.
+   */
+  async run(): Promise<void> {
+    const pieces: Piece[] = []; // that are added up
+    let count = 0;
+    for (const [i, group] of this.#groups.entries()) {
+      while (this.#reading.length < this.#groups.length) this.read();
+      if (group.some(({ staging }) => staging.mapState !== "mapped")) {
+        while (pieces.length > 0) await this.#finish(pieces.shift()!);
       }
-      return { values, parts };
-    };
-    const sums: Promise<void>[] = [];
-    for (let start = 0; start < bytes + (pieces.length - 1) * PIECE_BYTES; start += PIECE_BYTES) {
-      if (start < bytes) {
-        const { values, parts } = partsOf(start);
-        for (const { from, part } of parts) {
-          await this.#timed("download", () => this.#read(staging, from, part));
-        }
-        const sum = this.#transport.sum(values);
-        sum.catch(() => {}); // another one may throw before it
-        sums.push(sum);
-      }
-      const done = start - (pieces.length - 1) * PIECE_BYTES;
-      if (done < 0) continue;
       const since = performance.now();
-      await sums.shift();
-      this.#ms.sum += performance.now() - since;
-      for (const { from, part } of partsOf(done).parts) {
-        await this.#timed("upload", () => {
-          queue.writeBuffer(tensor.buffer, tensor.offsetBytes + from, part);
-        });
+      await this.#reading[i];
+      this.#ms.wait += performance.now() - since;
+      for (const staged of group) {
+        for (let start = 0; start < staged.staging.size; start += PIECE_BYTES) {
+          if (pieces.length === PIECES - 1) await this.#finish(pieces.shift()!);
+          pieces.push(await this.#begin(staged, start, this.#memory[count++ % PIECES]!));
+        }
       }
-      queue.submit([]); // the memory of what was written is used again for the next pieces
     }
+    for (const piece of pieces) await this.#finish(piece);
+    if (this.#rounded) await this.#sumRounded(this.#rounded);
+    for (const { staging } of this.#all()) staging.unmap();
+    this.#reading = [];
+  }
+
+  /** Copies a piece of a mapped tensor, and lets the transport add it up. */
+  async #begin(
+    { tensor, staging }: Staged,
+    start: number,
+    memory: Float32Array<ArrayBuffer>,
+  ): Promise<Piece> {
+    const values = memory.subarray(0, (staging.size - start) / 4);
+    for (const [from, part] of partsOf(values)) {
+      await this.#timed("download", () => this.#copy(staging, start + from, part));
+    }
+    const sum = this.#transport.sum(values);
+    sum.catch(() => {}); // another one may throw before it
+    return { tensor, staging, start, values, sum };
+  }
+
+  /** Waits for the sum of a piece, and queues it for the device. */
+  async #finish({ tensor, start, values, sum }: Piece): Promise<void> {
+    const { queue } = this.#device.gpu, since = performance.now();
+    await sum;
+    this.#ms.sum += performance.now() - since;
+    for (const [from, part] of partsOf(values)) {
+      await this.#timed("upload", () => {
+        queue.writeBuffer(tensor.buffer, tensor.offsetBytes + start + from, part);
+      });
+    }
+    queue.submit([]); // what was written needs its memory no longer, which serves for the next pieces
   }
 
   /** Copies a part of a mapped buffer. */
-  #read(staging: GPUBuffer, from: number, part: Float32Array): void {
+  #copy(staging: GPUBuffer, from: number, part: Float32Array): void {
     const range = staging.getMappedRange(from, part.byteLength);
     part.set(new Float32Array(range));
     // that of Deno is a copy, in memory that is used again at once instead of after a collection
@@ -179,9 +206,13 @@ export class TensorSum implements Disposable {
     await new Promise((resolve) => setImmediate(resolve));
   }
 
-  #all(): Staged[] {
+  #roundedStaged(): Staged[] {
     const { numbers, scale } = this.#rounded ?? {};
-    return [...this.#exact, numbers, scale].filter((staged) => staged !== undefined);
+    return [numbers, scale].filter((staged) => staged !== undefined);
+  }
+
+  #all(): Staged[] {
+    return [...this.#groups.flat(), ...this.#roundedStaged()];
   }
 
   /** What `run()` took since the last call of this. */
@@ -194,6 +225,15 @@ export class TensorSum implements Disposable {
   /** Frees the staging buffers. */
   [Symbol.dispose](): void {
     for (const { staging } of this.#all()) staging.destroy();
+  }
+}
+
+/** The parts of a piece that are copied without a break, and where they begin in it, in bytes. */
+function* partsOf(
+  values: Float32Array<ArrayBuffer>,
+): Generator<[from: number, part: Float32Array<ArrayBuffer>]> {
+  for (let from = 0; from < values.byteLength; from += COPY_BYTES) {
+    yield [from, values.subarray(from / 4, (from + COPY_BYTES) / 4)];
   }
 }
 

@@ -99,8 +99,8 @@ export class OuterStep implements Disposable {
     this.#weights = weights;
     if (transport.size > 1) {
       this.#sum = wire === "f16"
-        ? new TensorSum(device, transport, [], { tensor: weights })
-        : new TensorSum(device, transport, [weights]);
+        ? new TensorSum(device, transport, [[]], { tensor: weights })
+        : new TensorSum(device, transport, [[weights]]);
     }
     this.residual = this.#sum?.residual;
     this.#program = new Program(device);

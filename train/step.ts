@@ -20,6 +20,7 @@ import { type Activations, createActivations, type RecomputeMode } from "../mode
 import { backward, forward } from "../model/forward_backward.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { firstTrainedBlock } from "../model/parameters.ts";
+import { finalGradients } from "./final_gradients.ts";
 import {
   createOptimizer,
   createTrainedArena,
@@ -148,6 +149,9 @@ export interface StepBatches {
   /** Micro-batch `index`, from 0. */
   at(index: number): Batch | undefined;
 }
+
+/** Groups of gradients that are exchanged, the first while the backward pass still computes the others. */
+const GRADIENT_GROUPS = 8;
 
 /** Bytes of batches that are queued for the device, at most: they are in memory until it reads them. */
 const MOST_WAITING_BYTES = 256 * 2 ** 20;
@@ -342,10 +346,27 @@ export function createTrainStep(
   );
   optimizer.record(program, { gradients, update });
 
-  const exchange = transport.size > 1 && options.syncEvery === 1
-    ? options.wire === "f16"
-      ? new TensorSum(device, transport, [lossSums], { tensor: gradients.flat, scale: lossScale })
-      : new TensorSum(device, transport, [lossSums, gradients.flat])
+  const isExchanging = transport.size > 1 && options.syncEvery === 1;
+  const isRounded = options.wire === "f16";
+  // the launches of the last micro-batch, after each part of which some gradients are final
+  const lastFrom = gradientAccumulation > 1 ? othersFrom : 0;
+  const lastParts = isExchanging && !isRounded
+    ? finalGradients(program, gradients, {
+      from: lastFrom,
+      to: updateFrom,
+      groups: device.provider === "dawn" ? GRADIENT_GROUPS : 1, // natively a read-back waits for the whole device
+    })
+    : [{ to: updateFrom, parts: [] }];
+  const groups = lastParts.map(({ parts }, i) =>
+    i === lastParts.length - 1 ? [lossSums, ...parts] : parts
+  );
+  const exchange = isExchanging
+    ? new TensorSum(
+      device,
+      transport,
+      groups,
+      isRounded ? { tensor: gradients.flat, scale: lossScale } : undefined,
+    )
     : undefined;
 
   let submitted = 0; // rows of `reports` written so far
@@ -414,13 +435,17 @@ export function createTrainStep(
         upload(device, place, [i]);
         dataMs += performance.now() - since;
         const isLast = i === batches.length - 1;
-        // on one rank the last micro-batch and the update are submitted together
-        const isUpdating = isLast && !exchange;
-        program.run(
-          i === 0
-            ? { from: 0, to: isUpdating ? program.length : othersFrom }
-            : { from: othersFrom, to: isUpdating ? program.length : updateFrom },
-        );
+        let from = i === 0 ? 0 : othersFrom;
+        if (isLast && exchange) {
+          for (const { to } of lastParts) {
+            program.run({ from, to });
+            exchange.read();
+            from = to;
+          }
+        } else {
+          // on one rank the last micro-batch and the update are submitted together
+          program.run({ from, to: isLast ? program.length : i === 0 ? othersFrom : updateFrom });
+        }
         waitingBytes += inputBytes;
         if (waitingBytes < MOST_WAITING_BYTES) continue;
         await device.gpu.queue.onSubmittedWorkDone();

@@ -21,7 +21,7 @@ Deno.test("TensorSum replaces tensors by their sums over all ranks, and nothing 
   upload(device, whole, Array.from({ length: 12 }, (_, i) => i));
   upload(device, other, [7]);
   const part = viewTensor(whole, { offset: 4, shape: [2, 2] });
-  using sum = new TensorSum(device, tenfold, [part, other]);
+  using sum = new TensorSum(device, tenfold, [[part], [other]]);
   await sum.run();
   const [values, single] = await download(device, whole, other);
   assert.deepEqual([...values!], [0, 1, 2, 3, 44, 55, 66, 77, 8, 9, 10, 11]);
@@ -46,7 +46,7 @@ Deno.test("TensorSum copies pieces while others are added up", async () => {
       await tenfold.sum(piece);
     },
   };
-  using sum = new TensorSum(device, slow, [tensor]);
+  using sum = new TensorSum(device, slow, [[tensor]]);
   await sum.run();
   const [actual] = await download(device, tensor);
   assert.equal(actual!.findIndex((value, i) => value !== 11 * values[i]!), -1);
