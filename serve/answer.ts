@@ -1,5 +1,6 @@
 import type { CompletionPiece, GenerateResult } from "../generate/completion.ts";
 import type { EngineRequest } from "../generate/engine.ts";
+import { merged } from "../generate/merged.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
 import type { Models } from "./models.ts";
@@ -89,12 +90,12 @@ export async function answerWith(
     const answer = await make(model), { choices, promptTokens } = answer;
     record.model = model.name;
     record.promptTokens = promptTokens;
-    const pieces = noted(piecesOf(model, choices, signal), record);
+    const pieces = piecesOf(model, choices, { signal, record });
     const texts = stream ? partsOf(answer, pieces, stream_options) : wholeOf(answer, pieces);
     const first = texts.next();
     await atMost(HELD_MS, unlessAborted(first, signal));
     const { readable, ended } = textStream(
-      framed(restored(first, texts), frame, record),
+      framed({ first, rest: texts }, frame, record),
       () => left.abort(new DOMException("The reader has left", "AbortError")),
     );
     record.bodyBegins();
@@ -126,44 +127,39 @@ async function atMost(milliseconds: number, promise: Promise<unknown>): Promise<
 /** A piece of one of the choices. */
 type ChoicePiece = CompletionPiece & { readonly index: number };
 
-/** The pieces of all choices, as they are drawn. */
+/** The pieces of all choices, as they are drawn, whose times and tokens are noted. */
 async function* piecesOf(
   { engine }: ServedModel,
   choices: readonly Choice[],
-  outer: AbortSignal,
+  { signal, record }: RequestContext,
 ): AsyncGenerator<ChoicePiece, void> {
-  using over = new LinkedAbort(outer);
-  const streams = choices.map((choice) => choicePieces(engine, choice, over.signal));
-  const next = async (index: number) => ({ index, ...await streams[index]!.next() });
-  const pending = new Map(choices.map((_, index) => [index, next(index)]));
-  try {
-    while (pending.size > 0) {
-      const { index, value, done } = await Promise.race(pending.values());
-      if (done) pending.delete(index);
-      else {
-        pending.set(index, next(index));
-        yield { ...value, index };
-      }
-    }
-    outer.throwIfAborted(); // the engine ends without an error
-  } finally {
-    over.abort(undefined);
-    await Promise.allSettled(streams.map((stream) => stream.return()));
+  using over = new LinkedAbort(signal); // or when one of them fails
+  const pieces = merged(choices.map((choice) => choicePieces(engine, choice, over)));
+  for await (const { index, piece } of pieces) {
+    const choicePiece = { ...piece, index };
+    record.add(choicePiece);
+    yield choicePiece;
   }
+  signal.throwIfAborted(); // the engine ends without an error
 }
 
 /** The pieces of a choice: what comes before it, and what the engine draws. */
 async function* choicePieces(
   engine: ServedModel["engine"],
   { request, before }: Choice,
-  signal: AbortSignal,
+  over: LinkedAbort,
 ): AsyncGenerator<CompletionPiece, void> {
-  const drawn = submitted(engine, { ...request, signal }); // refuses a prompt that is too long before it is read
+  const { signal } = over;
+  let drawn: AsyncGenerator<CompletionPiece, void> | undefined;
   try {
+    drawn = submitted(engine, { ...request, signal }); // refuses a prompt that is too long before it is read
     if (before) yield await before(signal);
     yield* drawn;
+  } catch (error) {
+    over.abort(undefined);
+    throw error;
   } finally {
-    await drawn.return();
+    await drawn?.return();
   }
 }
 
@@ -173,32 +169,6 @@ function submitted(engine: ServedModel["engine"], request: EngineRequest) {
     return engine.submit(request);
   } catch (error) {
     throw toApiError(error, 400);
-  }
-}
-
-/** Pieces whose times and tokens are noted. */
-async function* noted(
-  pieces: AsyncGenerator<ChoicePiece, void>,
-  record: RequestRecord,
-): AsyncGenerator<ChoicePiece, void> {
-  for await (const piece of pieces) {
-    record.add(piece);
-    yield piece;
-  }
-}
-
-/** A generator whose first result was asked for already. */
-async function* restored<T>(
-  first: Promise<IteratorResult<T, void>>,
-  rest: AsyncGenerator<T, void>,
-): AsyncGenerator<T, void> {
-  try {
-    const { value, done } = await first;
-    if (done) return;
-    yield value;
-    yield* rest;
-  } finally {
-    await rest.return();
   }
 }
 
@@ -260,16 +230,23 @@ async function* partsOf(
   }
 }
 
-/** The texts of a body: JSON, and at last the error that ends it, if there is one. */
+/** The texts of a body: JSON, of which the first was asked for already, and at last the error that ends it, if there is one. */
 async function* framed(
-  texts: AsyncGenerator<readonly string[], void>,
+  { first, rest }: {
+    first: Promise<IteratorResult<readonly string[], void>>;
+    rest: AsyncGenerator<readonly string[], void>;
+  },
   frame: (json: string) => string,
   record: RequestRecord,
 ): AsyncGenerator<string, void> {
   try {
-    for await (const ready of texts) yield ready.map(frame).join("");
+    for (let next = await first; !next.done; next = await rest.next()) {
+      yield next.value.map(frame).join("");
+    }
   } catch (error) {
     record.fail(error);
     yield frame(JSON.stringify(errorBody(apiErrorOf(error, 503))));
+  } finally {
+    await rest.return();
   }
 }

@@ -22,6 +22,7 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
+  fieldsFor,
   idFields,
   seedsOf,
 } from "./common_fields.ts";
@@ -99,7 +100,8 @@ export async function chat(
   body: JsonObject,
   context: RequestContext,
 ): Promise<Response> {
-  const fields = checkRequest(body, FIELDS, "chat"), messages = fields.messages.map(messageOf);
+  const fields = checkRequest(body, fieldsFor(models, FIELDS), "chat"),
+    messages = fields.messages.map(messageOf);
   const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
   if (max_tokens !== undefined && max_completion_tokens !== undefined) {
     throw new ApiError(

@@ -2,6 +2,7 @@ import { isObject } from "../files/json.ts";
 import type { EngineRequest } from "../generate/engine.ts";
 import { randomSeed, seedsFrom } from "../generate/request.ts";
 import { MOST_COMPLETIONS, MOST_STOP_UNITS, MOST_STOPS } from "./limits.ts";
+import type { Models } from "./models.ts";
 import { BOOLEAN, type Field, type FieldTable, only, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 import type { ServedModel } from "./served_model.ts";
@@ -57,6 +58,14 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
   return_token_ids: BOOLEAN,
   ...{ user: ANY_TEXT, logit_bias: only({}) },
 };
+
+/** The fields of a request, of which `model` names one of some models. */
+export function fieldsFor<Values extends CommonFields>(
+  { must }: Models,
+  table: FieldTable<Values>,
+): FieldTable<Values> {
+  return { ...table, model: { ...TEXT, must } };
+}
 
 /** The seeds of the choices of a request: the one that is given, or a random one, and those that follow it. */
 export function seedsOf(

@@ -16,6 +16,7 @@ import {
   type CommonFields,
   completionId,
   engineRequest,
+  fieldsFor,
   idFields,
   seedsOf,
 } from "./common_fields.ts";
@@ -85,7 +86,8 @@ export async function complete(
   body: JsonObject,
   context: RequestContext,
 ): Promise<Response> {
-  const fields = checkRequest(body, FIELDS, "complete"), prompts = promptsOf(fields);
+  const fields = checkRequest(body, fieldsFor(models, FIELDS), "complete"),
+    prompts = promptsOf(fields);
   const count = fields.n * prompts.length;
   if (count > MOST_COMPLETIONS) {
     throw new ApiError(

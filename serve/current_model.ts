@@ -108,6 +108,10 @@ export class CurrentModel implements Models {
     }
   }
 
+  get must(): string {
+    return "the name of a run";
+  }
+
   /** Stops what is done with the model, lets nothing else begin, and frees model and device. */
   async close(): Promise<void> {
     this.#closing.abort(new ApiError(503, "Cannot answer as the server is closed"));

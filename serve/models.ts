@@ -5,6 +5,8 @@ import type { ServedModel } from "./served_model.ts";
 
 /** The models with which requests are answered. */
 export interface Models {
+  /** The end of "the model must be …". */
+  readonly must: string;
   /**
    * Runs an action with a model, beside other actions with the same model.
    *
@@ -29,6 +31,10 @@ export class LoadedModels implements Models {
     this.#models = new Map(models.map((model) => [model.name, model]));
   }
 
+  get must(): string {
+    return `one of ${[...this.#models.keys()].join(", ")}`;
+  }
+
   /** All of them. */
   get all(): readonly ServedModel[] {
     return [...this.#models.values()];
@@ -44,8 +50,7 @@ export class LoadedModels implements Models {
     if (model) return model;
     throw new ApiError(
       404,
-      `Cannot find the model ${quoted(name)} as it must be one of ` +
-        [...this.#models.keys()].join(", "),
+      `Cannot find the model ${quoted(name)} as it must be ${this.must}`,
       { param: "model", code: "model_not_found" },
     );
   }

@@ -221,6 +221,7 @@ Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => 
     [{ max_completion_tokens: 3 }, "max_tokens", /absent beside max_completion_tokens/],
     [{ max_tokens: 0 }, "max_tokens", /from 1 to 16384/],
     [{ prompt: "x" }, "prompt", /a field is unknown: "prompt"$/],
+    [{ model: undefined }, "model", /model must be one of tiny$/],
     [{ model: "other" }, "model", /must be one of tiny$/],
   ];
   for (const [fields, param, message] of cases) {
@@ -228,7 +229,7 @@ Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => 
     assert.match(error.message, message);
     assert.equal(error.param, param);
     assert.deepEqual([status, error.type], [
-      param === "model" ? 404 : 400,
+      fields["model"] === "other" ? 404 : 400,
       "invalid_request_error",
     ]);
     if (/context/.test(error.message)) assert.equal(error.code, "context_length_exceeded");
@@ -248,6 +249,18 @@ Deno.test("/v1/completions refuses a prompt that is too long before it reads it,
       assert.match(error.message, /at most 20 tokens: current number is 21 \+ 0$/);
     }
   }
+});
+
+Deno.test("/v1/completions ends all completions of a request if one fails", async () => {
+  const records: RequestRecord[] = [];
+  await using api = open({ maxTokens: 20_000, onEnd: (record) => records.push(record) });
+  const prompt = [[1], new Array(9000).fill(1)];
+  const { status, error } = await ask(api, COMPLETIONS, { ...ENDLESS, prompt });
+  assert.equal(status, 400);
+  assert.match(error.message, /at most 20000 tokens: current number is 9000 \+ 16384$/);
+  assert.equal(records[0]!.completionTokens, 0); // the other one was not drawn to its end
+  const metrics = await (await send(api, "/metrics")).text();
+  assert.match(metrics, /toy_running\{model="tiny"\} 0\n/);
 });
 
 Deno.test("/v1/completions takes ids for a text, and echoes the prompt", async () => {

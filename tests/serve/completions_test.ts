@@ -167,7 +167,7 @@ Deno.test("/v1/completions gives logprobs of the drawn tokens, whole or streamed
 Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async () => {
   await using playground = open();
   const cases: [body: unknown, status: number, param: string | null, message: RegExp][] = [
-    [{}, 400, "model", /^Cannot complete as model must be a text$/],
+    [{}, 400, "model", /^Cannot complete as model must be the name of a run$/],
     [{ model: "other" }, 404, "model", /"other" as there is no such run$/],
     [{ model: "../tiny" }, 404, "model", /there is no such run$/],
     [{ model: "tiny@3" }, 404, "model", /no such checkpoint: there are 2, 4, 6$/],
