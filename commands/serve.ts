@@ -13,7 +13,7 @@ import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
 import { type Api, createApi, type RequestRecord } from "../serve/api.ts";
 import { ApiError, errorResponse } from "../serve/api_error.ts";
-import { QUEUE, REQUEST_SECONDS, RESTART_SECONDS } from "../serve/limits.ts";
+import { DRAIN_SECONDS, QUEUE, REQUEST_SECONDS, RESTART_SECONDS } from "../serve/limits.ts";
 import { recordServedModel } from "../serve/served_model.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
@@ -72,7 +72,7 @@ const program = command(
     "--drain <seconds>",
     "time that answers have to end after Ctrl-C or SIGTERM",
     wholeNumber(0, 1_000_000),
-    30,
+    DRAIN_SECONDS,
   )
   .optionsGroup("Output:")
   .option("--log-prompts", "log prompts and completions, too")

@@ -14,6 +14,7 @@ import type { RequestContext } from "./answer.ts";
 import { ApiError } from "./api_error.ts";
 import { checkMemory, type CurrentModel } from "./current_model.ts";
 import {
+  MOST_ALTERNATIVES,
   MOST_CELLS,
   MOST_INSPECTED_IDS,
   MOST_LENS_IDS,
@@ -50,7 +51,7 @@ const TEXT_FIELDS: FieldTable<TextFields> = {
 };
 
 /** Number of tokens to name per position. */
-const TOP = { ...whole(1, 50), fallback: 10 };
+const TOP = { ...whole(1, MOST_ALTERNATIVES), fallback: 10 };
 
 /** The ids of a request. */
 function idsOf(model: ServedModel, { ids, prompt }: TextFields): readonly number[] {

@@ -31,6 +31,9 @@ export const QUEUE = 256;
 /** Seconds that an answer may take, with its time in the queue, by default, as OpenAI's clients wait. */
 export const REQUEST_SECONDS = 600;
 
+/** Seconds that answers have to end after a signal, by default. */
+export const DRAIN_SECONDS = 30;
+
 /** Seconds after which a client is asked to try a full server again, at most, as the queue may be short again soon. */
 export const MOST_RETRY_SECONDS = 60;
 
@@ -51,6 +54,9 @@ export const MOST_WAITING_FOR_MODEL = 64;
 
 /** Completions of the playground's model that run at once: fewer than in `serve`, as a training may need the memory. */
 export const PLAYGROUND_SLOTS = { gpu: 32, cpu: 8 };
+
+/** Likeliest tokens per place of a text that is inspected, at most: a page shows some ten. */
+export const MOST_ALTERNATIVES = 50;
 
 /** Tokens of a text that is inspected, at most: several contexts of most models. */
 export const MOST_INSPECTED_IDS = 4096;
