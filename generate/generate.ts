@@ -1,4 +1,5 @@
 import { refuseOthers } from "../files/option_names.ts";
+import { LimitError } from "../kernels/device.ts";
 import type { Gpt } from "../model/gpt.ts";
 import type { CompletionPiece, GenerateResult } from "./completion.ts";
 import { BatchingEngine } from "./engine.ts";
@@ -13,7 +14,7 @@ import {
   resolveSampler,
 } from "./request.ts";
 import { Pace } from "./pace.ts";
-import { batchSlots } from "./slots.ts";
+import { batchSlots, mostSequences, type Slots } from "./slots.ts";
 
 /** What to complete in batches, and how. */
 export interface BatchOptions extends Omit<GenerateOptions, keyof CompletionRequest> {
@@ -110,16 +111,21 @@ export async function* generateBatch(
   const pace = paces.get(gpt) ?? new Pace(gpt.device, { chunkMs: CHUNK_MS });
   paces.set(gpt, pace);
   const promptTokens = all.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);
-  const most = sequencesAtOnce(gpt, {
-    promptTokens,
-    maxNewTokens,
-    completions: all.length,
-    sampler,
-  });
-  for (let first = 0; first < all.length; first += most) {
-    const batch = all.slice(first, first + most);
-    const sizes = { slots: batch.length, maxTokens: promptTokens + maxNewTokens };
-    const slots = batchSlots(gpt, { ...sizes, sampler, readsPrompts: promptTokens > 1 });
+  const maxTokens = promptTokens + maxNewTokens, completions = all.length;
+  let most = Math.min(completions, mostSequences(gpt, maxTokens));
+  const slotsOf = (requests: readonly unknown[]) =>
+    batchSlots(gpt, { slots: requests.length, maxTokens, sampler, readsPrompts: promptTokens > 1 });
+  for (let first = 0; first < completions; first += most) {
+    let batch = all.slice(first, first + most), slots: Slots;
+    try {
+      slots = slotsOf(batch);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      most = sequencesAtOnce(gpt, { promptTokens, maxNewTokens, completions, sampler }); // takes longer than to try
+      batch = all.slice(first, first + most);
+      slots = slotsOf(batch);
+    }
+    const sizes = { slots: batch.length, maxTokens };
     await using engine = new BatchingEngine(model, slots, { ...sizes, pace });
     for await (const { index, piece } of merged(batch.map((request) => engine.submit(request)))) {
       yield { ...piece, index: first + index };

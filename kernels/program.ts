@@ -210,7 +210,9 @@ export class Program implements Disposable {
     const label = labelOf(shader);
     const constants = {
       ...dispatch.constants,
-      ...dispatch.constantSizes ? { [SIZES]: constantSizes(label, shader, uniforms) } : {},
+      ...dispatch.constantSizes
+        ? { [SIZES]: constantSizes(label, this.device.pipelines.declaredBy(shader), uniforms) }
+        : {},
     };
     const compiled = this.#compile(shader, constants), { bindings, declared } = compiled;
     checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
@@ -246,7 +248,7 @@ export class Program implements Disposable {
       const descriptor = { label, layout: "auto", compute: { module } } as const;
       pipeline = Object.assign(compile(gpu, descriptor, { inBackground }), {
         bindings: bindingsOf(source),
-        declared: bindingsOf(Object.values(shader).join("\n")),
+        declared: pipelines.declaredBy(shader),
       });
       pipelines.add(shader, constants, pipeline);
     }
@@ -470,11 +472,10 @@ function valueOf(
 /** The uniform `sizes` of a shader as a constant. */
 function constantSizes(
   label: string,
-  shader: Shader,
+  declared: readonly Binding[],
   values: Readonly<Record<string, number | boolean>>,
 ): string {
-  const { fields = [] } =
-    bindingsOf(Object.values(shader).join("\n")).find(({ name }) => name === SIZES) ?? {};
+  const { fields = [] } = declared.find(({ name }) => name === SIZES) ?? {};
   const literals = fields.map((field) => `${field.type}(${valueOf(label, field, values)})`);
   return `Sizes(${literals.join(", ")})`;
 }

@@ -176,6 +176,7 @@ export class Pipelines {
   /** Numbers of texts: keys with whole texts would take two fifths of the time to record a program. */
   readonly #numbers = new Map<string, number>();
   readonly #pipelines = new Map<string, Pipeline>();
+  readonly #declared = new Map<string, readonly Binding[]>();
 
   /** The compiled shader; undefined if it was not added. */
   get(shader: Shader, constants: Constants): Pipeline | undefined {
@@ -192,9 +193,24 @@ export class Pipelines {
     return [...this.#pipelines.values()];
   }
 
+  /** The bindings that the files of a shader declare, whatever its constants are. */
+  declaredBy(shader: Shader): readonly Binding[] {
+    const key = JSON.stringify(this.#filesOf(shader));
+    let declared = this.#declared.get(key);
+    if (!declared) {
+      declared = bindingsOf(Object.values(shader).join("\n"));
+      this.#declared.set(key, declared);
+    }
+    return declared;
+  }
+
   #keyOf(shader: Shader, constants: Constants): string {
-    const files = Object.entries(shader).map(([path, text]) => [path, this.#numberOf(text)]);
-    return JSON.stringify([constants, files]);
+    return JSON.stringify([constants, this.#filesOf(shader)]);
+  }
+
+  /** The files of a shader, with numbers instead of texts. */
+  #filesOf(shader: Shader): [path: string, number: number][] {
+    return Object.entries(shader).map(([path, text]) => [path, this.#numberOf(text)]);
   }
 
   #numberOf(text: string): number {
