@@ -46,17 +46,17 @@ export interface PaceOptions {
 export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
-  readonly #isCpu: boolean;
+  readonly #pauses: boolean;
   readonly #leastChunkMs: number;
   #chunkMs: number;
   #readMs = CHUNK_MS / 4;
   #idleMs = 0; // when the device had computed the last chunk
 
   constructor(
-    { isCpu }: Pick<Device, "isCpu">,
+    { isCpu, provider }: Pick<Device, "isCpu" | "provider">,
     { chunkMs = CHUNK_MS }: PaceOptions = {},
   ) {
-    this.#isCpu = isCpu;
+    this.#pauses = !isCpu && provider === "native";
     this.#leastChunkMs = this.#chunkMs = chunkMs;
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
   }
@@ -113,12 +113,12 @@ export class Pace {
   }
 
   /**
-   * Waits until shortly before the device should have computed a chunk, as the host does nothing else when it waits for it.
-   * It does not wait for a CPU adapter, whose read-back on a busy machine takes long: the wait would be part
-   * of the time that `computed()` learns, and grow with each chunk.
+   * Waits until shortly before the device should have computed a chunk, as natively the host does nothing else when it waits
+   * for it; on Dawn it does. It does not wait for a CPU adapter, whose read-back on a busy machine takes long: the wait
+   * would be part of the time that `computed()` learns, and grow with each chunk.
    */
   pause(work: Work): Promise<void> {
-    if (this.#isCpu) return Promise.resolve();
+    if (!this.#pauses) return Promise.resolve();
     const [stepsMs, readsMs] = this.#partsOf(work);
     const leftMs = Math.max(0, work.sinceMs + FREE_SHARE * (stepsMs + readsMs) - performance.now());
     return new Promise((resolve) => setTimeout(resolve, leftMs));

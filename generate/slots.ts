@@ -172,29 +172,34 @@ export class Slots implements Disposable {
   readonly #owned = new DisposableStack();
 
   /**
-   * @throws {LimitError} if the device cannot hold so many slots.
+   * @throws {LimitError} if the device cannot hold so many slots; nothing is allocated then.
    */
   constructor(model: Gpt, options: SlotsOptions) {
     const { config, precision } = model, { slots, maxTokens } = options;
     const { keyHeads: KH, headSize: HS } = headsOf(config), { matrix } = dtypesOf(precision);
     this.#model = model;
     this.#options = options;
-    this.#tokens = this.#make("tokens", [slots, maxTokens], "u32");
-    this.#settings = this.#make("settings", [slots, SETTINGS_LENGTH], "u32");
-    this.#cursors = this.#make("cursors", [slots, 4], "u32");
-    this.#logprobs = options.logprobs
-      ? this.#make("logprobs", [slots, LOGPROBS_KEPT, 1 + MOST_LOGPROBS, 2], "u32")
-      : undefined;
-    this.logits = this.#make("logits", [slots, logitsColumns(config)], "f32");
-    const cacheShape = [slots, KH, Math.min(config.contextLength, maxTokens), HS];
-    this.#layers = Array.from({ length: config.layers }, (_, i) => ({
-      keys: this.#make(`keys ${i}`, cacheShape, matrix),
-      values: this.#make(`values ${i}`, cacheShape, matrix),
-    }));
-    this.#rows = new Array(slots).fill(undefined);
-    this.#free = Array.from({ length: slots }, (_, i) => i);
-    this.#kept = this.#free.map(() => ({ ids: [], count: 0 }));
-    this.#drawing = options.drawRows.map((rows) => this.#recordDrawing(rows));
+    try {
+      this.#tokens = this.#make("tokens", [slots, maxTokens], "u32");
+      this.#settings = this.#make("settings", [slots, SETTINGS_LENGTH], "u32");
+      this.#cursors = this.#make("cursors", [slots, 4], "u32");
+      this.#logprobs = options.logprobs
+        ? this.#make("logprobs", [slots, LOGPROBS_KEPT, 1 + MOST_LOGPROBS, 2], "u32")
+        : undefined;
+      this.logits = this.#make("logits", [slots, logitsColumns(config)], "f32");
+      const cacheShape = [slots, KH, Math.min(config.contextLength, maxTokens), HS];
+      this.#layers = Array.from({ length: config.layers }, (_, i) => ({
+        keys: this.#make(`keys ${i}`, cacheShape, matrix),
+        values: this.#make(`values ${i}`, cacheShape, matrix),
+      }));
+      this.#rows = new Array(slots).fill(undefined);
+      this.#free = Array.from({ length: slots }, (_, i) => i);
+      this.#kept = this.#free.map(() => ({ ids: [], count: 0 }));
+      this.#drawing = options.drawRows.map((rows) => this.#recordDrawing(rows));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
     this.#reading = options.readRows.map(() => undefined);
   }
 

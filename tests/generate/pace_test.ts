@@ -6,7 +6,7 @@ import { LOGPROBS_KEPT } from "../../generate/slots.ts";
 const LATER = { isFirst: false, logprobs: false };
 
 Deno.test("Pace does not wait for a CPU adapter, however long a chunk took once", async () => {
-  const pace = new Pace({ isCpu: true }), begin = performance.now();
+  const pace = new Pace({ isCpu: true, provider: "native" }), begin = performance.now();
   const work = { steps: 1, rows: 1, reads: 0 };
   pace.computed({ ...work, sinceMs: begin - 60_000 }, begin - 60_000);
   await pace.pause({ ...work, sinceMs: begin });
@@ -15,7 +15,7 @@ Deno.test("Pace does not wait for a CPU adapter, however long a chunk took once"
 });
 
 Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if there are logprobs", () => {
-  const pace = new Pace({ isCpu: true });
+  const pace = new Pace({ isCpu: true, provider: "native" });
   for (let i = 0; i < 12; i++) {
     const sinceMs = performance.now() - 100;
     pace.computed({ steps: 1e6, rows: 1, reads: 0, sinceMs }, sinceMs);
@@ -26,7 +26,7 @@ Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if th
 
 Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter", () => {
   for (const chunkMs of [16, 160]) {
-    const pace = new Pace({ isCpu: false }, { chunkMs }); // a token takes 1 ms, it supposes
+    const pace = new Pace({ isCpu: false, provider: "native" }, { chunkMs }); // a token takes 1 ms, it supposes
     assert.equal(pace.tokens(1, LATER), chunkMs);
     assert.equal(pace.tokens(1, { ...LATER, isFirst: true }), chunkMs / 4);
   }
@@ -34,7 +34,7 @@ Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the f
 
 /** What a host learns of a device with these times, if each chunk also reads prompts and the host is late at some times. */
 function learned({ stepMs, readMs, late }: { stepMs: number; readMs: number; late: number }) {
-  const pace = new Pace({ isCpu: false });
+  const pace = new Pace({ isCpu: false, provider: "native" });
   for (let i = 0, now = 0; i < 400; i++) {
     const steps = pace.tokens(64, LATER), reads = Math.min(pace.reads(true), 1 + i * 7 % 8);
     const sinceMs = now, readyMs = now + steps * stepMs + reads * readMs;
