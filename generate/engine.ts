@@ -300,7 +300,8 @@ export class BatchingEngine implements Engine {
       length === promptIds.length
     );
     const logprobs = [...jobs.values()].some(({ request }) => request.logprobs !== undefined);
-    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst, logprobs }));
+    const left = Math.max(...sequences.map((sequence) => this.#slots.drawable(sequence)));
+    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst, logprobs, left }));
     return {
       drawn: spans.map((span) => ({ span, job: jobs.get(span.sequence)! })),
       steps: Math.max(0, ...spans.map(({ count }) => count)),

@@ -2,10 +2,13 @@ import type { Device } from "../kernels/device.ts";
 import { LOGPROBS_KEPT } from "./slots.ts";
 
 /**
- * Milliseconds of the device per chunk: tokens are read back, and requests join and leave, between chunks. A read-back
- * takes Deno 2.9 another 10 ms, in which the device computes the next chunk; a shorter chunk would leave it idle.
+ * Milliseconds of the device per chunk: tokens are read back, and requests join and leave, between chunks. While a chunk is
+ * read back the device computes the next one; a shorter chunk would leave it idle.
  */
 const CHUNK_MS = 16;
+
+/** Milliseconds that Deno 2.9 takes to read back what the device has computed. */
+const READ_BACK_MS = 10;
 
 /**
  * Share of a chunk's expected time after which the host begins to wait for it. The host is late if it waits later than the
@@ -73,14 +76,16 @@ export class Pace {
 
   /**
    * Steps of a chunk: of one in which all requests begin fewer, as nobody's tokens wait for it, and of one with logprobs no
-   * more than are kept until they are read back.
+   * more than are kept until they are read back. Of `left` steps none remain that take less time than to read back again.
    */
   tokens(
     rows: number,
-    { isFirst, logprobs }: { isFirst: boolean; logprobs: boolean },
+    { isFirst, logprobs, left }: { isFirst: boolean; logprobs: boolean; left: number },
   ): number {
-    const count = Math.ceil(this.#chunkMs / this.#stepOf(rows) / (isFirst ? 4 : 1));
-    return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, count));
+    const stepMs = this.#stepOf(rows);
+    const count = Math.ceil(this.#chunkMs / stepMs / (isFirst ? 4 : 1));
+    const withRest = (left - count) * stepMs < READ_BACK_MS ? left : count;
+    return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, withRest));
   }
 
   /** Passes of a chunk that read known tokens: they may take as long as its steps. */

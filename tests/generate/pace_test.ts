@@ -3,7 +3,7 @@ import { Pace } from "../../generate/pace.ts";
 import { LOGPROBS_KEPT } from "../../generate/slots.ts";
 
 /** Later chunks than the first ones, of requests without logprobs. */
-const LATER = { isFirst: false, logprobs: false };
+const LATER = { isFirst: false, logprobs: false, left: Infinity };
 
 Deno.test("Pace does not wait for a CPU adapter, however long a chunk took once", async () => {
   const pace = new Pace({ isCpu: true, provider: "native" }), begin = performance.now();
@@ -24,11 +24,13 @@ Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if th
   assert.ok(pace.tokens(1, LATER) > 10 * LOGPROBS_KEPT);
 });
 
-Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter", () => {
+Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter, in the last one the rest", () => {
   for (const chunkMs of [16, 160]) {
     const pace = new Pace({ isCpu: false, provider: "native" }, { chunkMs }); // a token takes 1 ms, it supposes
     assert.equal(pace.tokens(1, LATER), chunkMs);
     assert.equal(pace.tokens(1, { ...LATER, isFirst: true }), chunkMs / 4);
+    assert.equal(pace.tokens(1, { ...LATER, left: chunkMs + 9 }), chunkMs + 9); // the rest takes less than to read it back
+    assert.equal(pace.tokens(1, { ...LATER, left: chunkMs + 10 }), chunkMs);
   }
 });
 
