@@ -120,6 +120,7 @@ export interface Product {
   readonly transposeA: boolean;
   readonly transposeB: boolean;
   readonly accumulate: boolean;
+  readonly symmetric: boolean;
   readonly scale: number;
   /** f32 [N]: factors of the rows of b, which is i8 then. */
   readonly scales: Tensor | undefined;
@@ -290,7 +291,7 @@ export function matrixProduct(
   product: Product,
   { tile, splits: most }: TileVariant<MatrixTile>,
 ): void {
-  const { a, b, M, N, K, transposeA, transposeB, batch } = product;
+  const { a, b, M, N, K, transposeA, transposeB, batch, symmetric } = product;
   const { X, Y, ROWS, COLUMNS, TILE_K } = tile, step = AHEAD * TILE_K;
   inParts(program, product, { most, step }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
@@ -306,6 +307,7 @@ export function matrixProduct(
         ...constants,
         WHOLE_K: K % step === 0,
         BATCH: batch !== undefined,
+        SYMMETRIC: symmetric,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
       },
@@ -316,7 +318,7 @@ export function matrixProduct(
         ceilDiv(M, tileRows(tile)),
         batch ?? splits,
       ],
-      iterations: ceilDiv(split, TILE_K) + 2 * ROWS,
+      iterations: ceilDiv(split, TILE_K) + 3 * (symmetric ? ROWS + COLUMNS : ROWS),
       workgroupBytes: matrixTileBytes(tile, { transposeA, transposeB }),
     });
   });

@@ -65,6 +65,8 @@ export interface MatmulOptions {
   transposeB?: boolean;
   /** Whether to add to `y` instead of overwriting it. */
   accumulate?: boolean;
+  /** Whether `y` is symmetric, as a · aᵀ is, and its addend: then tensor cores compute one half of it. */
+  symmetric?: boolean;
   /**
    * Columns of the stored matrix `a` that are used; all by default. If a vocabulary is too large for one binding,
    * `b` is a slice of it while `a` has the columns of all slices.
@@ -137,7 +139,8 @@ export function matmul(
     }
     return record(program);
   }
-  recordFastest(program, { key: keyOf(product), ...offered() });
+  const half = matrix.size > 0 && product.symmetric ? " symmetric" : ""; // other kernels compute all of y
+  recordFastest(program, { key: keyOf(product) + half, ...offered() });
 
   /** The kernels among which the tuner chooses, of one kind. */
   function offered(): Omit<Tunable, "key"> {
@@ -163,6 +166,7 @@ function checkProduct(
   options: MatmulOptions,
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
+  const { symmetric = false } = options;
   const { columnsOfA, firstColumnOfY, epilogue, addend, normalize, parts, scales } = options;
   const { kernelRows } = options;
   const batch = a.shape.length === 3 ? a.shape[0] : undefined;
@@ -217,6 +221,7 @@ function checkProduct(
     transposeA,
     transposeB,
     accumulate,
+    symmetric,
     scale,
     scales,
     parts,

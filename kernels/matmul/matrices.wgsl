@@ -42,6 +42,7 @@ const BAND: u32 = 16; // rows of tiles that workgroups compute together, column 
 const AHEAD: u32 = 2; // steps whose vectors are in registers or on their way
 const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
+const SYMMETRIC: bool = false; // whether y is: tiles above the diagonal are those below it, stored in columns
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -111,9 +112,21 @@ fn countOf(k: u32, end: u32, isRow: bool) -> u32 {
   return select(max(k, end) - k, select(0u, 8u, k < end), isRow);
 }
 
-// Stores four columns of row m if they lie in y.
-fn storeInside(m: u32, n: u32, split: u32, four: vec4f) {
-  if (m < sizes.M && n < sizes.N) { store(split * sizes.M + m, n / 4, four); }
+// Stores the 16 rows and 16 · COLUMNS columns of a strip that lie in y, from row m and column n on.
+fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, split: u32) {
+  // half of the vectors at a time: to write out all takes a driver's compiler twice as long
+  for (var half = 0u; half < 2u; half++) {
+    // unroll
+    for (var i = 0u; i < COLUMNS; i++) {
+      let v = lane + 32 * (half * COLUMNS + i);
+      let row = m + v / STRIP_WIDTH;
+      let column = n + 4 * (v % STRIP_WIDTH);
+      if (row < sizes.M && column < sizes.N) {
+        let four = tiles[strip + v / STRIP_WIDTH * STRIP_STRIDE + v % STRIP_WIDTH];
+        store(split * sizes.M + row, column / 4, bitcast<vec4f>(four));
+      }
+    }
+  }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -123,6 +136,8 @@ fn main(
   @builtin(local_invocation_index) index: u32,
 ) {
   let tile = tileOf(group.xy, groups.xy);
+  // only if SYMMETRIC
+  if (tile.x > tile.y) { return; }
   let firstRow = tile.y * TILE_M;
   let firstColumn = tile.x * TILE_N;
   let subgroup = index / 32;
@@ -228,24 +243,41 @@ fn main(
     }
   }
 
+  // One strip after the other, in loops that a compiler does not write out. The places of sums are constants, so that
+  // they are in registers.
   let strip = subgroup * STRIP_SIZE;
-  // unroll
-  for (var r = 0u; r < ROWS; r++) {
+  let lane = index % 32;
+  let strips = min(ROWS, (sizes.M - firstRow + 15) / 16);
+  for (var i = 0u; i < strips; i++) {
     // unroll
-    for (var c = 0u; c < COLUMNS; c++) {
-      subgroupMatrixStore<row_major>(&tiles, strip + 4 * c, sums[r * COLUMNS + c], STRIP_STRIDE);
-    }
-    workgroupBarrier();
-    // half of the vectors at a time: to write out all takes a driver's compiler twice as long
-    for (var half = 0u; half < 2u; half++) {
-      // unroll
-      for (var i = 0u; i < COLUMNS; i++) {
-        let v = index % 32 + 32 * (half * COLUMNS + i);
-        let m = firstRow + subgroupRow + 16 * r + v / STRIP_WIDTH;
-        let n = firstColumn + subgroupColumn + 4 * (v % STRIP_WIDTH);
-        storeInside(m, n, group.z, bitcast<vec4f>(tiles[strip + v / STRIP_WIDTH * STRIP_STRIDE + v % STRIP_WIDTH]));
+    for (var r = 0u; r < ROWS; r++) {
+      if (r == i) {
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+          subgroupMatrixStore<row_major>(&tiles, strip + 4 * c, sums[r * COLUMNS + c], STRIP_STRIDE);
+        }
       }
     }
+    workgroupBarrier();
+    storeStrip(strip, lane, firstRow + subgroupRow + 16 * i, firstColumn + subgroupColumn, group.z);
+    workgroupBarrier();
+  }
+  // only if SYMMETRIC
+  if (tile.x == tile.y) { return; }
+  // the same sums, in columns: a strip has those of 16 columns of y, as rows
+  // only if SYMMETRIC
+  for (var i = 0u; i < COLUMNS; i++) {
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+      if (c == i) {
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+          subgroupMatrixStore<col_major>(&tiles, strip + 4 * r, sums[r * COLUMNS + c], STRIP_STRIDE);
+        }
+      }
+    }
+    workgroupBarrier();
+    storeStrip(strip, lane, firstColumn + subgroupColumn + 16 * i, firstRow + subgroupRow, group.z);
     workgroupBarrier();
   }
 }

@@ -138,6 +138,8 @@ interface ProductSizes {
   readonly K: number;
   /** Number of products in a batch, whose K is not split; undefined without a batch. */
   readonly batch?: number | undefined;
+  /** Whether matrices compute only the tiles on and below the diagonal. */
+  readonly symmetric?: boolean | undefined;
 }
 
 /** The variants of tiles.wgsl that can compute a product. */
@@ -235,8 +237,12 @@ export function preferredTiles(shape: ProductSizes): string {
 }
 
 /** Workgroups that compute y in these tiles. */
-function workgroupsOf(tile: Tile, { M, N }: { M: number; N: number }): number {
-  return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
+function workgroupsOf(
+  tile: Tile,
+  { M, N, symmetric = false }: Pick<ProductSizes, "M" | "N" | "symmetric">,
+): number {
+  const rows = Math.ceil(M / tileRows(tile)), columns = Math.ceil(N / tileColumns(tile));
+  return symmetric ? rows * (rows + 1) / 2 : rows * columns;
 }
 
 /** Bytes per microsecond of a large GPU's memory, and microseconds of a dependent launch. */
@@ -251,9 +257,9 @@ const TERMS_BESIDE = 150;
  */
 function estimateUs(
   { tile, splits }: TileVariant<MatrixTile>,
-  { M, N, K, batch = 1 }: ProductSizes,
+  { M, N, K, batch = 1, symmetric }: ProductSizes,
 ): number {
-  const workgroups = workgroupsOf(tile, { M, N }) * batch * splits;
+  const workgroups = workgroupsOf(tile, { M, N, symmetric }) * batch * splits;
   const rounds = Math.ceil(workgroups / (CORES * tile.perCore));
   const sumUs = splits === 1 ? 0 : LAUNCH_US + 2 * 4 * splits * M * N / BYTES_PER_US;
   return rounds * (K / splits + TERMS_BESIDE) * tile.nsPerTerm / 1e3 + sumUs;

@@ -207,8 +207,10 @@ function orthogonalize(program: Program, x: Tensor): Tensor {
   const B = program.scratch([G, m, m], { slot: POLYNOMIAL, dtype });
   let next = program.scratch(x.shape, { slot: AHEAD, dtype }); // which nothing reads any more
   for (let round = 0; round < ROUNDS; round++) {
-    matmul(program, { a: x, b: x }, { y: A }, isTall ? { transposeA: true } : { transposeB: true });
+    const layout = isTall ? { transposeA: true } : { transposeB: true };
+    matmul(program, { a: x, b: x }, { y: A }, { ...layout, symmetric: true });
     matmul(program, { a: A, b: A }, { y: B }, {
+      symmetric: true,
       scale: QUINTIC,
       addend: { tensor: A, factor: CUBIC },
     });

@@ -370,6 +370,40 @@ for (const { on, how } of WITH_MATRICES) {
       );
     }),
   });
+
+  Deno.test({
+    name: `matmul() computes half of a symmetric product with ${how}`,
+    ignore: !REAL_TYPES.includes("f16"),
+    fn: withRandom(async (random) => {
+      const batch = 2, M = 72, K = 40, dtype = "f16", size = M * M, factor = -2;
+      const a = randomValues(random, batch * M * K, { dtype });
+      const half = randomValues(random, batch * size, { dtype });
+      const addend = half.map((_, i) => { // the lower half, mirrored
+        const z = Math.floor(i / size), m = Math.floor(i % size / M), n = i % M;
+        return half[z * size + Math.max(m, n) * M + Math.min(m, n)]!;
+      });
+      const t = tensors({
+        a: [[batch, K, M], dtype, a],
+        addend: [[batch, M, M], dtype, addend],
+        y: [[batch, M, M], dtype],
+      });
+      const expected = Array.from({ length: batch }, (_, z) => {
+        const one = a.slice(z * M * K, (z + 1) * M * K);
+        return [...reference.matmul({ a: one, b: one }, { M, N: M, K, transposeA: true }).y];
+      }).flat().map((v, i) => v + factor * addend[i]!);
+      await assertComputes(
+        (program) =>
+          matmul(program, { a: t.a, b: t.a }, t, {
+            transposeA: true,
+            symmetric: true,
+            addend: { tensor: t.addend, factor },
+            variant: "matrix 64x64x32/1",
+          }),
+        [[t.y, expected, TOLERANCE.f16!]],
+        { on },
+      );
+    }),
+  });
 }
 
 Deno.test("variantsToMeasure() has the largest tile only for large products on devices that allow it", () => {
