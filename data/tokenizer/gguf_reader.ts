@@ -148,12 +148,9 @@ function mergesOfScores(
       scores.length,
     );
   }
-  const isText = (_: unknown, id: number) => (kinds[id] ?? NORMAL) === NORMAL;
-  const texts = new Set(tokens.filter(isText));
-  const order = [...tokens.keys()].filter((id) => isText(undefined, id))
-    .sort((a, b) => scores[b]! - scores[a]! || a - b);
-  const merges: [string, string][] = [];
-  for (const id of order) {
+  const ids = [...tokens.keys()].filter((id) => (kinds[id] ?? NORMAL) === NORMAL);
+  const texts = new Set(ids.map((id) => tokens[id]!)), merges: [string, string][] = [];
+  for (const id of ids.sort((a, b) => scores[b]! - scores[a]! || a - b)) {
     const token = tokens[id]!;
     if (token.length > LONGEST_TOKEN) {
       throw refuse(
@@ -179,26 +176,20 @@ function sentencePieceFile(
     unknown: string | undefined;
   },
 ): JsonObject {
-  const blank = { type: "Replace", pattern: { String: " " }, content: BLANK };
+  const normalizers = [{ type: "Replace", pattern: { String: " " }, content: BLANK }];
   const decoders = [
     { type: "Replace", pattern: { String: BLANK }, content: " " },
     { type: "ByteFallback" },
     { type: "Fuse" },
   ];
+  const prepend = { type: "Prepend", prepend: BLANK };
+  const strip = { type: "Strip", content: " ", start: 1, stop: 0 };
   return {
     ...gpt2File({ vocab: {}, merges: [], added }), // version, added tokens
-    normalizer: {
-      type: "Sequence",
-      normalizers: prefix ? [{ type: "Prepend", prepend: BLANK }, blank] : [blank],
-    },
+    normalizer: { type: "Sequence", normalizers: prefix ? [prepend, ...normalizers] : normalizers },
     pre_tokenizer: null,
     post_processor: null,
-    decoder: {
-      type: "Sequence",
-      decoders: prefix
-        ? [...decoders, { type: "Strip", content: " ", start: 1, stop: 0 }]
-        : decoders,
-    },
+    decoder: { type: "Sequence", decoders: prefix ? [...decoders, strip] : decoders },
     model: {
       type: "BPE",
       dropout: null,

@@ -16,6 +16,7 @@ import { END_OF_TEXT, gpt2File } from "./byte_level.ts";
 import { CHAT_TEMPLATE_FILE, parseChatTemplate } from "./chat_template.ts";
 import {
   gpt2Tokenizer,
+  NAME_A_TOKENIZER,
   parseTokenizer,
   type ParseTokenizerOptions,
   type Tokenizer,
@@ -138,32 +139,31 @@ async function parseFiles(
   { json, where, textOf, nameOf }: Files,
   options: ParseTokenizerOptions,
 ): Promise<Tokenizer> {
-  const objectOf = async (name: string): Promise<JsonObject | undefined> => {
+  const objectOf = async (name: string): Promise<JsonObject> => {
     const text = await textOf(name);
-    return text === undefined ? undefined : parseJsonObject(text, nameOf(name));
+    return text === undefined ? {} : parseJsonObject(text, nameOf(name));
   };
-  const config = await objectOf(TOKENIZER_CONFIG_FILE) ?? {}, roles = await objectOf(ROLES) ?? {};
-  const endOfText = options.endOfText ?? contentOf(config.eos_token) ?? contentOf(roles.eos_token);
+  const config = await objectOf(TOKENIZER_CONFIG_FILE), roles = await objectOf(ROLES);
+  const roleOf = (role: string) => contentOf(config[role]) ?? contentOf(roles[role]);
+  const { endOfText = roleOf("eos_token") } = options;
   const special = specialContents(config, roles);
   // a description in the configuration replaces the older table of ids
   const added = (isObject(config.added_tokens_decoder)
     ? Object.entries(config.added_tokens_decoder)
       .map(([id, token]) => ({ ...token as JsonObject, id: Number(id) }))
-    : Object.entries(await objectOf(ADDED) ?? {})
+    : Object.entries(await objectOf(ADDED))
       .map(([content, id]) => ({ content, id, special: special.has(content) }))) as AddedToken[];
-  const vocab = json === undefined ? (await objectOf(VOCAB))! as Record<string, number> : {};
   const whole = json === undefined
-    ? gpt2File({
-      vocab,
+    ? JSON.stringify(olderFile({
+      vocab: await objectOf(VOCAB) as Record<string, number>,
       merges: parseMerges((await textOf(MERGES))!, nameOf(MERGES)),
-      added: [...added, ...specialTokens(vocab, special, added)],
+      added,
+      special,
       prefix: config.add_prefix_space === true,
-    })
-    : withAddedTokens(json, added);
-  const text = typeof whole === "string" ? whole : JSON.stringify(whole);
-  const tokenizer = await parseTokenizer(text, where, { ...options, endOfText });
-  const begin = contentOf(config.bos_token) ?? contentOf(roles.bos_token);
-  const template = await textOf(CHAT_TEMPLATE_FILE);
+    }))
+    : withAddedTokens(json, added, where);
+  const tokenizer = await parseTokenizer(whole, where, { ...options, endOfText });
+  const begin = roleOf("bos_token"), template = await textOf(CHAT_TEMPLATE_FILE);
   const chatTemplateFile = nameOf(
     template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE,
   );
@@ -190,16 +190,17 @@ function specialContents(...configs: JsonObject[]): Set<string> {
   return new Set(tokens.map(contentOf).filter((content) => content !== undefined));
 }
 
-/** The tokens of a vocabulary that have a role and are not among the added ones. */
-function specialTokens(
-  vocab: Readonly<Record<string, number>>,
-  special: ReadonlySet<string>,
-  added: readonly AddedToken[],
-): AddedToken[] {
+/** The `tokenizer.json` of the older files. Tokens of the vocabulary that have a role are added tokens, too. */
+function olderFile(
+  { vocab, merges, added, special, prefix }: Parameters<typeof gpt2File>[0] & {
+    special: ReadonlySet<string>;
+  },
+): JsonObject {
   const known = new Set(added.map(({ content }) => content));
-  return [...new Set([...special, END_OF_TEXT])]
+  const more = [...new Set([...special, END_OF_TEXT])]
     .filter((content) => Object.hasOwn(vocab, content) && !known.has(content))
     .map((content) => ({ id: vocab[content]!, content, special: true }));
+  return gpt2File({ vocab, merges, added: [...added, ...more], prefix: prefix ?? false });
 }
 
 /** The lines of a `merges.txt`. */
@@ -213,16 +214,11 @@ function parseMerges(text: string, where: string): string[] {
  * A `tokenizer.json` with the added tokens that only the files beside it have. They come last, as Hugging Face
  * transformers adds them.
  */
-function withAddedTokens(json: string, added: readonly AddedToken[]): string {
+function withAddedTokens(json: string, added: readonly AddedToken[], where: string): string {
   if (added.length === 0) return json;
-  let file: unknown;
-  try {
-    file = JSON.parse(json);
-  } catch {
-    return json; // parseTokenizer() refuses it
-  }
-  if (!isObject(file) || !Array.isArray(file.added_tokens ?? [])) return json;
-  const there = (file.added_tokens ?? []) as unknown[], known = new Set(there.map(contentOf));
+  const file = parseJsonObject(json, where, NAME_A_TOKENIZER), there = file.added_tokens ?? [];
+  if (!Array.isArray(there)) return json; // parseTokenizer() refuses it
+  const known = new Set(there.map(contentOf));
   const missing = added.filter(({ content }) => !known.has(content));
   return missing.length === 0
     ? json

@@ -126,7 +126,7 @@ export interface ParseTokenizerOptions {
 }
 
 /** What to do if another file is named. */
-const NAME_A_TOKENIZER = "Name a tokenizer.json: the command tokenizer makes one from text";
+export const NAME_A_TOKENIZER = "Name a tokenizer.json: the command tokenizer makes one from text";
 
 /**
  * The tokenizer that a `tokenizer.json` describes.

@@ -62,16 +62,16 @@ export function readVocabulary(
     (endOfText === undefined ? END_TOKENS.includes(content) : content === endOfText)
   );
   const ofModel: string[] = []; // by id
-  for (const [token, id] of model.tokens) {
-    checkId(token, id);
-    ofModel[id] = token;
-  }
+  for (const [token, id] of model.tokens) ofModel[checked(id, token)] = token;
   const tokens = ofModel.slice();
-  for (const { content, id } of added) {
-    checkId(content, id);
-    tokens[id] ??= content; // the model's own token keeps an id that is given twice
-  }
-  const idOf = createIdOf(added, tokens);
+  // the model's own token keeps an id that is given twice
+  for (const { content, id } of added) tokens[checked(id, content)] ??= content;
+  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
+  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
+  const idOf = (content: string) =>
+    addedIds.get(content) ?? tokenIds.get(content) ??
+      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
+
   const special = added.filter((token) => token.special);
   const contents = special.map(({ content }) => content);
   const candidates = endOfText === undefined ? contents : [...contents, endOfText];
@@ -96,7 +96,11 @@ export function readVocabulary(
   if (size !== undefined && size < tokens.length) {
     throw new UnsupportedTokenizer(`its ids must be below the model's ${size}`, tokens.length - 1);
   }
-  const end = { id, content };
+  const end = { id, content }, { unk_id, unk_token } = model;
+  const unknown = unk_id ?? (unk_token ? tokens.indexOf(unk_token) : -1);
+  if (unknown !== -1 && tokens[unknown] === undefined) {
+    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
+  }
   return {
     size: size ?? tokens.length,
     tokens,
@@ -104,32 +108,22 @@ export function readVocabulary(
     specials: new Map([...special, end].filter(isName).map(({ id, content }) => [id, content])),
     end,
     usualEnd,
-    unknown: unknownOf(model, { tokens, end }),
+    unknown: unknown < 0 || unknown === id ? undefined : unknown, // GPT-2's files name one token for both
   };
 }
 
-function checkId(token: string, id: number): void {
-  if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return;
+/** An id that a token may have. */
+function checked(id: number, token: string): number {
+  if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return id;
   throw new UnsupportedTokenizer(
     `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
     id,
   );
 }
 
-/**
- * A function that finds the id of a token by its content. Added tokens come before others, and of several the first one
- * counts.
- */
-function createIdOf(
-  added: readonly AddedToken[],
-  tokens: readonly string[],
-): (content: string) => number | undefined {
-  const firstIds = (entries: (readonly [string, number])[]) => new Map(entries.toReversed());
-  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
-  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
-  return (content) =>
-    addedIds.get(content) ?? tokenIds.get(content) ??
-      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
+/** Ids by token; of several the first one counts. */
+function firstIds(entries: (readonly [string, number])[]): Map<string, number> {
+  return new Map(entries.toReversed());
 }
 
 /**
@@ -149,17 +143,6 @@ function usualEndOf(
   return names.length === 1 ? names[0]!.content : END_TOKENS.find((name) => tokens.includes(name));
 }
 
-function unknownOf(
-  { unk_id, unk_token }: Model,
-  { tokens, end }: Pick<Vocabulary, "tokens" | "end">,
-): number | undefined {
-  const id = unk_id ?? (unk_token ? tokens.indexOf(unk_token) : -1);
-  if (id !== -1 && tokens[id] === undefined) {
-    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", id);
-  }
-  return id < 0 || id === end.id ? undefined : id; // GPT-2's files name one token for both
-}
-
 /** A token that stands for a byte. */
 export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 
@@ -169,11 +152,10 @@ export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
  * In a BPE these are the letters and the results of merges. Other models look up whole words, and only the form of a
  * token decides: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
  */
-function textTokens(model: Model, tokens: Iterable<string>): Set<string> {
-  const wanted = new Set(tokens);
+function textTokens(model: Model, tokens: readonly string[]): Set<string> {
   if (model.kind !== "BPE") {
-    const isName = /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su;
-    return new Set([...wanted].filter((token) => !isName.test(token)));
+    const name = /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su;
+    return new Set(tokens.filter((token) => !name.test(token)));
   }
   const prefix = model.continuing_subword_prefix ?? "", suffix = model.end_of_word_suffix ?? "";
   const isLetter = (token: string) => {
@@ -182,7 +164,8 @@ function textTokens(model: Model, tokens: Iterable<string>): Set<string> {
     return token.length > 0 && [...token.slice(start, end)].length <= 1;
   };
   const isByte = (token: string) => model.byte_fallback === true && BYTE_TOKEN.test(token);
-  const text = new Set([...wanted].filter((token) => isLetter(token) || isByte(token)));
+  const text = new Set(tokens.filter((token) => isLetter(token) || isByte(token)));
+  const wanted = new Set(tokens);
   for (const [left, right] of model.merges) {
     const token = left + right.slice(prefix.length);
     if (wanted.has(token)) text.add(token);

@@ -42,14 +42,6 @@ const CHECKED_BYTES = 2 ** 20;
 /** Most bytes of tokens that are all compared with their checksums on opening, which is fast. */
 const CHECKED_AT_ONCE = 64 * 2 ** 20;
 
-/** The documents and the tokenizer that token files were made from. */
-export interface TokenFileOrigin {
-  /** `Documents.fingerprint`. */
-  readonly fingerprint: string;
-  /** `Tokenizer.hash`. */
-  readonly tokenizerHash: string;
-}
-
 /** Tokenized documents. */
 export interface TokenizedDocuments extends TokenDataset {
   /** SHA-256 of the clean documents, a zero byte after each, in hexadecimal. */
@@ -68,14 +60,16 @@ export interface TokenizedDocuments extends TokenDataset {
   close(): void;
 }
 
-/** What meta.json says of tokenized documents. */
-type About = TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">;
-
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
 interface Meta extends About, Pick<TokenizedDocuments, "usedIds"> {
   readonly version: number;
   readonly bytesPerToken: number;
   readonly files: Readonly<Record<string, Checksums>>;
+}
+
+interface About extends Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered"> {
+  /** Fingerprint of the documents and hash of the tokenizer that the tokens were made from. */
+  readonly origin: readonly [fingerprint: string, tokenizerHash: string];
 }
 
 /** The SHA-256 of each megabyte of a file. */
@@ -89,7 +83,7 @@ interface Checksums {
  *
  * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
  */
-export function openTokenFiles(directory: string, origin: TokenFileOrigin): TokenizedDocuments {
+export function openTokenFiles(directory: string, origin: About["origin"]): TokenizedDocuments {
   const { files, bytesPerToken, hash, bytes, unanswered, usedIds } = readMeta(directory, origin);
   const open = (name: string) => openChecked(join(directory, name), files[name]!);
   const readWhole = (name: string) => {
@@ -119,11 +113,11 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
   };
 }
 
-function readMeta(directory: string, origin: TokenFileOrigin): Meta {
+function readMeta(directory: string, origin: About["origin"]): Meta {
   const path = join(directory, META);
   const { sha256: checksum, ...meta } = JSON.parse(readFileSync(path, "utf8"));
   const isUsable = meta.version === VERSION && sha256(JSON.stringify(meta)) === checksum &&
-    meta.fingerprint === origin.fingerprint && meta.tokenizerHash === origin.tokenizerHash;
+    meta.origin.join() === origin.join();
   if (!isUsable) throw damaged(path, "it must be whole and of this version, text and tokenizer");
   return meta;
 }
@@ -163,20 +157,7 @@ function damaged(path: string, reason: string): UserError {
 }
 
 /** Writes token files, by one process or several in turn. */
-export interface TokenFileWriter {
-  /** Where the files are; they are complete once meta.json exists. */
-  readonly directory: string;
-  /** Blocks that an earlier process has appended. */
-  readonly done: number;
-  /** Appends a block. */
-  append(block: Pick<TokenBlock, "tokens" | "starts" | "answers">): void;
-  /** Makes all that has been appended survive a power cut, and be found by another process. */
-  record(): void;
-  /** Completes the files: reads them once more for the checksums and the ids that occur. */
-  finish(about: About): void;
-  /** Closes the files. */
-  close(): void;
-}
+export type TokenFileWriter = ReturnType<typeof createTokenFiles>;
 
 /**
  * Creates token files below a directory, or continues those of an earlier process as far as it recorded them in
@@ -188,7 +169,7 @@ export function createTokenFiles(
     vocabularySize: number;
     areConversations?: boolean | undefined;
   },
-): TokenFileWriter {
+) {
   const directory = join(parent, "files"), progressFile = join(parent, "progress.json");
   mkdirSync(directory, { recursive: true });
   rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
@@ -203,9 +184,11 @@ export function createTokenFiles(
   const Type = tokensType(vocabularySize);
   const sync = () => handles.forEach((handle) => fsyncSync(handle));
   return {
+    /** Where the files are; they are complete once meta.json exists. */
     directory,
+    /** Blocks that an earlier process has appended. */
     done: blocks,
-    append({ tokens, starts, answers }) {
+    append({ tokens, starts, answers }: Pick<TokenBlock, "tokens" | "starts" | "answers">) {
       const length = sizes[0]! / Type.BYTES_PER_ELEMENT;
       const placesOf = (given: Uint32Array) => Float64Array.from(given, (place) => length + place);
       const parts = [tokens, placesOf(starts), placesOf(answers)];
@@ -216,11 +199,13 @@ export function createTokenFiles(
       });
       blocks++;
     },
+    /** Makes all that has been appended survive a power cut, and be found by another process. */
     record() {
       sync();
       replaceFile(progressFile, [toJsonBytes({ version: VERSION, blocks, sizes })]);
     },
-    finish(about) {
+    /** Completes the files: reads them once more for the checksums and the ids that occur. */
+    finish(about: About) {
       sync();
       const isUsed = new Uint8Array(vocabularySize), files: Record<string, Checksums> = {};
       names.forEach((name, i) => {

@@ -86,7 +86,7 @@ function placeIn(
     ? ""
     : "-begin";
   const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`);
-  return { path, partial: `${path}.partial`, origin: { fingerprint, tokenizerHash: hash } };
+  return { path, partial: `${path}.partial`, origin: [fingerprint, hash] as const };
 }
 
 function sha256(text: string): string {
@@ -144,7 +144,7 @@ async function tokenizeIntoCache(
       files.record();
       recorded = performance.now();
     });
-    files.finish({ ...origin, ...about });
+    files.finish({ ...about, origin });
     syncDirectory(files.directory);
     rmSync(path, { recursive: true, force: true }); // damaged or outdated files
     renameSync(files.directory, path);
