@@ -17,11 +17,6 @@ export type ChatTemplate =
 /** Most characters of a template, and most templates; those in use have a few thousand, and at most three. */
 const LONGEST = 2 ** 20, MOST = 16;
 
-/** Whether a template has more characters than any in use. */
-export function isTooLong(template: string): boolean {
-  return template.length > LONGEST;
-}
-
 /**
  * The chat template of a model's files.
  *
@@ -49,7 +44,7 @@ export function parseChatTemplate(
 }
 
 function isTemplate(value: unknown): value is string {
-  return typeof value === "string" && !isTooLong(value);
+  return typeof value === "string" && value.length <= LONGEST;
 }
 
 /** The template of a model with several that is used unless another is named. */

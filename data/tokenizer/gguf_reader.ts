@@ -2,7 +2,7 @@ import type { JsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { gpt2File } from "./byte_level.ts";
-import { isTooLong } from "./chat_template.ts";
+import { parseChatTemplate } from "./chat_template.ts";
 import { BYTE, CONTROL, NORMAL, splitsOf, UNKNOWN, UNUSED, WORDS, type Words } from "./gguf.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { type AddedToken, beginningWith, BLANK } from "./tokenizer_file.ts";
@@ -72,10 +72,7 @@ export async function readGgufTokenizer(
     throw refuse(`tokenizer.ggml.${name}_token_id must be below ${tokens.length}`, value);
   };
   const [end, turn, message, begin] = ["eos", "eot", "eom", "bos"].map(id);
-  const template = values.get("tokenizer.chat_template");
-  if (template !== undefined && (typeof template !== "string" || isTooLong(template))) {
-    throw refuse("tokenizer.chat_template must be a text of usual length", template);
-  }
+  const template = parseChatTemplate(undefined, values.get("tokenizer.chat_template"), where);
 
   const vocab: Record<string, number> = Object.create(null), added: AddedToken[] = [];
   tokens.forEach((content, id) => {

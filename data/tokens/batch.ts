@@ -38,11 +38,9 @@ export interface BatchLayout {
 /** Up to T + 1 tokens. */
 export interface Row {
   readonly tokens: Tokens;
-  /** The first target that counts; 0 by default. */
-  readonly countFrom?: number;
   /** Places at which documents begin after the first token, in ascending order; none by default. */
   readonly documentStarts?: readonly number[];
-  /** The tokens that are targets, in ascending order; all but the first by default. */
+  /** The tokens that are targets, in ascending order, never the first; all but that by default. */
   readonly answers?: readonly Span[];
 }
 
@@ -77,14 +75,13 @@ export function makeBatch(
   const inputs = new Uint32Array(B * T).fill(padding);
   const targets = new Uint32Array(B * T).fill(IGNORED);
   let counted = 0;
-  rows.forEach(({ tokens, countFrom = 0, answers = [{ start: 1, end: tokens.length }] }, b) => {
+  rows.forEach(({ tokens, answers = [{ start: 1, end: tokens.length }] }, b) => {
     const { input, target } = shiftedPair(tokens);
     inputs.set(input, b * T);
     for (const { start, end } of answers) {
-      const from = Math.max(countFrom, start - 1), to = Math.min(target.length, end - 1);
-      if (from >= to) continue;
-      targets.set(target.subarray(from, to), b * T + from);
-      counted += to - from;
+      if (start >= end) continue;
+      targets.set(target.subarray(start - 1, end - 1), b * T + start - 1);
+      counted += end - start;
     }
   });
   const batch = { inputs, targets, counted, order: placesInOrder(inputs) };

@@ -40,13 +40,13 @@ function* evaluationRows(
     const firstTarget = answers ? first + 1 : first;
     for (let counted = firstTarget; counted < end;) { // targets of this document before it are done
       const start = counted === firstTarget ? counted - 1 : counted - 1 - overlap;
-      const stop = Math.min(end, start + T + 1), countFrom = counted - 1 - start;
-      const targets = answers && within(moved(answers, -start), countFrom + 1, stop - start);
+      const stop = Math.min(end, start + T + 1);
+      const targets = moved(within(answers ?? [{ start: first, end }], counted, stop), -start);
       counted = stop;
-      if (targets?.length === 0) continue;
+      if (targets.length === 0) continue;
       const tokens = new Uint32Array(stop - start).fill(padding);
       tokens.set(dataset.read(Math.max(first, start), stop), start < first ? 1 : 0);
-      yield { tokens, countFrom, ...(targets ? { answers: targets } : {}) };
+      yield { tokens, answers: targets };
     }
   }
 }

@@ -298,7 +298,8 @@ Deno.test("readGgufTokenizer() refuses in a sentence what is not of GPT-2's kind
   const values = valuesOf(compact).set("tokenizer.chat_template", "x".repeat(2 ** 20 + 1));
   await assert.rejects(read(values, V), {
     name: "UserError",
-    message: /^Cannot load m\.gguf as tokenizer\.chat_template must be a text of usual length: /,
+    message:
+      /^Cannot read m\.gguf as its chat template must be a text of at most 1048576 characters/,
   });
   await assert.rejects(read(valuesOf(compact), V - 1), {
     message: `Cannot load m.gguf as tokenizer.ggml.tokens must be at most ${
