@@ -1,6 +1,9 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { Option } from "commander";
+import { sleep } from "../distributed/heartbeat.ts";
 import { placementOf } from "../distributed/placement.ts";
 import { taskCommand } from "../files/command_line.ts";
+import { CommonError } from "../files/user_error.ts";
 import { estimateTable, timeTable } from "../train/estimate.ts";
 import type { GpuChoice } from "../kernels/provider.ts";
 import { DEFAULT_OPTIONS, OPTION_NAMES, optionNamed, type TrainOptions } from "../train/options.ts";
@@ -40,6 +43,9 @@ program.addOption(
 const RANKS_NOTICE =
   "saving a checkpoint, unless a rank has failed; after Ctrl-C mpirun kills the ranks in 2 s " +
   "(--mca odls_base_sigkill_timeout), after pkill -USR2 mpirun it waits";
+
+/** Milliseconds in which rank 0 prints an error of all ranks, and they are ended. */
+const END_MS = 10_000;
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end
@@ -98,6 +104,10 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
     }
     return 0;
   } catch (error) {
+    if (follows && error instanceof CommonError) {
+      await delay(END_MS);
+      return 1;
+    }
     const { aborted, reason } = interrupts.signal;
     if (!aborted || !display.isPreparing && error !== reason) throw error;
     display.close();
@@ -196,7 +206,13 @@ function commandGiven(gpu: GpuChoice): string {
   return taskCommand(taskFor(gpu), ...words);
 }
 
-if (isFollower()) program.configureOutput({ writeErr() {} }); // rank 0 has the same command line
+if (isFollower()) { // rank 0 has the same command line
+  program.configureOutput({ writeErr() {}, writeOut() {} });
+  program.exitOverride(({ exitCode }) => {
+    if (exitCode !== 0) sleep(END_MS); // until rank 0 has printed it and mpirun ends all
+    Deno.exit(exitCode);
+  });
+}
 
 program.action(() =>
   run(() => main(givenOptions(program), program.getOptionValue("json") === true))

@@ -42,6 +42,7 @@ const MPI_SYMBOLS = {
   MPI_Comm_rank: { parameters: ["pointer", "buffer"], result: "i32" },
   MPI_Comm_size: { parameters: ["pointer", "buffer"], result: "i32" },
   MPI_Comm_set_errhandler: { parameters: ["pointer", "pointer"], result: "i32" },
+  MPI_Get_processor_name: { parameters: ["buffer", "buffer"], result: "i32" },
   MPI_Error_string: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   MPI_Abort: { parameters: ["pointer", "i32"], result: "i32", nonblocking: true },
   // where, how much, its type, to or from whom, tag, communicator; request, status

@@ -1,5 +1,5 @@
 import { printable } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
+import { CommonError, UserError } from "../files/user_error.ts";
 import { startHeartbeat } from "./heartbeat_thread.ts";
 import { type Mpi, openMpiLibrary } from "./libmpi.ts";
 import { type DistributedChoice, type Placement, placementOf } from "./placement.ts";
@@ -27,7 +27,13 @@ export function openTransport(
   { timeout = DEFAULT_TIMEOUT }: TransportOptions = {},
 ): Transport {
   const placement = choice === "off" ? undefined : placementOf();
-  return placement && placement.size > 1 ? openMpi(placement, timeout) : oneRank;
+  if (!placement || placement.size === 1) return oneRank;
+  try {
+    return openMpi(placement, timeout);
+  } catch (error) {
+    if (placement.localRank === 0 || !(error instanceof UserError)) throw error;
+    throw new CommonError(error.sentence, error); // the first rank of a host says what it lacks
+  }
 }
 
 /** Options of a transport. */
@@ -55,8 +61,8 @@ type Nonblocking =
  */
 const THREAD_MULTIPLE = 3;
 
-/** MPI_MAX_ERROR_STRING. */
-const MAX_ERROR_STRING = 256;
+/** MPI_MAX_ERROR_STRING and MPI_MAX_PROCESSOR_NAME: bytes of a text. */
+const MOST_TEXT = 256;
 
 /** Bytes of one broadcast, at most, as MPI counts in 32 bits. */
 const BROADCAST_BYTES = 2 ** 30;
@@ -89,6 +95,7 @@ function openMpi(placement: Placement, timeout: number): Transport {
     );
   }
 
+  const host = textOf(symbols.MPI_Get_processor_name);
   const heartbeat = startHeartbeat(symbols, placement, timeout);
   const inFlight = new Set<readonly unknown[]>(); // what the library reads or writes now
   let last: Promise<unknown> = Promise.resolve(); // of the calls that were made
@@ -156,6 +163,7 @@ function openMpi(placement: Placement, timeout: number): Transport {
     rank,
     size,
     localRank,
+    host,
     sum: (values) =>
       inTurn(async () => {
         for (const [other, length] of (await gathered(values.length)).entries()) {
@@ -240,11 +248,18 @@ function openMpi(placement: Placement, timeout: number): Transport {
 
   function checkCode(name: string, code: number): void {
     if (code === 0) return; // MPI_SUCCESS
-    const text = new Uint8Array(new ArrayBuffer(MAX_ERROR_STRING)), length = integers(1);
-    symbols.MPI_Error_string(code, text, length);
-    const reason = printable(new TextDecoder().decode(text.subarray(0, length[0])));
+    const reason = textOf((...text) => symbols.MPI_Error_string(code, ...text));
     throw new UserError(`Cannot exchange data with the other ranks as ${name} failed: ${reason}`);
   }
+}
+
+/** The text that a call of MPI writes, and its length. */
+function textOf(
+  write: (text: Uint8Array<ArrayBuffer>, length: Int32Array<ArrayBuffer>) => void,
+): string {
+  const text = new Uint8Array(new ArrayBuffer(MOST_TEXT)), length = integers(1);
+  write(text, length);
+  return printable(new TextDecoder().decode(text.subarray(0, length[0])));
 }
 
 /** Where parts of these lengths begin if they follow each other. */

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { UserError } from "../files/user_error.ts";
+import { CommonError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import type { Transport } from "./transport.ts";
@@ -8,7 +8,7 @@ import type { Transport } from "./transport.ts";
  * Makes sure that all ranks hold the same bits of a tensor. It reads the tensor back, which waits for the device.
  *
  * @returns the hash of the tensor, SHA-256 in hexadecimal digits.
- * @throws {UserError} on every rank, naming the ranks that differ from most others.
+ * @throws {CommonError} naming the ranks that differ from most others.
  */
 export async function checkSameBits(
   transport: Transport,
@@ -24,7 +24,7 @@ export async function checkSameBits(
   const [most] = [...counts].reduce((a, b) => b[1] > a[1] ? b : a);
   const odd = hashes.flatMap((hash, rank) => hash === most ? [] : [rank]);
   if (odd.length === 0) return most;
-  throw new UserError(
+  throw new CommonError(
     `Cannot continue as all ranks must hold the same ${tensor.name}: ` +
       `${odd.length === 1 ? "rank" : "ranks"} ${odd.join(", ")} of ${transport.size} ` +
       `${odd.length === 1 ? "differs" : "differ"} from the others`,

@@ -22,6 +22,8 @@ export interface Transport {
   readonly size: number;
   /** Number of this process among those of its host, from 0. */
   readonly localRank: number;
+  /** Name of the host. */
+  readonly host: string;
   /**
    * Adds up an array over all ranks, in place: each element becomes ((x₀ + x₁) + x₂) + …, where xᵣ is that of rank r.
    * Its bits depend neither on the transport nor on where the ranks run, and are the same on every rank.
@@ -58,6 +60,7 @@ export const oneRank: Transport = {
   rank: 0,
   size: 1,
   localRank: 0,
+  host: "localhost",
   sum: () => Promise.resolve(),
   gather: (bytes) => Promise.resolve([bytes.slice()]),
   alltoall: (parts) => Promise.resolve(parts.map((part) => part.slice())),

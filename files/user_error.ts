@@ -41,6 +41,9 @@ export class UserError extends Error {
   }
 }
 
+/** An error that several ranks of a training throw: the first of them alone prints it. */
+export class CommonError extends UserError {}
+
 /** The sentence of an error for another sentence. */
 export function sentenceOf(error: Error): string {
   return error instanceof UserError ? error.sentence : error.message;

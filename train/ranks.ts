@@ -1,12 +1,14 @@
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import { type ChatTemplate, parseTokenizer } from "../data/tokenizer/tokenizer.ts";
+import { differencesOf } from "../distributed/differences.ts";
 import type { Transport } from "../distributed/transport.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { printable } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
+import { CommonError, UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
+import type { Provider } from "../kernels/provider.ts";
 import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -39,7 +41,6 @@ interface Assignment {
   readonly config: GptConfig;
   readonly recompute: RecomputeMode;
   readonly start: Start;
-  readonly corpus: { readonly name: string; readonly hash: string };
   readonly tokenizer: {
     readonly json: string;
     readonly vocabularySize: number;
@@ -67,7 +68,6 @@ export async function assign(
     config,
     recompute,
     start: share.start,
-    corpus: { name: corpus.name, hash: corpus.hash },
     tokenizer: { json, vocabularySize, endOfTextToken, chatTemplate },
     tuning: tuningOf(device),
     state: await trainStep.state(),
@@ -76,6 +76,7 @@ export async function assign(
   };
   await transport.broadcast(toJsonBytes(assignment));
   await transport.barrier(); // until other hosts have tokenized their data
+  await checkSameData(transport, corpus);
   for (const tensor of sharedTensors(training)) {
     const [values] = await download(device, tensor);
     await transport.broadcast(new Uint8Array(values!.buffer));
@@ -89,6 +90,13 @@ export async function assign(
     const residual = readResidual(resumed!.path, trainStep, rank);
     await transport.broadcast(new Uint8Array(residual.buffer));
   }
+}
+
+/** The provider of rank 0's device, which the checkpoint may decide, on every rank. */
+export async function providerOf(transport: Transport, device?: Device): Promise<Provider> {
+  return fromJsonBytes(
+    await transport.broadcast(toJsonBytes(device?.provider ?? null)),
+  ) as Provider;
 }
 
 /**
@@ -124,7 +132,7 @@ export async function announce(transport: Transport, announcement: Announcement)
 /**
  * Follows rank 0 through a training, up to its end.
  *
- * @throws {UserError} if the data of this host differs from that of rank 0.
+ * @throws {CommonError} if the data of a host differs from that of rank 0.
  */
 export async function follow(
   transport: Transport,
@@ -142,6 +150,7 @@ export async function follow(
     (corpus) => corpus.close(),
   );
   if (transport.localRank === 0) await transport.barrier();
+  await checkSameData(transport, corpus);
   const batches = new Batches(corpus.training, {
     ...options,
     padding: corpus.tokenizer.endOfText,
@@ -192,8 +201,9 @@ export async function follow(
   }
 }
 
-/** Puts the rank in front of the message of an error: errors are all that ranks beside rank 0 print. */
+/** Puts the rank in front of the message of an error: errors are all that ranks beside rank 0 print, if it does not. */
 export function withRank(rank: number, error: unknown): unknown {
+  if (error instanceof CommonError) return error;
   if (error instanceof UserError) error.precede(`rank ${rank}: `);
   else if (error instanceof DOMException) { // its message cannot be set
     return new Error(`rank ${rank}: ${error.message}`, { cause: error });
@@ -205,7 +215,7 @@ export function withRank(rank: number, error: unknown): unknown {
 async function openCorpus(
   transport: Transport,
   { out, hub, documents, validationDocuments }: Parameters<typeof follow>[1],
-  { options, corpus: { name, hash }, tokenizer }: Assignment,
+  { options, tokenizer }: Assignment,
 ): Promise<Corpus> {
   const { data, dataVersion, textField, workers } = options;
   const { json, vocabularySize, endOfTextToken: endOfText, chatTemplate } = tokenizer;
@@ -213,7 +223,7 @@ async function openCorpus(
     vocabularySize,
     endOfText,
   });
-  const corpus = await loadCorpus({
+  return await loadCorpus({
     ...hub,
     cacheDirectory: cacheBeside(out),
     readOnly: transport.localRank > 0,
@@ -224,11 +234,15 @@ async function openCorpus(
     workers,
     tokenizer: chatTemplate ? { ...parsed, chatTemplate } : parsed,
   });
-  if (corpus.hash === hash) return corpus;
-  corpus.close();
-  throw new UserError(
-    `Cannot train on ${name} as every host must have the same documents: ` +
-      `those of rank ${transport.rank} differ from those of rank 0`,
+}
+
+/** Makes sure that all hosts have the documents of rank 0. */
+async function checkSameData(transport: Transport, { name, hash }: Corpus): Promise<void> {
+  const { others } = await differencesOf(transport, hash);
+  if (others.length === 0) return;
+  throw new CommonError(
+    `Cannot train on ${name} as every host must have the same documents: those of ` +
+      `${others.map(({ ranks }) => ranks).join(" and ")} differ from those of rank 0`,
     { hint: "Copy the documents from the host of rank 0 to the others" },
   );
 }

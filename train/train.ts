@@ -8,9 +8,10 @@ import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
 import { openTransport } from "../distributed/open_mpi.ts";
 import { placementOf } from "../distributed/placement.ts";
+import { checkSameCode } from "../distributed/same_code.ts";
 import { dryTransport, type Transport } from "../distributed/transport.ts";
 import { fillModel } from "../generate/source.ts";
-import { type Device, DeviceError } from "../kernels/device.ts";
+import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import type { Gpt } from "../model/gpt.ts";
@@ -44,7 +45,15 @@ import {
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
 import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
-import { announce, assign, describeDevices, devicesOf, follow, withRank } from "./ranks.ts";
+import {
+  announce,
+  assign,
+  describeDevices,
+  devicesOf,
+  follow,
+  providerOf,
+  withRank,
+} from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
 import { checkRates } from "./resolve.ts";
@@ -125,24 +134,27 @@ export async function* train(
     const { distributed = DEFAULT_OPTIONS.distributed, timeout = DEFAULT_OPTIONS.timeout } = wanted;
     const placement = givenTransport ?? (distributed === "off" ? undefined : placementOf());
     rank = placement?.rank ?? 0;
-    checkNames(wanted);
-    validateOptions(wanted);
-    checkRates(wanted);
-    if (texts !== undefined && wanted.data !== undefined) {
-      throw new UserError(
-        "Cannot train on texts and data as only one must be given: both are given",
-      );
-    }
-    if (validationTexts !== undefined && wanted.validationData !== undefined) {
-      throw new UserError(
-        "Cannot validate with validationTexts and validationData as only one must be given: " +
-          "both are given",
-      );
-    }
     if (dryRun && rank > 0) return; // rank 0 estimates for all
     const transport = joined = dryRun
       ? dryTransport(placement?.size ?? 1)
       : givenTransport ?? openTransport(distributed, { timeout });
+    if (rank === 0) { // which decides for all, and ends all
+      checkNames(wanted);
+      validateOptions(wanted);
+      checkRates(wanted);
+      if (texts !== undefined && wanted.data !== undefined) {
+        throw new UserError(
+          "Cannot train on texts and data as only one must be given: both are given",
+        );
+      }
+      if (validationTexts !== undefined && wanted.validationData !== undefined) {
+        throw new UserError(
+          "Cannot validate with validationTexts and validationData as only one must be given: " +
+            "both are given",
+        );
+      }
+    }
+    if (!dryRun && transport.size > 1) await checkSameCode(transport);
     const documents = await givenDocuments("the given text", texts, signal);
     const validationDocuments = await givenDocuments(
       "the given validation text",
@@ -150,8 +162,9 @@ export async function* train(
       signal,
     );
     if (rank > 0) { // rank 0 reports for all
+      const gpu = await providerOf(transport);
       const device = opened ??= resources.adopt(
-        yield* openDeviceFor(wanted, undefined),
+        await openDevice({ gpu }),
         (device) => device.destroy(),
       );
       const hub = environment ? { environment } : {};
@@ -175,6 +188,7 @@ export async function* train(
       yield* openDeviceFor(wanted, checkpoint),
       (device) => device.destroy(),
     );
+    if (transport.size > 1) await providerOf(transport, device);
     const place = {
       device,
       out,

@@ -39,6 +39,7 @@ export async function inProcess<T>(
       rank,
       size,
       localRank: rank,
+      host: "localhost",
       async sum(values) {
         const all = await exchange(values.slice());
         for (const [i] of values.entries()) {

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { checkSameBits } from "../../distributed/same_bits.ts";
+import { checkSameCode } from "../../distributed/same_code.ts";
 import { TensorSum } from "../../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../../distributed/transport.ts";
+import { fromJsonBytes, toJsonBytes } from "../../files/json.ts";
 import { createTensor, download, upload, viewTensor } from "../../kernels/tensor.ts";
 import { device } from "../kernels/harness.ts";
 
@@ -52,6 +54,36 @@ Deno.test("TensorSum copies pieces while others are added up", async () => {
   assert.equal(actual!.findIndex((value, i) => value !== 11 * values[i]!), -1);
   assert.equal(calls, 6);
   tensor.buffer.destroy();
+});
+
+Deno.test("checkSameCode() names the ranks whose code differs, with their hosts if there are several", async () => {
+  const among = (codes: readonly string[], hosts: readonly string[]): Transport => ({
+    ...oneRank,
+    size: codes.length,
+    gather: () =>
+      Promise.resolve(codes.map((text, rank) => toJsonBytes({ text, host: hosts[rank] }))),
+  });
+  const check = (...given: Parameters<typeof among>) => checkSameCode(among(...given));
+  const cannot = "Cannot train together as all ranks must run the same code: rank 0 runs";
+  await assert.rejects(check(["1", "2"], ["one", "one"]), {
+    message: `${cannot} 1, rank 1 2`,
+  });
+  await assert.rejects(check([..."12313"], ["one", "one", "two", "two", "two"]), {
+    message: `${cannot} 1, rank 1 on one 2, ranks 2, 4 on two 3`,
+  });
+  await check(["1", "1"], ["one", "two"]);
+  let own: unknown;
+  await checkSameCode({
+    ...oneRank,
+    gather(bytes) {
+      own = fromJsonBytes(bytes);
+      return oneRank.gather(bytes);
+    },
+  });
+  assert.match(
+    (own as { text: string }).text,
+    /^sources [0-9a-f]{8} with Deno [\d.]+$/,
+  );
 });
 
 Deno.test("checkSameBits() names the ranks that differ from most, or from the lowest when no bits are those of most", async () => {
