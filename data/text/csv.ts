@@ -1,20 +1,11 @@
-import { Buffer, isUtf8 } from "node:buffer";
+import { Buffer } from "node:buffer";
 import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import type { Part } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
+import { checkLength, type OpenFile, windows } from "./readers.ts";
 import { listOfNames } from "./rows.ts";
-import { TO_UTF8 } from "./formats.ts";
-import {
-  hasByteOrderMark,
-  joinLineEnds,
-  LARGEST_PART,
-  LONGEST_RECORD,
-  type OpenFile,
-  regroup,
-  tooLong,
-} from "./readers.ts";
 
 /**
  * The documents in a column of CSV, or of TSV, whose delimiters are tabs.
@@ -53,11 +44,7 @@ export async function* csvParts(
       } else {
         const header = fields.map(String);
         documentOf = conversation
-          ? objectsOf(header, {
-            file,
-            columns: conversationColumns(conversation),
-            line: () => lines,
-          })
+          ? objectOf(header, conversationColumns(conversation))
           : columnOf(header, { file, column });
       }
       return null; // the parser keeps nothing
@@ -72,12 +59,17 @@ export async function* csvParts(
     });
   let written = 0;
   try {
-    for await (const chunk of withoutReturns(chunks)) {
-      await write(chunk);
-      written += chunk.length;
-      if (written - bytes > LONGEST_RECORD) {
-        throw tooLong(file, { record: `the row after line ${lines}`, longest: LONGEST_RECORD });
+    for await (const window of windows(chunks)) {
+      // in quotes the parser counts \r\n as two lines; a last \r waits for what follows it
+      const isCut = !window.isLast && window.bytes.at(-1) === RETURN;
+      window.used = window.bytes.length - (isCut ? 1 : 0);
+      let rows = window.bytes.subarray(0, window.used);
+      if (rows.includes("\r\n")) {
+        rows = Buffer.from(rows.toString("latin1").replaceAll("\r\n", "\n"), "latin1");
       }
+      await write(rows);
+      written += rows.length;
+      checkLength(written - bytes, `${file} as the row after line ${lines}`);
       yield parts;
       parts = [];
     }
@@ -118,18 +110,16 @@ function isJoined(fields: readonly Buffer[], bytes: number): boolean {
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, QUOTE = 0x22;
 
 /** The function that gives the columns of a row that are there as a JSON object. */
-function objectsOf(
+function objectOf(
   header: readonly string[],
-  { file, columns, line }: { file: string; columns: readonly string[]; line: () => number },
+  columns: readonly string[],
 ): (fields: readonly Buffer[]) => Uint8Array {
   const places = columns.map((name) => [name, header.indexOf(name)] as const)
     .filter(([, place]) => place >= 0);
   return (fields) => {
-    const values = places.map(([name, place]) => {
-      if (isUtf8(fields[place]!)) return [name, fields[place]!.toString()];
-      throw new DataError(`${file} as line ${line()} must be UTF-8: it is not; ${TO_UTF8}`);
-    });
-    return new TextEncoder().encode(JSON.stringify(Object.fromEntries(values)));
+    // a character per byte, so that bytes that are not UTF-8 are found where the object is parsed
+    const values = places.map(([name, place]) => [name, fields[place]!.toString("latin1")]);
+    return Buffer.from(JSON.stringify(Object.fromEntries(values)), "latin1");
   };
 }
 
@@ -141,25 +131,12 @@ function columnOf(
   const place = header.indexOf(column);
   if (place >= 0 && place === header.lastIndexOf(column)) return (fields) => fields[place]!;
   const [only] = header, separator = header.length > 1 ? undefined : /[;\t|]/.exec(only!)?.[0];
+  const advice = separator === undefined
+    ? "choose with --text-field"
+    : `the fields seem to be separated by ${quoted(separator)}; ` +
+      `only commas are read in CSV, tabs in TSV`;
   throw new DataError(
     `${file} as its first line must name one column ${column}: it has ${listOfNames(header)}; ` +
-      (separator === undefined
-        ? "choose with --text-field"
-        : `the fields seem to be separated by ${
-          quoted(separator)
-        }; only commas are read in CSV, tabs in TSV`),
+      advice,
   );
-}
-
-/** A table without a byte order mark, and with `\n` for `\r\n`, which in quotes the parser counts as two lines. */
-async function* withoutReturns(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let held: Uint8Array | undefined; // a return that a line feed may follow
-  for await (const { chunk } of regroup(chunks, 4 * LARGEST_PART)) {
-    const start = !held && hasByteOrderMark(chunk) ? 3 : 0;
-    const bytes = Buffer.concat([held ?? chunk.subarray(0, 0), chunk.subarray(start)]);
-    const whole = bytes.at(-1) === RETURN ? bytes.length - 1 : bytes.length;
-    held = bytes.subarray(whole);
-    yield bytes.subarray(0, joinLineEnds(bytes, 0, whole));
-  }
-  yield held!;
 }

@@ -4,7 +4,8 @@ import type { ConversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 
 /**
- * Finds documents in a stream of bytes: in text, in lines of JSON, in an array of JSON.
+ * Finds documents in a stream of bytes: in text, in lines of JSON, in an array of JSON. A reader looks at a window of
+ * the stream at a time.
  *
  * @module
  */
@@ -29,10 +30,46 @@ export const SEPARATOR = "<|endoftext|>";
 /** Most bytes of a part of a document. */
 export const LARGEST_PART = 2 ** 18;
 
-/** Most bytes of a line, element or row, which is parsed whole. */
+/** Most bytes of a line, element or row, which is parsed whole; a window may hold a longer one. */
 export const LONGEST_RECORD = 16 * 2 ** 20;
 
-const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
+/** Bytes that a window has in addition to those that the reader left. */
+const WINDOW_BYTES = 2 ** 20;
+
+/** Bytes of a stream that a reader looks at. */
+interface Window {
+  readonly bytes: Buffer;
+  /** Place of the window in the stream. */
+  readonly offset: number;
+  /** Whether the stream ends here. */
+  readonly isLast: boolean;
+  /** Is set by the reader: the bytes that it needs no more. The others begin the next window. */
+  used: number;
+}
+
+/** The windows of a stream, without a byte order mark at its beginning. */
+export async function* windows(
+  chunks: AsyncIterable<Uint8Array>,
+  leastBytes = WINDOW_BYTES,
+): AsyncGenerator<Window> {
+  let waiting: Uint8Array[] = [], length = 0, offset = 0;
+  const next = (isLast: boolean): Window => {
+    const bytes = Buffer.concat(waiting);
+    const hasMark = offset === 0 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
+    if (hasMark) offset = 3;
+    return { bytes: hasMark ? bytes.subarray(3) : bytes, offset, isLast, used: 0 };
+  };
+  for await (const chunk of chunks) {
+    waiting.push(chunk);
+    length += chunk.length;
+    if (length < leastBytes) continue;
+    const window = next(false);
+    yield window;
+    offset += window.used;
+    [waiting, length] = [[window.bytes.subarray(window.used)], 0];
+  }
+  yield next(true);
+}
 
 /**
  * The documents of a text, separated by `<|endoftext|>` anywhere in a line.
@@ -44,39 +81,35 @@ export async function* textParts(
   chunks: AsyncIterable<Uint8Array>,
   { most = LARGEST_PART }: { most?: number } = {},
 ): AsyncGenerator<Part[]> {
-  let window = Buffer.alloc(0); // of the text
-  let offset = 0; // of the window in the text
   let isBeginning = true; // whether the next part begins a document
-  for await (const { chunk, last } of regroup(chunks, 4 * most)) {
-    window = Buffer.concat([window, chunk]);
-    const bytesAsText = window.toString("latin1"); // searching a string is ten times as fast
+  for await (const window of windows(chunks, 4 * most)) {
+    const { bytes, offset, isLast } = window;
+    const text = bytes.toString("latin1"); // searching a string is ten times as fast
     const parts: Part[] = [];
-    let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
-    let separator = bytesAsText.indexOf(SEPARATOR, at);
+    let at = 0;
     // a part depends on its own bytes and on a separator right after them
-    while (at < window.length && (last || window.length - at >= most + SEPARATOR.length)) {
-      if (separator >= 0 && separator < at) separator = bytesAsText.indexOf(SEPARATOR, at);
-      const end = separator >= 0 ? separator : last ? window.length : Infinity;
-      const place = offset + at;
+    while (at < bytes.length && (isLast || bytes.length - at >= most + SEPARATOR.length)) {
+      const separator = text.indexOf(SEPARATOR, at), place = offset + at;
+      const end = separator >= 0 ? separator : isLast ? bytes.length : Infinity;
       if (end - at <= most) {
-        const bytes = window.subarray(at, end);
-        if (!isBeginning || bytes.length > 0) parts.push({ bytes, place });
+        const part = bytes.subarray(at, end);
+        if (!isBeginning || part.length > 0) parts.push({ bytes: part, place });
         isBeginning = true;
         at = end + (separator >= 0 ? SEPARATOR.length : 0);
       } else {
-        const cut = cutPoint(window, at, at + most);
-        const bytes = window.subarray(at, cut);
+        const cut = cutPoint(bytes, at, at + most), part = bytes.subarray(at, cut);
         at = cut;
-        if (isBeginning && bytes.toString().trim() === "") continue; // white space precedes the document
-        parts.push({ bytes, place, open: true });
+        if (isBeginning && part.toString().trim() === "") continue; // white space precedes the document
+        parts.push({ bytes: part, place, open: true });
         isBeginning = false;
       }
     }
-    offset += at;
-    window = window.subarray(at);
+    window.used = at;
     yield parts;
   }
 }
+
+const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
 
 /**
  * Where to cut a text that continues past `end`, so that both sides together have the tokens of the whole:
@@ -116,29 +149,25 @@ export async function* lineParts(
   chunks: AsyncIterable<Uint8Array>,
   { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
 ): AsyncGenerator<Part[]> {
-  let window = Buffer.alloc(0); // from the beginning of a line
   let number = 0;
-  const check = (length: number) => {
-    if (length > longest) throw tooLong(file, { record: `line ${number + 1}`, longest });
-  };
-  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
-    window = Buffer.concat([window, chunk]);
-    const whole = last ? window.length : window.lastIndexOf(LINE_FEED) + 1;
-    const parts: Part[] = [];
-    let start = number === 0 && hasByteOrderMark(window) ? 3 : 0;
-    for (let end; start < whole; start = end + 1) {
-      end = window.indexOf(LINE_FEED, start);
-      if (end < 0) end = whole;
-      check(end - start);
+  for await (const window of windows(chunks)) {
+    const { bytes, isLast } = window, parts: Part[] = [];
+    while (window.used < bytes.length) {
+      let end = bytes.indexOf(LINE_FEED, window.used);
+      if (end < 0 && !isLast) break;
+      if (end < 0) end = bytes.length;
+      const line = bytes.subarray(window.used, end);
       number++;
-      const bytes = window.subarray(start, end);
-      if (!bytes.every(isBlank)) parts.push({ bytes, place: number });
+      if (!line.every(isBlank)) parts.push({ bytes: line, place: number });
+      window.used = end + 1;
     }
-    window = window.subarray(whole);
-    check(window.length);
+    checkLength(bytes.length - window.used, `${file} as line ${number + 1}`, longest);
     yield parts;
   }
 }
+
+/** What matters in JSON: brackets, commas, quotes, and what is escaped in a string. */
+const MARKS = /["[\]{},]|\\[^]/g;
 
 /**
  * The elements of a JSON array, each a document; they are not parsed here.
@@ -149,102 +178,51 @@ export async function* arrayParts(
   chunks: AsyncIterable<Uint8Array>,
   { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
 ): AsyncGenerator<Part[]> {
-  let window = Buffer.alloc(0); // from the beginning of an element
-  let at = 0; // how far the window has been searched
-  let number = 0; // of the element; 0 before the array
-  let depth = 0; // of brackets and braces; 0 before and after the array
-  let inString = false;
+  let number = 0; // of the element at the beginning of the window; 0 before the array
+  let isOver = false;
   const fail = (requirement: string, found: string) =>
     new DataError(`${file} as its JSON array must ${requirement}: ${found}`);
-  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
-    window = Buffer.concat([window, chunk]);
-    const bytesAsText = window.toString("latin1"); // as above
-    const parts: Part[] = [];
-    let start = 0;
-    for (let mark; (mark = bytesAsText[at]) !== undefined; at++) {
-      if (inString) {
-        const quote = bytesAsText.indexOf('"', at);
-        inString = quote < 0 || isEscaped(bytesAsText, quote);
-        at = quote < 0 ? window.length - 1 : quote;
-        continue;
-      }
-      if (depth === 0 && number > 0) break; // only white space may follow
-      if (mark === '"') inString = true;
+  for await (const window of windows(chunks)) {
+    const { bytes, isLast } = window, parts: Part[] = [];
+    let depth = number === 0 ? 0 : 1; // of brackets and braces
+    let isInString = false;
+    for (const { 0: mark, index } of isOver ? [] : bytes.toString("latin1").matchAll(MARKS)) {
+      if (mark === '"') isInString = !isInString;
+      if (isInString) continue;
       if (depth === 0 && mark === "[") {
         number = 1;
-        start = at + 1;
+        window.used = index + 1;
       } else if (depth === 1 && (mark === "," || mark === "]")) {
-        const bytes = window.subarray(start, at);
-        const isEmpty = mark === "]" && number === 1 && bytes.every(isBlank);
-        if (!isEmpty) parts.push({ bytes, place: number });
+        const element = bytes.subarray(window.used, index);
+        const isEmpty = mark === "]" && number === 1 && element.every(isBlank);
+        if (!isEmpty) parts.push({ bytes: element, place: number });
         number++;
-        start = at + 1;
+        window.used = index + 1;
       }
       if (mark === "[" || mark === "{") depth++;
       if (mark === "]" || mark === "}") depth--;
+      isOver = depth === 0;
+      if (isOver) break;
     }
-    if (depth === 0 && !window.subarray(start).every(isBlank)) {
-      throw fail("be all that the file holds", "there is more");
-    }
-    window = window.subarray(start);
-    at -= start;
-    if (window.length > longest) throw tooLong(file, { record: `element ${number}`, longest });
+    const rest = bytes.subarray(window.used);
+    if (isOver && !rest.every(isBlank)) throw fail("be all that the file holds", "there is more");
+    checkLength(rest.length, `${file} as element ${number}`, longest);
     yield parts;
-    if (last && depth > 0) throw fail("end with ]", `it breaks off in element ${number}`);
+    if (isLast && !isOver) throw fail("end with ]", `it breaks off in element ${number}`);
   }
 }
 
-/** Whether an odd number of backslashes precedes a place. */
-function isEscaped(text: string, at: number): boolean {
-  let start = at;
-  while (text[start - 1] === "\\") start--;
-  return (at - start) % 2 === 1;
-}
-
-/** The error for a record that is too long to be parsed. */
-export function tooLong(
-  file: string,
-  { record, longest }: { record: string; longest: number },
-): DataError {
-  const mebibytes = longest / 2 ** 20;
-  return new DataError(`${file} as ${record} must be at most ${mebibytes} MiB long: it is longer`);
-}
-
-export function hasByteOrderMark(bytes: Uint8Array): boolean {
-  return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
+/**
+ * Checks the length of a record, which is to be parsed.
+ *
+ * @throws {DataError} if it is too long.
+ */
+export function checkLength(bytes: number, record: string, longest = LONGEST_RECORD): void {
+  if (bytes <= longest) return;
+  throw new DataError(`${record} must be at most ${longest / 2 ** 20} MiB long: it is longer`);
 }
 
 /** Whether a byte is white space in JSON. */
 function isBlank(byte: number): boolean {
   return byte === BLANK || byte === TAB || byte === RETURN || byte === LINE_FEED;
-}
-
-/** Turns `\r\n` into `\n` in place and returns the new end of the text. */
-export function joinLineEnds(bytes: Uint8Array, start: number, end: number): number {
-  let at = bytes.subarray(start, end).indexOf(RETURN);
-  if (at < 0) return end;
-  let to = at += start;
-  for (; at < end; at++) {
-    if (bytes[at] !== RETURN || bytes[at + 1] !== LINE_FEED || at + 1 === end) {
-      bytes[to++] = bytes[at]!;
-    }
-  }
-  return to;
-}
-
-/** Joins chunks until they have `least` bytes, and marks the last one. */
-export async function* regroup(
-  chunks: AsyncIterable<Uint8Array>,
-  least: number,
-): AsyncGenerator<{ chunk: Uint8Array; last: boolean }> {
-  let waiting: Uint8Array[] = [], length = 0;
-  for await (const chunk of chunks) {
-    waiting.push(chunk);
-    length += chunk.length;
-    if (length < least) continue;
-    yield { chunk: waiting.length === 1 ? chunk : Buffer.concat(waiting), last: false };
-    waiting = [];
-    length = 0;
-  }
-  yield { chunk: Buffer.concat(waiting), last: true };
 }
