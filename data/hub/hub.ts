@@ -49,17 +49,17 @@ export interface HubOptions {
    * and HF_HUB_OFFLINE, as Python's `huggingface_hub` reads them. Proxies are always those of the process: Deno
    * itself reads HTTPS_PROXY and NO_PROXY.
    */
-  readonly environment?: Environment;
+  readonly environment?: Environment | undefined;
   /** Is called with the bytes that are here, those of an earlier download among them, and with all bytes. */
-  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
   /** Is called with sentences for the user: what is downloaded and how large it is, and delays. */
-  readonly onNotice?: (sentence: string) => void;
+  readonly onNotice?: ((sentence: string) => void) | undefined;
   /** Cancels the work; the next download resumes where this one ended. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** How long a connection may be silent before it counts as lost; 30,000 by default. */
-  readonly silenceMs?: number;
+  readonly silenceMs?: number | undefined;
   /** Largest file that is downloaded; of any size by default. */
-  readonly mostBytes?: number;
+  readonly mostBytes?: number | undefined;
 }
 
 /** The parts of `hf:…`; whether it names a dataset or a model depends on the option. */

@@ -99,18 +99,15 @@ export async function openDataset(
   options: DatasetOptions = {},
 ): Promise<Dataset> {
   const training = await openPart(data, "training", options), { validationData } = options;
-  if (validationData !== undefined) {
-    const validation = await openPart(validationData, "validation", options);
-    return {
-      training: training.documents,
-      validation: validation.documents,
-      data: training.data,
-      validationData: validation.data,
-    };
-  }
-  if (!hasValidation(training.data)) return { training: training.documents, data: training.data };
-  const { documents: validation } = await openPart(training.data, "validation", options);
-  return { training: training.documents, validation, data: training.data };
+  const validation = validationData !== undefined || hasValidation(training.data)
+    ? await openPart(validationData ?? training.data, "validation", options)
+    : undefined;
+  return {
+    training: training.documents,
+    data: training.data,
+    ...(validation && { validation: validation.documents }),
+    ...(validation && validationData !== undefined && { validationData: validation.data }),
+  };
 }
 
 /** Whether a data set has a part for validation. */
@@ -143,18 +140,11 @@ async function openPart(
     const { files, pinned } = await findFiles(data, options);
     return { documents: readFiles(files, options), data: pinned };
   }
-  const { dataVersion = "v2" } = options;
-  const [name, revision = "main"] = data.split("@");
-  const title = dataVersion === "v2" ? name! : `${name} ${dataVersion}`;
-  const file = TINYSTORIES[dataVersion][part];
-  const spec = `hf:roneneldan/TinyStories/${file}@${revision}`;
+  const { dataVersion = "v2" } = options, [, revision = "main"] = data.split("@");
+  const spec = `hf:roneneldan/TinyStories/${TINYSTORIES[dataVersion][part]}@${revision}`;
   const { files, pinned } = await filesOfHub(spec, options);
+  const title = dataVersion === "v2" ? "tinystories" : `tinystories ${dataVersion}`;
+  const name = part === "training" ? title : `${title}, validation`;
   const [, commit] = pinned.split("@");
-  return {
-    documents: {
-      ...readFiles(files, options),
-      name: part === "training" ? title : `${title}, validation`,
-    },
-    data: `tinystories@${commit!}`,
-  };
+  return { documents: { ...readFiles(files, options), name }, data: `tinystories@${commit!}` };
 }

@@ -52,7 +52,7 @@ export interface DataFile {
   /** Lines that end in the first `HEAD_BYTES` of its content. */
   readonly lines: number;
   /** The fields that hold conversations, if its rows hold these. */
-  readonly conversation?: ConversationFields;
+  readonly conversation: ConversationFields | undefined;
 }
 
 /** Files that were found by a name. */
@@ -135,29 +135,28 @@ export async function filesOfHub(spec: string, options: DataOptions): Promise<Fo
         `or a pattern such as hf:OWNER/NAME/data/*.parquet`,
     );
   }
-  const { onProgress, onNotice = () => {}, environment, signal } = options;
-  const hub = { onNotice, ...(environment ? { environment } : {}), ...(signal ? { signal } : {}) };
   const find = async (path: string, revision: string) => {
     const file = await hubFile({ type: "dataset", repo, path, revision }, {
-      ...hub,
+      ...options,
       onProgress: (doneBytes, totalBytes) =>
-        onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
+        options.onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
     });
-    const name = `hf:${repo}/${path}`;
+    const name = `hf:${repo}/${path}`, { commit, sha256 } = file;
     const local = await localFile(file.path, options, name);
-    const fingerprint = file.sha256 ?? local.fingerprint;
-    return { ...local, identity: `${name}@${file.commit}`, fingerprint, commit: file.commit };
+    const fingerprint = sha256 ?? local.fingerprint;
+    return { ...local, identity: `${name}@${commit}`, fingerprint, commit };
   };
   let paths = [path];
   if (isPattern(path)) {
     const { default: picomatch } = await load("picomatch");
+    const hub = { ...options, onProgress: undefined };
     const all = (await listHubFiles({ type: "dataset", repo, revision }, hub))
       .map((file) => file.path);
     if (!all.includes(path)) paths = all.filter((one) => picomatch.isMatch(one, path));
     if (paths.length === 0) {
       throw new DataError(`${spec}: no file matches it; there are ${listOfNames(all)}`);
     }
-    onNotice(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
+    options.onNotice?.(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
   }
   const files = [await find(paths[0]!, revision)];
   const { commit } = files[0]!;
@@ -179,27 +178,32 @@ async function localFile(
   if (!stats.isFile()) {
     throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
   }
-  using file = attempt(name, () => openFile(path, "r"));
-  const head = await headOf(file.handle, name), format = formatOf(name, head);
-  const lines = head.filter((byte) => byte === LINE_FEED).length;
-  const [identity, fingerprint] = attempt(
+  using opened = attempt(name, () => openFile(path, "r"));
+  const { handle } = opened, head = await headOf(handle, name);
+  const file = {
     name,
-    () => [realpathSync(path), fingerprintOf(file.handle, stats)] as const,
-  );
-  const found = { name, identity, path, format, bytes: stats.size, fingerprint, lines };
-  const conversation = await conversationIn(found, file.handle, options);
-  return conversation ? { ...found, conversation } : found;
+    path,
+    format: formatOf(name, head),
+    bytes: stats.size,
+    lines: head.filter((byte) => byte === LINE_FEED).length,
+    identity: attempt(name, () => realpathSync(path)),
+    fingerprint: attempt(name, () => fingerprintOf(handle, stats)),
+    conversation: undefined,
+  };
+  if (file.format.kind === "text") return file;
+  return {
+    ...file,
+    conversation: conversationIn(name, await sampleRow(file, handle, head), options),
+  };
 }
 
-/** The fields in which the rows of a file hold conversations, if they do. */
-async function conversationIn(
-  file: DataFile,
-  handle: number,
+/** The fields in which rows like this one hold conversations, if they do. */
+function conversationIn(
+  name: string,
+  row: JsonObject,
   { textField, onNotice }: DataOptions,
-): Promise<ConversationFields | undefined> {
-  const { name, format: { kind } } = file;
-  if (kind === "text") return undefined;
-  const row = await sampleRow(file, handle), fields = conversationFields(row, textField);
+): ConversationFields | undefined {
+  const fields = conversationFields(row, textField);
   if (fields || textField !== undefined) return fields;
   const { text: _, ...others } = row, unused = conversationFields(others);
   if (unused && "messages" in unused && Array.isArray(others[unused.messages])) {
@@ -212,16 +216,16 @@ async function conversationIn(
 }
 
 /** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
-async function sampleRow(file: DataFile, handle: number): Promise<JsonObject> {
-  const { name, bytes, format: { kind } } = file;
-  const open = { file: name, handle, bytes, column: "", progress: { bytesRead: 0 } };
-  if (kind === "parquet") return await parquetSample(open);
+async function sampleRow(file: DataFile, handle: number, head: Uint8Array): Promise<JsonObject> {
+  const { kind } = file.format;
   if (kind === "csv" || kind === "tsv") {
-    const [header] = new TextDecoder().decode(await headOf(handle, name)).split(/[\r\n]/, 1);
+    const [header] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
     const names = header!.split(kind === "csv" ? "," : "\t")
       .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
     return Object.fromEntries(names.map((name) => [name, ""]));
   }
+  const open = openedFile(file, handle, "");
+  if (kind === "parquet") return await parquetSample(open);
   try {
     for await (const [first] of partsOf(file, open)) {
       if (first) return parseRow(new TextDecoder().decode(first.bytes));
@@ -315,16 +319,23 @@ function titleOf(paths: readonly string[]): string {
 }
 
 async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {
-  const { name, path, bytes, format, conversation } = file, progress = { bytesRead: 0 };
-  using opened = attempt(name, () => openFile(path, "r"));
-  const { placeUnit, ofObjects } = READERS[format.kind];
+  using opened = attempt(file.name, () => openFile(file.path, "r"));
+  const open = openedFile(file, opened.handle, textField), { conversation } = open;
+  const { placeUnit, ofObjects } = READERS[file.format.kind];
   const origin = {
     placeUnit,
-    file: name,
+    file: file.name,
     ...(conversation ? { conversation } : ofObjects ? { field: textField } : {}),
   };
-  const { handle } = opened, open = { file: name, handle, bytes, column: textField, progress };
-  yield* blocksOf(partsOf(file, { ...open, conversation }), origin, progress);
+  yield* blocksOf(partsOf(file, open), origin, open.progress);
+}
+
+function openedFile(
+  { name: file, bytes, conversation }: DataFile,
+  handle: number,
+  column: string,
+): OpenFile {
+  return { file, handle, bytes, column, conversation, progress: { bytesRead: 0 } };
 }
 
 /** The parts of an open file. */
