@@ -13,12 +13,13 @@ import { dirname } from "node:path";
 import { shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
-import { isSha256 } from "./cache.ts";
 import {
   ATTEMPTS,
   backOffMs,
+  failure,
   HubError,
   type HubSession,
+  isSha256,
   request,
   wait,
   within,
@@ -48,7 +49,11 @@ export function addressOf({ page }: HubSession, revision: string, path: string):
 }
 
 /** Thrown if the bytes are not those that the hub described: the file may have changed meanwhile. */
-export class ChangedError extends HubError {}
+export class ChangedError extends HubError {
+  constructor({ task }: HubSession, reason: string) {
+    super(`Cannot ${task} as ${reason}`);
+  }
+}
 
 /**
  * Downloads a file to `path`. Until it is complete it lies at `path.incomplete`, where the next call resumes.
@@ -63,23 +68,22 @@ export async function fetchBlob(
   file: RemoteFile,
   onProgress: (doneBytes: number) => void,
 ): Promise<void> {
-  const incomplete = `${path}.incomplete`, { task } = session, { bytes, etag } = file;
+  const incomplete = `${path}.incomplete`, { bytes, etag } = file;
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
   const shortage = shortageAt(dirname(path), bytes - there + SPARE_BYTES);
   if (shortage !== undefined) {
-    throw new HubError(
-      `Cannot ${task} as ${shortage}; make room, or set HF_HUB_CACHE to a directory elsewhere`,
-    );
+    const advice = "make room, or set HF_HUB_CACHE to a directory elsewhere";
+    throw failure(session, `${shortage}; ${advice}`);
   }
   const before = there > 0 ? `, of which ${byteCount(there)} are here` : "";
-  session.onNotice(`${task}: ${byteCount(bytes)}${before}`);
+  session.onNotice(`${session.task}: ${byteCount(bytes)}${before}`);
   try {
     using part = new Part(incomplete, file);
     part.readRest(onProgress);
     await complete(session, part, file, onProgress);
     const hash = part.finish();
     if (hash !== etag) {
-      throw new ChangedError(`Cannot ${task} as its hash must be ${etag}: current hash is ${hash}`);
+      throw new ChangedError(session, `its hash must be ${etag}: current hash is ${hash}`);
     }
   } catch (error) {
     if (error instanceof ChangedError) rmSync(incomplete);
@@ -92,37 +96,22 @@ export async function fetchBlob(
 async function complete(
   session: HubSession,
   part: Part,
-  { path, commit, bytes }: RemoteFile,
+  file: RemoteFile,
   onProgress: (doneBytes: number) => void,
 ): Promise<void> {
-  let etag: string | null = null; // of the server that has the bytes; the hub's is another
-  let furthest = 0;
-  for (let failures = 0; part.done < bytes;) {
-    const headers = new Headers(part.done === 0 ? {} : { Range: `bytes=${part.done}-` });
-    if (part.done > 0 && etag?.startsWith('"')) headers.set("If-Range", etag);
+  let furthest = 0; // after a restart there is no progress up to here
+  for (let failures = 0; part.done < file.bytes;) {
     try {
-      const response = await request(session, addressOf(session, commit, path), { headers });
-      if (response.status !== 206) part.restart(); // it is another file, or the server knows no ranges
-      else checkRange(session, response, { from: part.done, bytes, etag });
-      etag = response.headers.get("ETag");
-      for await (const chunk of chunksOf(session, response)) {
-        if (part.done + chunk.length > bytes) {
-          throw new ChangedError(`Cannot ${session.task} as it is longer than ${bytes} bytes`);
-        }
+      for await (const chunk of missingBytes(session, part, file)) {
         part.append(chunk);
         onProgress(part.done);
-        if (part.done <= furthest) continue; // after a restart this is no progress yet
-        furthest = part.done;
-        failures = 0;
+        if (part.done > furthest) failures = 0;
+        furthest = Math.max(furthest, part.done);
       }
-      if (part.done < bytes) throw lost(session, "it ends early");
+      if (part.done < file.bytes) throw lost(session, "it ends early");
     } catch (error) {
-      if (!(error instanceof HubError)) throw error;
-      if (error.status === 416) {
-        throw new ChangedError(`Cannot ${session.task} as it is shorter than ${bytes} bytes`);
-      }
-      if (error.status !== 0) throw error;
-      const [done, all] = byteCounts(part.done, bytes);
+      if (!(error instanceof HubError) || error.status !== 0) throw error;
+      const [done, all] = byteCounts(part.done, file.bytes);
       const here = `${done} of ${all} are here`;
       if (++failures === ATTEMPTS) {
         throw new HubError(`${error.message}; ${here}, and the same command resumes there`, 0);
@@ -133,20 +122,32 @@ async function complete(
   }
 }
 
-/** Makes sure that a partial response is the part that was requested, of the same file. */
-function checkRange(
+/** Requests the bytes that a part lacks. That they are those of the same file is known by its hash in the end. */
+async function* missingBytes(
   session: HubSession,
-  { headers }: Response,
-  { from, bytes, etag }: { from: number; bytes: number; etag: string | null },
-): void {
-  const range = headers.get("Content-Range") ?? "none";
-  const [, start, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(range) ?? [];
-  const isSame = etag === null || headers.get("ETag") === etag;
-  if (Number(start) === from && (total === "*" || Number(total) === bytes) && isSame) return;
-  throw new ChangedError(
-    `Cannot ${session.task} as its bytes from ${from} of ${bytes} were requested: ` +
-      `current range is ${printable(range)}${isSame ? "" : " of another file"}`,
-  );
+  part: Part,
+  { path, commit, bytes }: RemoteFile,
+): AsyncGenerator<Uint8Array> {
+  const { done } = part, headers = new Headers(done === 0 ? {} : { Range: `bytes=${done}-` });
+  const response = await request(session, addressOf(session, commit, path), { headers })
+    .catch((error) => {
+      if (!(error instanceof HubError) || error.status !== 416) throw error;
+      throw new ChangedError(session, `it is shorter than ${bytes} bytes`);
+    });
+  const range = response.headers.get("Content-Range") ?? "none";
+  if (response.status !== 206) part.restart(); // the server knows no ranges
+  else if (!range.startsWith(`bytes ${done}-`)) {
+    throw new ChangedError(
+      session,
+      `its bytes from ${done} of ${bytes} were requested: current range is ${printable(range)}`,
+    );
+  }
+  for await (const chunk of chunksOf(session, response)) {
+    if (part.done + chunk.length > bytes) {
+      throw new ChangedError(session, `it is longer than ${bytes} bytes`);
+    }
+    yield chunk;
+  }
 }
 
 /** The chunks of a body; a connection that dies or falls silent is an error of status 0. */
@@ -171,7 +172,7 @@ export async function* chunksOf(
 }
 
 function lost(session: HubSession, reason: string): HubError {
-  return new HubError(`Cannot ${session.task} as the connection is lost (${reason})`, 0);
+  return failure(session, `the connection is lost (${reason})`, 0);
 }
 
 /** The beginning of a file on the disk, and its hash. */

@@ -13,9 +13,11 @@ import {
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { makeWhole } from "../../files/disk.ts";
+import { fetchBlob, type RemoteFile } from "./blob.ts";
+import { type HubSession, isCommit, isSha256, wait } from "./request.ts";
 
 /**
- * A repository in the hub's standard cache, which Python's libraries share
+ * The hub's standard cache, which Python's libraries share
  * (https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
  *
  *     datasets--OWNER--NAME/refs/main                  the commit of main when the hub was last asked
@@ -23,7 +25,7 @@ import { makeWhole } from "../../files/disk.ts";
  *     datasets--OWNER--NAME/blobs/<etag>               the bytes
  *     .locks/datasets--OWNER--NAME/<etag>.lock         locked by the process that downloads them
  *
- * The etag of a file in the hub's large file storage is its SHA-256; that of any other file is git's SHA-1.
+ * Names become paths; a session has checked them.
  *
  * @module
  */
@@ -38,116 +40,104 @@ export interface CachedFile {
   sha256?: string;
 }
 
-/** Whether a revision is a full commit hash. */
-export function isCommit(revision: string): boolean {
-  return /^[0-9a-f]{40}$/.test(revision);
+/** A repository's part of the cache. */
+type InCache = Pick<HubSession, "cache" | "type" | "repo">;
+
+function folderOf({ type, repo }: InCache): string {
+  return [`${type}s`, ...repo.split("/")].join("--");
 }
 
-/** Whether an etag is a SHA-256. */
-export function isSha256(etag: string): boolean {
-  return /^[0-9a-f]{64}$/.test(etag);
+function referenceTo(session: InCache, revision: string): string {
+  return join(session.cache, folderOf(session), "refs", ...revision.split("/"));
+}
+
+function pointerTo(session: InCache, commit: string, path: string): string {
+  return join(session.cache, folderOf(session), "snapshots", commit, ...path.split("/"));
+}
+
+/** The commit of a revision when the hub was last asked. */
+export function cachedCommit(session: InCache, revision: string): string | undefined {
+  if (isCommit(revision)) return revision;
+  try {
+    const commit = readFileSync(referenceTo(session, revision), "utf8").trim();
+    return isCommit(commit) ? commit : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Notes the commit of a revision, by which its files are found offline. */
+export function rememberCommit(session: InCache, revision: string, commit: string): void {
+  if (cachedCommit(session, revision) === commit) return;
+  const path = referenceTo(session, revision);
+  mkdirSync(dirname(path), { recursive: true });
+  makeWhole(path, (temporary) => writeFileSync(temporary, commit));
+}
+
+/** Finds a file of a revision. */
+export function findCached(
+  session: InCache,
+  revision: string,
+  path: string,
+): CachedFile | undefined {
+  const commit = cachedCommit(session, revision);
+  const pointer = commit && pointerTo(session, commit, path);
+  if (!pointer || !existsSync(pointer)) return undefined;
+  let etag = "";
+  try {
+    etag = basename(readlinkSync(pointer));
+  } catch {
+    // it is the file itself, as links were refused
+  }
+  return { path: pointer, commit, ...(isSha256(etag) ? { sha256: etag } : {}) };
+}
+
+/** Lists the files of a revision that the cache has. */
+export function listCached(session: InCache, revision: string): { path: string; bytes: number }[] {
+  const commit = cachedCommit(session, revision);
+  const root = commit && pointerTo(session, commit, "");
+  if (!root || !existsSync(root)) return [];
+  return readdirSync(root, { recursive: true, encoding: "utf8" }).flatMap((path) => {
+    const file = statSync(join(root, path), { throwIfNoEntry: false });
+    return file?.isFile() ? [{ path: path.replaceAll("\\", "/"), bytes: file.size }] : [];
+  });
 }
 
 /** Pause between two attempts to take a lock that another process holds. */
 const LOCK_POLL_MS = 500;
 
-/** One repository's part of the cache. Names become paths; the caller must have checked them. */
-export class RepositoryCache {
-  readonly #root: string;
-  readonly #folder: string;
-  readonly #directory: string;
-
-  /** The part of `type` (`dataset` or `model`) and `repo` (`OWNER/NAME`) in the cache at `root`. */
-  constructor(root: string, { type, repo }: { type: string; repo: string }) {
-    this.#root = root;
-    this.#folder = [`${type}s`, ...repo.split("/")].join("--");
-    this.#directory = join(root, this.#folder);
-  }
-
-  /** The commit of a revision when the hub was last asked. */
-  commitOf(revision: string): string | undefined {
-    if (isCommit(revision)) return revision;
-    try {
-      const commit = readFileSync(this.#reference(revision), "utf8").trim();
-      return isCommit(commit) ? commit : undefined;
-    } catch {
-      return undefined;
-    }
-  }
-
-  /** Finds a file of a revision. */
-  find(revision: string, path: string): CachedFile | undefined {
-    const commit = this.commitOf(revision);
-    if (!commit) return undefined;
-    const pointer = this.#pointer(commit, path);
-    if (!existsSync(pointer)) return undefined;
-    let etag = "";
-    try {
-      etag = basename(readlinkSync(pointer));
-    } catch {
-      // it is the file itself, as links were refused
-    }
-    return { path: pointer, commit, ...(isSha256(etag) ? { sha256: etag } : {}) };
-  }
-
-  /** Lists the files of a revision that the cache has. */
-  list(revision: string): { path: string; bytes: number }[] {
-    const commit = this.commitOf(revision);
-    const root = commit && this.#pointer(commit, "");
-    if (!root || !existsSync(root)) return [];
-    return readdirSync(root, { recursive: true, encoding: "utf8" }).flatMap((path) => {
-      const file = statSync(join(root, path), { throwIfNoEntry: false });
-      return file?.isFile() ? [{ path: path.replaceAll("\\", "/"), bytes: file.size }] : [];
-    });
-  }
-
-  /**
-   * Adds a file that the cache does not have.
-   *
-   * @param fetchBlob downloads its bytes to a path. It is called if no other revision has the same bytes, and under a
-   * lock that Python's library takes too.
-   * @param onLocked is called if another process holds the lock.
-   * @param wait is called until that process releases it.
-   */
-  async add(
-    { commit, path, etag }: { commit: string; path: string; etag: string },
-    { fetchBlob, onLocked, wait }: {
-      fetchBlob: (path: string) => Promise<void>;
-      onLocked: () => void;
-      wait: (milliseconds: number) => Promise<void>;
-    },
-  ): Promise<void> {
-    const pointer = this.#pointer(commit, path);
-    if (existsSync(pointer)) return;
-    const blob = join(this.#directory, "blobs", etag);
-    const lockPath = join(this.#root, ".locks", this.#folder, `${etag}.lock`);
-    for (const file of [pointer, blob, lockPath]) mkdirSync(dirname(file), { recursive: true });
+/**
+ * Adds a file, and notes its commit as that of the session's revision. Its bytes are downloaded unless another revision
+ * has the same, and under a lock that Python's library takes too.
+ */
+export async function addToCache(
+  session: HubSession,
+  file: RemoteFile,
+  onProgress: (doneBytes: number) => void,
+): Promise<CachedFile> {
+  const { cache, revision, task, onNotice } = session, { commit, path, etag } = file;
+  const pointer = pointerTo(session, commit, path), folder = folderOf(session);
+  if (!existsSync(pointer)) {
+    const blob = join(cache, folder, "blobs", etag);
+    const lockPath = join(cache, ".locks", folder, `${etag}.lock`);
+    for (const path of [pointer, blob, lockPath]) mkdirSync(dirname(path), { recursive: true });
     using lock = Deno.openSync(lockPath, { create: true, write: true });
     if (!lock.tryLockSync(true)) {
-      onLocked();
-      do await wait(LOCK_POLL_MS); while (!lock.tryLockSync(true));
+      onNotice(`waiting for another process that is to ${task}`);
+      do await wait(session, LOCK_POLL_MS); while (!lock.tryLockSync(true));
     }
-    if (existsSync(pointer)) return;
-    const isNew = !existsSync(blob);
-    if (isNew) await fetchBlob(blob);
-    linkTo(blob, pointer, { isNew });
+    if (!existsSync(pointer)) {
+      const isNew = !existsSync(blob);
+      if (isNew) await fetchBlob(session, blob, file, onProgress);
+      linkTo(blob, pointer, { isNew });
+    }
   }
-
-  /** Notes the commit of a revision, by which its files are found offline. */
-  remember(revision: string, commit: string): void {
-    if (this.commitOf(revision) === commit) return;
-    const path = this.#reference(revision);
-    mkdirSync(dirname(path), { recursive: true });
-    makeWhole(path, (temporary) => writeFileSync(temporary, commit));
+  try {
+    rememberCommit(session, revision, commit);
+  } catch {
+    // a cache that may only be read is good enough
   }
-
-  #reference(revision: string): string {
-    return join(this.#directory, "refs", ...revision.split("/"));
-  }
-
-  #pointer(commit: string, path: string): string {
-    return join(this.#directory, "snapshots", commit, ...path.split("/"));
-  }
+  return { ...findCached(session, commit, path)!, ...(isSha256(etag) ? { sha256: etag } : {}) };
 }
 
 /** Links a file's name to its blob. If links are refused, it renames a new blob and copies an old one, as Python does. */

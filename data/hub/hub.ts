@@ -2,15 +2,17 @@ import { isSystemError, reasonOf } from "../../files/disk.ts";
 import { isObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { addressOf, ChangedError, chunksOf, fetchBlob, type RemoteFile } from "./blob.ts";
-import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./cache.ts";
+import { addressOf, ChangedError, chunksOf, type RemoteFile } from "./blob.ts";
+import { addToCache, type CachedFile, findCached, listCached } from "./cache.ts";
 import {
   type Environment,
+  failure,
   HubError,
   type HubSession,
   hubSettings,
+  isCommit,
+  isSha256,
   request,
-  wait,
 } from "./request.ts";
 
 export type { CachedFile } from "./cache.ts";
@@ -33,7 +35,7 @@ export interface HubRepo {
   /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
   readonly repo: string;
   /** Branch, tag or commit; `main` by default. */
-  readonly revision?: string;
+  readonly revision?: string | undefined;
 }
 
 /** A file of a repository. */
@@ -67,9 +69,9 @@ export interface HubSpec {
   /** `OWNER/NAME` or `NAME`. */
   repo: string;
   /** Path within the repository. */
-  path?: string;
+  path?: string | undefined;
   /** Branch, tag or commit. */
-  revision?: string;
+  revision?: string | undefined;
 }
 
 /**
@@ -116,19 +118,13 @@ function checkNames({ repo, path, revision }: HubSpec): void {
   }
 }
 
-/** A session and its repository's part of the cache. */
-interface Repository {
-  readonly session: HubSession;
-  readonly files: RepositoryCache;
-}
-
-function openRepository(
+function openSession(
   { type, repo, path, revision = "main" }: HubRepo & { path?: string },
   { environment, onNotice = () => {}, signal, silenceMs = 30_000 }: HubOptions,
-): Repository {
-  checkNames({ repo, revision, ...(path === undefined ? {} : { path }) });
+): HubSession {
+  checkNames({ repo, path, revision });
   const settings = hubSettings(environment);
-  const session = {
+  return {
     ...settings,
     type,
     repo,
@@ -139,7 +135,6 @@ function openRepository(
     signal,
     silenceMs,
   };
-  return { session, files: new RepositoryCache(settings.cache, { type, repo }) };
 }
 
 /**
@@ -154,12 +149,11 @@ function openRepository(
  * @throws the signal's reason, if it aborts.
  */
 export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<CachedFile> {
-  const repository = openRepository(file, options), { session, files } = repository;
-  const { task, revision, cache, offline, onNotice } = session;
-  const { mostBytes = Infinity } = options;
-  const cached = files.find(revision, file.path);
+  const { mostBytes = Infinity, onProgress = () => {} } = options;
+  const session = openSession(file, options), { revision, cache, offline, onNotice } = session;
+  const cached = findCached(session, revision, file.path);
   if (cached && (offline || isCommit(revision))) return cached;
-  if (offline) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
+  if (offline) throw absent(session);
   for (let again = false;; again = true) {
     let remote: RemoteFile;
     try {
@@ -169,17 +163,16 @@ export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<
       onNotice(`${error.message}; taking what is in the cache, of commit ${cached.commit}`);
       return cached;
     }
-    if (remote.bytes > mostBytes) {
-      throw new HubError(
-        `Cannot ${task} as it must have at most ${mostBytes} bytes: current size is ${remote.bytes}`,
-      );
+    const { bytes } = remote;
+    if (bytes > mostBytes) {
+      throw failure(session, `it must have at most ${mostBytes} bytes: current size is ${bytes}`);
     }
     try {
-      return await addToCache(repository, remote, options);
+      return await addToCache(session, remote, (doneBytes) => onProgress(doneBytes, bytes));
     } catch (error) {
       if (isSystemError(error)) {
         throw new HubError(
-          `Cannot ${task} into ${cache} as ${reasonOf(error)}: ` +
+          `Cannot ${session.task} into ${cache} as ${reasonOf(error)}: ` +
             `change that, or set HF_HUB_CACHE to another directory`,
         );
       }
@@ -199,12 +192,11 @@ export async function listHubFiles(
   repo: HubRepo,
   options: HubOptions = {},
 ): Promise<{ path: string; bytes: number }[]> {
-  const { session, files } = openRepository(repo, options);
-  const { task, cache, offline, onNotice } = session;
+  const session = openSession(repo, options), { revision, offline, onNotice } = session;
   const inOrder = (list: { path: string; bytes: number }[]) =>
     list.sort((a, b) => a.path < b.path ? -1 : 1);
-  const cached = inOrder(files.list(session.revision));
-  if (offline && cached.length === 0) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
+  const cached = inOrder(listCached(session, revision));
+  if (offline && cached.length === 0) throw absent(session);
   if (offline) return cached;
   try {
     return inOrder(await listRemote(session));
@@ -217,34 +209,20 @@ export async function listHubFiles(
 
 const isPassing = (error: unknown): error is HubError => error instanceof HubError && error.passing;
 
-function absent(cache: string): string {
-  return `HF_HUB_OFFLINE is set and it is not in ${cache}: unset it, to download once`;
-}
-
-/** Downloads a file into the cache, and notes which commit the revision is. */
-async function addToCache(
-  { session, files }: Repository,
-  remote: RemoteFile,
-  { onProgress = () => {} }: HubOptions,
-): Promise<CachedFile> {
-  const { revision, task, onNotice } = session, { path, commit, etag, bytes } = remote;
-  await files.add(remote, {
-    fetchBlob: (blob) => fetchBlob(session, blob, remote, (done) => onProgress(done, bytes)),
-    onLocked: () => onNotice(`waiting for another process that is to ${task}`),
-    wait: (ms) => wait(session, ms),
-  });
-  try {
-    files.remember(revision, commit);
-  } catch {
-    // a cache that may only be read is good enough
-  }
-  return { ...files.find(commit, path)!, ...(isSha256(etag) ? { sha256: etag } : {}) };
+function absent(session: HubSession): HubError {
+  const { cache } = session;
+  return failure(
+    session,
+    `HF_HUB_OFFLINE is set and it is not in ${cache}: unset it, to download once`,
+  );
 }
 
 /** An answer that the hub would not give: `HF_ENDPOINT` may be the address of something else. */
-function oddAnswer({ task, endpoint }: HubSession, reason: string): HubError {
-  return new HubError(
-    `Cannot ${task} as what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
+function oddAnswer(session: HubSession, reason: string): HubError {
+  const { endpoint } = session;
+  return failure(
+    session,
+    `what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
     0,
   );
 }

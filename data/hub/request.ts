@@ -34,6 +34,16 @@ export class HubError extends UserError {
 
 const isPassing = (status: number) => status === 429 || status >= 500;
 
+/** Whether a revision is a full commit hash. */
+export function isCommit(revision: string): boolean {
+  return /^[0-9a-f]{40}$/.test(revision);
+}
+
+/** Whether an etag is a SHA-256. */
+export function isSha256(etag: string): boolean {
+  return /^[0-9a-f]{64}$/.test(etag);
+}
+
 /** The environment variables that are read, as Python's `huggingface_hub` reads them. */
 export const HUB_VARIABLES = [
   "HF_HOME",
@@ -132,6 +142,11 @@ export interface HubSession extends HubSettings {
   readonly silenceMs: number;
 }
 
+/** The error of a task, which completes the sentence "Cannot … as". */
+export function failure({ task }: HubSession, reason: string, status?: number): HubError {
+  return new HubError(`Cannot ${task} as ${reason}`, status);
+}
+
 /** Failures in a row after which a request, or a download that makes no progress, is given up. */
 export const ATTEMPTS = 5;
 
@@ -173,7 +188,7 @@ export async function request(
     const { status } = response;
     const waitMs = retryAfterMs(response) ?? backOffMs(failures);
     if (!isPassing(status) || failures === ATTEMPTS || waitMs > LONGEST_WAIT_MS) {
-      throw new HubError(`Cannot ${session.task} as ${refusal(session, response, at)}`, status);
+      throw failure(session, refusal(session, response, at), status);
     }
     session.onNotice(`${at.host} answers ${status}: asking again in ${seconds(waitMs)}`);
     await wait(session, waitMs);
@@ -207,13 +222,11 @@ async function follow(
     await response.body?.cancel();
     const next = URL.parse(location, at);
     if (!next || !isWebAddress(next) || at.protocol === "https:" && next.protocol !== "https:") {
-      throw new HubError(
-        `Cannot ${session.task} as ${at.host} redirects to ${printable(location)}`,
-      );
+      throw failure(session, `${at.host} redirects to ${printable(location)}`);
     }
     at = next;
   }
-  throw new HubError(`Cannot ${session.task} as ${at.host} redirects without end`);
+  throw failure(session, `${at.host} redirects without end`);
 }
 
 /** Calls `fetch()`, and reports a failure in a sentence. */
@@ -227,14 +240,11 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
     session.signal?.throwIfAborted();
     const { message, cause } = error as Error;
     if (error instanceof Deno.errors.NotCapable) {
-      throw new HubError(`Cannot ${session.task} as the network may not be used: add --allow-net`);
+      throw failure(session, "the network may not be used: add --allow-net");
     }
     const reason = cause instanceof Error ? cause.message.split(": ").at(-1) : message;
-    throw new HubError(
-      `Cannot ${session.task} as ${at.origin} is not reached (${reason}): ` +
-        `check the network, HTTPS_PROXY and HF_ENDPOINT`,
-      0,
-    );
+    const advice = "check the network, HTTPS_PROXY and HF_ENDPOINT";
+    throw failure(session, `${at.origin} is not reached (${reason}): ${advice}`, 0);
   }
 }
 

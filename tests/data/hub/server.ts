@@ -219,8 +219,7 @@ export class HubServer implements AsyncDisposable {
     more: Record<string, string> = {},
   ): Response {
     const range = /^bytes=(\d+)-(\d*)$/.exec(asked.get("range") ?? "");
-    const isSame = !asked.has("if-range") || asked.get("if-range") === etag;
-    const from = range && isSame ? Number(range[1]) : 0;
+    const from = range ? Number(range[1]) : 0;
     if (from >= bytes.length && bytes.length > 0) {
       return new Response(null, {
         status: 416,
@@ -229,8 +228,7 @@ export class HubServer implements AsyncDisposable {
     }
     const part = bytes.subarray(from, Number(range?.[2] || bytes.length));
     const headers = new Headers({ ...more, ETag: etag, "Content-Length": `${part.length}` });
-    const isPart = range && isSame;
-    if (isPart) {
+    if (range) {
       headers.set("Content-Range", `bytes ${from}-${from + part.length - 1}/${bytes.length}`);
     }
     const { onPiece } = this, { signal } = this.#end;
@@ -247,7 +245,7 @@ export class HubServer implements AsyncDisposable {
         return; // before the length that was announced
       }
     }
-    return new Response(ReadableStream.from(pieces()), { status: isPart ? 206 : 200, headers });
+    return new Response(ReadableStream.from(pieces()), { status: range ? 206 : 200, headers });
   }
 }
 
