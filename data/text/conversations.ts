@@ -83,28 +83,20 @@ export function conversationColumns(fields: ConversationFields): string[] {
  * The conversation that a row holds. Values may be written as JSON, as tables without nested values have them.
  *
  * @returns undefined if the row holds null.
- * @throws {RowError} if it does not hold a conversation.
+ * @throws {MalformedMessage} if it does not hold a conversation.
  */
 export function conversationOf(
   row: JsonObject,
   fields: ConversationFields,
 ): Conversation | undefined {
-  for (const field of TOOLS) {
-    const tools = row[field];
-    if (!isNothing(tools)) throw malformed(`have no ${field}`, tools, NO_TOOLS);
-  }
+  refuseTools(row, TOOLS, "");
   const messages = "messages" in fields
     ? listOf(fieldOf(row, fields.messages), fields.messages)
     : pairOf(row, fields);
   const system = row[SYSTEM];
   if (!messages || isNothing(system)) return messages;
   if (typeof system === "string") return [{ role: "system", content: system }, ...messages];
-  throw malformed(`hold a string in its field ${SYSTEM}`, system, EXAMPLE);
-}
-
-function malformed(requirement: string, value: unknown, advice: string): RowError {
-  const current = value === undefined ? "it is absent" : `current value is ${quoted(value, 40)}`;
-  return new RowError(`${requirement}: ${current}; ${advice}`);
+  throw new MalformedMessage(`its field ${SYSTEM}`, "a string", system);
 }
 
 const NO_TOOLS = "tools are not supported: leave out conversations that have them";
@@ -114,6 +106,12 @@ const EXAMPLE = 'a message is {"role": "user", "content": "Hello"}';
 function isNothing(value: unknown): boolean {
   return value === undefined || value === null || value === "" ||
     Array.isArray(value) && value.length === 0;
+}
+
+function refuseTools(fields: JsonObject, names: readonly string[], path: string): void {
+  const name = names.find((name) => !isNothing(fields[name]));
+  if (name === undefined) return;
+  throw new MalformedMessage(`${path}${name}`, "nothing", fields[name], NO_TOOLS);
 }
 
 /** A question and its answer, each a string or a list of messages. */
@@ -132,7 +130,7 @@ function listOf(value: unknown, field: string): Conversation | undefined {
   const list = typeof value === "string" ? parsed(value) : value;
   if (list === null) return undefined;
   if (Array.isArray(list)) return list.map((item, i) => messageOf(item, `${field}[${i}]`));
-  throw malformed(`hold a list of messages in its field ${field}`, value, EXAMPLE);
+  throw new MalformedMessage(`its field ${field}`, "a list of messages", value);
 }
 
 function parsed(json: string): unknown {
@@ -145,29 +143,20 @@ function parsed(json: string): unknown {
 }
 
 function messageOf(item: unknown, place: string): Message {
-  const isShareGpt = isObject(item) && !("role" in item) && "from" in item;
   const fields = isObject(item) ? item : {}, { weight } = fields;
   if (!isNothing(weight) && weight !== 1) {
-    throw malformed(`have no ${place}.weight but 1`, weight, NO_WEIGHTS);
+    throw new MalformedMessage(`${place}.weight`, "nothing but 1", weight, NO_WEIGHTS);
   }
-  const called = TOOL_FIELDS.find((field) => !isNothing(fields[field]));
-  if (called !== undefined) {
-    throw malformed(`have no ${place}.${called}`, fields[called], NO_TOOLS);
-  }
-  try {
-    return readMessage(item, place, {
-      roles: ROLES,
-      ...isShareGpt ? { roleField: "from", contentField: "value" } : {},
-    });
-  } catch (error) {
-    if (!(error instanceof MalformedMessage)) throw error;
-    const { must, place, value } = error, isTool = TOOL_ROLES.includes(String(value));
-    throw malformed(`hold ${must} in ${place}`, value, isTool ? NO_TOOLS : EXAMPLE);
-  }
+  refuseTools(fields, TOOL_FIELDS, `${place}.`);
+  const isShareGpt = !("role" in fields) && "from" in fields;
+  return readMessage(item, place, {
+    roles: ROLES,
+    ...isShareGpt ? { roleField: "from", contentField: "value" } : {},
+  });
 }
 
 /** A value that is no message, or not a part of one. */
-export class MalformedMessage extends Error {
+export class MalformedMessage extends RowError {
   /** Where the value is: `messages[0].role`. */
   readonly place: string;
   /** What must be there. */
@@ -175,9 +164,10 @@ export class MalformedMessage extends Error {
   /** What is there. */
   readonly value: unknown;
 
-  /** An error that says what must be in a place. */
-  constructor(place: string, must: string, value: unknown) {
-    super(`${place} must be ${must}`);
+  /** An error that says what must be in a place, and what to do if it stands in a row of data. */
+  constructor(place: string, must: string, value: unknown, advice: string = EXAMPLE) {
+    const current = value === undefined ? "it is absent" : `current value is ${quoted(value, 40)}`;
+    super(`hold ${must} in ${place}: ${current}; ${advice}`);
     this.place = place;
     this.must = must;
     this.value = value;
@@ -202,7 +192,8 @@ export function readMessage(
   const { [roleField]: role, [contentField]: content } = message;
   if (typeof role !== "string" || !Object.hasOwn(roles, role)) {
     const must = `one of ${Object.keys(roles).join(", ")}`;
-    throw new MalformedMessage(`${place}.${roleField}`, must, role);
+    const advice = TOOL_ROLES.includes(String(role)) ? NO_TOOLS : EXAMPLE;
+    throw new MalformedMessage(`${place}.${roleField}`, must, role, advice);
   }
   return { role: roles[role]!, content: contentOf(content, `${place}.${contentField}`) };
 }

@@ -160,17 +160,17 @@ Deno.test("openDataset() names file, line, field, value and remedy of a malforme
     [{ messages: [{ role: "tool", content: "a" }] }, "tools are not supported: leave out"],
     [
       { messages: [question, { ...answer, tool_calls: [{ id: 1 }] }] },
-      'have no messages[1].tool_calls: current value is [{"id":1}]; tools are not supported: leave out',
+      'hold nothing in messages[1].tool_calls: current value is [{"id":1}]; tools are not supported: leave out',
     ],
     [
       { messages: [question, { ...answer, weight: 0 }] },
-      "have no messages[1].weight but 1: current value is 0; the loss counts",
+      "hold nothing but 1 in messages[1].weight: current value is 0; the loss counts",
     ],
     [
       { messages: [question, { ...answer, weight: 0.5 }] },
-      "have no messages[1].weight but 1: current value is 0.5; the loss counts",
+      "hold nothing but 1 in messages[1].weight: current value is 0.5; the loss counts",
     ],
-    [{ ...good, tools: [{ name: "f" }] }, "have no tools: current value is"],
+    [{ ...good, tools: [{ name: "f" }] }, "hold nothing in tools: current value is"],
     [
       { messages: [{ role: "user", content: null }] },
       "hold a text or a list of texts in messages[0].content: current",
