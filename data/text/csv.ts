@@ -4,7 +4,7 @@ import { quoted } from "../../files/printable.ts";
 import type { Part } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
-import { checkLength, type OpenFile, windows } from "./readers.ts";
+import { checkLength, type Wanted, windows } from "./readers.ts";
 import { listOfNames } from "./rows.ts";
 
 /**
@@ -19,9 +19,8 @@ import { listOfNames } from "./rows.ts";
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, column, conversation, tabs }: Pick<OpenFile, "file" | "column" | "conversation"> & {
-    tabs: boolean;
-  },
+  { column, conversation }: Wanted,
+  { file, tabs }: { file: string; tabs: boolean },
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];
@@ -45,7 +44,7 @@ export async function* csvParts(
         const header = fields.map(String);
         documentOf = conversation
           ? objectOf(header, conversationColumns(conversation))
-          : columnOf(header, { file, column });
+          : columnOf(header, column, file);
       }
       return null; // the parser keeps nothing
     },
@@ -126,7 +125,8 @@ function objectOf(
 /** The function that gives the column of a row. */
 function columnOf(
   header: readonly string[],
-  { file, column }: Pick<OpenFile, "file" | "column">,
+  column: string,
+  file: string,
 ): (fields: readonly Buffer[]) => Uint8Array {
   const place = header.indexOf(column);
   if (place >= 0 && place === header.lastIndexOf(column)) return (fields) => fields[place]!;

@@ -1,8 +1,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { readdirSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
+import { readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { openFile, readAt, reading } from "../../files/disk.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -13,10 +12,10 @@ import { type ConversationFields, conversationFields } from "./conversations.ts"
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
 import { listOfNames, parseRow, RowError } from "./rows.ts";
-import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
+import { type Format, formatOf, HEAD_BYTES } from "./formats.ts";
+import { attempt, OpenFile } from "./open_file.ts";
 import { parquetParts, parquetSample } from "./parquet.ts";
-import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
-import { unpack } from "./unpack.ts";
+import { arrayParts, lineParts, textParts, type Wanted } from "./readers.ts";
 
 /**
  * Finds files of data on this machine and on the Hugging Face hub, and reads their documents.
@@ -178,8 +177,8 @@ async function localFile(
   if (!stats.isFile()) {
     throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
   }
-  using opened = attempt(name, () => openFile(path, "r"));
-  const { handle } = opened, head = await headOf(handle, name);
+  using opened = new OpenFile(path, name);
+  const head = await headOf(opened);
   const file = {
     name,
     path,
@@ -187,14 +186,12 @@ async function localFile(
     bytes: stats.size,
     lines: head.filter((byte) => byte === LINE_FEED).length,
     identity: attempt(name, () => realpathSync(path)),
-    fingerprint: attempt(name, () => fingerprintOf(handle, stats)),
+    fingerprint: fingerprintOf(opened, stats),
     conversation: undefined,
   };
   if (file.format.kind === "text") return file;
-  return {
-    ...file,
-    conversation: conversationIn(name, await sampleRow(file, handle, head), options),
-  };
+  const row = await sampleRow(opened, file.format, head);
+  return { ...file, conversation: conversationIn(name, row, options) };
 }
 
 /** The fields in which rows like this one hold conversations, if they do. */
@@ -216,18 +213,16 @@ function conversationIn(
 }
 
 /** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
-async function sampleRow(file: DataFile, handle: number, head: Uint8Array): Promise<JsonObject> {
-  const { kind } = file.format;
+async function sampleRow(file: OpenFile, { kind }: Format, head: Uint8Array): Promise<JsonObject> {
+  if (kind === "parquet") return await parquetSample(file);
   if (kind === "csv" || kind === "tsv") {
     const [header] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
     const names = header!.split(kind === "csv" ? "," : "\t")
       .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
     return Object.fromEntries(names.map((name) => [name, ""]));
   }
-  const open = openedFile(file, handle, "");
-  if (kind === "parquet") return await parquetSample(open);
   try {
-    for await (const [first] of partsOf(file, open)) {
+    for await (const [first] of READERS[kind].read(file, { column: "" })) {
       if (first) return parseRow(new TextDecoder().decode(first.bytes));
     }
   } catch (error) { // its reader reports it
@@ -239,12 +234,10 @@ async function sampleRow(file: DataFile, handle: number, head: Uint8Array): Prom
 const LINE_FEED = 0x0a;
 
 /** The beginning of the content of a file, unpacked. */
-async function headOf(handle: number, name: string): Promise<Uint8Array> {
-  const packing = packingOf(name);
-  const chunks = readChunks({ file: name, handle, progress: { bytesRead: 0 } }, HEAD_BYTES);
+async function headOf(file: OpenFile): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   let length = 0;
-  for await (const part of packing ? unpack(chunks, packing, name) : chunks) {
+  for await (const part of file.content(HEAD_BYTES)) {
     parts.push(part);
     length += part.length;
     if (length >= HEAD_BYTES) break;
@@ -258,19 +251,14 @@ const SMALL = 16 * 2 ** 20;
 /** Bytes at each end of a larger file that its fingerprint covers, beside its size and time of change. */
 const GLANCE = 2 ** 20;
 
-function fingerprintOf(handle: number, { size, mtimeMs }: Stats): string {
+function fingerprintOf(file: OpenFile, { size, mtimeMs }: Stats): string {
   const hash = createHash("sha256");
-  if (size > SMALL) hash.update(JSON.stringify([size, mtimeMs]));
-  const parts = size > SMALL ? [[0, GLANCE], [size - GLANCE, GLANCE]] : [[0, size]];
-  for (const [start, length] of parts) {
-    const bytes = new Uint8Array(length!);
-    hash.update(bytes.subarray(0, readAt(handle, bytes, start!)));
-  }
-  return hash.digest("hex");
+  if (size <= SMALL) return hash.update(Buffer.from(file.slice(0))).digest("hex");
+  return hash.update(JSON.stringify([size, mtimeMs]))
+    .update(Buffer.from(file.slice(0, GLANCE)))
+    .update(Buffer.from(file.slice(size - GLANCE)))
+    .digest("hex");
 }
-
-/** Bytes per read. */
-const CHUNK_BYTES = 4 * 2 ** 20;
 
 /**
  * The documents of files, one file after the other.
@@ -318,68 +306,47 @@ function titleOf(paths: readonly string[]): string {
   return listOfNames(paths.map((path) => basename(path)), 3);
 }
 
-async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {
-  using opened = attempt(file.name, () => openFile(file.path, "r"));
-  const open = openedFile(file, opened.handle, textField), { conversation } = open;
-  const { placeUnit, ofObjects } = READERS[file.format.kind];
+async function* readFile(
+  { name, path, format: { kind }, conversation }: DataFile,
+  column: string,
+): AsyncGenerator<Block> {
+  using file = new OpenFile(path, name);
+  const { read, placeUnit, ofObjects } = READERS[kind];
   const origin = {
     placeUnit,
-    file: file.name,
-    ...(conversation ? { conversation } : ofObjects ? { field: textField } : {}),
+    file: name,
+    ...(conversation ? { conversation } : ofObjects ? { field: column } : {}),
   };
-  yield* blocksOf(partsOf(file, open), origin, open.progress);
-}
-
-function openedFile(
-  { name: file, bytes, conversation }: DataFile,
-  handle: number,
-  column: string,
-): OpenFile {
-  return { file, handle, bytes, column, conversation, progress: { bytesRead: 0 } };
-}
-
-/** The parts of an open file. */
-function partsOf({ name, format }: DataFile, open: OpenFile): AsyncIterable<Part[]> {
-  const { kind, packing } = format, chunks = readChunks(open, CHUNK_BYTES);
-  return READERS[kind].read(packing ? unpack(chunks, packing, name) : chunks, open);
+  yield* blocksOf(read(file, { column, conversation }), origin, file);
 }
 
 /** How the documents of a file are found. */
 interface Reader {
-  /** Finds them in a stream of UTF-8; Parquet is read at random instead. */
-  read(
-    text: AsyncIterable<Uint8Array>,
-    file: OpenFile,
-  ): AsyncIterable<Part[]>;
+  read(file: OpenFile, wanted: Wanted): AsyncIterable<Part[]>;
   readonly placeUnit: PlaceUnit;
   /** Whether the documents are in JSON objects. */
   readonly ofObjects?: boolean;
 }
 
 const READERS: Readonly<Record<Format["kind"], Reader>> = {
-  text: { read: (text) => textParts(text), placeUnit: "byte" },
-  lines: { read: lineParts, placeUnit: "line", ofObjects: true },
-  array: { read: arrayParts, placeUnit: "element", ofObjects: true },
-  csv: { read: (text, how) => csvParts(text, { ...how, tabs: false }), placeUnit: "line" },
-  tsv: { read: (text, how) => csvParts(text, { ...how, tabs: true }), placeUnit: "line" },
-  parquet: { read: (_, how) => parquetParts(how), placeUnit: "row" },
+  text: { read: (file) => textParts(file.content()), placeUnit: "byte" },
+  lines: {
+    read: (file) => lineParts(file.content(), { file: file.name }),
+    placeUnit: "line",
+    ofObjects: true,
+  },
+  array: {
+    read: (file) => arrayParts(file.content(), { file: file.name }),
+    placeUnit: "element",
+    ofObjects: true,
+  },
+  csv: {
+    read: (file, wanted) => csvParts(file.content(), wanted, { file: file.name, tabs: false }),
+    placeUnit: "line",
+  },
+  tsv: {
+    read: (file, wanted) => csvParts(file.content(), wanted, { file: file.name, tabs: true }),
+    placeUnit: "line",
+  },
+  parquet: { read: parquetParts, placeUnit: "row" },
 };
-
-/** The bytes of a file, at most so many at a time. */
-async function* readChunks(
-  { file, handle, progress }: Pick<OpenFile, "file" | "handle" | "progress">,
-  most: number,
-): AsyncGenerator<Uint8Array> {
-  for (;;) {
-    const chunk = new Uint8Array(most);
-    const length = attempt(file, () => readSync(handle, chunk, 0, most, progress.bytesRead));
-    if (length === 0) return;
-    progress.bytesRead += length;
-    yield chunk.subarray(0, length);
-  }
-}
-
-/** Runs an action on a file. If the system refuses, the error names the file. */
-function attempt<T>(path: string, action: () => T): T {
-  return reading(action, (reason) => new DataError(`${path}: ${reason}`));
-}

@@ -1,5 +1,4 @@
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
-import { readAt } from "../../files/disk.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -7,7 +6,8 @@ import type { Part } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { fieldOf, listOfNames } from "./rows.ts";
-import type { OpenFile } from "./readers.ts";
+import type { OpenFile } from "./open_file.ts";
+import type { Wanted } from "./readers.ts";
 
 /** Decoders of columns that hyparquet does not have; Snappy it has. */
 const COMPRESSORS = {
@@ -18,19 +18,6 @@ const COMPRESSORS = {
 
 type Column = ReturnType<Package<"hyparquet">["parquetSchema"]>;
 
-/** A Parquet file that can be read at random. */
-function bufferOf({ handle, bytes, progress }: OpenFile) {
-  return {
-    byteLength: bytes,
-    slice(start: number, end = bytes) {
-      const buffer = new Uint8Array(end - start);
-      if (readAt(handle, buffer, start) < buffer.length) throw new Error("it breaks off");
-      progress.bytesRead = end;
-      return buffer.buffer;
-    },
-  };
-}
-
 /**
  * A row with the columns of a Parquet file: a list in those that hold lists, perhaps as JSON, and null in others.
  *
@@ -38,8 +25,8 @@ function bufferOf({ handle, bytes, progress }: OpenFile) {
  */
 export async function parquetSample(file: OpenFile): Promise<JsonObject> {
   const { parquetMetadataAsync, parquetSchema } = await load("hyparquet");
-  return await attempt(file.file, 0, async () => {
-    const { children } = parquetSchema(await parquetMetadataAsync(bufferOf(file)));
+  return await attempt(file.name, 0, async () => {
+    const { children } = parquetSchema(await parquetMetadataAsync(file));
     return Object.fromEntries(children.map((child) => {
       const isJson = child.element.converted_type === "JSON";
       const isList = child.children.length > 0 && !isGroup(child);
@@ -56,14 +43,16 @@ export async function parquetSample(file: OpenFile): Promise<JsonObject> {
  *
  * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
  */
-export async function* parquetParts(open: OpenFile): AsyncGenerator<Part[]> {
-  const { file, column, conversation } = open, asyncBuffer = bufferOf(open);
+export async function* parquetParts(
+  file: OpenFile,
+  { column, conversation }: Wanted,
+): AsyncGenerator<Part[]> {
   const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await load("hyparquet");
-  const metadata = await attempt(file, 0, () => parquetMetadataAsync(asyncBuffer));
+  const metadata = await attempt(file.name, 0, () => parquetMetadataAsync(file));
   const { children } = parquetSchema(metadata);
   const refuse = (requirement: string) =>
     new DataError(
-      `${file} as ${requirement} the column ${column}: its columns are ` +
+      `${file.name} as ${requirement} the column ${column}: its columns are ` +
         `${listOfNames(children.flatMap(columnNames))}; choose with --text-field`,
     );
   const wanted = conversation ? conversationColumns(conversation) : [column];
@@ -76,9 +65,9 @@ export async function* parquetParts(open: OpenFile): AsyncGenerator<Part[]> {
   for (const group of metadata.row_groups) {
     const needsLz4 = group.columns.some(({ meta_data }) => meta_data?.codec.startsWith("LZ4"));
     const compressors = needsLz4 ? (await load("hyparquet-compressors")).compressors : COMPRESSORS;
-    const rows = await attempt(file, row, async () => {
+    const rows = await attempt(file.name, row, async () => {
       const rows = await parquetReadObjects({
-        file: asyncBuffer,
+        file,
         metadata: { ...metadata, row_groups: [group] },
         columns: columns.map(({ element }) => element.name),
         compressors,

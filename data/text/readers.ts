@@ -10,18 +10,12 @@ import { DataError } from "./data_error.ts";
  * @module
  */
 
-/** A file that is being read. */
-export interface OpenFile {
-  /** Name in messages. */
-  readonly file: string;
-  readonly handle: number;
-  readonly bytes: number;
-  /** The field or column that holds the documents; a nested one is `data.text`. */
+/** What to read of a table. */
+export interface Wanted {
+  /** The column that holds the documents; in Parquet a nested one is `data.text`. */
   readonly column: string;
-  /** The fields or columns in its place if the documents are conversations. */
+  /** The columns in its place if the documents are conversations. */
   readonly conversation?: ConversationFields | undefined;
-  /** Is set to the end of what has been read. */
-  readonly progress: { bytesRead: number };
 }
 
 /** Separates documents in a text file. */
