@@ -62,7 +62,7 @@ export interface EstimatedTime {
 
 /** The checkpoints that a run will save. */
 export function plannedSaves(
-  { options, config, corpus, first }: Run,
+  { options, config, corpus, share: { start: { step: first } } }: Run,
 ): PlannedSaves {
   const { steps, syncEvery, keep } = options, cooldownFrom = lastBeforeCooldown(options);
   const saveEvery = options.saveEvery && Math.max(options.saveEvery, syncEvery);
@@ -83,8 +83,8 @@ export function plannedSaves(
 
 /** Estimates what a training needs, except its time. */
 export function estimate(run: Run): Estimate {
-  const { options, config, corpus, first } = run;
-  const { flopsPerToken: perToken } = costOf(config, run), steps = options.steps - first;
+  const { options, config, corpus, share } = run;
+  const { flopsPerToken: perToken } = costOf(config, run), steps = options.steps - share.start.step;
   const perStep = perToken * tokensPerStepOf(options);
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);

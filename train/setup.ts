@@ -141,8 +141,6 @@ export interface Run extends Workplace, Setup {
   readonly memory: TrainingMemory;
   /** The model from which the run started, as its checkpoints record it. */
   readonly source: TrainerState["source"] | undefined;
-  /** Steps already done. */
-  readonly first: number;
   /** What this rank computes of each step. */
   readonly share: StepShare;
 }
@@ -423,7 +421,6 @@ export function* finishSetup(
     recompute,
     memory,
     source,
-    first,
     share: new StepShare(place.transport, batches, {
       step: first,
       batchIndex,

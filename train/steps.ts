@@ -40,8 +40,6 @@ export interface Loop extends Saved {
   signal: AbortSignal | undefined;
   /** What this rank computes of each step. */
   share: StepShare;
-  /** Steps already done. */
-  first: number;
   /** Validation loss of the best evaluation of this run so far. */
   bestLoss: number | null;
   /** Checkpoint of this run from which it was resumed. */
@@ -63,7 +61,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let { options } = loop; // their steps change if the time is short
   const tokensPerStep = tokensPerStepOf(options);
 
-  let { first: step, bestLoss, path } = loop;
+  let { step } = share.start, { bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
   let exchangedAt = step; // the last step after which all ranks hold the same weights
   let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
@@ -200,7 +198,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     yield* warnings;
     lossScale = reports.at(-1)!.lossScale;
     hasLearned ||= reports.some(({ skipped }) => !skipped);
-    if (step === total && !hasLearned) throw allSkipped(loop.first, options);
+    if (step === total && !hasLearned) throw allSkipped(share.start.step, options);
   }
 
   /** Makes the training shorter if it would not end in time. */
@@ -299,7 +297,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Reports the end of the training. */
   async function* end(reason: "steps" | "epochs" | "patience" | "interrupted") {
     const { best } = directory;
-    record.note([{ kind: "end", step, reason }]);
+    if (step <= options.steps) record.note([{ kind: "end", step, reason }]);
     yield* noticesOf(directory);
     const prompt = promptOf(0);
     const tokens = share.batchesBefore(step) * options.batchSize * options.contextLength;

@@ -208,10 +208,10 @@ export async function* train(
     const seconds = () => done + (performance.now() - since) / 1000;
     const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();
     const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
-    const run = yield* finishSetup(place, sized, corpus);
-    if (checkpoint && !ours && run.first > run.options.steps) {
+    const run = yield* finishSetup(place, sized, corpus), { share } = run;
+    if (checkpoint && !ours && share.start.step > run.options.steps) {
       throw new UserError(
-        `Cannot continue ${checkpoint.path} as --steps must be above its ${run.first}: ` +
+        `Cannot continue ${checkpoint.path} as --steps must be above its ${share.start.step}: ` +
           `current value is ${run.options.steps}`,
       );
     }
@@ -236,17 +236,19 @@ export async function* train(
     );
     if (await hasAborted(signal)) throw signal!.reason;
 
-    if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
+    if (wanted.resumeFrom !== undefined) directory.moveLaterAside(share.start.step);
     const { tensorboard } = run.options;
-    record = await openRecord(directory, run.first, { tensorboard });
-    record.note([{
-      kind: "start",
-      step: run.first,
-      ...costOf(run.config, run),
-      device: device.name,
-      memoryBytes: run.memory.total,
-      options: run.options,
-    }]);
+    record = await openRecord(directory, share.start.step, { tensorboard });
+    if (share.start.step <= run.options.steps) { // else there is nothing to do
+      record.note([{
+        kind: "start",
+        step: share.start.step,
+        ...costOf(run.config, run),
+        device: device.name,
+        memoryBytes: run.memory.total,
+        options: run.options,
+      }]);
+    }
     if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
     yield* noticesOf(directory);
     const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
@@ -312,7 +314,7 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   const shortage = checkRoom(run.out, plannedSaves(run));
   if (shortage !== undefined) yield { kind: "notice", message: shortage };
   yield { kind: "estimate", ...estimate(run) };
-  const steps = run.options.steps - run.first;
+  const steps = run.options.steps - run.share.start.step;
   if (steps <= 0 || run.signal?.aborted) return;
   using gpt = createModel(run);
   using trainStep = yield* recordStep(run, gpt);
@@ -389,8 +391,15 @@ function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
           ranks > 1 ? "weights are exchanged" : "an outer step is taken"
         }, by DiLoCo`);
   }
-  if (resumed && ranks > 1 && options.wire === "f16" && !hasResiduals(resumed.state, options)) {
-    yield "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
+  if (resumed && !hasResiduals(resumed.state, options)) {
+    if (ranks > 1 && options.wire === "f16") {
+      yield "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
+    } else if (before > 1 && saved.wire === "f16") {
+      yield "what --wire f16 has rounded away, and not sent yet, is left out";
+    }
+  }
+  if (saved.syncEvery > 1 && syncEvery === 1) {
+    yield "the momentum of the outer optimizer is left out";
   }
   if (!resumed || saved.syncEvery === 1) return; // all ranks have the same optimizer
   const has = 1 + (resumed.state.otherRanks?.length ?? 0), uses = syncEvery === 1 ? 1 : ranks;
@@ -407,12 +416,12 @@ function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
 
 /** The event that begins a training. */
 function startOf(
-  { resumed, options, device, config, corpus, batches, first, share }: Run,
+  { resumed, options, device, config, corpus, batches, share }: Run,
 ): TrainEvent {
   const trained = parameterTable(config, options.freeze).filter(({ trained }) => trained);
   return {
     kind: "start",
-    ...(resumed ? { resumedFrom: first } : {}),
+    ...(resumed ? { resumedFrom: share.start.step } : {}),
     steps: options.steps,
     epochs: batches.epochsBefore(share.batchesBefore(options.steps)),
     options,

@@ -252,6 +252,9 @@ Deno.test("train says what continues a run that has done its steps, and leaves i
     assert.match(stderr, /resumed has done 6 steps already: give --steps above 6 to continue\n/);
     assert.doesNotMatch(stderr, /resuming/);
   }
+  const starts = Deno.readTextFileSync(join(resumed, "metrics.jsonl")).split("\n")
+    .filter((line) => line.includes('"start"'));
+  assert.equal(JSON.parse(starts.at(-1)!).options.steps, 6); // as lists of runs say
   const { code, stderr } = await task("train", ["--out", resumed, "--steps", "7"]);
   assert.equal(code, 0, stderr);
   assert.match(stderr, /\nresuming from step 6: \d+ parameters for 7 steps, .* into /);

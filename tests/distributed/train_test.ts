@@ -137,6 +137,17 @@ for (const syncEvery of [1, 2]) {
       "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
     assert.ok(noticesOf(three!).includes(message));
     assert.ok(!noticesOf(resumed!).includes(message));
+    const [alone] = await trainOn(1, { out, steps: 7, syncEvery: 1, dryRun: true });
+    assert.deepEqual(
+      noticesOf(alone!).filter((notice) => notice.includes("left out")),
+      [
+        "what --wire f16 has rounded away, and not sent yet, is left out",
+        ...syncEvery === 1 ? [] : [
+          "the momentum of the outer optimizer is left out",
+          "the state of the optimizer of ranks 1 and 2 is left out",
+        ],
+      ],
+    );
   });
 }
 

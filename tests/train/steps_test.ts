@@ -187,7 +187,6 @@ async function runScript(
         : {}),
       seconds: () => clock / 1000,
       secondsLeft: rest.secondsLeft,
-      first,
       bestLoss: rest.bestLoss ?? null,
       ...(first > 0 ? { path: join(directory, name, "before") } : {}),
     });
