@@ -1,4 +1,4 @@
-import { printable, quoted } from "../../files/printable.ts";
+import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import {
@@ -100,7 +100,7 @@ export function ggufTokenizer(
       "Cannot export the tokenizer to GGUF as it must be SentencePiece's BPE with byte fallback, or a byte-level " +
         `BPE with the words of ${Object.keys(WORDS).join(", ")}: current pre-tokenizer is ${
           quoted(file.preTokenizers.map(({ type }) => type).join(", ") || null)
-        }, model ${printable(String(model.type))}`,
+        }, model ${model.kind}`,
     );
   }
   const tokens = Array.from({ length: vocabularySize }, (_, id) => `[UNUSED${id}]`);

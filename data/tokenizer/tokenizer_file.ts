@@ -140,12 +140,12 @@ const MOST_DEPTH = 32;
 export function readTokenizerFile(json: JsonObject): TokenizerFile {
   const file = check(json, FILE_FIELDS, "");
   return {
-    model: readModel(json.model as JsonObject),
     normalizers: componentsOf(file.normalizer, "normalizer"),
     preTokenizers: componentsOf(file.pre_tokenizer, "pre_tokenizer"),
     decoders: componentsOf(file.decoder, "decoder"),
     addedTokens: (file.added_tokens ?? [])
       .map((token) => check(token, ADDED_TOKEN_FIELDS, "added_tokens ")),
+    model: readModel(json.model as JsonObject),
     begin: beginOf(json.post_processor),
   };
 }

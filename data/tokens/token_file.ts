@@ -125,7 +125,12 @@ function readMeta(directory: string, origin: About["origin"]): Meta {
 /** Opens a file, each megabyte of which is compared with its checksum when it is first read. */
 function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
   const handle = openSync(path, "r"), { size } = fstatSync(handle);
-  const file = {
+  if (size !== bytes) {
+    closeSync(handle);
+    throw damaged(path, `it must be ${bytes} bytes long: current length is ${size}`);
+  }
+  const isChecked = new Uint8Array(checksums.length);
+  return {
     bytes,
     read(start: number, end: number): Uint8Array<ArrayBuffer> {
       for (let i = Math.floor(start / CHECKED_BYTES); i * CHECKED_BYTES < end; i++) {
@@ -139,10 +144,6 @@ function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
     },
     [Symbol.dispose]: () => closeSync(handle),
   };
-  const isChecked = new Uint8Array(checksums.length);
-  if (size === bytes) return file;
-  closeSync(handle);
-  throw damaged(path, `it must be ${bytes} bytes long: current length is ${size}`);
 }
 
 /** Where the part of a file begins and ends that a checksum is of. */
