@@ -145,6 +145,8 @@ async function tokenizeIntoCache(
       recorded = performance.now();
     });
     files.finish({ ...about, origin });
+    files.close(); // before the directory is renamed, which Windows refuses while they are open
+    writer = undefined;
     syncDirectory(files.directory);
     rmSync(path, { recursive: true, force: true }); // damaged or outdated files
     renameSync(files.directory, path);
