@@ -2,12 +2,12 @@
 //
 // tokens, order: [M]; partials: [chunks,2,C]; dwte: [V,C]; C in vectors of four
 //
-// A workgroup checks the last run of each of CHUNKS chunks and sums those that begin in that chunk and continue
-// in the next: each of its SHARES rows of invocations sums every SHARES-th further chunk, and the first row adds
-// the shares.
+// A workgroup has SHARES chunks, and sums the runs that begin in one of them and continue in the next. Row y of its
+// invocations sums the run of chunk y if it continues in at most SHARES chunks. A run that continues in more leaves no
+// room for another one in the workgroup's chunks: all rows sum it, each every SHARES-th further chunk, and the first
+// row adds the shares. All places are looked up together, and AHEAD partials, so that few loads wait for others.
 const CHUNK: u32 = 16; // places per chunk
-const COLUMNS: u32 = 16; // vectors of four columns per workgroup
-const CHUNKS: u32 = 8; // at most SHARES
+const COLUMNS: u32 = 16; // vectors of four columns per workgroup, more than SHARES
 const SHARES: u32 = 8;
 
 struct Sizes {
@@ -24,45 +24,82 @@ struct Sizes {
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
 const NONE: u32 = 0xffffffff;
+const AHEAD: u32 = 4; // partials that are loaded together
 const INVOCATIONS: u32 = COLUMNS * SHARES;
-var<workgroup> longRuns: array<u32, CHUNKS>; // token of the run that begins in a chunk and continues, or NONE
+var<workgroup> continues: array<array<u32, COLUMNS>, SHARES>; // 1 if the run of chunk y continues x + 1 chunks later
+var<workgroup> longRun: u32; // 1 + the row whose run continues in more than SHARES chunks; 0 if there is none
+var<workgroup> longToken: u32;
+var<workgroup> longFurther: u32; // chunks in which it continues; 0 until they are counted
 var<workgroup> shares: array<vec4f, INVOCATIONS>;
 
 // The token at a place in the order, NONE before the first place and past the last.
 fn tokenAt(place: u32) -> u32 {
-  if (place >= sizes.M) { return NONE; }
-  return tokens[order[place]];
+  let token = tokens[order[min(place, sizes.M - 1)]];
+  return select(NONE, token, place < sizes.M);
+}
+
+// start + the partials of `count` chunks in which a run continues, from `chunk` on, every `stride`-th.
+fn addPartials(start: vec4f, chunk: u32, count: u32, stride: u32, c: u32) -> vec4f {
+  var sum = start;
+  for (var first = 0u; first < count; first += AHEAD) {
+    var loaded: array<vec4f, AHEAD>;
+    // unroll
+    for (var i = 0u; i < AHEAD; i++) {
+      loaded[i] = partials[(chunk + min(first + i, count - 1) * stride) * 2 * sizes.columns4 + c];
+    }
+    // unroll
+    for (var i = 0u; i < AHEAD; i++) {
+      if (first + i < count) { sum += loaded[i]; }
+    }
+  }
+  return sum;
 }
 
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let firstChunk = group.x * CHUNKS;
   let c = group.z * COLUMNS + local.x;
   let inside = c < sizes.columns4;
-  if (local.x == 0 && local.y < CHUNKS) {
-    let first = (firstChunk + local.y) * CHUNK;
-    let token = tokenAt(first + CHUNK - 1);
-    let continues = tokenAt(first - 1) != token && tokenAt(first + CHUNK) == token;
-    longRuns[local.y] = select(NONE, token, continues && token - sizes.firstToken < sizes.slicedTokens);
+  let chunk = group.x * SHARES + local.y;
+  let token = tokenAt(chunk * CHUNK + CHUNK - 1);
+  let begins = tokenAt(chunk * CHUNK - 1) != token && token - sizes.firstToken < sizes.slicedTokens;
+  continues[local.y][local.x] = u32(tokenAt((chunk + 1 + local.x) * CHUNK) == token);
+  workgroupBarrier();
+  var further = 0u; // chunks in which the run continues, at most COLUMNS
+  // unroll
+  for (var x = 0u; x < COLUMNS; x++) {
+    further += continues[local.y][x];
   }
-  for (var i = 0u; i < CHUNKS; i++) {
-    let token = workgroupUniformLoad(&longRuns[i]); // with a barrier before and after
-    if (token == NONE) { continue; }
-    let chunk = firstChunk + i;
-    var sum = vec4f();
-    if (inside) {
-      if (local.y == 0) { sum = partials[(chunk * 2 + 1) * sizes.columns4 + c]; }
-      for (var k = chunk + 1 + local.y; tokenAt(k * CHUNK) == token; k += SHARES) {
-        sum += partials[k * 2 * sizes.columns4 + c];
-      }
-    }
-    shares[local.y * COLUMNS + local.x] = sum;
-    workgroupBarrier();
-    if (local.y == 0 && inside) {
-      for (var share = 1u; share < SHARES; share++) {
-        sum += shares[share * COLUMNS + local.x];
-      }
-      dwte[(token - sizes.firstToken) * sizes.columns4 + c] += sum;
-    }
+  if (begins && further > 0 && further <= SHARES && inside) {
+    let begun = partials[(chunk * 2 + 1) * sizes.columns4 + c];
+    dwte[(token - sizes.firstToken) * sizes.columns4 + c] += addPartials(begun, chunk + 1, further, 1, c);
   }
+
+  if (begins && further > SHARES && local.x == 0) {
+    longRun = local.y + 1;
+    longToken = token;
+  }
+  let long = workgroupUniformLoad(&longRun); // with a barrier before and after
+  if (long == 0) { return; }
+  let longChunk = group.x * SHARES + long - 1;
+  var place = (longChunk + 1 + local.y * COLUMNS + local.x) * CHUNK; // where a further chunk begins
+  var longChunks = 0u;
+  while (longChunks == 0) {
+    if (tokenAt(place) == longToken && tokenAt(place + CHUNK) != longToken) { longFurther = place / CHUNK - longChunk; }
+    place += INVOCATIONS * CHUNK;
+    longChunks = workgroupUniformLoad(&longFurther);
+  }
+  var sum = vec4f();
+  if (inside) {
+    if (local.y == 0) { sum = partials[(longChunk * 2 + 1) * sizes.columns4 + c]; }
+    let count = (longChunks + SHARES - 1 - local.y) / SHARES;
+    sum = addPartials(sum, longChunk + 1 + local.y, count, SHARES, c);
+  }
+  shares[local.y * COLUMNS + local.x] = sum;
+  workgroupBarrier();
+  if (local.y != 0 || !inside) { return; }
+  // unroll
+  for (var share = 1u; share < SHARES; share++) {
+    sum += shares[share * COLUMNS + local.x];
+  }
+  dwte[(longToken - sizes.firstToken) * sizes.columns4 + c] += sum;
 }

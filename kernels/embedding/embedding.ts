@@ -30,9 +30,6 @@ export function tableSlices(
   }));
 }
 
-/** With more chunks than this, `embeddingBackward()` uses fewer workgroups for runs that cross chunks. */
-const MANY_CHUNKS = 1024;
-
 /**
  * y[m] = wte[tokens[m]] + wpe[positions[m]], the sum of token embedding and position embedding; without wpe
  * y[m] = wte[tokens[m]].
@@ -126,8 +123,6 @@ export function embeddingBackward(
   // a CPU gains nothing by loading ahead; SwiftShader compiles 4 rows in 0.1 s, but 8 in 33 s
   const AHEAD = program.device.isCpu ? 4 : 8;
   const chunks = ceilDiv(M, CHUNK);
-  // most chunks of a large batch have no long run, so a workgroup checks several chunks in turn
-  const CHUNKS = chunks > MANY_CHUNKS ? SHARES : 1;
   const partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, view } of rowSlices(program.device, dwte)) {
     const uniforms = { firstToken: first, slicedTokens: rows, M, columns4: C / 4 };
@@ -155,13 +150,12 @@ export function embeddingBackward(
     if (chunks === 1) continue;
     program.dispatch({
       shader: { "kernels/embedding/backward_long_runs.wgsl": backwardLongRuns },
-      constants: { CHUNK, COLUMNS, CHUNKS, SHARES },
+      constants: { CHUNK, COLUMNS, SHARES },
       tensors: { tokens, order, partials, dwte: view },
       uniforms,
-      workgroups: [ceilDiv(chunks - 1, CHUNKS), 1, ceilDiv(C / 4, COLUMNS)],
-      // at worst one run through nearly all chunks, and the shares of each run that begins here
-      iterations: ceilDiv(chunks, SHARES) + CHUNKS * (SHARES + 1),
-      workgroupBytes: COLUMNS * SHARES * 16 + CHUNKS * 4,
+      workgroups: [ceilDiv(chunks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
+      iterations: ceilDiv(chunks, SHARES), // at worst one run through nearly all chunks
+      workgroupBytes: 20 * COLUMNS * SHARES + 12,
     });
   }
 }

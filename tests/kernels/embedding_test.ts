@@ -151,15 +151,15 @@ for (const dtype of REAL_TYPES) {
   );
 }
 
-// chunks have 16 places: runs within, of and across them, up to more chunks than there are shares
-const LENGTHS = [16, 15, 1, 17, 31, 32, 1, 5, 10, 33, 65, 350, 10, 40, 3];
-const MANY_LENGTHS = Array.from({ length: 28 }, () => LENGTHS).flat(); // 1,100 chunks
+// chunks have 16 places: runs within, of and across them, up to more chunks than there are shares or invocations
+const LENGTHS = [16, 15, 1, 17, 31, 32, 1, 5, 10, 33, 65, 350, 10, 128, 144, 3];
+const MANY_LENGTHS = [...LENGTHS, 2080, ...LENGTHS];
 
 for (const dtype of REAL_TYPES) {
   for (
     const [where, on, V, C, lengths] of [
       ["", device, 20, 132, LENGTHS],
-      [" of many chunks", device, 420, 4, MANY_LENGTHS],
+      [" of many chunks", device, 40, 4, MANY_LENGTHS],
       [" if dwte needs three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4, LENGTHS],
     ] as const
   ) {
