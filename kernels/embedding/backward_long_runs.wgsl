@@ -78,9 +78,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     longRun = local.y + 1;
     longToken = token;
   }
-  let long = workgroupUniformLoad(&longRun); // with a barrier before and after
-  if (long == 0) { return; }
-  let longChunk = group.x * SHARES + long - 1;
+  let longRow = workgroupUniformLoad(&longRun); // with a barrier before and after
+  if (longRow == 0) { return; }
+  let longChunk = group.x * SHARES + longRow - 1;
   var place = (longChunk + 1 + local.y * COLUMNS + local.x) * CHUNK; // where a further chunk begins
   var longChunks = 0u;
   while (longChunks == 0) {
