@@ -1,13 +1,6 @@
 import { hash, Random } from "../random.ts";
 import type { Conversation, Message } from "./conversations.ts";
-import {
-  type Bindings,
-  drawStory,
-  parsePattern,
-  type Pattern,
-  sections,
-  textOf,
-} from "./stories.ts";
+import { type Bindings, drawStory, parsePattern, sections, textOf } from "./stories.ts";
 
 /**
  * The built-in conversations: questions about the built-in stories, and their answers. The grammar of the stories writes
@@ -36,7 +29,7 @@ export const QUESTION_KINDS = [
  * The questions by when they are asked: of all stories, of those with this plot, after another question, or right after
  * a question of the kind `thing`. A line has a kind, a question and its answer.
  */
-const QUESTIONS = parseQuestions(`
+const QUESTIONS = sections(`
 # all stories
 hero: Who is the story about? It is about {hero}.
 hero: What is the name of the {child}? {His} name is {hero}.
@@ -81,29 +74,6 @@ place: And where was it? It was at the {place}.
 color: What color was it? It was {hue}.
 `);
 
-/** A question and its answer, as the grammar has them. */
-interface Question {
-  readonly kind: QuestionKind;
-  readonly question: Pattern;
-  readonly answer: Pattern;
-}
-
-function parseQuestions(text: string): Map<string, Question[]> {
-  return new Map(
-    Array.from(sections(text), ([title, [lines]]) => [
-      title,
-      lines!.map((line) => {
-        const [, kind, question, answer] = /^(\w+): (.*\?) (.*)$/.exec(line)!;
-        return {
-          kind: kind as QuestionKind,
-          question: parsePattern(question!),
-          answer: parsePattern(answer!),
-        };
-      }),
-    ]),
-  );
-}
-
 /** What the user says, what the assistant says, and what was asked for, which is absent if it is a story. */
 interface Turn {
   readonly question: string;
@@ -113,9 +83,12 @@ interface Turn {
 
 /** The questions under a title that a story answers: those for whose slots it has words. */
 function turnsUnder(title: string, story: Bindings): Turn[] {
-  return (QUESTIONS.get(title) ?? []).flatMap((line) => {
-    const question = textOf(line.question, story), answer = textOf(line.answer, story);
-    return question && answer ? { kind: line.kind, question, answer } : [];
+  const [lines = []] = QUESTIONS.get(title) ?? [];
+  return lines.flatMap((line) => {
+    const text = textOf(parsePattern(line), story);
+    if (text === undefined) return [];
+    const [, kind, question, answer] = /^(\w+): (.*\?) (.*)$/.exec(text)!;
+    return { kind: kind as QuestionKind, question: question!, answer: answer! };
   });
 }
 
