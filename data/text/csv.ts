@@ -19,8 +19,7 @@ import { listOfNames } from "./rows.ts";
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { column, conversation }: Wanted,
-  { file, tabs }: { file: string; tabs: boolean },
+  { column, conversation, file, tabs }: Wanted & { file: string; tabs: boolean },
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];

@@ -134,32 +134,32 @@ export async function filesOfHub(spec: string, options: DataOptions): Promise<Fo
         `or a pattern such as hf:OWNER/NAME/data/*.parquet`,
     );
   }
-  const find = async (path: string, revision: string) => {
-    const file = await hubFile({ type: "dataset", repo, path, revision }, {
-      ...options,
-      onProgress: (doneBytes, totalBytes) =>
-        options.onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
-    });
-    const name = `hf:${repo}/${path}`, { commit, sha256 } = file;
-    const local = await localFile(file.path, options, name);
-    const fingerprint = sha256 ?? local.fingerprint;
-    return { ...local, identity: `${name}@${commit}`, fingerprint, commit };
-  };
   let paths = [path];
   if (isPattern(path)) {
     const { default: picomatch } = await load("picomatch");
-    const hub = { ...options, onProgress: undefined };
-    const all = (await listHubFiles({ type: "dataset", repo, revision }, hub))
-      .map((file) => file.path);
+    const all = (await listHubFiles({ type: "dataset", repo, revision }, {
+      ...options,
+      onProgress: undefined,
+    })).map((file) => file.path);
     if (!all.includes(path)) paths = all.filter((one) => picomatch.isMatch(one, path));
     if (paths.length === 0) {
       throw new DataError(`${spec}: no file matches it; there are ${listOfNames(all)}`);
     }
     options.onNotice?.(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
   }
-  const files = [await find(paths[0]!, revision)];
-  const { commit } = files[0]!;
-  for (const other of paths.slice(1)) files.push(await find(other, commit));
+  const files: DataFile[] = [];
+  let commit = revision; // from the first file on its commit, for all
+  for (const path of paths) {
+    const found = await hubFile({ type: "dataset", repo, path, revision: commit }, {
+      ...options,
+      onProgress: (doneBytes, totalBytes) =>
+        options.onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
+    });
+    commit = found.commit;
+    const name = `hf:${repo}/${path}`, file = await localFile(found.path, options, name);
+    const fingerprint = found.sha256 ?? file.fingerprint;
+    files.push({ ...file, identity: `${name}@${commit}`, fingerprint });
+  }
   return { files, pinned: `hf:${repo}/${path}@${commit}` };
 }
 
@@ -222,7 +222,7 @@ async function sampleRow(file: OpenFile, { kind }: Format, head: Uint8Array): Pr
     return Object.fromEntries(names.map((name) => [name, ""]));
   }
   try {
-    for await (const [first] of READERS[kind].read(file, { column: "" })) {
+    for await (const [first] of partsOf(file, kind, { column: "" })) {
       if (first) return parseRow(new TextDecoder().decode(first.bytes));
     }
   } catch (error) { // its reader reports it
@@ -311,42 +311,39 @@ async function* readFile(
   column: string,
 ): AsyncGenerator<Block> {
   using file = new OpenFile(path, name);
-  const { read, placeUnit, ofObjects } = READERS[kind];
+  const isJson = kind === "lines" || kind === "array";
   const origin = {
-    placeUnit,
+    placeUnit: PLACE_UNITS[kind],
     file: name,
-    ...(conversation ? { conversation } : ofObjects ? { field: column } : {}),
+    ...(conversation ? { conversation } : isJson ? { field: column } : {}),
   };
-  yield* blocksOf(read(file, { column, conversation }), origin, file);
+  yield* blocksOf(partsOf(file, kind, { column, conversation }), origin, file);
 }
 
-/** How the documents of a file are found. */
-interface Reader {
-  read(file: OpenFile, wanted: Wanted): AsyncIterable<Part[]>;
-  readonly placeUnit: PlaceUnit;
-  /** Whether the documents are in JSON objects. */
-  readonly ofObjects?: boolean;
-}
-
-const READERS: Readonly<Record<Format["kind"], Reader>> = {
-  text: { read: (file) => textParts(file.content()), placeUnit: "byte" },
-  lines: {
-    read: (file) => lineParts(file.content(), { file: file.name }),
-    placeUnit: "line",
-    ofObjects: true,
-  },
-  array: {
-    read: (file) => arrayParts(file.content(), { file: file.name }),
-    placeUnit: "element",
-    ofObjects: true,
-  },
-  csv: {
-    read: (file, wanted) => csvParts(file.content(), wanted, { file: file.name, tabs: false }),
-    placeUnit: "line",
-  },
-  tsv: {
-    read: (file, wanted) => csvParts(file.content(), wanted, { file: file.name, tabs: true }),
-    placeUnit: "line",
-  },
-  parquet: { read: parquetParts, placeUnit: "row" },
+/** Units of the places of documents. */
+const PLACE_UNITS: Readonly<Record<Format["kind"], PlaceUnit>> = {
+  text: "byte",
+  lines: "line",
+  array: "element",
+  csv: "line",
+  tsv: "line",
+  parquet: "row",
 };
+
+/** Finds the documents of a file, in its content or, of Parquet, by reading at random. */
+function partsOf(file: OpenFile, kind: Format["kind"], wanted: Wanted): AsyncIterable<Part[]> {
+  const { name } = file;
+  switch (kind) {
+    case "text":
+      return textParts(file.content());
+    case "lines":
+      return lineParts(file.content(), { file: name });
+    case "array":
+      return arrayParts(file.content(), { file: name });
+    case "csv":
+    case "tsv":
+      return csvParts(file.content(), { ...wanted, file: name, tabs: kind === "tsv" });
+    case "parquet":
+      return parquetParts(file, wanted);
+  }
+}

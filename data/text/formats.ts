@@ -31,18 +31,15 @@ export const FORMATS = {
 /** Compression of all formats but Parquet, by the end of a file's name. */
 export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
 
+const listed = (format: keyof typeof FORMATS) => `${format} (${FORMATS[format].join(", ")})`;
+
 /** The supported formats, in a line of help or within a sentence. */
-export const UNDERSTOOD: string = (() => {
-  const listed = (format: keyof typeof FORMATS) => `${format} (${FORMATS[format].join(", ")})`;
-  const packed = Object.keys(PACKINGS).join(" or ");
-  return `text, ${listed("JSON")}, ${listed("CSV")}, ${listed("TSV")}, each of these also as ` +
-    `${packed}, or ${listed("Parquet")}`;
-})();
+export const UNDERSTOOD: string =
+  `text, ${listed("JSON")}, ${listed("CSV")}, ${listed("TSV")}, each of these also as ` +
+  `${Object.keys(PACKINGS).join(" or ")}, or ${listed("Parquet")}`;
 
 /** The line of help of `--text-field`. */
-export const TEXT_FIELD = `field or column that holds the text, in ${
-  Object.keys(FORMATS).slice(1).join(", ")
-}`;
+export const TEXT_FIELD = "field or column that holds the text, in JSON, CSV, TSV, Parquet";
 
 /** Bytes at the beginning of a file's content that are checked. */
 export const HEAD_BYTES = 2 ** 16;
@@ -60,27 +57,21 @@ export function packingOf(name: string): Packing | undefined {
  * @throws {DataError} if the format is not supported.
  */
 export function formatOf(name: string, head: Uint8Array): Format {
-  const packing = packingOf(name);
-  const inner = packing ? name.slice(0, -extensionOf(name).length) : name;
-  const known = Object.entries(FORMATS)
-    .find(([, endings]) => endings.some((ending) => ending === extensionOf(inner)));
-  const kind = (known?.[0] ?? "text").toLowerCase() as
-    | "json"
-    | Exclude<Format["kind"], "lines" | "array">;
-  const instead = standIn(head);
+  const packing = packingOf(name), instead = standIn(head);
   if (instead !== undefined) throw new DataError(`${name} as ${instead}`);
-  const foreign = foreignContent(head, kind) ?? (known || isUtf8(head) ? undefined : NO_TEXT);
-  if (foreign) {
-    throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
-  }
-  if (kind === "parquet" && packing) {
+  const extension = extensionOf(packing ? name.slice(0, -extensionOf(name).length) : name);
+  const format = (Object.keys(FORMATS) as (keyof typeof FORMATS)[])
+    .find((format) => FORMATS[format].some((ending) => ending === extension));
+  const foreign = foreignContent(head, format);
+  if (foreign) throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
+  if (format === "Parquet" && packing) {
     throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
-  const isArray = () => new TextDecoder().decode(head).trimStart().startsWith("[");
-  return {
-    kind: kind !== "json" ? kind : isArray() ? "array" : "lines",
-    ...(packing ? { packing } : {}),
-  };
+  const isArray = new TextDecoder().decode(head).trimStart().startsWith("[");
+  const kind = format === "JSON"
+    ? isArray ? "array" : "lines"
+    : (format ?? "text").toLowerCase() as Exclude<Format["kind"], "array" | "lines">;
+  return { kind, ...(packing ? { packing } : {}) };
 }
 
 /** The last part of a name, with its dot. */
@@ -110,17 +101,18 @@ const NO_TEXT = `binary, or text that is not UTF-8; ${TO_UTF8}`;
 /** Largest share of control characters in the bytes of a text. */
 const MOST_CONTROLS = 1 / 8;
 
-/** The kind of a file whose format is not supported, and advice. */
-function foreignContent(head: Uint8Array, kind: string): string | undefined {
+/** What a file is whose format is not supported, and advice. */
+function foreignContent(head: Uint8Array, format?: keyof typeof FORMATS): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
     const is = bytes.subarray(at, at + begins.length).equals(Buffer.from(begins, "latin1"));
-    if (is && !(kind === "parquet" && what === "Parquet")) return `${what}; ${advice}`;
+    if (is && what !== format) return `${what}; ${advice}`;
   }
-  if (kind === "parquet") return undefined;
+  if (format === "Parquet") return undefined;
   // not line ends, white space, backspace and escape; text in UTF-32 is full of these, most in UTF-16 as well
   const isControl = (byte: number) => byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b);
-  return bytes.filter(isControl).length > MOST_CONTROLS * bytes.length ? NO_TEXT : undefined;
+  const isText = bytes.filter(isControl).length <= MOST_CONTROLS * bytes.length;
+  return isText && (format || isUtf8(head)) ? undefined : NO_TEXT;
 }
 
 /** Whether bytes whose end may be cut off are UTF-8. */
