@@ -26,10 +26,12 @@ export interface PartsOrigin {
   readonly file: string;
   /** Unit of the places of its parts. */
   readonly placeUnit: PlaceUnit;
-  /** If the parts are JSON objects: the field that holds the document. */
-  readonly field?: string;
-  /** If they are JSON objects that hold conversations: by which fields. */
-  readonly conversation?: ConversationFields;
+  /** The field or column that holds the documents; a nested one is `data.text`. */
+  readonly field: string;
+  /** The fields or columns in its place if the documents are conversations. */
+  readonly conversation?: ConversationFields | undefined;
+  /** Whether parts are JSON objects with these fields. */
+  readonly isJson: boolean;
 }
 
 /** Consecutive documents of one file; the first and the last may be parts of longer ones. */

@@ -64,7 +64,7 @@ export function clean(block: Block): CleanBlock {
 
 /** Reads a document of a block; one that is null is empty. */
 function readDocument(block: Block, i: number): string | Conversation {
-  const { file, placeUnit, field, conversation } = block, place = block.places[i]!;
+  const { file, placeUnit, field, conversation, isJson } = block, place = block.places[i]!;
   const bytes = bytesAt(block, i), record = `${file} as ${placeUnit} ${place}`;
   const refuse = (what: string, at: number, advice = "") =>
     new DataError(
@@ -78,10 +78,10 @@ function readDocument(block: Block, i: number): string | Conversation {
     throw refuse("UTF-8", at, `; ${TO_UTF8}`);
   }
   let text = bytes.toString();
-  if (field !== undefined || conversation) {
+  if (isJson) {
     const found = inRow(record, () => {
       const row = parseRow(text, placeUnit === "line" ? ONE_PER_LINE : undefined);
-      return conversation ? conversationOf(row, conversation) ?? "" : textIn(row, field!);
+      return conversation ? conversationOf(row, conversation) ?? "" : textIn(row, field);
     });
     if (typeof found !== "string") return found;
     text = found;

@@ -1,10 +1,10 @@
 import { Buffer } from "node:buffer";
 import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
-import type { Part } from "./blocks.ts";
+import type { Part, PartsOrigin } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
-import { checkLength, type Wanted, windows } from "./readers.ts";
+import { checkLength, windows } from "./readers.ts";
 import { listOfNames } from "./rows.ts";
 
 /**
@@ -19,7 +19,9 @@ import { listOfNames } from "./rows.ts";
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { column, conversation, file, tabs }: Wanted & { file: string; tabs: boolean },
+  { file, field, conversation, tabs }: Omit<PartsOrigin, "placeUnit" | "isJson"> & {
+    tabs: boolean;
+  },
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];
@@ -43,7 +45,7 @@ export async function* csvParts(
         const header = fields.map(String);
         documentOf = conversation
           ? objectOf(header, conversationColumns(conversation))
-          : columnOf(header, column, file);
+          : columnOf(header, field, file);
       }
       return null; // the parser keeps nothing
     },

@@ -138,7 +138,7 @@ async function openPart(
   if (typeof data === "object" && "read" in data) return { documents: data, data: [data.name] };
   if (typeof data !== "string") {
     const { files, pinned } = await findFiles(data, options);
-    return { documents: readFiles(files, options), data: pinned };
+    return { documents: readFiles(files), data: pinned };
   }
   const { dataVersion = "v2" } = options, [, revision = "main"] = data.split("@");
   const spec = `hf:roneneldan/TinyStories/${TINYSTORIES[dataVersion][part]}@${revision}`;
@@ -146,5 +146,5 @@ async function openPart(
   const title = dataVersion === "v2" ? "tinystories" : `tinystories ${dataVersion}`;
   const name = part === "training" ? title : `${title}, validation`;
   const [, commit] = pinned.split("@");
-  return { documents: { ...readFiles(files, options), name }, data: `tinystories@${commit!}` };
+  return { documents: { ...readFiles(files), name }, data: `tinystories@${commit!}` };
 }

@@ -47,20 +47,21 @@ export interface ReadOptions {
 
 /** Documents that are in memory. */
 export function documentsOf(name: string, texts: readonly string[]): Documents {
-  return inMemory(texts, { file: name, placeUnit: "document" });
+  return inMemory(name, texts, { isJson: false });
 }
 
 /** Conversations that are in memory. */
 export function conversationsOf(name: string, conversations: readonly Conversation[]): Documents {
   const rows = conversations.map((messages) => JSON.stringify({ messages }));
   const conversation = { messages: "messages" };
-  return {
-    ...inMemory(rows, { file: name, placeUnit: "document", conversation }),
-    areConversations: true,
-  };
+  return { ...inMemory(name, rows, { isJson: true, conversation }), areConversations: true };
 }
 
-function inMemory(texts: readonly string[], origin: PartsOrigin): Documents {
+function inMemory(
+  name: string,
+  texts: readonly string[],
+  how: Pick<PartsOrigin, "isJson" | "conversation">,
+): Documents {
   const hash = createHash("sha256");
   for (const text of texts) hash.update(text).update("\0");
   const encoder = new TextEncoder();
@@ -74,10 +75,11 @@ function inMemory(texts: readonly string[], origin: PartsOrigin): Documents {
     }
   }
   return {
-    name: origin.file,
+    name,
     bytes,
     fingerprint: hash.digest("hex"),
-    read: () => blocksOf(parts(), origin, progress),
+    read: () =>
+      blocksOf(parts(), { file: name, placeUnit: "document", field: "text", ...how }, progress),
   };
 }
 

@@ -6,16 +6,16 @@ import type { JsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
-import { type Block, blocksOf, type Part, type PlaceUnit } from "./blocks.ts";
+import { blocksOf, type Part, type PartsOrigin, type PlaceUnit } from "./blocks.ts";
 import { csvParts } from "./csv.ts";
 import { type ConversationFields, conversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
 import { listOfNames, parseRow, RowError } from "./rows.ts";
-import { type Format, formatOf, HEAD_BYTES } from "./formats.ts";
+import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
 import { attempt, OpenFile } from "./open_file.ts";
 import { parquetParts, parquetSample } from "./parquet.ts";
-import { arrayParts, lineParts, textParts, type Wanted } from "./readers.ts";
+import { arrayParts, lineParts, textParts } from "./readers.ts";
 
 /**
  * Finds files of data on this machine and on the Hugging Face hub, and reads their documents.
@@ -39,19 +39,16 @@ export interface DataOptions extends Omit<HubOptions, "onProgress"> {
 
 /** A file that was found. */
 export interface DataFile {
-  /** Name in messages. */
-  readonly name: string;
+  readonly path: string;
   /** Equal for all names of one file. */
   readonly identity: string;
-  readonly path: string;
   readonly format: Format;
+  readonly origin: PartsOrigin;
   readonly bytes: number;
   /** Identifies the content. */
   readonly fingerprint: string;
   /** Lines that end in the first `HEAD_BYTES` of its content. */
   readonly lines: number;
-  /** The fields that hold conversations, if its rows hold these. */
-  readonly conversation: ConversationFields | undefined;
 }
 
 /** Files that were found by a name. */
@@ -74,7 +71,7 @@ export async function findFiles(
       : await localFiles(spec, options);
     pinned.push(found.pinned);
     for (const file of found.files) {
-      if (files.has(file.identity)) repeated.add(file.name);
+      if (files.has(file.identity)) repeated.add(file.origin.file);
       else files.set(file.identity, file);
     }
   }
@@ -177,21 +174,28 @@ async function localFile(
   if (!stats.isFile()) {
     throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
   }
-  using opened = new OpenFile(path, name);
-  const head = await headOf(opened);
-  const file = {
-    name,
-    path,
-    format: formatOf(name, head),
-    bytes: stats.size,
-    lines: head.filter((byte) => byte === LINE_FEED).length,
-    identity: attempt(name, () => realpathSync(path)),
-    fingerprint: fingerprintOf(opened, stats),
-    conversation: undefined,
+  using file = new OpenFile(path, name);
+  const head = await headOf(file), format = formatOf(name, head);
+  const isJson = format === "lines" || format === "array", { textField = "text" } = options;
+  let origin: PartsOrigin = {
+    file: name,
+    placeUnit: PLACE_UNITS[format],
+    field: textField,
+    isJson,
   };
-  if (file.format.kind === "text") return file;
-  const row = await sampleRow(opened, file.format, head);
-  return { ...file, conversation: conversationIn(name, row, options) };
+  if (format !== "text") {
+    const conversation = conversationIn(name, await sampleRow(file, format, origin, head), options);
+    if (conversation) origin = { ...origin, conversation, isJson: true };
+  }
+  return {
+    path,
+    identity: attempt(name, () => realpathSync(path)),
+    format,
+    origin,
+    bytes: stats.size,
+    fingerprint: fingerprintOf(file, stats),
+    lines: head.filter((byte) => byte === LINE_FEED).length,
+  };
 }
 
 /** The fields in which rows like this one hold conversations, if they do. */
@@ -213,16 +217,21 @@ function conversationIn(
 }
 
 /** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
-async function sampleRow(file: OpenFile, { kind }: Format, head: Uint8Array): Promise<JsonObject> {
-  if (kind === "parquet") return await parquetSample(file);
-  if (kind === "csv" || kind === "tsv") {
+async function sampleRow(
+  file: OpenFile,
+  format: Format,
+  origin: PartsOrigin,
+  head: Uint8Array,
+): Promise<JsonObject> {
+  if (format === "parquet") return await parquetSample(file);
+  if (format === "csv" || format === "tsv") {
     const [header] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
-    const names = header!.split(kind === "csv" ? "," : "\t")
+    const names = header!.split(format === "csv" ? "," : "\t")
       .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
     return Object.fromEntries(names.map((name) => [name, ""]));
   }
   try {
-    for await (const [first] of partsOf(file, kind, { column: "" })) {
+    for await (const [first] of partsOf(file, format, origin)) {
       if (first) return parseRow(new TextDecoder().decode(first.bytes));
     }
   } catch (error) { // its reader reports it
@@ -265,37 +274,35 @@ function fingerprintOf(file: OpenFile, { size, mtimeMs }: Stats): string {
  *
  * @throws {DataError} if some hold conversations and others texts.
  */
-export function readFiles(
-  files: readonly DataFile[],
-  { textField = "text" }: DataOptions,
-): Documents {
+export function readFiles(files: readonly DataFile[]): Documents {
   const hash = createHash("sha256"), [first] = files;
-  for (const { name, fingerprint, format, conversation } of files) {
-    const { kind, packing } = format;
-    const how = { kind, compressed: packing !== undefined };
-    const fields = conversation ?? (kind === "text" ? "" : textField);
+  const isOfConversations = ({ origin }: DataFile) => origin.conversation !== undefined;
+  for (const { origin, format, fingerprint } of files) {
+    const how = { kind: format, compressed: packingOf(origin.file) !== undefined };
+    const fields = origin.conversation ?? (format === "text" ? "" : origin.field);
     hash.update(JSON.stringify([fingerprint, how, fields]));
-    if (!conversation !== !first!.conversation) {
-      const [has, other] = conversation ? [name, first!.name] : [first!.name, name];
-      throw new DataError(
-        `${has} as files that are read together must all hold conversations, or all texts: ` +
-          `it holds conversations, and ${other} does not`,
-      );
-    }
+  }
+  const has = files.find(isOfConversations), other = files.find((file) => !isOfConversations(file));
+  if (has && other) {
+    throw new DataError(
+      `${has.origin.file} as files that are read together must all hold conversations, or all ` +
+        `texts: it holds conversations, and ${other.origin.file} does not`,
+    );
   }
   return {
-    name: titleOf(files.map(({ name }) => name)),
+    name: titleOf(files.map(({ origin }) => origin.file)),
     fingerprint: hash.digest("hex"),
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
-    ...(files.length === 1 && first!.format.kind === "text" ? { lines: first!.lines } : {}),
-    ...(first?.conversation ? { areConversations: true } : {}),
+    ...(files.length === 1 && first!.format === "text" ? { lines: first!.lines } : {}),
+    ...(has ? { areConversations: true } : {}),
     async *read() {
       let before = 0;
-      for (const file of files) {
-        for await (const block of readFile(file, textField)) {
+      for (const { path, origin, format, bytes } of files) {
+        using file = new OpenFile(path, origin.file);
+        for await (const block of blocksOf(partsOf(file, format, origin), origin, file)) {
           yield { ...block, bytesRead: before + block.bytesRead };
         }
-        before += file.bytes;
+        before += bytes;
       }
     },
   };
@@ -306,22 +313,8 @@ function titleOf(paths: readonly string[]): string {
   return listOfNames(paths.map((path) => basename(path)), 3);
 }
 
-async function* readFile(
-  { name, path, format: { kind }, conversation }: DataFile,
-  column: string,
-): AsyncGenerator<Block> {
-  using file = new OpenFile(path, name);
-  const isJson = kind === "lines" || kind === "array";
-  const origin = {
-    placeUnit: PLACE_UNITS[kind],
-    file: name,
-    ...(conversation ? { conversation } : isJson ? { field: column } : {}),
-  };
-  yield* blocksOf(partsOf(file, kind, { column, conversation }), origin, file);
-}
-
 /** Units of the places of documents. */
-const PLACE_UNITS: Readonly<Record<Format["kind"], PlaceUnit>> = {
+const PLACE_UNITS: Readonly<Record<Format, PlaceUnit>> = {
   text: "byte",
   lines: "line",
   array: "element",
@@ -331,19 +324,18 @@ const PLACE_UNITS: Readonly<Record<Format["kind"], PlaceUnit>> = {
 };
 
 /** Finds the documents of a file, in its content or, of Parquet, by reading at random. */
-function partsOf(file: OpenFile, kind: Format["kind"], wanted: Wanted): AsyncIterable<Part[]> {
-  const { name } = file;
-  switch (kind) {
+function partsOf(file: OpenFile, format: Format, origin: PartsOrigin): AsyncIterable<Part[]> {
+  switch (format) {
     case "text":
       return textParts(file.content());
     case "lines":
-      return lineParts(file.content(), { file: name });
+      return lineParts(file.content(), origin);
     case "array":
-      return arrayParts(file.content(), { file: name });
+      return arrayParts(file.content(), origin);
     case "csv":
     case "tsv":
-      return csvParts(file.content(), { ...wanted, file: name, tabs: kind === "tsv" });
+      return csvParts(file.content(), { ...origin, tabs: format === "tsv" });
     case "parquet":
-      return parquetParts(file, wanted);
+      return parquetParts(file, origin);
   }
 }

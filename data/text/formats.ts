@@ -8,13 +8,8 @@ import { DataError } from "./data_error.ts";
  * @module
  */
 
-/** How to read a file. */
-export interface Format {
-  /** How its documents are stored; JSON is lines or one array. */
-  readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
-  /** Compression, if any. */
-  readonly packing?: Packing;
-}
+/** How the documents of a file are stored; JSON is lines or one array. */
+export type Format = "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
 
 /** Compression of a file. */
 export type Packing = "gzip" | "zstd";
@@ -60,18 +55,15 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const packing = packingOf(name), instead = standIn(head);
   if (instead !== undefined) throw new DataError(`${name} as ${instead}`);
   const extension = extensionOf(packing ? name.slice(0, -extensionOf(name).length) : name);
-  const format = (Object.keys(FORMATS) as (keyof typeof FORMATS)[])
+  const known = (Object.keys(FORMATS) as (keyof typeof FORMATS)[])
     .find((format) => FORMATS[format].some((ending) => ending === extension));
-  const foreign = foreignContent(head, format);
+  const foreign = foreignContent(head, known);
   if (foreign) throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
-  if (format === "Parquet" && packing) {
+  if (known === "Parquet" && packing) {
     throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
-  const isArray = new TextDecoder().decode(head).trimStart().startsWith("[");
-  const kind = format === "JSON"
-    ? isArray ? "array" : "lines"
-    : (format ?? "text").toLowerCase() as Exclude<Format["kind"], "array" | "lines">;
-  return { kind, ...(packing ? { packing } : {}) };
+  if (known !== "JSON") return (known ?? "text").toLowerCase() as Format;
+  return new TextDecoder().decode(head).trimStart().startsWith("[") ? "array" : "lines";
 }
 
 /** The last part of a name, with its dot. */

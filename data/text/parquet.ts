@@ -2,12 +2,11 @@ import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib"
 import type { JsonObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
-import type { Part } from "./blocks.ts";
+import type { Part, PartsOrigin } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import { fieldOf, listOfNames } from "./rows.ts";
 import type { OpenFile } from "./open_file.ts";
-import type { Wanted } from "./readers.ts";
 
 /** Decoders of columns that hyparquet does not have; Snappy it has. */
 const COMPRESSORS = {
@@ -45,17 +44,17 @@ export async function parquetSample(file: OpenFile): Promise<JsonObject> {
  */
 export async function* parquetParts(
   file: OpenFile,
-  { column, conversation }: Wanted,
+  { field, conversation }: Pick<PartsOrigin, "field" | "conversation">,
 ): AsyncGenerator<Part[]> {
   const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await load("hyparquet");
   const metadata = await attempt(file.name, 0, () => parquetMetadataAsync(file));
   const { children } = parquetSchema(metadata);
   const refuse = (requirement: string) =>
     new DataError(
-      `${file.name} as ${requirement} the column ${column}: its columns are ` +
+      `${file.name} as ${requirement} the column ${field}: its columns are ` +
         `${listOfNames(children.flatMap(columnNames))}; choose with --text-field`,
     );
-  const wanted = conversation ? conversationColumns(conversation) : [column];
+  const wanted = conversation ? conversationColumns(conversation) : [field];
   const columns = wanted.flatMap((name) =>
     children.find(({ element }) => element.name === name) ??
       children.find((child) => columnNames(child).includes(name)) ?? []
@@ -81,7 +80,7 @@ export async function* parquetParts(
     yield rows.map((object) => {
       row++;
       if (conversation) return { bytes: jsonOf(object), place: row };
-      const text = fieldOf(object, column) ?? new Uint8Array(0);
+      const text = fieldOf(object, field) ?? new Uint8Array(0);
       if (text instanceof Uint8Array) return { bytes: text, place: row };
       throw refuse(`row ${row} must hold a string in`);
     });

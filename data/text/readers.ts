@@ -1,6 +1,5 @@
 import { Buffer } from "node:buffer";
 import type { Part } from "./blocks.ts";
-import type { ConversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 
 /**
@@ -9,14 +8,6 @@ import { DataError } from "./data_error.ts";
  *
  * @module
  */
-
-/** What to read of a table. */
-export interface Wanted {
-  /** The column that holds the documents; in Parquet a nested one is `data.text`. */
-  readonly column: string;
-  /** The columns in its place if the documents are conversations. */
-  readonly conversation?: ConversationFields | undefined;
-}
 
 /** Separates documents in a text file. */
 export const SEPARATOR = "<|endoftext|>";

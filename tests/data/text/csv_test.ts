@@ -14,7 +14,9 @@ async function read(
     for (let at = 0; at < bytes.length; at += most) yield bytes.slice(at, at + most);
   })();
   const parts: Part[] = [];
-  for await (const some of csvParts(chunks, { file: "x", column, tabs })) parts.push(...some);
+  for await (const some of csvParts(chunks, { file: "x", field: column, tabs })) {
+    parts.push(...some);
+  }
   return parts.map(({ bytes, place }) => [
     new TextDecoder("utf-8", { ignoreBOM: true, fatal: true }).decode(bytes),
     place,

@@ -1,33 +1,39 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import { formatOf, FORMATS, PACKINGS, UNDERSTOOD } from "../../../data/text/formats.ts";
+import {
+  type Format,
+  formatOf,
+  FORMATS,
+  PACKINGS,
+  UNDERSTOOD,
+} from "../../../data/text/formats.ts";
 import { Random } from "../../../data/random.ts";
 import { fromFileUrl } from "../../paths.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
 Deno.test("formatOf() decides by the name, and for JSON by the first character", () => {
-  const cases: [name: string, head: string | Uint8Array, format: object][] = [
-    ["a.txt", "One.", { kind: "text" }],
-    ["A.TXT.GZ", "One.", { kind: "text", packing: "gzip" }],
-    ["dir.csv/noextension", "One.", { kind: "text" }],
-    ["notes.md", "# One", { kind: "text" }],
-    ["a.txt", "", { kind: "text" }],
-    ["a.json", "", { kind: "lines" }],
-    ["a.jsonl.zst", '{"text":"["}', { kind: "lines", packing: "zstd" }],
-    ["a.json", '\ufeff \r\n[\n{"text"', { kind: "array" }],
-    ["a.jsonl", '[{"text"', { kind: "array" }],
-    ["a.csv", "text\n", { kind: "csv" }],
-    ["a.tsv.gz", "text\n", { kind: "tsv", packing: "gzip" }],
-    ["a.parquet", "PAR1\x15\0", { kind: "parquet" }],
-    ["a.parquet", "", { kind: "parquet" }],
-    ["a.txt", "Drei \0 🦖", { kind: "text" }],
-    ["a.txt", "\x1b[1mbold\x1b[0m", { kind: "text" }],
-    ["latin.txt", Buffer.from("Fl\xfcgel", "latin1"), { kind: "text" }], // the reader says where
+  const cases: [name: string, head: string | Uint8Array, format: Format][] = [
+    ["a.txt", "One.", "text"],
+    ["A.TXT.GZ", "One.", "text"],
+    ["dir.csv/noextension", "One.", "text"],
+    ["notes.md", "# One", "text"],
+    ["a.txt", "", "text"],
+    ["a.json", "", "lines"],
+    ["a.jsonl.zst", '{"text":"["}', "lines"],
+    ["a.json", '\ufeff \r\n[\n{"text"', "array"],
+    ["a.jsonl", '[{"text"', "array"],
+    ["a.csv", "text\n", "csv"],
+    ["a.tsv.gz", "text\n", "tsv"],
+    ["a.parquet", "PAR1\x15\0", "parquet"],
+    ["a.parquet", "", "parquet"],
+    ["a.txt", "Drei \0 🦖", "text"],
+    ["a.txt", "\x1b[1mbold\x1b[0m", "text"],
+    ["latin.txt", Buffer.from("Fl\xfcgel", "latin1"), "text"], // the reader says where
   ];
   for (const [name, head, format] of cases) {
-    assert.deepEqual(formatOf(name, Buffer.from(head as string)), format, name);
+    assert.equal(formatOf(name, Buffer.from(head as string)), format, name);
   }
 });
 
@@ -38,7 +44,7 @@ Deno.test("formatOf() accepts text in every script, wherever its beginning is cu
     const bytes = Buffer.from(text);
     const cut = bytes.subarray(0, 60 + random.below(bytes.length - 60 + 1));
     for (const name of ["a.txt", "a.md"]) {
-      assert.deepEqual(formatOf(name, cut), { kind: "text" }, `seed ${seed}, round ${round}`);
+      assert.equal(formatOf(name, cut), "text", `seed ${seed}, round ${round}`);
     }
   }
 });
@@ -120,7 +126,7 @@ Deno.test("formatOf() names a format that is not supported, and those that are",
       assert.throws(() => formatOf(name, latin1(head)), { message });
     }
   }
-  assert.deepEqual(formatOf("a.txt", latin1("<?xml version='1.0'?>")), { kind: "text" });
+  assert.equal(formatOf("a.txt", latin1("<?xml version='1.0'?>")), "text");
   assert.throws(() => formatOf("a.parquet.zst", Buffer.from("PAR1")), {
     message:
       "Cannot read data file a.parquet.zst as Parquet must not be compressed once more: unpack it",
