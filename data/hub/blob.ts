@@ -1,16 +1,7 @@
-import { createHash, type Hash } from "node:crypto";
-import {
-  closeSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
+import { createHash } from "node:crypto";
+import { fstatSync, fsyncSync, ftruncateSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
+import { openFile, readChunks, shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
 import {
@@ -78,10 +69,8 @@ export async function fetchBlob(
   const before = there > 0 ? `, of which ${byteCount(there)} are here` : "";
   session.onNotice(`${session.task}: ${byteCount(bytes)}${before}`);
   try {
-    using part = new Part(incomplete, file);
-    part.readRest(onProgress);
-    await complete(session, part, file, onProgress);
-    const hash = part.finish();
+    await complete(session, incomplete, file, onProgress);
+    const hash = hashOf(incomplete, file);
     if (hash !== etag) {
       throw new ChangedError(session, `its hash must be ${etag}: current hash is ${hash}`);
     }
@@ -92,27 +81,38 @@ export async function fetchBlob(
   renameSync(incomplete, path);
 }
 
-/** Requests the missing bytes until the file is complete, or several requests in a row bring none. */
+/** Appends the missing bytes to a file until it is whole, or several requests in a row bring none. */
 async function complete(
   session: HubSession,
-  part: Part,
+  path: string,
   file: RemoteFile,
   onProgress: (doneBytes: number) => void,
 ): Promise<void> {
-  let furthest = 0; // after a restart there is no progress up to here
-  for (let failures = 0; part.done < file.bytes;) {
+  using opened = openFile(path, "a");
+  const { handle } = opened, { bytes } = file;
+  let done = fstatSync(handle).size, furthest = done; // after a restart there is no progress up to here
+  if (done > 0) onProgress(done);
+  for (let failures = 0; done < bytes;) {
     try {
-      for await (const chunk of missingBytes(session, part, file)) {
-        part.append(chunk);
-        onProgress(part.done);
-        if (part.done > furthest) failures = 0;
-        furthest = Math.max(furthest, part.done);
+      const response = await requestFrom(session, file, done);
+      if (response.status !== 206) { // the server knows no ranges
+        ftruncateSync(handle, 0);
+        done = 0;
       }
-      if (part.done < file.bytes) throw lost(session, "it ends early");
+      for await (const chunk of chunksOf(session, response)) {
+        if (done + chunk.length > bytes) {
+          throw new ChangedError(session, `it is longer than ${bytes} bytes`);
+        }
+        writeAll(handle, chunk);
+        done += chunk.length;
+        onProgress(done);
+        if (done > furthest) failures = 0;
+        furthest = Math.max(furthest, done);
+      }
+      if (done < bytes) throw lost(session, "it ends early");
     } catch (error) {
       if (!(error instanceof HubError) || error.status !== 0) throw error;
-      const [done, all] = byteCounts(part.done, file.bytes);
-      const here = `${done} of ${all} are here`;
+      const here = `${byteCounts(done, bytes).join(" of ")} are here`;
       if (++failures === ATTEMPTS) {
         throw new HubError(`${error.message}; ${here}, and the same command resumes there`, 0);
       }
@@ -120,34 +120,34 @@ async function complete(
       await wait(session, backOffMs(failures));
     }
   }
+  fsyncSync(handle);
 }
 
-/** Requests the bytes that a part lacks. That they are those of the same file is known by its hash in the end. */
-async function* missingBytes(
+/** Requests the bytes of a file from a place. Whether they are those of the same file, its hash says in the end. */
+async function requestFrom(
   session: HubSession,
-  part: Part,
   { path, commit, bytes }: RemoteFile,
-): AsyncGenerator<Uint8Array> {
-  const { done } = part, headers = new Headers(done === 0 ? {} : { Range: `bytes=${done}-` });
+  from: number,
+): Promise<Response> {
+  const headers = new Headers(from === 0 ? {} : { Range: `bytes=${from}-` });
   const response = await request(session, addressOf(session, commit, path), { headers })
     .catch((error) => {
       if (!(error instanceof HubError) || error.status !== 416) throw error;
       throw new ChangedError(session, `it is shorter than ${bytes} bytes`);
     });
   const range = response.headers.get("Content-Range") ?? "none";
-  if (response.status !== 206) part.restart(); // the server knows no ranges
-  else if (!range.startsWith(`bytes ${done}-`)) {
-    throw new ChangedError(
-      session,
-      `its bytes from ${done} of ${bytes} were requested: current range is ${printable(range)}`,
-    );
-  }
-  for await (const chunk of chunksOf(session, response)) {
-    if (part.done + chunk.length > bytes) {
-      throw new ChangedError(session, `it is longer than ${bytes} bytes`);
-    }
-    yield chunk;
-  }
+  if (response.status !== 206 || range.startsWith(`bytes ${from}-`)) return response;
+  throw new ChangedError(
+    session,
+    `its bytes from ${from} of ${bytes} were requested: current range is ${printable(range)}`,
+  );
+}
+
+/** The hash of a file that is named by an etag. */
+function hashOf(path: string, { etag, bytes }: RemoteFile): string {
+  const hash = isSha256(etag) ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`); // as git does
+  for (const chunk of readChunks(path)) hash.update(chunk);
+  return hash.digest("hex");
 }
 
 /** The chunks of a body; a connection that dies or falls silent is an error of status 0. */
@@ -173,58 +173,4 @@ export async function* chunksOf(
 
 function lost(session: HubSession, reason: string): HubError {
   return failure(session, `the connection is lost (${reason})`, 0);
-}
-
-/** The beginning of a file on the disk, and its hash. */
-class Part implements Disposable {
-  /** Bytes that are here. */
-  done = 0;
-  readonly #file: number;
-  readonly #described: RemoteFile;
-  #hash: Hash;
-
-  constructor(path: string, described: RemoteFile) {
-    this.#described = described;
-    this.#hash = this.#newHash();
-    this.#file = openSync(path, "a+");
-  }
-
-  /** Reads what an earlier download left; what is longer than the file cannot be its beginning. */
-  readRest(onProgress: (doneBytes: number) => void): void {
-    const chunk = new Uint8Array(2 ** 24);
-    for (let length; (length = readSync(this.#file, chunk, 0, chunk.length, this.done)) > 0;) {
-      this.#hash.update(chunk.subarray(0, length));
-      this.done += length;
-      if (this.done > this.#described.bytes) return this.restart();
-      onProgress(this.done);
-    }
-  }
-
-  /** Forgets everything. */
-  restart(): void {
-    ftruncateSync(this.#file, 0);
-    this.#hash = this.#newHash();
-    this.done = 0;
-  }
-
-  append(chunk: Uint8Array): void {
-    writeAll(this.#file, chunk);
-    this.#hash.update(chunk);
-    this.done += chunk.length;
-  }
-
-  /** Makes the whole file survive a power cut, and returns its hash. */
-  finish(): string {
-    fsyncSync(this.#file);
-    return this.#hash.digest("hex");
-  }
-
-  [Symbol.dispose](): void {
-    closeSync(this.#file);
-  }
-
-  #newHash(): Hash {
-    const { etag, bytes } = this.#described;
-    return isSha256(etag) ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`); // as git does
-  }
 }
