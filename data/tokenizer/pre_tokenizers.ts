@@ -18,16 +18,8 @@ import {
  * @module
  */
 
-/**
- * Splits a text and calls `visit` with the pieces in order.
- *
- * @param atStart whether the text begins a whole text; `visit` is called with the same for each piece.
- */
-export type Splitter = (
-  text: string,
-  atStart: boolean,
-  visit: (piece: string, atStart: boolean) => void,
-) => void;
+/** Splits a text into pieces; `atStart` says whether it begins a whole text. */
+export type Splitter = (text: string, atStart: boolean) => readonly string[];
 
 /**
  * GPT-2's pattern (openai/gpt-2, src/encoder.py), where `\s` is Unicode's white space. The words joined are the text.
@@ -36,16 +28,10 @@ export const GPT2_WORDS =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
 /** Splits a text into GPT-2's words: bulk tokenization spends its time here. */
-const splitLikeGpt2: Splitter = (text, atStart, visit) => {
-  let first = atStart;
-  for (const word of text.match(GPT2_WORDS) ?? []) {
-    visit(word, first);
-    first = false;
-  }
-};
+const splitLikeGpt2: Splitter = (text) => text.match(GPT2_WORDS) ?? [];
 
 /** Leaves a text whole. */
-const whole: Splitter = (text, atStart, visit) => visit(text, atStart);
+const whole: Splitter = (text) => [text];
 
 /**
  * Makes the function that splits a text into words.
@@ -75,10 +61,15 @@ export function isByteLevel({ preTokenizers }: Pick<TokenizerFile, "preTokenizer
 
 /** Splits a text by the first splitter, the pieces by the second, and so on. */
 function inSequence(...splitters: readonly Splitter[]): Splitter {
-  if (splitters.length === 0) return whole;
-  return splitters.reduceRight((rest, split) => (text, atStart, visit) =>
-    split(text, atStart, (piece, first) => rest(piece, first, visit))
-  );
+  const [first = whole, ...others] = splitters.filter((split) => split !== whole);
+  return others.reduce((split, next) => (text, atStart) => {
+    const pieces: string[] = [];
+    split(text, atStart).forEach((piece, i) => {
+      const isStart = atStart && i === 0 && text.startsWith(piece); // what preceded it may have been removed
+      for (const one of next(piece, isStart)) pieces.push(one);
+    });
+    return pieces;
+  }, first);
 }
 
 /** Treatments of the matches of a pattern, which divide a text. */
@@ -109,11 +100,7 @@ function splitAt(pattern: Pattern, behavior: unknown, invert?: boolean | null): 
     throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
   }
   const how = { behavior: known, invert: invert === true };
-  return (text, atStart, visit) => {
-    for (const [start, end] of divide(text, pattern, how)) {
-      visit(text.slice(start, end), atStart && start === 0);
-    }
-  };
+  return (text) => divide(text, pattern, how).map(([start, end]) => text.slice(start, end));
 }
 
 function splitterOf(config: Component, library: Library): Splitter {
@@ -121,18 +108,18 @@ function splitterOf(config: Component, library: Library): Splitter {
     case "ByteLevel": {
       const { add_prefix_space: prefix, use_regex: splits } = config;
       const words = splits === false ? whole : splitLikeGpt2;
-      return (text, atStart, visit) =>
-        words(prefix && !text.startsWith(" ") ? ` ${text}` : text, atStart, visit);
+      if (!prefix) return words;
+      return (text, atStart) => words(text.startsWith(" ") ? text : ` ${text}`, atStart);
     }
     case "Metaspace": {
       const blank = config.replacement ?? BLANK, scheme = prependScheme(config);
       const words = config.split === false
         ? whole
         : splitAt(patternOf({ String: blank }, library), "MergedWithNext");
-      return (text, atStart, visit) => {
+      return (text, atStart) => {
         const marked = text.replaceAll(" ", blank);
         const isPrepended = scheme === "always" || (scheme === "first" && atStart);
-        words(isPrepended && !marked.startsWith(blank) ? blank + marked : marked, atStart, visit);
+        return words(isPrepended && !marked.startsWith(blank) ? blank + marked : marked, atStart);
       };
     }
     case "Split":
@@ -214,13 +201,8 @@ export function isSeparable(model: Model): boolean {
     !model.tokens.some(([token]) => /[^\u2581]\u2581/.test(token));
 }
 
-/** Splits before blanks. */
-export const splitBeforeBlanks: Splitter = (text, atStart, visit) => {
-  let start = 0;
-  for (let at = 1; (at = text.indexOf(BLANK, at)) > 0; at++) {
-    if (text[at - 1] === BLANK) continue;
-    visit(text.slice(start, at), atStart && start === 0);
-    start = at;
-  }
-  visit(text.slice(start), atStart && start === 0);
-};
+/** Splits before each run of blanks. */
+export function splitBeforeBlanks(text: string): string[] {
+  const isWord = !text.includes(BLANK, 1); // as most are that a pre-tokenizer has cut
+  return isWord ? [text] : text.match(/\u2581+[^\u2581]*|[^\u2581]+/g)!;
+}

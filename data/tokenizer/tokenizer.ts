@@ -291,18 +291,19 @@ function createEncode(
   };
   return (text, options) => {
     const ids: number[] = [];
-    const addWord = (word: string) => {
-      const wordIds = cache.get(word) ?? encodeWord(word);
-      for (let i = 0; i < wordIds.length; i++) ids.push(wordIds[i]!);
-    };
     // lone surrogates become U+FFFD here, as they would in UTF-8
     const parts = splitBefore(text.toWellFormed(), options).flatMap((part) =>
       typeof part === "number" ? part : splitAfter(normalize(part), options)
     );
-    parts.forEach((part, i) => {
-      if (typeof part === "number") ids.push(part);
-      else splitWords(part, i === 0, addWord);
-    });
+    for (const [i, part] of parts.entries()) {
+      if (typeof part === "number") {
+        ids.push(part);
+        continue;
+      }
+      for (const word of splitWords(part, i === 0)) {
+        for (const id of cache.get(word) ?? encodeWord(word)) ids.push(id);
+      }
+    }
     return ids;
   };
 }

@@ -39,36 +39,34 @@ Deno.test("divide() cuts at matches as the tokenizers library documents it", () 
 });
 
 Deno.test("Metaspace puts its mark before a text always, at the start alone, or never", () => {
-  const split = (prepend_scheme: string, text: string, atStart: boolean) => {
-    const found: [string, boolean][] = [];
+  const split = (
+    prepend_scheme: string,
+    text: string,
+    atStart: boolean,
+    before: "WhitespaceSplit"[] = [],
+  ) =>
     createSplitter({
-      preTokenizers: [{ type: "Metaspace", replacement: "_", prepend_scheme }],
+      preTokenizers: [
+        ...before.map((type) => ({ type })),
+        { type: "Metaspace", replacement: "_", prepend_scheme },
+      ],
       model: model([]),
-    }, undefined)(text, atStart, (piece, first) => found.push([piece, first]));
-    return found;
-  };
-  assert.deepEqual(split("always", "a b", true), [["_a", true], ["_b", false]]);
-  assert.deepEqual(split("always", "a b", false), [["_a", false], ["_b", false]]);
-  assert.deepEqual(split("first", "a b", true), [["_a", true], ["_b", false]]);
-  assert.deepEqual(split("first", "a b", false), [["a", false], ["_b", false]]);
-  assert.deepEqual(split("never", "a b", true), [["a", true], ["_b", false]]);
-  assert.deepEqual(split("always", " a", true), [["_a", true]]); // one that is there is enough
+    }, undefined)(text, atStart);
+  assert.deepEqual(split("always", "a b", true), ["_a", "_b"]);
+  assert.deepEqual(split("always", "a b", false), ["_a", "_b"]);
+  assert.deepEqual(split("first", "a b", true), ["_a", "_b"]);
+  assert.deepEqual(split("first", "a b", false), ["a", "_b"]);
+  assert.deepEqual(split("never", "a b", true), ["a", "_b"]);
+  assert.deepEqual(split("always", " a", true), ["_a"]); // one that is there is enough
+  assert.deepEqual(split("first", "a b", true, ["WhitespaceSplit"]), ["_a", "b"]);
+  assert.deepEqual(split("first", " a b", true, ["WhitespaceSplit"]), ["a", "b"]);
 });
 
 Deno.test("splitBeforeBlanks() splits before each run of blanks, which SentencePiece writes as ▁", () => {
-  const split = (text: string, atStart = true) => {
-    const found: [string, boolean][] = [];
-    splitBeforeBlanks(text, atStart, (piece, first) => found.push([piece, first]));
-    return found;
-  };
-  assert.deepEqual(split("▁▁a▁▁b▁c▁"), [
-    ["▁▁a", true],
-    ["▁▁b", false],
-    ["▁c", false],
-    ["▁", false],
-  ]);
-  assert.deepEqual(split("▁▁▁"), [["▁▁▁", true]]);
-  assert.deepEqual(split("a▁b", false), [["a", false], ["▁b", false]]);
+  assert.deepEqual(splitBeforeBlanks("▁▁a▁▁b▁c▁"), ["▁▁a", "▁▁b", "▁c", "▁"]);
+  assert.deepEqual(splitBeforeBlanks("▁▁▁"), ["▁▁▁"]);
+  assert.deepEqual(splitBeforeBlanks("a▁b🦖▁"), ["a", "▁b🦖", "▁"]);
+  assert.deepEqual(splitBeforeBlanks(""), [""]);
 });
 
 Deno.test("isSeparable() refuses models of which a token reaches from a word into the next", () => {
