@@ -62,7 +62,6 @@ const LOAD_OPTIONS: Readonly<Record<keyof LoadOptions, true>> = {
   environment: true,
   onNotice: true,
   signal: true,
-  silenceMs: true,
   mostBytes: true,
 };
 

@@ -159,7 +159,7 @@ export async function* chunksOf(
   const reader = body.getReader();
   try {
     for (;;) {
-      const { done, value } = await within(session.silenceMs, reader.read());
+      const { done, value } = await within(reader.read());
       if (done) return;
       yield value;
     }

@@ -58,8 +58,6 @@ export interface HubOptions {
   readonly onNotice?: ((sentence: string) => void) | undefined;
   /** Cancels the work; the next download resumes where this one ended. */
   readonly signal?: AbortSignal | undefined;
-  /** How long a connection may be silent before it counts as lost; 30,000 by default. */
-  readonly silenceMs?: number | undefined;
   /** Largest file that is downloaded; of any size by default. */
   readonly mostBytes?: number | undefined;
 }
@@ -120,7 +118,7 @@ function checkNames({ repo, path, revision }: HubSpec): void {
 
 function openSession(
   { type, repo, path, revision = "main" }: HubRepo & { path?: string },
-  { environment, onNotice = () => {}, signal, silenceMs = 30_000 }: HubOptions,
+  { environment, onNotice = () => {}, signal }: HubOptions,
 ): HubSession {
   checkNames({ repo, path, revision });
   const settings = hubSettings(environment);
@@ -133,7 +131,6 @@ function openSession(
     page: `${settings.endpoint}/${type === "dataset" ? "datasets/" : ""}${repo}`,
     onNotice,
     signal,
-    silenceMs,
   };
 }
 

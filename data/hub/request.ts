@@ -138,8 +138,6 @@ export interface HubSession extends HubSettings {
   readonly onNotice: (sentence: string) => void;
   /** Cancels the task. */
   readonly signal: AbortSignal | undefined;
-  /** How long a connection may be silent before it counts as lost. */
-  readonly silenceMs: number;
 }
 
 /** The error of a task, which completes the sentence "Cannot … as". */
@@ -234,7 +232,7 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
   const giveUp = new AbortController();
   const signal = AbortSignal.any([giveUp.signal, ...(session.signal ? [session.signal] : [])]);
   try {
-    return await within(session.silenceMs, fetch(at, { ...init, signal }));
+    return await within(fetch(at, { ...init, signal }));
   } catch (error) {
     giveUp.abort();
     session.signal?.throwIfAborted();
@@ -248,12 +246,15 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
   }
 }
 
+/** How long a connection may be silent before it counts as lost. */
+const SILENCE_MS = 30_000;
+
 /**
  * Waits for the next part of what a connection delivers.
  *
  * @throws {Error} if the connection is silent for too long.
  */
-export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T> {
+export async function within<T>(work: Promise<T>, silenceMs: number = SILENCE_MS): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const silence = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`silent for ${seconds(silenceMs)}`)), silenceMs);

@@ -96,7 +96,12 @@ Deno.test("hubFile() treats a silent connection as lost", async () => {
     first = false;
     return { stallAfter: 20_000 };
   };
-  const { path } = await hubFile(STORIES, { ...hub.options, silenceMs: 500 });
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout =
+    ((action: () => void, ms: number) =>
+      setTimeout(action, ms === 30_000 ? 500 : ms)) as typeof setTimeout;
+  const { path } = await hubFile(STORIES, hub.options)
+    .finally(() => globalThis.setTimeout = setTimeout);
   assertHolds(path, hub.content);
   assert.equal(hub.server.log("cdn").length, 2);
 });
