@@ -83,15 +83,7 @@ export {
 export type { Block as DocumentBlock, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
 export type { Conversation, ConversationFields, Message } from "./data/text/conversations.ts";
 export { DataError } from "./data/text/data_error.ts";
-export {
-  type Beginning as StoryBeginning,
-  type Judgement as StoryJudgement,
-  judgeStory,
-  sampleStories,
-  storyBeginnings,
-  storyEntropy,
-  type StoryRole,
-} from "./data/text/stories.ts";
+export { sampleStories, storyEntropy } from "./data/text/stories.ts";
 export {
   QUESTION_KINDS,
   type QuestionKind,
@@ -225,6 +217,13 @@ export {
   type StoryFigure,
   type StoryShares,
 } from "./inspect/judge.ts";
+export {
+  type Beginning as StoryBeginning,
+  type Judgement as StoryJudgement,
+  judgeStory,
+  storyBeginnings,
+  type StoryRole,
+} from "./inspect/story_judge.ts";
 export { type BeforeCopy, type CopyingHead, copyingHeads } from "./inspect/copying_heads.ts";
 export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";
 export { diagnose, type DiagnoseOptions, type TrainingFacts } from "./inspect/diagnose.ts";

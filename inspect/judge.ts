@@ -1,12 +1,5 @@
 import { refuseOthers } from "../files/option_names.ts";
 import {
-  type Beginning,
-  judgeStory,
-  STORY_ROLES,
-  storyBeginnings,
-  type StoryRole,
-} from "../data/text/stories.ts";
-import {
   QUESTION_KINDS,
   type QuestionKind,
   type StoryQuestion,
@@ -18,6 +11,13 @@ import type { CompletionRequest } from "../generate/request.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { BeforeCopy } from "./copying_heads.ts";
+import {
+  type Beginning,
+  judgeStory,
+  STORY_ROLES,
+  storyBeginnings,
+  type StoryRole,
+} from "./story_judge.ts";
 
 /**
  * How well a model has learned the built-in stories: it continues beginnings of stories of the grammar, and its

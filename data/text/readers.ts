@@ -16,7 +16,7 @@ export const SEPARATOR = "<|endoftext|>";
 export const LARGEST_PART = 2 ** 18;
 
 /** Most bytes of a line, element or row, which is parsed whole; a window may hold a longer one. */
-export const LONGEST_RECORD = 16 * 2 ** 20;
+const LONGEST_RECORD = 16 * 2 ** 20;
 
 /** Bytes that a window has in addition to those that the reader left. */
 const WINDOW_BYTES = 2 ** 20;

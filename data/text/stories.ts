@@ -44,7 +44,7 @@ function wordLists(lists: Record<string, string>): Record<string, string[]> {
 }
 
 /** Slots that keep their word for the rest of the story; the word of any other slot is drawn each time. */
-const KEPT_SLOTS = new Set("hero animal thing place hue food family plant home".split(" "));
+export const KEPT_SLOTS = new Set("hero animal thing place hue food family plant home".split(" "));
 
 /** Pronouns, which follow the hero. */
 const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> = {
@@ -56,7 +56,7 @@ const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> =
 };
 
 /** How every story begins: one of these. */
-const OPENINGS = lines(`
+const OPENINGS = patterns(`
 Once upon a time, there was a {kind} {child} named {hero}.
 Once upon a time, there was a {kind} and {kind} {child} named {hero}.
 Once upon a time, a {kind} {child} named {hero} lived in a {look} {color} {home}.
@@ -64,7 +64,7 @@ One {weather} {time}, a {kind} {child} named {hero} went {way} to the {place}.
 `);
 
 /** How every story ends: one of these. */
-const ENDINGS = lines(`
+const ENDINGS = patterns(`
 From that {weather} {time} on, {hero} and the {kind} {animal} {sound} together.
 In the end, {hero} and the {animal} shared some {look} {food} and felt {feeling}.
 So {hero} helped the {kind} {animal}, and they {sound} {way}.
@@ -159,10 +159,15 @@ export function parsePattern(sentence: string): Pattern {
   return sentence.split(/\{(\w+)\}/);
 }
 
+function patterns(text: string): Pattern[] {
+  return lines(text).map(parsePattern);
+}
+
 /** The plots with opening and ending: a list of sentences, and for each the patterns that it may have. */
-export const STORIES: readonly (readonly (readonly Pattern[])[])[] = [...PLOTS.values()].map((
-  plot,
-) => [OPENINGS, ...plot, ENDINGS].map((patterns) => patterns.map(parsePattern)));
+export const STORIES: readonly (readonly (readonly Pattern[])[])[] = Array.from(
+  PLOTS.values(),
+  (plot) => [OPENINGS, ...plot.map((sentences) => sentences.map(parsePattern)), ENDINGS],
+);
 
 /** The titles of the plots of these stories. */
 const TITLES = [...PLOTS.keys()];
@@ -239,48 +244,6 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
   return Array.from({ length: count }, () => drawStory(random).sentences.join(""));
 }
 
-/** A slot that says whom or what a story is about. */
-export type StoryRole = "hero" | "animal" | "thing";
-
-/** All of them. */
-export const STORY_ROLES: readonly StoryRole[] = ["hero", "animal", "thing"];
-
-/** A story of the grammar in two parts. A model continues the first one. */
-export interface Beginning {
-  /** The beginning, without white space at its end. */
-  readonly text: string;
-  /** The rest of the story. */
-  readonly rest: string;
-  /** The words of the beginning that the rest names again. */
-  readonly kept: Readonly<Partial<Record<StoryRole, string>>>;
-}
-
-/**
- * Beginnings of stories, in turn of three kinds: an opening, which names the hero; a story without its ending, which
- * also names the animal; and a story up to the place where its thing is named again.
- *
- * @returns `count` beginnings, the same for the same seed.
- */
-export function storyBeginnings({ seed, count }: { seed: number; count: number }): Beginning[] {
-  const random = new Random(seed);
-  return Array.from({ length: count }, (_, i) => {
-    const role = STORY_ROLES[i % STORY_ROLES.length]!;
-    for (;;) {
-      const { sentences, bindings } = drawStory(random), story = sentences.join("");
-      const hero = bindings.get("hero")!, word = bindings.get(role);
-      const again = story.lastIndexOf(` ${word}`);
-      const isNamedAgain = word !== undefined && again > story.indexOf(` ${word}`);
-      if (role === "thing" && !isNamedAgain) continue; // of 24 stories one names its thing twice
-      const text = {
-        hero: sentences[0]!,
-        animal: sentences.slice(0, -1).join(""),
-        thing: story.slice(0, again),
-      }[role];
-      return { text, rest: story.slice(text.length), kept: { hero, [role]: word } };
-    }
-  });
-}
-
 /**
  * Entropy of a story in nats, exactly: the mean of −ln P over all stories. The grammar is unambiguous, so
  * that P is the product of the probabilities of all choices.
@@ -344,56 +307,4 @@ function expectation(valueOf: (choices: number, texts: readonly string[]) => num
     }
   }
   return total / STORIES.length / SEXES.length;
-}
-
-/** How well a text follows the grammar. */
-export interface Judgement {
-  /** Whole sentences in the text. */
-  sentences: number;
-  /** Sentences that the grammar can write, each judged alone. */
-  accepted: number;
-  /** The heroes, animals and things that the text names, each once. A story of the grammar names at most one each. */
-  named: Readonly<Record<StoryRole, readonly string[]>>;
-}
-
-/** A sentence ends at a mark, perhaps in quotes, before a space and a capital letter or a quote. */
-const SENTENCE_END = /(?<=[.?!]"?)\s+(?=["A-Z])/;
-
-/**
- * Judges a text by the grammar; an unfinished last sentence is not counted.
- *
- * @param options.from index of the first character that is judged: sentences that end before it do not count.
- */
-export function judgeStory(text: string, { from = 0 }: { from?: number } = {}): Judgement {
-  let end = text.length - text.trimStart().length;
-  const sentences = text.trim().split(SENTENCE_END).filter((sentence) => {
-    end = text.indexOf(sentence, end) + sentence.length;
-    return end > from && /[.?!]"?$/.test(sentence);
-  });
-  const words = new Set(text.match(/\b[A-Za-z]+\b/g));
-  const named = (...slots: string[]) =>
-    slots.flatMap((slot) => WORDS[slot]!).filter((word) => words.has(word));
-  return {
-    sentences: sentences.length,
-    accepted: sentences.filter((s) => SENTENCES.some((sentence) => sentence.test(s))).length,
-    named: { hero: named(...SEXES), animal: named("animal"), thing: named("thing") },
-  };
-}
-
-/** What matches the sentences of the grammar. */
-const SENTENCES: readonly RegExp[] = [OPENINGS, ENDINGS, ...[...PLOTS.values()].flat()].flat()
-  .flatMap((sentence) => SEXES.map((sex) => matcherOf(sentence, sex)));
-
-/** What matches a sentence about heroes of one sex, whatever the words of its slots. */
-function matcherOf(sentence: string, sex: string): RegExp {
-  const bound = new Set<string>();
-  const parts = parsePattern(sentence).map((part, place) => {
-    if (place % 2 === 0) return RegExp.escape(part);
-    if (bound.has(part)) return `\\k<${part}>`;
-    const words = wordsFor(part, new Map([["sex", sex]])).join("|");
-    if (!KEPT_SLOTS.has(part)) return `(?:${words})`;
-    bound.add(part);
-    return `(?<${part}>${words})`;
-  });
-  return new RegExp(`^${parts.join("")}$`);
 }

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { QUESTION_KINDS, storyQuestions } from "../../data/text/story_questions.ts";
-import { type Beginning, judgeStory, storyBeginnings } from "../../data/text/stories.ts";
 import {
   answerSharesOf,
   beforeNames,
@@ -11,6 +10,7 @@ import {
   STORY_FIGURES,
 } from "../../inspect/judge.ts";
 import { drawJudgements } from "../../inspect/judge_chart.ts";
+import { type Beginning, judgeStory, storyBeginnings } from "../../inspect/story_judge.ts";
 import { LossCurve } from "../../train/loss_curve.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
 import { device } from "../kernels/harness.ts";

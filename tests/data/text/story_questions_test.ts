@@ -5,7 +5,7 @@ import {
   sampleConversations,
   storyQuestions,
 } from "../../../data/text/story_questions.ts";
-import { judgeStory } from "../../../data/text/stories.ts";
+import { judgeStory } from "../../../inspect/story_judge.ts";
 import { freshSeed } from "../../seeds.ts";
 
 const seed = freshSeed();
