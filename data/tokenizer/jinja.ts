@@ -108,19 +108,16 @@ function attempt<T>(action: () => T): T {
 function withoutMarks(marked: string): Rendered {
   const generated: Span[] = [];
   let text = "", depth = 0, start = 0;
-  for (const part of marked.split(/(?=[\ud800\ud801](?![\udc00-\udfff]))/)) {
-    const isStart = part.startsWith(GENERATED.start) && !isPair(part);
-    const isEnd = part.startsWith(GENERATED.end) && !isPair(part);
-    if (isStart && depth++ === 0) start = text.length;
-    if (isEnd && --depth === 0 && text.length > start) generated.push({ start, end: text.length });
-    text += isStart || isEnd ? part.slice(1) : part;
+  for (const part of marked.split(/([\ud800\ud801])/u)) { // with the flag u, halves of whole characters do not match
+    if (part === GENERATED.start) {
+      if (depth++ === 0) start = text.length;
+    } else if (part === GENERATED.end) {
+      if (--depth === 0 && text.length > start) generated.push({ start, end: text.length });
+    } else {
+      text += part;
+    }
   }
   return { text, generated };
-}
-
-/** Whether a text begins with a character of two UTF-16 units. */
-function isPair(text: string): boolean {
-  return text.codePointAt(0)! > 0xffff;
 }
 
 /** What a template finds: the variables, and the functions that transformers gives it. */
