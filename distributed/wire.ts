@@ -47,10 +47,7 @@ export class F16Wire {
     scale = 1,
   ): Promise<void> {
     const { size } = transport, residual = this.residual;
-    let largest = 0;
-    for (let i = 0; i < values.length; i++) {
-      largest = Math.max(largest, Math.abs(values[i]! + scale * residual[i]!)); // NaN if one is
-    }
+    const largest = largestOf(values, residual, scale);
     const gathered = await transport.gather(new Uint8Array(Float64Array.of(largest).buffer));
     const total = gathered.reduce((sum, { buffer }) => sum + new Float64Array(buffer)[0]!, 0);
     if (!Number.isFinite(total)) {
@@ -68,12 +65,7 @@ export class F16Wire {
     }
     /** Rounds the numbers of a rank, and keeps the errors. @returns a slice for each rank. */
     const round = ({ values, rest }: Chunk) => {
-      const rounded = new Float16Array(values.length);
-      for (let i = 0; i < values.length; i++) {
-        const value = values[i]! + scale * rest[i]!;
-        rounded[i] = up * value;
-        rest[i] = (value - down * rounded[i]!) / scale;
-      }
+      const rounded = roundWithRest(values, rest, { scale, up });
       return Array.from(
         { length: size },
         (_, r) => bytesOf(rounded.subarray(...sliceOf(r, rounded.length))),
@@ -90,20 +82,60 @@ export class F16Wire {
       if (next) parts = round(next);
       const received = (await receiving).map(({ buffer }) => new Float16Array(buffer));
       const [start, end] = sliceOf(transport.rank, values.length);
-      const sum = new Float16Array(end - start);
-      for (let i = 0; i < sum.length; i++) {
-        let exact = 0;
-        for (const other of received) exact = Math.fround(exact + other[i]!);
-        sum[i] = exact;
-        rest[start + i] = rest[start + i]! + down * (exact - sum[i]!) / scale;
-      }
+      const exact = new Float32Array(end - start);
+      for (const other of received) add(other, exact);
+      const sum = new Float16Array(exact);
+      keepError(exact, sum, rest.subarray(start, end), down / scale);
       let place = 0;
       for (const { buffer } of await transport.gather(bytesOf(sum))) {
         const slice = new Float16Array(buffer);
-        for (let i = 0; i < slice.length; i++) values[place++] = down * slice[i]!;
+        multiply(slice, down, values.subarray(place, place += slice.length));
       }
     }
   }
+}
+
+// Loops over all numbers are functions of their own: V8 compiles these, and hardly those of a function that waits.
+
+/** The largest magnitude of numbers with what is left of them; NaN if one is. */
+function largestOf(values: Float32Array, rest: Float32Array, scale: number): number {
+  let largest = 0;
+  for (let i = 0; i < values.length; i++) {
+    largest = Math.max(largest, Math.abs(values[i]! + scale * rest[i]!));
+  }
+  return largest;
+}
+
+/** Rounds numbers with what is left of them, `up` times as large, and keeps the errors. */
+function roundWithRest(
+  values: Float32Array,
+  rest: Float32Array,
+  { scale, up }: { scale: number; up: number },
+): Float16Array<ArrayBuffer> {
+  const rounded = new Float16Array(values.length), down = 1 / up;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]! + scale * rest[i]!;
+    rounded[i] = up * value;
+    rest[i] = (value - down * rounded[i]!) / scale;
+  }
+  return rounded;
+}
+
+/** sum += addend. */
+function add(addend: Float16Array, sum: Float32Array): void {
+  for (let i = 0; i < sum.length; i++) sum[i]! += addend[i]!;
+}
+
+/** Adds to the rest what rounding took away. */
+function keepError(exact: Float32Array, rounded: Float16Array, rest: Float32Array, factor: number) {
+  for (let i = 0; i < rest.length; i++) {
+    rest[i] = rest[i]! + factor * (exact[i]! - rounded[i]!);
+  }
+}
+
+/** y = factor · x. */
+function multiply(x: Float16Array, factor: number, y: Float32Array): void {
+  for (let i = 0; i < x.length; i++) y[i] = factor * x[i]!;
 }
 
 /** A copy of the bytes of numbers. */
