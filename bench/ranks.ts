@@ -66,19 +66,23 @@ interface Case {
   readonly isDiloco?: true;
 }
 
-const CASES: readonly Case[] = [
-  { model: "gpt2", batchSize: 8 } as const,
-  { model: "mini", batchSize: 32 } as const,
-  { model: "mini", batchSize: 128 } as const,
-].flatMap((sizes) => [
-  { ...sizes, accumulation: 16 },
-  { ...sizes, accumulation: 4 },
-  { ...sizes, accumulation: 4, isDiloco: true },
-  { ...sizes, accumulation: 1 },
-  { ...sizes, accumulation: 4, wire: "f16" },
-]);
+const SIZES = [
+  { model: "gpt2", batchSize: 8 },
+  { model: "mini", batchSize: 32 },
+  { model: "mini", batchSize: 128 },
+] as const;
 
-/** The case of a CPU adapter. */
+const CASES: readonly Case[] = [
+  ...SIZES.flatMap((sizes) => [
+    { ...sizes, accumulation: 1 },
+    { ...sizes, accumulation: 4 },
+    { ...sizes, accumulation: 4, isDiloco: true } as const,
+    { ...sizes, accumulation: 16 },
+  ]),
+  ...SIZES.map((sizes) => ({ ...sizes, accumulation: 4, wire: "f16" }) as const), // the slowest
+];
+
+/** The cases of a CPU adapter. */
 const CPU_CASES: readonly Case[] = [
   { model: "nano", batchSize: 4, accumulation: 4 },
   { model: "nano", batchSize: 4, accumulation: 4, isDiloco: true },
@@ -145,7 +149,7 @@ async function main(options: Options): Promise<void> {
   await measureExchanges(ranks);
   const sizes = Map.groupBy(
     isCpu ? CPU_CASES : CASES,
-    ({ model, batchSize }) => `${model} ${batchSize}`,
+    ({ model, batchSize, wire }) => `${model} ${batchSize} ${wire}`,
   );
   for (const cases of sizes.values()) await measureSteps(ranks, cases);
   if (transport.rank === 0) output(text());
@@ -251,7 +255,7 @@ async function timeSteps(
     readonly syncEvery?: number;
     readonly after?: (trainStep: TrainStep, submit: () => Promise<void>) => Promise<void>;
   },
-): Promise<Pick<RanksResult, "ms" | "parts" | "ranks" | "tokensPerSecond">> {
+): Promise<Pick<RanksResult, "ms" | "rangeMs" | "parts" | "ranks" | "tokensPerSecond">> {
   const { rank, size: ranks } = transport;
   initializeParameters(gpt, { seed: 0 });
   using trainStep = createTrainStep(gpt, {
@@ -273,19 +277,26 @@ async function timeSteps(
   const timed = async (count: number) => {
     await transport.barrier();
     trainStep.takeExchangeMs();
-    const since = performance.now();
-    for (let i = 0; i < count; i++) await submit();
+    const since = performance.now(), ends: number[] = [];
+    for (let i = 0; i < count; i++) {
+      await submit();
+      ends.push(performance.now());
+    }
     await trainStep.reports(1);
-    return (performance.now() - since) / count;
+    const ms = (performance.now() - since) / count;
+    const samples = ends.map((end, i) => end - (ends[i - 1] ?? since));
+    // only steps that exchange something end before the next is submitted
+    const rangeMs = [Math.min(...samples), Math.max(...samples)] as const;
+    return { ms, ...ranks > 1 && syncEvery === 1 ? { rangeMs } : {} };
   };
   await timed(1); // compiles
-  const wanted = Math.max(2, Math.min(300, Math.round(WALL_MS / await timed(1))));
+  const wanted = Math.max(3, Math.min(300, Math.round(WALL_MS / (await timed(1)).ms)));
   const count = fromJsonBytes(await transport.broadcast(toJsonBytes(wanted))) as number;
-  const ms = await timed(count);
+  const times = await timed(count);
   const parts = meanParts(trainStep.takeExchangeMs(), count);
   await after?.(trainStep, submit);
   const tokens = ranks * gradientAccumulation * options.batchSize * options.sequenceLength;
-  return { ms, parts, ranks, tokensPerSecond: 1e3 * tokens / ms };
+  return { ...times, parts, ranks, tokensPerSecond: 1e3 * tokens / times.ms };
 }
 
 /** Measures training steps of a model: for each case those of all ranks, and of one alone with as many micro-batches. */

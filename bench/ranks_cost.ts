@@ -8,9 +8,11 @@ import { type RanksReport, type RanksResult, SYNC_EVERY, TINY_SUM } from "./rank
  * A model of the time of a training step on many ranks: the measured step of one rank, and the exchange, from measured
  * figures of one host and the rate of the network between hosts.
  *
- * Each rank adds up a slice of each piece of `SUM_FLOATS`, for which it gets that slice of every other rank, and hands
- * the sums to every other rank. So a rank sends and receives (R − 1) / R of its floats twice, in messages to each other
- * rank.
+ * An exchange waits until the gradients are in the host's memory. Then pieces of `SUM_FLOATS` are added up while the main
+ * thread copies others. Each rank adds up a slice of each piece. On one host it copies its floats to memory that all
+ * share, adds to them (R − 1) / R as many, and copies the sums from there. Between hosts it gets its slice of every other
+ * rank, and hands the sums to every other rank: it sends and receives (R − 1) / R of its floats twice, in messages to
+ * each other rank.
  *
  * @module
  */
@@ -51,62 +53,75 @@ interface Line {
 
 /** The figures of a machine on which the model rests. */
 export interface ExchangeFigures {
-  /** Of a call of MPI from Deno that waits for nobody: a sum of two floats makes four. */
+  /** Of a call of MPI from Deno that waits for nobody. */
   readonly callMs: number;
   /** Of a message over TCP, without a wire. */
   readonly messageMs: number;
-  /** Bytes per second that a rank gets from another one through shared memory, and over TCP. */
+  /** Bytes per second that a rank copies or adds in shared memory, and that it gets from another one over TCP. */
   readonly memoryBytesPerSecond: number;
   readonly tcpBytesPerSecond: number;
-  /** Reading back from the device into the host's memory, over PCIe; a part of `device`. */
+  /** Reading back from the device into the host's memory, over PCIe. */
   readonly readBack: Line;
-  /** Of an exchange, what it takes beside the sum: reading back and uploading. */
-  readonly device: Line;
+  /** Copies of the main thread: of what was read back to pieces, and of sums to the device's queue. */
+  readonly copies: Line;
+  /** Of an exchange, what it takes beside these and the sum. */
+  readonly rest: Line;
   /** Of an exchange of weights by DiLoCo, the same, with the outer step. */
-  readonly outer: Line;
+  readonly outerRest: Line;
 }
 
 /** The figures that two reports of two ranks on one host give, the second over TCP alone. */
 export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFigures {
-  const exchanges = report.results.filter(isExchange);
-  const callMs = tinySumMs(report) / callsOfPiece(2);
+  const exchanges = report.results.filter(isExchange), tcp = overTcp.results.filter(isExchange);
+  const callMs = tinySumMs(report) / callsInMemory(2);
   const figures = {
     callMs,
-    messageMs: (tinySumMs(overTcp) - tinySumMs(report)) / WAITS,
-    memoryBytesPerSecond: bytesPerSecond(exchanges, callMs),
-    tcpBytesPerSecond: bytesPerSecond(
-      overTcp.results.filter(isExchange),
-      tinySumMs(overTcp) / callsOfPiece(2),
-    ),
+    messageMs: (tinySumMs(overTcp) - callsByMessages(2) * callMs) / WAITS,
+    memoryBytesPerSecond: memoryBytes(2) /
+      (sumPerFloatMs(exchanges) - callsInMemory(2) * callMs / SUM_FLOATS) * 1e3,
+    tcpBytesPerSecond: 4e3 / (sumPerFloatMs(tcp) - tinySumMs(overTcp) / SUM_FLOATS),
     readBack: lineOf(exchanges, ({ parts }) => parts!["read back alone"]!),
-    device: lineOf(exchanges, (exchange) => exchange.ms - exchange.parts!["sum alone"]!),
+    copies: lineOf(exchanges, ({ parts }) => parts!.download! + parts!.upload!),
   };
-  const two = { hosts: 1, ranksPerHost: 2 }, network = { bytesPerSecond: Infinity };
-  const outer = lineOf(
-    report.results.filter(({ name }) => name.startsWith("outer step ")),
-    ({ ms, floats }) => ms - sumMs(figures, floats!, two, network),
-  );
-  return { ...figures, outer };
+  const none = { fixedMs: 0, perFloatMs: 0 };
+  const rest = (results: readonly RanksResult[]) =>
+    lineOf(
+      results,
+      ({ ms, floats }) =>
+        ms - exchangeMs({ ...figures, rest: none }, floats!, TWO_RANKS, NO_NETWORK),
+    );
+  const outer = report.results.filter(({ name }) => name.startsWith("outer step "));
+  return { ...figures, rest: rest(exchanges), outerRest: rest(outer) };
 }
 
-/** The rate of sums of two ranks, beside their calls. */
-function bytesPerSecond(exchanges: readonly RanksResult[], callMs: number): number {
-  const { perFloatMs } = lineOf(exchanges, ({ parts }) => parts!["sum alone"]!);
-  // each rank gets half of the floats twice
-  return 4e3 / (perFloatMs - callsOfPiece(2) * callMs / SUM_FLOATS);
+/** The ranks of the reports, and what is between them. */
+const TWO_RANKS = { hosts: 1, ranksPerHost: 2 }, NO_NETWORK = { bytesPerSecond: Infinity };
+
+function sumPerFloatMs(exchanges: readonly RanksResult[]): number {
+  return lineOf(exchanges, ({ parts }) => parts!["sum alone"]!).perFloatMs;
+}
+
+/** Bytes per float that a rank copies or adds in shared memory. */
+function memoryBytes(ranks: number): number {
+  return 4 * (2 + (ranks - 1) / ranks);
 }
 
 /** Calls of a piece in which ranks wait for each other: for its length, for its slices, and for their sums. */
 const WAITS = 3;
 
-/** Calls of MPI for a piece: those, and an addition for each other rank. */
-function callsOfPiece(ranks: number): number {
+/** Calls of MPI for a piece by messages: those, and an addition for each other rank. */
+function callsByMessages(ranks: number): number {
   return WAITS + ranks - 1;
+}
+
+/** The same in shared memory, which takes two copies. */
+function callsInMemory(ranks: number): number {
+  return callsByMessages(ranks) + 2;
 }
 
 /** Milliseconds of a sum over all ranks. */
 export function sumMs(
-  figures: Omit<ExchangeFigures, "device" | "outer">,
+  figures: Omit<ExchangeFigures, "rest" | "outerRest">,
   floats: number,
   { hosts, ranksPerHost }: Cluster,
   { bytesPerSecond }: Pick<Network, "bytesPerSecond">,
@@ -114,35 +129,37 @@ export function sumMs(
   const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
   const ranks = hosts * ranksPerHost, pieces = Math.ceil(floats / SUM_FLOATS);
   if (ranks === 1) return 0;
+  if (hosts === 1) {
+    return pieces * callsInMemory(ranks) * callMs +
+      1e3 * memoryBytes(ranks) * floats / memoryBytesPerSecond;
+  }
   const here = ranksPerHost - 1, elsewhere = ranks - ranksPerHost;
   const bytes = 2 * 4 * floats / ranks; // to each other rank
   const wire = Math.min(bytesPerSecond, ranksPerHost * tcpBytesPerSecond);
-  return pieces * callsOfPiece(ranks) * callMs +
+  return pieces * callsByMessages(ranks) * callMs +
     pieces * WAITS * elsewhere * messageMs +
-    1e3 * bytes * here / memoryBytesPerSecond +
+    1e3 * bytes * here / tcpBytesPerSecond + // a host's own memory is taken to be no faster
     1e3 * bytes * elsewhere * ranksPerHost / wire;
 }
 
 /** Milliseconds of the exchange of a step on several ranks. */
 export function exchangeMs(
-  figures: ExchangeFigures,
+  figures: Omit<ExchangeFigures, "outerRest">,
   floats: number,
   ...where: [Cluster, Pick<Network, "bytesPerSecond">]
 ): number {
   const [{ hosts, ranksPerHost }] = where;
   if (hosts * ranksPerHost === 1) return 0;
-  return at(figures.device, floats) + sumMs(figures, floats, ...where);
+  const sum = sumMs(figures, floats, ...where), copies = at(figures.copies, floats);
+  return at(figures.readBack, floats) + Math.max(sum, copies) + at(figures.rest, floats);
 }
 
 /** Milliseconds of the exchange of weights by DiLoCo, divided among the steps between two of them. */
 export function outerShareMs(
   figures: ExchangeFigures,
-  floats: number,
-  ...where: [Cluster, Pick<Network, "bytesPerSecond">]
+  ...where: [floats: number, Cluster, Pick<Network, "bytesPerSecond">]
 ): number {
-  const [{ hosts, ranksPerHost }] = where;
-  if (hosts * ranksPerHost === 1) return 0;
-  return (at(figures.outer, floats) + sumMs(figures, floats, ...where)) / SYNC_EVERY;
+  return exchangeMs({ ...figures, rest: figures.outerRest }, ...where) / SYNC_EVERY;
 }
 
 /** A model whose training on many ranks is modelled. */

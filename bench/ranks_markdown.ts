@@ -37,10 +37,10 @@ export interface RanksResults {
 
 /** The section of a machine: what was measured, and what the model says of more ranks. */
 export function ranksSection({ name, report, overTcp, ddp }: RanksResults): string {
-  const { device, ranks, command, date, deno } = report;
+  const { device, ranks, placement, command, date, deno } = report;
   const figures = figuresOf(report, overTcp), trainings = modelledTrainings(report);
   return [
-    `Measured on ${ranks} ranks of one host, each with an ${device.name}:`,
+    paragraph(`Measured on ${ranks} ranks of one host: ${placement}.`),
     table(["measured by", "on", "with"], [
       [`\`${command}\``, date, `Deno ${deno}, ${device.backend}`],
       [`\`${overTcp.command}\``, overTcp.date, `Deno ${overTcp.deno}`],
@@ -148,19 +148,19 @@ function exchangeRows({ results }: RanksReport): string[][] {
 
 /** Rows of the model's figures, each with its source. */
 function figureRows(figures: ExchangeFigures): string[][] {
-  const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond, readBack, device, outer } =
-    figures;
+  const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
   const measured = "measured";
-  const line = ({ fixedMs, perFloatMs }: ExchangeFigures["device"]) =>
+  const line = ({ fixedMs, perFloatMs }: ExchangeFigures["rest"]) =>
     `${time(fixedMs)} and ${si(4e3 / perFloatMs, "B/s")}`;
   return [
     ["a call of MPI from Deno", time(callMs), measured],
     ["a message over TCP, without a wire", time(messageMs), measured],
-    ["from rank to rank through shared memory", si(memoryBytesPerSecond, "B/s"), measured],
+    ["copies and sums in shared memory, per rank", si(memoryBytesPerSecond, "B/s"), measured],
     ["from rank to rank over TCP", si(tcpBytesPerSecond, "B/s"), measured],
-    ["reading back over PCIe, without copies on the host", line(readBack), measured],
-    ["an exchange beside its sum", line(device), measured],
-    ["an exchange of weights by DiLoCo beside its sum", line(outer), measured],
+    ["reading back over PCIe, without copies on the host", line(figures.readBack), measured],
+    ["copies of the host's main thread", line(figures.copies), measured],
+    ["an exchange beside these", line(figures.rest), measured],
+    ["an exchange of weights by DiLoCo beside these", line(figures.outerRest), measured],
     ...NETWORKS.map(({ name, bytesPerSecond, standard }) => [
       `network of ${name}`,
       si(bytesPerSecond, "B/s"),

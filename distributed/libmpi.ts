@@ -92,6 +92,11 @@ const MPI_SYMBOLS = {
     result: "i32",
     nonblocking: true,
   },
+  broadcastNow: {
+    name: "MPI_Bcast",
+    parameters: ["buffer", "i32", "pointer", "i32", "pointer"],
+    result: "i32",
+  },
   MPI_Barrier: { parameters: ["pointer"], result: "i32", nonblocking: true },
   // bytes, bytes of a unit, hints, communicator; where this rank's bytes begin, window
   MPI_Win_allocate_shared: {

@@ -114,23 +114,54 @@ function openMpi(placement: Placement, timeout: number): Transport {
     return all;
   };
 
-  const memory = openSharedMemory(symbols, size, 4 * SUM_FLOATS);
-  let turn = 0; // of the memory
-  /** Adds up arrays of at most `SUM_FLOATS` in the memory: each rank adds up a slice in the place of that of rank 0. */
-  const addUpInMemory = async (
-    { turns, window, write, read }: SharedMemory,
-    values: Float32Array<ArrayBuffer>,
-  ) => {
-    const slots = turns[turn++ % turns.length]!, [first] = slots;
-    await write(slots[rank]!, values);
-    await checked("MPI_Win_fence", 0, window);
-    const [start, end] = sliceOf(rank, values.length), offset = BigInt(4 * start);
-    for (const slot of slots.slice(1)) {
-      const [other, sum] = [slot + offset, first! + offset];
-      await checked("addInMemory", other, sum, end - start, float, symbols.ompi_mpi_op_sum);
+  /** Throws on every rank unless all give the same length. */
+  const checkLength = async (own: number) => {
+    for (const [other, length] of (await gathered(own)).entries()) {
+      if (length === own) continue;
+      throw new RangeError(
+        `Cannot sum as all ranks must give as many numbers, ${own}: ` +
+          `current number of rank ${other} is ${length}`,
+      );
     }
-    await checked("MPI_Win_fence", 0, window);
-    await read(values, first!);
+  };
+  /** The slice of numbers that a rank adds up. */
+  const sliceOf = (r: number, length: number): [start: number, end: number] => [
+    Math.floor(length * r / size),
+    Math.floor(length * (r + 1) / size),
+  ];
+
+  const memory = openSharedMemory(symbols, size, 4 * SUM_FLOATS);
+  let pieces = 0; // that were added up in the memory
+  /** By turn: when all ranks have met, after they have written it, and when this rank has read the sums. */
+  const met: Promise<unknown>[] = [], read: Promise<unknown>[] = [];
+  /**
+   * Adds up arrays of at most `SUM_FLOATS` in the memory: each rank writes its own, adds up a slice of all in the place of
+   * that of rank 0, and reads all sums. It writes while the piece before is added up, and reads while the next one is.
+   */
+  const addUpInMemory = (
+    { turns, window, ...memory }: SharedMemory,
+    values: Float32Array<ArrayBuffer>,
+    length: number,
+  ): Promise<void> => {
+    const turn = pieces++ % turns.length, slots = turns[turn]!, [first] = slots as [bigint];
+    const metBefore = met.at(turn - 1), readBefore = read[(turn + 1) % turns.length];
+    const meeting = Promise.withResolvers<void>();
+    met[turn] = meeting.promise;
+    const writing = Promise.resolve(metBefore).then(() => memory.write(slots[rank]!, values));
+    const adding = inTurn(async () => {
+      await Promise.all([writing, readBefore]); // after the meeting all ranks may write where it was read
+      await checkLength(length).finally(meeting.resolve);
+      await checked("MPI_Win_fence", 0, window);
+      const [start, end] = sliceOf(rank, values.length), offset = BigInt(4 * start);
+      for (const slot of slots.slice(1)) {
+        const [other, sum] = [slot + offset, first + offset];
+        await checked("addInMemory", other, sum, end - start, float, symbols.ompi_mpi_op_sum);
+      }
+      await checked("MPI_Win_fence", 0, window);
+    });
+    const reading = adding.then(() => memory.read(values, first));
+    read[turn] = reading.catch(() => {});
+    return reading;
   };
 
   const received = new Float32Array(memory ? 0 : size * Math.ceil(SUM_FLOATS / size));
@@ -153,32 +184,26 @@ function openMpi(placement: Placement, timeout: number): Transport {
     }
     await checked("MPI_Allgatherv", received, own, float, values, lengths, starts, float, world);
   };
-  /** The slice of numbers that a rank adds up. */
-  const sliceOf = (r: number, length: number): [start: number, end: number] => [
-    Math.floor(length * r / size),
-    Math.floor(length * (r + 1) / size),
-  ];
 
   return {
     rank,
     size,
     localRank,
     host,
-    sum: (values) =>
-      inTurn(async () => {
-        for (const [other, length] of (await gathered(values.length)).entries()) {
-          if (length === values.length) continue;
-          throw new RangeError(
-            `Cannot sum as all ranks must give as many numbers, ${values.length}: ` +
-              `current number of rank ${other} is ${length}`,
-          );
-        }
-        const all = outside(values);
-        for (let start = 0; start < values.length; start += SUM_FLOATS) {
-          const part = all.subarray(start, start + SUM_FLOATS);
-          await (memory ? addUpInMemory(memory, part) : addUpByMessages(part));
-        }
-      }),
+    async sum(values) {
+      const all = outside(values), { length } = values, parts: typeof values[] = [];
+      for (let start = 0; start < length || start === 0; start += SUM_FLOATS) {
+        parts.push(all.subarray(start, start + SUM_FLOATS));
+      }
+      if (memory) {
+        await Promise.all(parts.map((part) => addUpInMemory(memory, part, length)));
+        return;
+      }
+      await inTurn(async () => {
+        await checkLength(length);
+        for (const part of parts) await addUpByMessages(part);
+      });
+    },
     gather: (bytes) =>
       inTurn(async () => {
         const lengths = Int32Array.from(await gathered(bytes.length)), starts = startsOf(lengths);

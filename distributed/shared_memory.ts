@@ -11,7 +11,7 @@ import { type Mpi, openSystemLibrary } from "./libmpi.ts";
 
 /** A window of MPI on shared memory. */
 export interface SharedMemory {
-  /** Addresses of a slot for each rank, twice, so that one turn is written while slower ranks still read the other one. */
+  /** By turn, addresses of a slot for each rank: one turn is written while another is added up and a third is read. */
   readonly turns: readonly (readonly bigint[])[];
   /** The window, for `MPI_Win_fence`, after which all ranks see what each has written before. */
   readonly window: bigint;
@@ -24,7 +24,10 @@ export interface SharedMemory {
 }
 
 /** Turns of the memory. */
-const TURNS = 2;
+const TURNS = 3;
+
+/** Where Open MPI has it on Linux, and bytes per rank that its messages take there beside it. */
+const DIRECTORY = "/dev/shm", MESSAGE_BYTES = 8 * 2 ** 20;
 
 /**
  * Allocates shared memory, when every rank has called this.
@@ -38,8 +41,13 @@ export function openSharedMemory(
   size: number,
   slotBytes: number,
 ): SharedMemory | undefined {
+  const world = symbols.ompi_mpi_comm_world, isRoom = new Uint8Array(new ArrayBuffer(1));
+  isRoom[0] = Number(freeBytes() >= size * (TURNS * slotBytes + MESSAGE_BYTES));
+  // Open MPI 4.1 does not return if there is too little, so that all ranks decide as rank 0 does
+  symbols.broadcastNow(isRoom, 1, symbols.ompi_mpi_byte, 0, world);
+  if (isRoom[0] === 0) return undefined;
   const window = integer(), start = integer(), bytes = BigInt(TURNS * slotBytes);
-  const { ompi_mpi_comm_world: world, ompi_mpi_info_null: noHints } = symbols;
+  const noHints = symbols.ompi_mpi_info_null;
   const code = symbols.MPI_Win_allocate_shared(bytes, 1, noHints, world, start, window);
   if (code !== 0) return undefined;
   symbols.MPI_Win_set_errhandler(window[0]!, symbols.ompi_mpi_errors_return);
@@ -82,6 +90,22 @@ export function openSharedMemory(
       system.close();
     },
   };
+}
+
+/**
+ * Free bytes for memory of this kind; infinite on other systems than Linux. It asks the system's library, as Deno lets
+ * programs see this directory only with all permissions.
+ */
+function freeBytes(): number {
+  if (Deno.build.os !== "linux") return Infinity;
+  const system = openSystemLibrary({
+    statvfs: { parameters: ["buffer", "buffer"], result: "i32" },
+  });
+  const status = new BigUint64Array(new ArrayBuffer(256));
+  const code = system.symbols.statvfs(new TextEncoder().encode(`${DIRECTORY}\0`), status);
+  system.close();
+  const [, blockBytes = 0n, , , blocks = 0n] = status; // f_frsize and f_bavail
+  return code === 0 ? Number(blockBytes * blocks) : 0;
 }
 
 /** Where the library puts an integer, outside V8's heap. */
