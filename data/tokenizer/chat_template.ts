@@ -18,20 +18,14 @@ export type ChatTemplate =
 const LONGEST = 2 ** 20, MOST = 16;
 
 /**
- * The chat template of a model's files.
+ * The chat template that a model's files give, if they give one.
  *
- * @param whole the text of `chat_template.jinja`, which precedes any other.
- * @param field `chat_template` of `tokenizer_config.json`.
  * @param where path of the file that has it, for error messages.
- * @throws {UserError} if there is one, and it is neither a text nor a list of named texts, or is too long.
+ * @throws {UserError} if it is neither a text nor a list of named texts, or too long.
  */
-export function parseChatTemplate(
-  whole: string | undefined,
-  field: unknown,
-  where: string,
-): ChatTemplate | undefined {
-  const given = whole ?? field ?? undefined;
-  if (given === undefined || isTemplate(given)) return given;
+export function parseChatTemplate(given: unknown, where: string): ChatTemplate | undefined {
+  if (given === undefined || given === null) return undefined;
+  if (isTemplate(given)) return given;
   const isNamed = (item: unknown): item is { name: string; template: string } =>
     isObject(item) && isTemplate(item.name) && isTemplate(item.template);
   if (Array.isArray(given) && given.length <= MOST && given.every(isNamed)) {

@@ -72,7 +72,7 @@ export async function readGgufTokenizer(
     throw refuse(`tokenizer.ggml.${name}_token_id must be below ${tokens.length}`, value);
   };
   const [end, turn, message, begin] = ["eos", "eot", "eom", "bos"].map(id);
-  const template = parseChatTemplate(undefined, values.get("tokenizer.chat_template"), where);
+  const template = parseChatTemplate(values.get("tokenizer.chat_template"), where);
 
   const vocab: Record<string, number> = Object.create(null), added: AddedToken[] = [];
   tokens.forEach((content, id) => {

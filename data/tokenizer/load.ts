@@ -167,7 +167,7 @@ async function parseFiles(
   const chatTemplateFile = nameOf(
     template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE,
   );
-  const chatTemplate = parseChatTemplate(template, config.chat_template, chatTemplateFile);
+  const chatTemplate = parseChatTemplate(template ?? config.chat_template, chatTemplateFile);
   return {
     ...tokenizer,
     ...(begin === undefined || begin === tokenizer.endOfTextToken ? {} : { bosToken: begin }),

@@ -95,7 +95,8 @@ class TokenizerWorker {
       this.#fail(new Error(`Cannot tokenize as a worker failed: ${event.message}`));
     };
     const fields = Object.entries(tokenizer).filter(([, value]) => typeof value !== "function");
-    this.#post({ tokenizer: Object.fromEntries(fields), areConversations });
+    const message: ToWorker = { tokenizer: Object.fromEntries(fields), areConversations };
+    this.#worker.postMessage(message);
   }
 
   /** Blocks that are not tokenized yet. */
@@ -108,16 +109,13 @@ class TokenizerWorker {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     const pending = Promise.withResolvers<TokenBlock>();
     this.#pending.push(pending);
-    this.#post({ block }, [block.bytes.buffer]);
+    const message: ToWorker = { block };
+    this.#worker.postMessage(message, [block.bytes.buffer]);
     return pending.promise;
   }
 
   close(): void {
     this.#worker.terminate();
-  }
-
-  #post(message: ToWorker, transfer: Transferable[] = []): void {
-    this.#worker.postMessage(message, transfer);
   }
 
   /** Makes all pending blocks fail, and those that follow. */
