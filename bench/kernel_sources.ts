@@ -78,7 +78,7 @@ function machine(
     subgroupSize,
     matrixShapes: hasMatrices ? [MATRIX_SHAPE] : [],
     provider: "native",
-    compilesInBackground: false,
+    background: undefined,
     maxBindingBytes: 2 ** 31 - 4,
     choices: new Map(),
     pipelines,

@@ -1,5 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
+import { BackgroundCompiler } from "./background_compiler.ts";
 import { hasMatrices, MATRIX_FEATURE, MATRIX_SUBGROUP } from "./matrices.ts";
 import {
   type GpuChoice,
@@ -39,8 +40,8 @@ export interface Device {
    * if subgroups do not have 32 invocations.
    */
   readonly matrixShapes: readonly MatrixShape[];
-  /** Whether shaders are compiled in other threads, several at once; Deno's own WebGPU cannot. */
-  readonly compilesInBackground: boolean;
+  /** What compiles shaders in other threads, several at once; Deno's own WebGPU cannot. */
+  readonly background: Pick<BackgroundCompiler, "compile"> | undefined;
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
   /** Compiled shaders, shared by all programs on this device. */
@@ -167,7 +168,7 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   const features = new Set(WANTED_FEATURES.filter((name) => listed.has(name)));
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const request = (...more: string[]) =>
+  const requestDevice = (adapter: GPUAdapter, ...more: string[]) =>
     adapter.requestDevice({
       requiredFeatures: [...features, ...more] as GPUFeatureName[],
       requiredLimits,
@@ -175,9 +176,9 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   // Deno 2.9.6 does not list the feature but grants it. On an NVIDIA GPU small layer-norms were a third faster
   // with subgroups, but a process with several devices crashed.
   const withUnlisted = isCpu && !features.has("subgroups")
-    ? await request("subgroups").catch(() => undefined)
+    ? await requestDevice(adapter, "subgroups").catch(() => undefined)
     : undefined;
-  const device = withUnlisted ?? await request();
+  const device = withUnlisted ?? await requestDevice(adapter);
   const subgroupSize = withUnlisted || features.has("subgroups")
     ? await testSubgroups(device, features)
     : undefined;
@@ -220,7 +221,14 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     subgroupSize,
     matrixShapes,
     // on SwiftShader compiling 27 shaders took 83 s of CPU time in the background, and 56 s without
-    compilesInBackground: provider === "dawn" && !isCpu,
+    background: provider === "dawn" && !isCpu
+      ? new BackgroundCompiler(device, async () => {
+        const { adapter } = await requestAdapter(provider);
+        const helper = await requestDevice(adapter!);
+        helper.addEventListener("uncapturederror", (event) => event.preventDefault());
+        return helper;
+      })
+      : undefined,
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Pipelines(),
     choices: new Map(),

@@ -61,7 +61,7 @@ export function dryDevice(device: Device): DryDevice {
   return {
     ...device,
     gpu: gpu as unknown as GPUDevice,
-    compilesInBackground: false,
+    background: undefined,
     pipelines,
     get bytes() {
       return bytes;

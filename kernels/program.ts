@@ -233,20 +233,18 @@ export class Program implements Disposable {
 
   /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
-    const { gpu, pipelines, features, compilesInBackground: inBackground } = this.device;
+    const { gpu, pipelines, features, background } = this.device;
     let pipeline = pipelines.get(shader, constants);
     if (!pipeline) {
-      const label = labelOf(shader);
       const source = specialize(shader, constants);
-      const module = gpu.createShaderModule({
-        label,
+      const compiled = compile(gpu, {
+        label: labelOf(shader),
         // a getter, since a dry device does not read it and unrolling takes most of the time
         get code() {
           return compilable(unroll(source), features);
         },
-      });
-      const descriptor = { label, layout: "auto", compute: { module } } as const;
-      pipeline = Object.assign(compile(gpu, descriptor, { inBackground }), {
+      }, background);
+      pipeline = Object.assign(compiled, {
         bindings: bindingsOf(source),
         declared: pipelines.declaredBy(shader),
       });

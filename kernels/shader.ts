@@ -24,6 +24,8 @@
  * @module
  */
 
+import type { BackgroundCompiler, ShaderSource } from "./background_compiler.ts";
+
 /** Values for the top-level `const` and `alias` declarations of a shader. */
 export type Constants = Readonly<Record<string, number | boolean | string>>;
 
@@ -223,28 +225,30 @@ export class Pipelines {
 /**
  * Compiles a shader.
  *
- * @param options.inBackground whether to compile in other threads, several shaders at once.
+ * @param background what compiles it in other threads; without it, it is compiled at once.
  */
 export function compile(
   gpu: GPUDevice,
-  descriptor: GPUComputePipelineDescriptor,
-  { inBackground }: { inBackground: boolean },
+  source: ShaderSource,
+  background: Pick<BackgroundCompiler, "compile"> | undefined,
 ): Pick<Pipeline, "pipeline" | "compiling"> {
-  let pipeline = inBackground ? undefined : gpu.createComputePipeline(descriptor);
-  let compiling = inBackground
-    ? gpu.createComputePipelineAsync(descriptor).then(
-      (made) => {
-        pipeline ??= made;
-        compiling = undefined;
-      },
-      () => {
-        compiling = undefined; // the device reports the reason when the shader is asked for
-      },
-    )
-    : undefined;
+  const atOnce = () => {
+    const { label } = source, module = gpu.createShaderModule(source);
+    return gpu.createComputePipeline({ label, layout: "auto", compute: { module } });
+  };
+  let pipeline = background ? undefined : atOnce();
+  let compiling = background?.compile(source).then(
+    (made) => {
+      pipeline ??= made;
+      compiling = undefined;
+    },
+    () => {
+      compiling = undefined; // the device reports the reason when the shader is asked for
+    },
+  );
   return {
     get pipeline() {
-      return pipeline ??= gpu.createComputePipeline(descriptor);
+      return pipeline ??= atOnce();
     },
     get compiling() {
       return compiling;

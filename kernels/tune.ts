@@ -55,7 +55,7 @@ interface Candidate extends Timed {
 
 /**
  * Compares kernels by their speed. `add()` compiles the variants of one kind of work, which takes most of the
- * time. `choose()` times the variants of all work together, with three waits for the device in all, because each
+ * time; where shaders compile in the background, add all work before you wait for any. `choose()` times the variants of all work together, with three waits for the device in all, because each
  * wait costs 10 ms and lets the device's clock fall.
  */
 export class Tuner {
@@ -69,8 +69,12 @@ export class Tuner {
     this.#program = new Program(device);
   }
 
-  /** Compiles all variants except those that would exceed a limit of the device. */
-  async add({ key, variants, record }: Tunable): Promise<void> {
+  /**
+   * Compiles all variants except those that would exceed a limit of the device.
+   *
+   * @returns a promise that resolves when they are compiled; undefined if they are.
+   */
+  add({ key, variants, record }: Tunable): Promise<unknown> | undefined {
     const program = this.#program;
     for (const variant of variants) {
       const first = program.length;
@@ -83,7 +87,7 @@ export class Tuner {
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
       this.#candidates.push({ key, variant, program, launches, repeats: 1 });
     }
-    await program.compiling();
+    return program.compiling();
   }
 
   /**
@@ -136,9 +140,10 @@ export async function tune(
   const open = untuned(device, tunables);
   if (open.length === 0) return;
   using tuner = new Tuner(device);
-  for (const [done, tunable] of open.entries()) {
+  const added = open.map((tunable) => tuner.add(tunable));
+  for (const [done, compiling] of added.entries()) {
     onProgress(done, open.length);
-    await tuner.add(tunable);
+    await compiling;
   }
   await tuner.choose();
   // programs that were recorded before have shaders that nobody needs any more: while these compile, the host is slow

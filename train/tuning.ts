@@ -179,11 +179,16 @@ export async function* recordTuned(
   if (open.length === 0) return step;
 
   using tuner = new Tuner(device);
+  const added: (Promise<unknown> | undefined)[] = [];
   try {
     for (const [done, tunable] of open.entries()) {
       if (await hasAborted(signal)) throw signal!.reason;
       yield { kind: "tuning", done, of: open.length };
-      await tuner.add(tunable);
+      added.push(tuner.add(tunable));
+    }
+    for (const compiling of added) {
+      if (await hasAborted(signal)) throw signal!.reason;
+      await compiling;
     }
     await tuner.choose();
   } finally {

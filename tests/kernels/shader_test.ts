@@ -340,13 +340,11 @@ Deno.test("Program.compiling() resolves once the shaders that compile in the bac
   const pending = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
   const own = {
     ...dryDevice(device),
-    gpu: {
-      ...gpu,
-      createComputePipeline: () => made.push("now"),
-      createComputePipelineAsync: () => pending[made.push("background") - 1]!.promise,
-    } as unknown as GPUDevice,
+    gpu: { ...gpu, createComputePipeline: () => made.push("now") } as unknown as GPUDevice,
     pipelines: new Pipelines(),
-    compilesInBackground: true,
+    background: {
+      compile: () => pending[made.push("background") - 1]!.promise as Promise<GPUComputePipeline>,
+    },
   };
   const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
   const program = new Program(own);

@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { BackgroundCompiler } from "../../kernels/background_compiler.ts";
+
+const sources = Array.from({ length: 12 }, (_, i) => ({ label: `${i}`, code: `code ${i}` }));
+
+/** A device that compiles when `ready` says so, two shaders at a time, and notes which. */
+function compilingDevice(ready: () => Promise<unknown>) {
+  const compiled: string[] = [], state = { destroyed: 0, compiled };
+  let threads = [Promise.resolve(), Promise.resolve()] as Promise<unknown>[];
+  const gpu = {
+    createShaderModule: ({ code }: { code: string }) => code,
+    createComputePipelineAsync({ compute: { module } }: { compute: { module: string } }) {
+      const [next, other] = threads,
+        made = next!.then(ready).then(() => {
+          compiled.push(module);
+          return `pipeline of ${module}`;
+        });
+      threads = [other!, made];
+      return made;
+    },
+    destroy: () => state.destroyed++,
+  };
+  return { gpu: gpu as unknown as GPUDevice, state };
+}
+
+const after = (ms: number) => () => new Promise((resolve) => setTimeout(resolve, ms));
+
+Deno.test("BackgroundCompiler has further devices compile the last shaders while the device compiles the first", async () => {
+  const main = compilingDevice(after(8)), helpers: ReturnType<typeof compilingDevice>[] = [];
+  const openHelper = () => {
+    helpers.push(compilingDevice(after(1)));
+    return Promise.resolve(helpers.at(-1)!.gpu);
+  };
+  const compiler = new BackgroundCompiler(main.gpu, openHelper, { cores: 6, patienceMs: 1 });
+  const made = await Promise.all(sources.map((source) => compiler.compile(source)));
+  assert.deepEqual(made as unknown, sources.map(({ code }) => `pipeline of ${code}`));
+  assert.deepEqual(main.state.compiled, sources.map(({ code }) => code)); // also those that others compiled
+  assert.equal(helpers.length, 2); // and its own are the threads of six cores
+  const helped = helpers.flatMap(({ state: { compiled } }) => compiled);
+  assert.equal(new Set(helped).size, helped.length, `${helped}`);
+  assert.ok(
+    helped.length >= 4 && helped.includes("code 11") && !helped.includes("code 0"),
+    `${helped}`,
+  );
+  await after(5)();
+  assert.deepEqual(helpers.map(({ state: { destroyed } }) => destroyed), [1, 1]);
+});
+
+Deno.test("BackgroundCompiler opens no further device if all is compiled soon, and needs none", async () => {
+  let opened = 0;
+  const openHelper = () => {
+    opened++;
+    return Promise.reject(new Error("there is none"));
+  };
+  for (const [patienceMs, tries] of [[60_000, 0], [1, 1]] as const) {
+    const { gpu, state } = compilingDevice(after(1));
+    const compiler = new BackgroundCompiler(gpu, openHelper, { cores: 8, patienceMs });
+    await Promise.all(sources.map((source) => compiler.compile(source)));
+    assert.equal(state.compiled.length, sources.length);
+    assert.equal(opened, tries);
+  }
+});
