@@ -65,35 +65,67 @@ struct Sizes {
 // only if PAIRED
 var<private> gateOfRow: value;
 
-// only if GATED
-fn gateAt(i: u32) -> value {
-  var loaded: value;
-  // only if PAIRED
-  loaded = value(yType(gateOfRow));
-  // unless PAIRED
-  loaded = value(gate[i]);
-  return loaded;
+// What is read to store y in one place. A kernel that stores many vectors reads what belongs to several of them first, so
+// that the reads overlap.
+struct Beside {
+  i: u32, // where y is
+  before: yType, // y as it was, if sizes.accumulate
+  // only if BIAS
+  bias: value,
+  // only if ADDEND
+  addend: yType,
+  // only if BACKWARD
+  // unless GATED
+  hidden: yType,
+  // only if GATED
+  gate: yType,
+  // only if BACKWARD
+  // only if GATED
+  up: yType,
 }
 
-// Stores y of row m and column n, or of the four columns from 4n on.
-fn store(m: u32, n: u32, sum: value) {
-  let i = sizes.yStart + m * sizes.yStride + n;
+// What belongs to row m and column n, or to the four columns from 4n on.
+fn besideOf(m: u32, n: u32) -> Beside {
+  var beside: Beside;
+  beside.i = sizes.yStart + m * sizes.yStride + n;
+  if (sizes.accumulate != 0) { beside.before = y[beside.i]; }
+  // only if BIAS
+  beside.bias = bias[n];
+  // only if ADDEND
+  beside.addend = addend[beside.i];
+  // only if BACKWARD
+  // unless GATED
+  beside.hidden = hidden[beside.i];
+  // only if PAIRED
+  beside.gate = yType(gateOfRow);
+  // only if GATED
+  // unless PAIRED
+  beside.gate = gate[beside.i];
+  // only if BACKWARD
+  // only if GATED
+  beside.up = up[beside.i];
+  return beside;
+}
+
+// Stores y.
+fn storeWith(beside: Beside, sum: value) {
+  let i = beside.i;
   var result = sum;
   // only if SCALED
   result *= sizes.scale;
   // only if BIAS
-  result += bias[n];
+  result += beside.bias;
   // only if ADDEND
-  result += sizes.addendFactor * value(addend[i]);
-  if (sizes.accumulate != 0) { result += value(y[i]); }
+  result += sizes.addendFactor * value(beside.addend);
+  if (sizes.accumulate != 0) { result += value(beside.before); }
   // only if BACKWARD
   // unless GATED
-  result *= activationDerivative(value(hidden[i]));
+  result *= activationDerivative(value(beside.hidden));
   // only if BACKWARD
   // only if GATED
   {
-    let argument = gateAt(i);
-    dgate[i] = yType(result * value(up[i]) * activationDerivative(argument));
+    let argument = value(beside.gate);
+    dgate[i] = yType(result * value(beside.up) * activationDerivative(argument));
     result *= activation(argument);
   }
   let rounded = yType(result);
@@ -104,5 +136,10 @@ fn store(m: u32, n: u32, sum: value) {
   activated[i] = yType(activation(value(rounded)));
   // only if ACTIVATED
   // only if GATED
-  activated[i] = yType(activation(gateAt(i)) * value(rounded));
+  activated[i] = yType(activation(value(beside.gate)) * value(rounded));
+}
+
+// Stores y of row m and column n, or of the four columns from 4n on.
+fn store(m: u32, n: u32, sum: value) {
+  storeWith(besideOf(m, n), sum);
 }

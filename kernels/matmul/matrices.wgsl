@@ -1,5 +1,5 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; or a batch of each
-// Needs Sizes and store() from epilogue.wgsl.
+// Needs Sizes, Beside, besideOf() and storeWith() from epilogue.wgsl.
 //
 // For GPUs with tensor cores: the 32 invocations of a subgroup together multiply matrices of 16 × 16 f16 and sum in
 // f32. A workgroup computes a tile of y with 16·Y·ROWS rows and 16·X·COLUMNS columns, of which each of its X·Y
@@ -72,6 +72,7 @@ const B_FETCHED: u32 = AHEAD * B_FETCHES;
 const STRIP_WIDTH: u32 = 4 * COLUMNS;
 const STRIP_STRIDE: u32 = STRIP_WIDTH + 1;
 const STRIP_SIZE: u32 = 16 * STRIP_STRIDE;
+const ROWS_PER_STORE: u32 = 32 / STRIP_WIDTH; // a vector per invocation
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -114,16 +115,22 @@ fn countOf(k: u32, end: u32, isRow: bool) -> u32 {
 
 // Stores the 16 rows and 16 · COLUMNS columns of a strip that lie in y, from row m and column n on.
 fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, split: u32) {
+  let column = n + 4 * (lane % STRIP_WIDTH);
+  let first = m + lane / STRIP_WIDTH;
   // half of the vectors at a time: to write out all takes a driver's compiler twice as long
   for (var half = 0u; half < 2u; half++) {
+    var besides: array<Beside, COLUMNS>;
     // unroll
     for (var i = 0u; i < COLUMNS; i++) {
-      let v = lane + 32 * (half * COLUMNS + i);
-      let row = m + v / STRIP_WIDTH;
-      let column = n + 4 * (v % STRIP_WIDTH);
-      if (row < sizes.M && column < sizes.N) {
-        let four = tiles[strip + v / STRIP_WIDTH * STRIP_STRIDE + v % STRIP_WIDTH];
-        store(split * sizes.M + row, column / 4, bitcast<vec4f>(four));
+      let row = (half * COLUMNS + i) * ROWS_PER_STORE;
+      besides[i] = besideOf(split * sizes.M + first + row, column / 4);
+    }
+    // unroll
+    for (var i = 0u; i < COLUMNS; i++) {
+      let row = (half * COLUMNS + i) * ROWS_PER_STORE;
+      if (first + row < sizes.M && column < sizes.N) {
+        let four = tiles[strip + (lane / STRIP_WIDTH + row) * STRIP_STRIDE + lane % STRIP_WIDTH];
+        storeWith(besides[i], bitcast<vec4f>(four));
       }
     }
   }
