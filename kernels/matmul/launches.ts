@@ -293,6 +293,7 @@ export function matrixProduct(
 ): void {
   const { a, b, M, N, K, transposeA, transposeB, batch, symmetric } = product;
   const { X, Y, ROWS, COLUMNS, TILE_K } = tile, step = AHEAD * TILE_K;
+  const rows = ceilDiv(M, tileRows(tile)), columns = ceilDiv(N, tileColumns(tile));
   inParts(program, product, { most, step }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
     program.dispatch({
@@ -314,8 +315,7 @@ export function matrixProduct(
       tensors: { a, b, ...tensors },
       uniforms,
       workgroups: [
-        ceilDiv(N, tileColumns(tile)),
-        ceilDiv(M, tileRows(tile)),
+        ...symmetric ? [rows * (rows + 1) / 2, 1] as const : [columns, rows] as const,
         batch ?? splits,
       ],
       iterations: ceilDiv(split, TILE_K) + 3 * (symmetric ? ROWS + COLUMNS : ROWS),

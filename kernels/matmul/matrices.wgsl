@@ -42,7 +42,7 @@ const BAND: u32 = 16; // rows of tiles that workgroups compute together, column 
 const AHEAD: u32 = 2; // steps whose vectors are in registers or on their way
 const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
-const SYMMETRIC: bool = false; // whether y is: tiles above the diagonal are those below it, stored in columns
+const SYMMETRIC: bool = false; // whether y is: no tile above the diagonal is computed; those below it are stored twice
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -89,6 +89,14 @@ fn tileOf(group: vec2u, groups: vec2u) -> vec2u {
   let inBand = number % (BAND * groups.x);
   let height = min(BAND, groups.y - band * BAND);
   return vec2u(inBand / height, band * BAND + inBand % height);
+}
+
+// The tile with a number, of those on and below the diagonal, which are counted row by row.
+// only if SYMMETRIC
+fn tileBelow(number: u32) -> vec2u {
+  var row = u32(sqrt(2.0 * f32(number)));
+  row -= select(0u, 1u, row * (row + 1) / 2 > number);
+  return vec2u(number - row * (row + 1) / 2, row);
 }
 
 // Stored row of a tile, and vector in this row, of the first vector that an invocation fetches, if rows have `width`
@@ -142,9 +150,10 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
+  // unless SYMMETRIC
   let tile = tileOf(group.xy, groups.xy);
   // only if SYMMETRIC
-  if (tile.x > tile.y) { return; }
+  let tile = tileBelow(group.x);
   let firstRow = tile.y * TILE_M;
   let firstColumn = tile.x * TILE_N;
   let subgroup = index / 32;
@@ -269,11 +278,9 @@ fn main(
     storeStrip(strip, lane, firstRow + subgroupRow + 16 * i, firstColumn + subgroupColumn, group.z);
     workgroupBarrier();
   }
-  // only if SYMMETRIC
-  if (tile.x == tile.y) { return; }
   // the same sums, in columns: a strip has those of 16 columns of y, as rows
   // only if SYMMETRIC
-  for (var i = 0u; i < COLUMNS; i++) {
+  for (var i = 0u; i < select(COLUMNS, 0u, tile.x == tile.y); i++) {
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
       if (c == i) {
