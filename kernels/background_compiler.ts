@@ -6,17 +6,17 @@ export interface ShaderSource {
 }
 
 /**
- * Milliseconds that shaders may wait before other devices help: a driver that has compiled all of them before needs less
- * (mini's training step: 0.2 s on an H200, and 4.8 s if not, November 2026).
+ * Milliseconds after which other devices help, unless half of the shaders are compiled by then, as they are if the driver
+ * has kept them (mini's training step: all in 0.2 s on an H200, and in 4.8 s if not, November 2026).
  */
-const PATIENCE_MS = 300;
+const PATIENCE_MS = 200;
 
 /** Threads that Dawn has per device to compile. */
 const THREADS = 2;
 
 /**
  * Compiles the shaders of a device of Dawn in other threads. Dawn has two threads per device. While more shaders wait than
- * these compile, further devices compile them too, the last ones first: drivers keep what they have compiled, so that
+ * these compile, further devices compile them too, the longest ones first: drivers keep what they have compiled, so that
  * the device itself then compiles them in milliseconds. Where a driver keeps nothing, the device does not wait for others.
  */
 export class BackgroundCompiler {
@@ -28,7 +28,9 @@ export class BackgroundCompiler {
   readonly #waiting = new Set<ShaderSource>();
   /** What a further device has compiled, or begun to. */
   readonly #helped = new WeakSet<ShaderSource>();
-  #isHelped = false;
+  /** Shaders that are compiled since the device began to compile, and whether it has begun. */
+  #compiled = 0;
+  #isBusy = false;
 
   /**
    * @param openHelper opens a further device of the same adapter.
@@ -46,44 +48,49 @@ export class BackgroundCompiler {
   }
 
   /** Compiles a shader. */
-  async compile(source: ShaderSource): Promise<GPUComputePipeline> {
+  async compile({ label, code }: ShaderSource): Promise<GPUComputePipeline> {
+    const source = { label, code };
     this.#waiting.add(source);
     const compiled = compileOn(this.#gpu, source);
-    if (!this.#isHelped) {
-      this.#isHelped = true;
+    if (!this.#isBusy) {
+      this.#isBusy = true;
+      this.#compiled = 0;
       Deno.unrefTimer(setTimeout(() => this.#help(), this.#patienceMs)); // a program that ends does not wait for it
     }
     try {
       return await compiled;
     } finally {
       this.#waiting.delete(source);
+      this.#compiled++;
     }
   }
 
   /** Opens devices while there is enough to do for one more, and lets them compile. */
   async #help(): Promise<void> {
-    const helpers: Promise<void>[] = [];
+    const helpers: Promise<void>[] = [],
+      wants = () => this.#left().length > THREADS * helpers.length;
     try {
-      while (helpers.length < this.#mostHelpers && this.#left().length > THREADS * helpers.length) {
+      while (this.#compiled < this.#waiting.size && wants() && helpers.length < this.#mostHelpers) {
         const helper = await this.#openHelper();
-        const threads = Array.from({ length: THREADS }, () => this.#compileLast(helper));
+        const threads = Array.from({ length: THREADS }, () => this.#compileLongest(helper));
         helpers.push(Promise.all(threads).then(() => helper.destroy()));
       }
     } catch {
       // no further device could be opened: the device compiles by itself
     }
     await Promise.all(helpers);
-    this.#isHelped = false;
+    this.#isBusy = false;
   }
 
-  /** What nobody has begun to compile, as far as is known. */
+  /** What nobody has begun to compile, as far as is known; the longest, which take the longest, first. */
   #left(): ShaderSource[] {
-    return [...this.#waiting].slice(THREADS).filter((source) => !this.#helped.has(source));
+    return [...this.#waiting].slice(THREADS).filter((source) => !this.#helped.has(source))
+      .sort((a, b) => b.code.length - a.code.length);
   }
 
   /** Compiles on a further device, until the device itself has begun to compile what is left. */
-  async #compileLast(helper: GPUDevice): Promise<void> {
-    for (let source = this.#left().at(-1); source; source = this.#left().at(-1)) {
+  async #compileLongest(helper: GPUDevice): Promise<void> {
+    for (let [source] = this.#left(); source; [source] = this.#left()) {
       this.#helped.add(source);
       await compileOn(helper, source).catch(() => {}); // the device itself reports why
     }
