@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { openTransport } from "../../distributed/open_mpi.ts";
 import { placementOf } from "../../distributed/placement.ts";
 import { oneRank } from "../../distributed/transport.ts";
@@ -151,18 +153,55 @@ withRanks("watch() names the rank that makes no progress, though its worker answ
   );
 });
 
-Deno.test("openTransport() names the permission that is missing", async () => {
+/** What a process prints that believes to be the first of two ranks, without a launcher. */
+async function printedAlone(
+  permissions: readonly string[],
+  environment: Record<string, string> = {},
+): Promise<string> {
   const { code, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", "--no-check", "--no-prompt", "--allow-env", PROGRAM],
+    args: ["run", "-q", "--no-check", "--no-prompt", "--allow-env", ...permissions, PROGRAM],
     env: {
       OMPI_COMM_WORLD_RANK: "0",
       OMPI_COMM_WORLD_SIZE: "2",
       OMPI_COMM_WORLD_LOCAL_RANK: "0",
+      ...environment,
     },
   }).output();
   assert.notEqual(code, 0);
+  return new TextDecoder().decode(stderr);
+}
+
+Deno.test("openTransport() names the permission that is missing", async () => {
   assert.match(
-    new TextDecoder().decode(stderr),
+    await printedAlone([]),
     /Cannot load \S+libmpi\S+ as the permission --allow-ffi is missing/,
   );
+});
+
+/** Where Debian has libraries. */
+const SYSTEM = `/usr/lib/${Deno.build.arch}-linux-gnu`;
+
+Deno.test({
+  name: "openTransport() finds libmpi in LD_LIBRARY_PATH, and names one that is not Open MPI's",
+  ignore: !existsSync(join(SYSTEM, "libmpi.so.40")),
+  async fn() {
+    const directory = Deno.makeTempDirSync(), library = join(directory, "libmpi.so.40");
+    const print = () =>
+      printedAlone([`--allow-ffi=${directory}`], { LD_LIBRARY_PATH: `/none:${directory}` });
+    try {
+      Deno.symlinkSync(join(SYSTEM, "libc.so.6"), join(directory, "libc.so.6"));
+      Deno.symlinkSync(join(SYSTEM, "libmpi.so.40"), library);
+      assert.match(
+        await print(), // where MPI starts alone
+        /as MPI must number them as the launcher does, 0 of 2: current number is 0 of 1/,
+      );
+      Deno.removeSync(library);
+      Deno.symlinkSync(join(SYSTEM, "libm.so.6"), library);
+      const unfit =
+        `Cannot use ${library} as it must be that of Open MPI, version 4 or 5: it lacks`;
+      assert.ok((await print()).includes(unfit));
+    } finally {
+      Deno.removeSync(directory, { recursive: true });
+    }
+  },
 });
