@@ -37,9 +37,6 @@ export const TAG = 1;
 /** Milliseconds in which `mpirun` forwards what a rank has printed. */
 export const FORWARD_MS = 300;
 
-/** Milliseconds for a process to end by itself after its rank has failed. */
-export const LEAVE_MS = 3000;
-
 /** The ranks with which a rank exchanges messages: rank 0 with all others, and these with rank 0. */
 export function partnersOf({ rank, size }: { rank: number; size: number }): number[] {
   return rank > 0 ? [0] : Array.from({ length: size - 1 }, (_, i) => i + 1);

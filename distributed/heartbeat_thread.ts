@@ -79,7 +79,7 @@ export function startHeartbeat(
       worker.ref();
       post({ kind: "close" });
       await closed;
-      await worker.terminate();
+      worker.unref();
     },
   };
 }

@@ -7,7 +7,6 @@ import {
   FORWARD_MS,
   Heartbeat,
   type HeartbeatOptions,
-  LEAVE_MS,
   type Message,
   MESSAGE_BYTES,
   partnersOf,
@@ -42,14 +41,17 @@ const { ompi_mpi_comm_world: world, ompi_mpi_byte: byte } = mpi;
 /** Milliseconds between two pings. */
 const INTERVAL_MS = Math.min(1000, timeoutMs / 4);
 
+/** Milliseconds for a process to end by itself after its rank has failed. */
+const LEAVE_MS = 3000;
+
 /** UTF-16 units of the reason that is printed, at most. */
 const LONGEST_REASON = 4000;
 
 /** Milliseconds in which the launcher ends the ranks by itself by default, and between signals to it after that. */
 const PATIENT_MS = 2000, HURRY_MS = 10;
 
-/** Milliseconds in which a launcher that is hurried up must have ended this process. */
-const ABORT_MS = 3000;
+/** Milliseconds in which a launcher that is hurried up must have ended this process: daemons follow after `mpirun`. */
+const HURRIED_MS = 10_000;
 
 /** MPI_ANY_SOURCE. */
 const ANY_SOURCE = -1;
@@ -65,6 +67,8 @@ const flag = new Int32Array(new ArrayBuffer(4)), status = new Int32Array(new Arr
 const unanswered = new Set<number>();
 /** Whether this rank itself has failed. */
 let hasFailed = false;
+/** Whether it only waits for others to end, which daemons are told later than ranks beside mpirun. */
+let isClosed = false;
 let last = performance.now();
 
 function beat(): void {
@@ -115,7 +119,7 @@ function followFailed(failed: number): void {
   clearInterval(timer);
   for (const other of partnersOf({ rank, size })) if (other !== failed) send(other, FAILED);
   sleep(PATIENT_MS);
-  hurryLauncher(LEAVE_MS + ABORT_MS - PATIENT_MS); // the other process may live on until it is ended
+  hurryLauncher();
   system._exit(1);
 }
 
@@ -136,7 +140,7 @@ function end({ sentence, launcher: state }: Failure): void {
       mpi.MPI_Abort(world, 1);
       sleep(PATIENT_MS);
     }
-    hurryLauncher(ABORT_MS);
+    hurryLauncher();
   }
   system._exit(1);
 }
@@ -146,7 +150,8 @@ function end({ sentence, launcher: state }: Failure): void {
  * for odls_base_sigkill_timeout, whole seconds, of which every signal takes one away. SIGCHLD makes it look after its
  * ranks, and means nothing else.
  */
-function hurryLauncher(ms: number): void {
+function hurryLauncher(ms = HURRIED_MS): void {
+  if (launcher === undefined) return;
   Deno.addSignalListener("SIGTERM", () => {}); // to stay up to SIGKILL
   for (let waited = 0; waited < ms; waited += HURRY_MS) {
     signalLauncher(SIGCHLD);
@@ -160,7 +165,10 @@ function signalLauncher(signal: number): void {
 }
 
 const timer = setInterval(beat, INTERVAL_MS);
-Deno.addSignalListener("SIGCONT", () => heartbeat.expectEnd());
+Deno.addSignalListener("SIGCONT", () => {
+  heartbeat.expectEnd();
+  if (isClosed) hurryLauncher();
+});
 parentPort!.on("message", (message: HeartbeatMessage) => {
   if (message.kind === "leave") {
     hasFailed = true;
@@ -171,5 +179,6 @@ parentPort!.on("message", (message: HeartbeatMessage) => {
   }
   clearInterval(timer);
   if (heartbeat.expectsEnd) hurryLauncher(PATIENT_MS); // nothing is left to do
+  isClosed = true;
   parentPort!.postMessage("closed");
 });
