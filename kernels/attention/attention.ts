@@ -51,15 +51,17 @@ import { POSITIONS } from "../positions.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import type { Shader } from "../shader.ts";
-import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
+  BACKWARD_TILES,
   backwardMatrixVariants,
+  FORWARD_TILES,
   forwardMatrixVariants,
   isWithin,
   type MatrixVariant,
   MOST_SHORT_TOKENS,
-  TILES,
+  type TileVariant,
 } from "./variants.ts";
 
 const WORKGROUP_SIZE = 64;
@@ -141,13 +143,14 @@ export function attentionForward(
       const query = { "kernels/attention/forward.wgsl": forward };
       dispatchRows(program, layer, query, tensors);
     },
-    tiles(program, tokens) {
-      const blocks = ceilDiv(T, tokens);
-      dispatchTiles(program, layer, tokens, {
+    tileVariants: FORWARD_TILES,
+    tiles(program, tile) {
+      const { TOKENS, TERMS } = tile, blocks = ceilDiv(T, TOKENS);
+      dispatchTiles(program, layer, tile, {
         shader: { "kernels/attention/forward_tiles.wgsl": forwardTiles },
         tensors,
         workgroups: [B * NH, blocks],
-        iterations: blocks * (HS + tokens) / TERMS,
+        iterations: blocks * (HS + TOKENS) / TERMS,
       });
     },
     matrixVariants: forwardMatrixVariants({ T, HS }),
@@ -210,23 +213,35 @@ export function attentionBackward(
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
       dispatchRows(program, layer, key, tensors, { SINGLE });
     },
-    tiles(program, tokens) {
-      const sums = partialsOf(program, layer, { QUERIES: tokens, KEYS: tokens, rows: T });
+    tileVariants: BACKWARD_TILES,
+    tiles(program, tile) {
+      const { TOKENS, TERMS } = tile;
+      const sums = partialsOf(program, layer, {
+        QUERIES: TOKENS,
+        KEYS: TOKENS,
+        rows: T,
+        dtype: qkv.dtype,
+      });
       const { partials, P, blocks } = sums;
       dispatchDelta(program, layer, { y, dy, delta });
-      dispatchTiles(program, layer, tokens, {
+      dispatchTiles(program, layer, tile, {
         shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
         constants: { SINGLE },
         tensors: { ...tensors, partials },
         workgroups: [B * KH, P],
-        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
+        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * TOKENS) / TERMS,
       });
-      dispatchSum(program, layer, sums, { positions, dqkv });
+      dispatchSum(program, layer, sums, { positions, dqkv }, { FACTOR: 1 });
     },
     matrixVariants: backwardMatrixVariants({ T, HS }),
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const tiles = ceilDiv(T, QUERIES);
-      const sums = partialsOf(program, layer, { QUERIES, KEYS, rows: tiles * QUERIES });
+      const sums = partialsOf(program, layer, {
+        QUERIES,
+        KEYS,
+        rows: tiles * QUERIES,
+        dtype: "f32",
+      });
       const { partials, P, blocks, rows } = sums;
       dispatchDelta(program, layer, { y, dy, delta });
       program.dispatch({
@@ -244,10 +259,10 @@ export function attentionBackward(
 }
 
 /**
- * Most workgroups per head of q in the backward pass. A workgroup has a head of k, so the heads of q that read it share
- * their workgroups, each of which has a partial sum of dq.
+ * Most bytes of the partial sums of dq per element of dq. A workgroup has a head of k and a partial sum of each head of
+ * q that reads it; more of them have more equal shares of the work, and a partial sum is added to less often.
  */
-const MOST_PARTIALS = 8;
+const MOST_PARTIAL_BYTES = 32;
 
 /** The partial sums of dq: a workgroup adds blocks of KEYS keys to one of them. */
 interface PartialSums {
@@ -260,19 +275,21 @@ interface PartialSums {
   readonly blocks: number;
   /** Partial sums. */
   readonly P: number;
-  /** f32 [P,B·rows,C]. */
+  /** [P,B·rows,C]. */
   readonly partials: Tensor;
 }
 
 function partialsOf(
   program: Program,
   { B, T, NH, KH, HS }: Layer,
-  { QUERIES, KEYS, rows }: Pick<PartialSums, "QUERIES" | "KEYS" | "rows">,
+  { QUERIES, KEYS, rows, dtype }:
+    & Pick<PartialSums, "QUERIES" | "KEYS" | "rows">
+    & { dtype: DType },
 ): PartialSums {
-  const blocks = ceilDiv(T, KEYS), C = NH * HS;
-  const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * 4));
-  const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
-  return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C]) };
+  const blocks = ceilDiv(T, KEYS), C = NH * HS, bytes = bytesPerElement(dtype);
+  const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * bytes));
+  const P = Math.max(1, Math.min(blocks, MOST_PARTIAL_BYTES / bytes * NH / KH, fitting));
+  return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C], { dtype }) };
 }
 
 /** Records delta = dy · y of each head. */
@@ -298,13 +315,16 @@ function dispatchSum(
   { real4, B, T, NH, KH, HS, APART, scores }: Layer,
   { QUERIES, KEYS, rows, P, partials }: PartialSums,
   tensors: { positions: Tensor | undefined; dqkv: Tensor },
+  constants: Constants = {},
 ): void {
   const vectors = B * T * NH * HS / 4;
   program.dispatch({
     shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
     constants: {
       ...{ real4, NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
+      partial4: `vec4<${partials.dtype}>`,
       ...scores,
+      ...constants,
     },
     tensors: { ...tensors, partials },
     uniforms: { T, rows, vectors },
@@ -414,9 +434,6 @@ function layerOf(
 /** Invocations along the columns of a tile: X in tiles.wgsl. */
 const X = 8;
 
-/** Terms per step of a product: TERMS in tiles.wgsl. */
-const TERMS = 16;
-
 /** Most f32 of outputs that an invocation keeps in registers: four rows of HS / X components per output. */
 const MOST_KEPT = 128;
 
@@ -431,7 +448,9 @@ interface Variants {
   /** Outputs whose rows an invocation of the kernel by tiles keeps in registers. */
   keptOutputs: number;
   rows(program: Program): void;
-  tiles(program: Program, tokens: number): void;
+  /** Variants of the kernel by tiles, of which the first is preferred for long sequences, the last for short ones. */
+  tileVariants: readonly TileVariant[];
+  tiles(program: Program, variant: TileVariant): void;
   /** Variants of the kernel by matrices for the head size, of which the first is preferred. */
   matrixVariants: readonly MatrixVariant[];
   matrices(program: Program, variant: MatrixVariant): void;
@@ -457,10 +476,11 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
         variants.set(tile.name, (program) => op.matrices(program, tile));
       }
     }
-    const sizes = T > MOST_SHORT_TOKENS ? TILES : TILES.toReversed();
-    for (const tokens of fits ? sizes : []) {
-      const name = `${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`;
-      variants.set(name, (program) => op.tiles(program, tokens));
+    const tiles = T > MOST_SHORT_TOKENS ? op.tileVariants : op.tileVariants.toReversed();
+    for (const tile of fits ? tiles : []) {
+      if (tileBytes(tile, HS) <= device.gpu.limits.maxComputeWorkgroupStorageSize) {
+        variants.set(tile.name, (program) => op.tiles(program, tile));
+      }
     }
   }
   const [first] = variants.keys();
@@ -482,9 +502,9 @@ function canUseMatrices(device: Device, { real, dropoutRate }: Layer): boolean {
   return real === "f16" && hasMatrices(device) && dropoutRate <= MOST_DROPOUT;
 }
 
-/** Invocations per tile, each with four of its rows. */
-function workgroupSizeOf(tokens: number): number {
-  return X * tokens / 4;
+/** Bytes of workgroup memory of a kernel by tiles: aTile, bTile and their padding. */
+function tileBytes({ TOKENS, TERMS }: TileVariant, HS: number): number {
+  return 4 * TERMS * (TOKENS + Math.max(TOKENS, HS) + 12);
 }
 
 /** Records a kernel by rows: one of queries, or if `keys` has its constants, one of keys. */
@@ -517,11 +537,12 @@ function dispatchRows(
 function dispatchTiles(
   program: Program,
   { real, real4, HS, constants, uniforms }: Layer,
-  tokens: number,
+  tile: TileVariant,
   { shader, constants: own, iterations, ...launch }:
     & Pick<Dispatch, "shader" | "constants" | "tensors" | "workgroups">
     & { iterations: number },
 ): void {
+  const { TOKENS, TERMS } = tile, invocations = X * TOKENS / 4; // each with four rows of the tile
   program.dispatch({
     ...launch,
     shader: {
@@ -537,11 +558,12 @@ function dispatchTiles(
       real4,
       ...constants,
       ...own,
-      TOKENS: tokens,
-      FETCHES: ceilDiv(HS, workgroupSizeOf(tokens)),
+      TOKENS,
+      TERMS,
+      FETCHES: Math.max(ceilDiv(TERMS / 4 * HS / 4, invocations), TERMS / 16), // of rows; of a and b
     },
     uniforms,
     iterations: Math.ceil(2 * iterations), // twice, because the outer loops count too
-    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // aTile, bTile and their padding
+    workgroupBytes: tileBytes(tile, HS),
   });
 }

@@ -3,7 +3,7 @@
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], partial
-// sums of Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
+// sums of SCALE · Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
 //
 // A workgroup has every P-th block of TOKENS keys of one head. For each block, the rows of its tiles, it loops over the
 // heads of q that read the keys, and over their queries from the block's first key on, TOKENS at a time. Four products
@@ -21,7 +21,7 @@
 // and delta are read for the four queries of a vector.
 enable f16;
 
-alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
+alias real4 = vec4<f16>; // four elements of qkv, dy, dqkv and partials
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SINGLE: bool = true; // whether KH = NH
@@ -36,7 +36,7 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read> logSumExp: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dqkv: array<real4>;
-@group(0) @binding(5) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> partials: array<real4>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
@@ -64,22 +64,42 @@ fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
   return block;
 }
 
-// A block of the factors of the scores: of a, which is k, or of b, which is q; in round 1 of v or of dy.
-fn fetchFactors(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
-  let isKey = isOfA(block);
-  let tokens = select(firstQuery, firstKey, isKey) + tokensOfBlock(block);
-  let column = select(0, head.toKey + round * KH * QUADS, isKey) + quadOfBlock(block, step);
-  return fetch(!isKey && round == 1, head, column, tokens);
+// The blocks of an invocation for a step of the scores: of a, which is k, or of b, which is q; in round 1 v or dy.
+fn fetchFactors(
+  fetched: ptr<function, Fetched>,
+  head: Head,
+  firstKey: u32,
+  firstQuery: u32,
+  round: u32,
+  index: u32,
+  step: u32,
+) {
+  // unroll
+  for (var f = 0u; f < FACTOR_FETCHES; f++) {
+    let block = index + f * WORKGROUP_SIZE;
+    let isKey = isOfA(block);
+    let tokens = select(firstQuery, firstKey, isKey) + tokensOfBlock(block);
+    let column = select(0, head.toKey + round * KH * QUADS, isKey) + quadOfBlock(block, step);
+    (*fetched)[f] = fetch(!isKey && round == 1, head, column, tokens);
+  }
 }
 
-// A block of c, by which the scores are multiplied: dy, in round 1 q.
-fn fetchQueries(head: Head, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
-  return fetch(round == 0, head, block % QUADS, firstQuery + tokensOfColumns(step, block));
+// Those for a step of c, by which the scores are multiplied: dy, in round 1 q.
+fn fetchQueries(fetched: ptr<function, Fetched>, head: Head, firstQuery: u32, round: u32, index: u32, step: u32) {
+  // unroll
+  for (var f = 0u; f < FETCHES; f++) {
+    let block = index + f * WORKGROUP_SIZE;
+    (*fetched)[f] = fetch(round == 0, head, block % QUADS, firstQuery + tokensOfColumns(step, block));
+  }
 }
 
-// A block of c, by which the transposed ds is multiplied: k.
-fn fetchKeys(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
-  return fetch(false, head, head.toKey + block % QUADS, firstKey + tokensOfRows(step, block));
+// Those for a step of c, by which the transposed ds is multiplied: k.
+fn fetchKeys(fetched: ptr<function, Fetched>, head: Head, firstKey: u32, index: u32, step: u32) {
+  // unroll
+  for (var f = 0u; f < FETCHES; f++) {
+    let block = index + f * WORKGROUP_SIZE;
+    (*fetched)[f] = fetch(false, head, head.toKey + block % QUADS, firstKey + tokensOfRows(step, block));
+  }
 }
 
 // logSumExp of four queries; the last query replaces those past the end.
@@ -215,7 +235,7 @@ fn main(
       let partial = groups.x / KH * T * C * group.y + head.dy;
       var firstQuery = firstKey;
       var fetched: Fetched;
-      fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
+      fetchFactors(&fetched, head, firstKey, firstQuery, 0, index, 0);
       for (; firstQuery < end; firstQuery += TOKENS) {
         let seen = seenBy(sequence + firstQuery);
         // only if APART
@@ -226,15 +246,15 @@ fn main(
           // scores = k · qᵀ; in round 1 v · dyᵀ
           scores = Scores();
           for (var step = 0u; step < SCORE_STEPS; step++) {
-            stageTransposed(index, fetched[0]);
+            // unroll
+            for (var f = 0u; f < FACTOR_FETCHES; f++) {
+              stageTransposed(index + f * WORKGROUP_SIZE, fetched[f]);
+            }
             workgroupBarrier();
             if (step + 1 < SCORE_STEPS) {
-              fetched[0] = fetchFactors(head, firstKey, firstQuery, round, index, step + 1);
+              fetchFactors(&fetched, head, firstKey, firstQuery, round, index, step + 1);
             } else {
-              // unroll
-              for (var f = 0u; f < FETCHES; f++) {
-                fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, 0);
-              }
+              fetchQueries(&fetched, head, firstQuery, round, index, 0);
             }
             addToScores(&scores, x, y4);
             workgroupBarrier();
@@ -252,17 +272,11 @@ fn main(
             stageRows(&fetched, index);
             workgroupBarrier();
             if (step + 1 < OUT_STEPS) {
-              // unroll
-              for (var f = 0u; f < FETCHES; f++) {
-                fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, step + 1);
-              }
+              fetchQueries(&fetched, head, firstQuery, round, index, step + 1);
             } else if (round == 0) {
-              fetched[0] = fetchFactors(head, firstKey, firstQuery, 1, index, 0);
+              fetchFactors(&fetched, head, firstKey, firstQuery, 1, index, 0);
             } else {
-              // unroll
-              for (var f = 0u; f < FETCHES; f++) {
-                fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, 0);
-              }
+              fetchKeys(&fetched, head, firstKey, index, 0);
             }
             if (round == 0) { addToOut(&dv, x, y4); } else { addToOut(&dk, x, y4); }
             workgroupBarrier();
@@ -276,12 +290,9 @@ fn main(
           stageRows(&fetched, index);
           workgroupBarrier();
           if (step + 1 < OUT_STEPS) {
-            // unroll
-            for (var f = 0u; f < FETCHES; f++) {
-              fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
-            }
+            fetchKeys(&fetched, head, firstKey, index, step + 1);
           } else {
-            fetched[0] = fetchFactors(head, firstKey, firstQuery + TOKENS, 0, index, 0);
+            fetchFactors(&fetched, head, firstKey, firstQuery + TOKENS, 0, index, 0);
           }
           addToOut(&dq, x, y4);
           workgroupBarrier();
@@ -295,11 +306,9 @@ fn main(
             // unroll
             for (var c = 0u; c < OUT_COLUMNS; c++) {
               let place = partial + t * C + c * X + x;
-              if (isFirst) {
-                partials[place] = dq[r * OUT_COLUMNS + c];
-              } else {
-                partials[place] += dq[r * OUT_COLUMNS + c];
-              }
+              var four = SCALE * dq[r * OUT_COLUMNS + c];
+              if (!isFirst) { four += vec4f(partials[place]); }
+              partials[place] = real4(four);
             }
           }
         }

@@ -26,18 +26,18 @@
 //      out += scoresᵀ · c  tokens of rows      scores of those rows       rows of c         stageScoreRows(), stageRows()
 //
 // Scores stay in registers, and only one step of them at a time is staged. So a workgroup needs memory for one
-// step, 9 KB with heads of 64. If a whole tile of scores were staged, an H100, which has some 52 KB per core, would
-// run half as many workgroups. Functions have pointers to the registers of main(), and every index into these is a
-// constant once the loops are unrolled.
+// step, with heads of 64 9 KB per 16 terms. (In the backward pass whole tiles of scores in workgroup memory took a
+// third longer.) Functions have pointers to the registers of main(), and every index into these is a constant once the
+// loops are unrolled.
 const HS: u32 = 32;
 const TOKENS: u32 = 64; // rows, and columns, of a tile: 32 or 64
-const FETCHES: u32 = 1; // blocks per invocation and step of rows: HS / WORKGROUP_SIZE, rounded up
+const TERMS: u32 = 16; // per step of a product; in the backward pass also 32, if TOKENS is 64
+const FETCHES: u32 = 1; // blocks per invocation and step, at most
 
 const X: u32 = 8; // invocations along the columns, and along the components
 const Y: u32 = TOKENS / 4; // invocations along the rows
 const WORKGROUP_SIZE: u32 = X * Y;
 const QUADS: u32 = HS / 4; // vectors of four components
-const TERMS: u32 = 16;
 const TERMS4: u32 = TERMS / 4;
 const SCORE_STEPS: u32 = HS / TERMS;
 const OUT_STEPS: u32 = TOKENS / TERMS;
@@ -45,6 +45,8 @@ const SCORE_COLUMNS: u32 = TOKENS / 4 / X;
 const OUT_COLUMNS: u32 = QUADS / X;
 const SCORES: u32 = 4 * SCORE_COLUMNS;
 const OUTS: u32 = 4 * OUT_COLUMNS;
+const OWN_TERMS: u32 = TERMS / X; // of a step of columns of the scores, per invocation: half a vector, or one
+const STEPS_PER_VECTOR: u32 = 4 / OWN_TERMS;
 alias Scores = array<vec4f, SCORES>;
 alias Out = array<vec4f, OUTS>;
 
@@ -81,14 +83,16 @@ fn tokensOfColumn(first: u32, x: u32, c: u32) -> vec4u {
 alias Block = array<packed, 4>;
 alias Fetched = array<Block, FETCHES>;
 const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks per step of rows
+const FACTOR_BLOCKS: u32 = Y * TERMS4; // blocks per step of a, and of b
+const FACTOR_FETCHES: u32 = TERMS / 16; // blocks of a and b per invocation and step
 
-// A step of a and b has one block per invocation. The first TOKENS blocks are those of a.
+// The first half of the blocks of a and b are those of a.
 fn isOfA(block: u32) -> bool {
-  return block < TOKENS;
+  return block < FACTOR_BLOCKS;
 }
 // The tokens of a or b in a block.
 fn tokensOfBlock(block: u32) -> vec4u {
-  return vec4u(0, 1, 2, 3) + 4 * (block % TOKENS / TERMS4);
+  return vec4u(0, 1, 2, 3) + 4 * (block % FACTOR_BLOCKS / TERMS4);
 }
 // The index of the block's vector in the components of a token.
 fn quadOfBlock(block: u32, step: u32) -> u32 {
@@ -101,7 +105,7 @@ fn stageTransposed(block: u32, tokens: Block) {
     mat4x4f(unpacked(tokens[0]), unpacked(tokens[1]), unpacked(tokens[2]), unpacked(tokens[3])),
   );
   let quad = block % TERMS4;
-  let vector = block % TOKENS / TERMS4; // of four tokens
+  let vector = block % FACTOR_BLOCKS / TERMS4; // of four tokens
   if (isOfA(block)) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
@@ -131,21 +135,25 @@ fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
 
 // The tokens in a block of rows, if the terms are those of stageScores().
 fn tokensOfColumns(step: u32, block: u32) -> vec4u {
-  return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + step / 2 * 4 * X + step % 2 * 2);
+  let terms = vec4u(0, 1, 2, 3) + block / QUADS * 4;
+  let vectors = terms / OWN_TERMS + step / STEPS_PER_VECTOR * X;
+  return 4 * vectors + step % STEPS_PER_VECTOR * OWN_TERMS + terms % OWN_TERMS;
 }
 
-// Stages a step of columns of the scores. Every invocation has two of the step's terms, side by side in a vector.
+// Stages a step of columns of the scores. Every invocation has OWN_TERMS of the step, side by side in a vector.
 fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
   for (var s = 0u; s < OUT_STEPS; s++) {
     if (step == s) {
       // unroll
-      for (var e = 0u; e < 2u; e++) {
-        aTile[x / 2].rows[x % 2 * 2 + e][y] = vec4f(
-          (*scores)[s / 2][s % 2 * 2 + e],
-          (*scores)[SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
-          (*scores)[2 * SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
-          (*scores)[3 * SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
+      for (var e = 0u; e < OWN_TERMS; e++) {
+        let c = s / STEPS_PER_VECTOR;
+        let own = s % STEPS_PER_VECTOR * OWN_TERMS + e;
+        aTile[x * OWN_TERMS / 4].rows[x * OWN_TERMS % 4 + e][y] = vec4f(
+          (*scores)[c][own],
+          (*scores)[SCORE_COLUMNS + c][own],
+          (*scores)[2 * SCORE_COLUMNS + c][own],
+          (*scores)[3 * SCORE_COLUMNS + c][own],
         );
       }
     }
@@ -157,14 +165,14 @@ fn tokensOfRows(step: u32, block: u32) -> vec4u {
   return vec4u(0, 1, 2, 3) + (step * TERMS + block / QUADS * 4);
 }
 
-// Stages a step of rows of the scores. The invocations of four y have all of its terms.
+// Stages a step of rows of the scores. The invocations of TERMS4 y have all of its terms.
 fn stageScoreRows(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
-  if (y / 4 == step) {
+  if (y / TERMS4 == step) {
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
       for (var c = 0u; c < SCORE_COLUMNS; c++) {
-        aTile[y % 4].rows[r][x + c * X] = (*scores)[r * SCORE_COLUMNS + c];
+        aTile[y % TERMS4].rows[r][x + c * X] = (*scores)[r * SCORE_COLUMNS + c];
       }
     }
   }

@@ -1,8 +1,27 @@
 import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
 import { ceilDiv } from "../tensor.ts";
 
-/** Queries, and keys, per tile of the kernels by tiles among which the tuner chooses: TOKENS in tiles.wgsl. */
-export const TILES: readonly number[] = [64, 32];
+/** A variant of forward_tiles.wgsl or of backward_tiles.wgsl. */
+export interface TileVariant {
+  /** The tuner's name: queries x keys per tile, and invocations of a workgroup. */
+  readonly name: string;
+  /** Queries, and keys, per tile. */
+  readonly TOKENS: number;
+  /** Terms per step of a product. */
+  readonly TERMS: number;
+}
+
+/** The variants of forward_tiles.wgsl, the largest first. */
+export const FORWARD_TILES: readonly TileVariant[] = [
+  { name: "64x64 of 128", TOKENS: 64, TERMS: 16 },
+  { name: "32x32 of 64", TOKENS: 32, TERMS: 16 },
+];
+
+/** The variants of backward_tiles.wgsl: in longer steps, too, with half the barriers and twice the workgroup memory. */
+export const BACKWARD_TILES: readonly TileVariant[] = [
+  { name: "64x64 of 128 in steps of 32", TOKENS: 64, TERMS: 32 },
+  ...FORWARD_TILES,
+];
 
 /** Tokens of the longest sequence for which the smaller tile is preferred. */
 export const MOST_SHORT_TOKENS = 256;
