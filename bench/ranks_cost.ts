@@ -57,8 +57,10 @@ export interface ExchangeFigures {
   readonly callMs: number;
   /** Of a message over TCP, without a wire. */
   readonly messageMs: number;
-  /** Bytes per second that a rank copies or adds in shared memory, and that it gets from another one over TCP. */
+  /** Bytes per second that a rank copies or adds in shared memory. */
   readonly memoryBytesPerSecond: number;
+  /** Bytes per second that a rank gets in messages from another one of its host, and over TCP. */
+  readonly hereBytesPerSecond: number;
   readonly tcpBytesPerSecond: number;
   /** Reading back from the device into the host's memory, over PCIe. */
   readonly readBack: Line;
@@ -70,16 +72,30 @@ export interface ExchangeFigures {
   readonly outerRest: Line;
 }
 
-/** The figures that two reports of two ranks on one host give, the second over TCP alone. */
-export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFigures {
-  const exchanges = report.results.filter(isExchange), tcp = overTcp.results.filter(isExchange);
-  const callMs = tinySumMs(report) / callsInMemory(2);
+/** Reports of two ranks on one host. */
+export interface RanksReports {
+  readonly report: RanksReport;
+  /** The exchange without shared memory, by messages, as between hosts. */
+  readonly byMessages: RanksReport;
+  /** The same over TCP alone. */
+  readonly overTcp: RanksReport;
+}
+
+/** The figures that the reports give. */
+export function figuresOf({ report, byMessages, overTcp }: RanksReports): ExchangeFigures {
+  const exchanges = report.results.filter(isExchange);
+  const callMs = tinySumMs(byMessages) / callsByMessages(2);
+  const bytesPerSecond = (bytes: number, { results }: RanksReport, calls: number) => {
+    const { perFloatMs } = lineOf(results.filter(isExchange), ({ parts }) => parts!["sum alone"]!);
+    return 1e3 * bytes / (perFloatMs - calls * callMs / SUM_FLOATS);
+  };
   const figures = {
     callMs,
-    messageMs: (tinySumMs(overTcp) - callsByMessages(2) * callMs) / WAITS,
-    memoryBytesPerSecond: memoryBytes(2) /
-      (sumPerFloatMs(exchanges) - callsInMemory(2) * callMs / SUM_FLOATS) * 1e3,
-    tcpBytesPerSecond: 4e3 / (sumPerFloatMs(tcp) - tinySumMs(overTcp) / SUM_FLOATS),
+    messageMs: (tinySumMs(overTcp) - tinySumMs(byMessages)) / WAITS,
+    memoryBytesPerSecond: bytesPerSecond(memoryBytes(2), report, callsInMemory(2)),
+    // each of two ranks gets half of the floats twice
+    hereBytesPerSecond: bytesPerSecond(4, byMessages, callsByMessages(2)),
+    tcpBytesPerSecond: bytesPerSecond(4, overTcp, callsByMessages(2)),
     readBack: lineOf(exchanges, ({ parts }) => parts!["read back alone"]!),
     copies: lineOf(exchanges, ({ parts }) => parts!.download! + parts!.upload!),
   };
@@ -96,10 +112,6 @@ export function figuresOf(report: RanksReport, overTcp: RanksReport): ExchangeFi
 
 /** The ranks of the reports, and what is between them. */
 const TWO_RANKS = { hosts: 1, ranksPerHost: 2 }, NO_NETWORK = { bytesPerSecond: Infinity };
-
-function sumPerFloatMs(exchanges: readonly RanksResult[]): number {
-  return lineOf(exchanges, ({ parts }) => parts!["sum alone"]!).perFloatMs;
-}
 
 /** Bytes per float that a rank copies or adds in shared memory. */
 function memoryBytes(ranks: number): number {
@@ -126,7 +138,8 @@ export function sumMs(
   { hosts, ranksPerHost }: Cluster,
   { bytesPerSecond }: Pick<Network, "bytesPerSecond">,
 ): number {
-  const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
+  const { callMs, messageMs, memoryBytesPerSecond, hereBytesPerSecond, tcpBytesPerSecond } =
+    figures;
   const ranks = hosts * ranksPerHost, pieces = Math.ceil(floats / SUM_FLOATS);
   if (ranks === 1) return 0;
   if (hosts === 1) {
@@ -138,7 +151,7 @@ export function sumMs(
   const wire = Math.min(bytesPerSecond, ranksPerHost * tcpBytesPerSecond);
   return pieces * callsByMessages(ranks) * callMs +
     pieces * WAITS * elsewhere * messageMs +
-    1e3 * bytes * here / tcpBytesPerSecond + // a host's own memory is taken to be no faster
+    1e3 * bytes * here / hereBytesPerSecond +
     1e3 * bytes * elsewhere * ranksPerHost / wire;
 }
 

@@ -13,6 +13,7 @@ import {
   type Network,
   NETWORKS,
   RANKS_PER_HOST,
+  type RanksReports,
   stepMs,
 } from "./ranks_cost.ts";
 import { type RanksReport, type RanksResult, SYNC_EVERY } from "./ranks_report.ts";
@@ -25,25 +26,24 @@ import { percent, time, wrap } from "./report.ts";
  */
 
 /** What was measured on the ranks of one host. */
-export interface RanksResults {
+export interface RanksResults extends RanksReports {
   /** Name of the report's file without `.json`. */
   readonly name: string;
-  readonly report: RanksReport;
-  /** The exchange over TCP alone. */
-  readonly overTcp: RanksReport;
   /** PyTorch's DDP on the same machine. */
   readonly ddp: PyTorchReport | undefined;
 }
 
 /** The section of a machine: what was measured, and what the model says of more ranks. */
-export function ranksSection({ name, report, overTcp, ddp }: RanksResults): string {
+export function ranksSection({ name, ddp, ...reports }: RanksResults): string {
+  const { report, byMessages, overTcp } = reports;
   const { device, ranks, placement, command, date, deno } = report;
-  const figures = figuresOf(report, overTcp), trainings = modelledTrainings(report);
+  const figures = figuresOf(reports), trainings = modelledTrainings(report);
   return [
     paragraph(`Measured on ${ranks} ranks of one host: ${placement}.`),
     table(["measured by", "on", "with"], [
       [`\`${command}\``, date, `Deno ${deno}, ${device.backend}`],
-      [`\`${overTcp.command}\``, overTcp.date, `Deno ${overTcp.deno}`],
+      [`\`${byMessages.command}\`, by messages`, byMessages.date, `Deno ${byMessages.deno}`],
+      [`\`${overTcp.command}\`, over TCP`, overTcp.date, `Deno ${overTcp.deno}`],
       ...ddp ? [[`\`${ddp.command}\``, ddp.date, `PyTorch ${ddp.torch}, CUDA ${ddp.cuda}`]] : [],
     ]),
     table(
@@ -121,7 +121,10 @@ function stepRows(
         Math.round(tokensPerSecond).toLocaleString("en-US"),
         percent(one.ms / ms),
         percent(exchange),
-        time(stepMs(figures, training, isDiloco ? "DiLoCo" : "synchronous", cluster, ONE_HOST)),
+        // the model has no rounding
+        wire
+          ? ""
+          : time(stepMs(figures, training, isDiloco ? "DiLoCo" : "synchronous", cluster, ONE_HOST)),
         ...ddp ? isDiloco ? ["", ""] : ddpCells(ddp, together) : [],
       ]];
     });
@@ -148,7 +151,8 @@ function exchangeRows({ results }: RanksReport): string[][] {
 
 /** Rows of the model's figures, each with its source. */
 function figureRows(figures: ExchangeFigures): string[][] {
-  const { callMs, messageMs, memoryBytesPerSecond, tcpBytesPerSecond } = figures;
+  const { callMs, messageMs, memoryBytesPerSecond, hereBytesPerSecond, tcpBytesPerSecond } =
+    figures;
   const measured = "measured";
   const line = ({ fixedMs, perFloatMs }: ExchangeFigures["rest"]) =>
     `${time(fixedMs)} and ${si(4e3 / perFloatMs, "B/s")}`;
@@ -156,6 +160,7 @@ function figureRows(figures: ExchangeFigures): string[][] {
     ["a call of MPI from Deno", time(callMs), measured],
     ["a message over TCP, without a wire", time(messageMs), measured],
     ["copies and sums in shared memory, per rank", si(memoryBytesPerSecond, "B/s"), measured],
+    ["from rank to rank of a host, by messages", si(hereBytesPerSecond, "B/s"), measured],
     ["from rank to rank over TCP", si(tcpBytesPerSecond, "B/s"), measured],
     ["reading back over PCIe, without copies on the host", line(figures.readBack), measured],
     ["copies of the host's main thread", line(figures.copies), measured],

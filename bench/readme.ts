@@ -56,11 +56,11 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
   }
   const ranks = readRanks(folder);
   if (ranks) {
-    const { report, overTcp } = ranks, title = `A training step on many ranks, ${titleOf(report)}`;
+    const { report } = ranks, title = `A training step on many ranks, ${titleOf(report)}`;
     rewrite("docs/several-machines.md", [ranksSection(ranks)]);
     files.set(
       `bench/results/${ranks.name}.svg`,
-      await drawRanks(report, figuresOf(report, overTcp), modelledTrainings(report), { title }),
+      await drawRanks(report, figuresOf(ranks), modelledTrainings(report), { title }),
     );
   }
   return files;
@@ -69,7 +69,7 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
 /** Reads the reports of several ranks on one machine; undefined if there are none. */
 function readRanks(folder: URL): RanksResults | undefined {
   const file = [...Deno.readDirSync(folder)].map(({ name }) => name).sort()
-    .find((name) => /^ranks_(?!tcp_).*\.json$/.test(name));
+    .find((name) => /^ranks_(?!messages_|tcp_).*\.json$/.test(name));
   if (file === undefined) return undefined;
   const read = <R>(file: string) =>
     parseReport(Deno.readTextFileSync(new URL(file, folder)), file) as unknown as R;
@@ -77,6 +77,7 @@ function readRanks(folder: URL): RanksResults | undefined {
   return {
     name: nameOf(file),
     report: read<RanksReport>(file),
+    byMessages: read<RanksReport>(`ranks_messages_${machine}`),
     overTcp: read<RanksReport>(`ranks_tcp_${machine}`),
     ddp: existsSync(ddp) ? read<PyTorchReport>(`ddp_${machine}`) : undefined,
   };

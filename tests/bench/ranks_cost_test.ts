@@ -11,9 +11,9 @@ import {
 } from "../../bench/ranks_cost.ts";
 import { SUM_FLOATS } from "../../distributed/transport.ts";
 import { SYNC_EVERY } from "../../bench/ranks_report.ts";
-import { ranksReport } from "./ranks_fixture.ts";
+import { ranksReports } from "./ranks_fixture.ts";
 
-const report = ranksReport(), figures = figuresOf(report, ranksReport({ isTcp: true }));
+const reports = ranksReports(), { report } = reports, figures = figuresOf(reports);
 const network = { bytesPerSecond: 1e9 }, two = { hosts: 1, ranksPerHost: 2 };
 
 /** Asserts that a number is within a thousandth of another one. */
@@ -41,7 +41,8 @@ Deno.test("sumMs() divides a network among the ranks of a host, and pays for eac
   const inHost = sumMs(free, floats, { hosts: 1, ranksPerHost: 8 }, network);
   near(inHost, 1e3 * bytes * (2 + 7 / 8) / figures.memoryBytesPerSecond);
   const both = sumMs(free, floats, { hosts: 2, ranksPerHost: 8 }, network);
-  near(both, 1e3 * 2 * bytes * 8 * 8 / 16 / 1e9);
+  const here = 2 * bytes * 7 / 16 / figures.hereBytesPerSecond; // slices to seven ranks, and theirs
+  near(both, 1e3 * (here + 2 * bytes * 8 * 8 / 16 / 1e9));
   const slow = { ...free, messageMs: 1 }; // of four pieces, each with three messages to eight ranks
   near(sumMs(slow, floats, { hosts: 2, ranksPerHost: 8 }, network) - both, 4 * 3 * 8);
   const busy = { ...free, callMs: 1 }; // of four pieces, each with three exchanges and fifteen additions

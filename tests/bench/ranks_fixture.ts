@@ -1,4 +1,5 @@
 import { SUM_FLOATS } from "../../distributed/transport.ts";
+import type { RanksReports } from "../../bench/ranks_cost.ts";
 import {
   exchangeName,
   outerStepName,
@@ -10,8 +11,18 @@ import {
 /** Whole pieces of a sum. */
 const FLOATS = [16 * SUM_FLOATS, 118 * SUM_FLOATS] as const;
 
-/** A report of two ranks with an exchange of 1 ns per byte, half as fast if it is over TCP. */
-export function ranksReport({ isTcp = false } = {}): RanksReport {
+/** Reports of two ranks. */
+export function ranksReports(): RanksReports {
+  const tiny = { byMessages: 0.08, overTcp: 0.11 };
+  return {
+    report: ranksReport(0.12, {}),
+    byMessages: ranksReport(tiny.byMessages, { isExchange: true }),
+    overTcp: ranksReport(tiny.overTcp, { isExchange: true, slower: 2 }),
+  };
+}
+
+/** A report with an exchange of 1 ns per byte, whose sum is so many times slower. */
+function ranksReport(tinyMs: number, { isExchange = false, slower = 1 }): RanksReport {
   const result = (name: string, ms: number, more: Partial<RanksResult> = {}): RanksResult => ({
     name,
     ms,
@@ -33,16 +44,15 @@ export function ranksReport({ isTcp = false } = {}): RanksReport {
       }),
     ];
   };
-  const slower = isTcp ? 2 : 1;
   return {
-    command: `mpirun -n 2 ./toy bench:ranks${isTcp ? ' --filter "sum of" exchange' : ""}`,
+    command: `mpirun -n 2 ./toy bench:ranks${isExchange ? ' --filter "sum of" exchange' : ""}`,
     date: "2026-11-30",
     deno: "2.9.6",
     device: { provider: "native", name: "A GPU", backend: "Vulkan", isCpu: false },
     ranks: 2,
     placement: "rank 0 computes on A GPU at 1, rank 1 on A GPU at 2",
     results: [
-      result(TINY_SUM, isTcp ? 0.11 : 0.12),
+      result(TINY_SUM, tinyMs),
       ...FLOATS.map((floats) => {
         const ms = 4e-6 * floats,
           parts = {
@@ -55,7 +65,7 @@ export function ranksReport({ isTcp = false } = {}): RanksReport {
           };
         return result(exchangeName(floats), 11 + (2 + slower) * ms, { floats, parts });
       }),
-      ...isTcp ? [] : [
+      ...isExchange ? [] : [
         ...step("mini", "32x128", 160),
         ...step("gpt2", "8x1024", 2464),
         ...(["mini", "gpt2"] as const).map((model, i) => {

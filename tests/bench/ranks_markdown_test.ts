@@ -3,12 +3,12 @@ import { figuresOf, modelledTrainings } from "../../bench/ranks_cost.ts";
 import { ranksSection } from "../../bench/ranks_markdown.ts";
 import { drawRanks } from "../../bench/ranks_plot.ts";
 import { pytorch } from "./fixtures.ts";
-import { ranksReport } from "./ranks_fixture.ts";
+import { ranksReports } from "./ranks_fixture.ts";
 
-const report = ranksReport(), overTcp = ranksReport({ isTcp: true });
+const reports = ranksReports(), { report } = reports;
 
 Deno.test("ranksSection() has measured steps, the exchange by parts, the figures and the model", () => {
-  const section = ranksSection({ name: "ranks_a", report, overTcp, ddp: undefined });
+  const section = ranksSection({ name: "ranks_a", ...reports, ddp: undefined });
   const row = (start: string) => {
     const line = section.split("\n").find((line) => line.startsWith(`| ${start} `));
     return line!.split("|").slice(2, -1).map((cell) => cell.trim());
@@ -38,14 +38,14 @@ Deno.test("ranksSection() compares with PyTorch's DDP if there is a report", () 
     ...pytorch,
     results: [{ name: `${step}, DDP, 2 ranks`, ms: 800 }, { name: `${step}, 1 rank`, ms: 760 }],
   };
-  const section = ranksSection({ name: "ranks_a", report, overTcp, ddp });
+  const section = ranksSection({ name: "ranks_a", ...reports, ddp });
   assert.match(section, /^\| gpt2 8x1024 x 16 .* 800 ms \| +95 % \|$/m);
   assert.match(section, /^\| mini 32x128 x 16 .* \| +\| +\|$/m);
 });
 
 Deno.test("drawRanks() draws a panel per training, with measured dots", async () => {
   const title = "Many ranks";
-  const svg = await drawRanks(report, figuresOf(report, overTcp), modelledTrainings(report), {
+  const svg = await drawRanks(report, figuresOf(reports), modelledTrainings(report), {
     title,
   });
   assert.match(svg, /^<svg [^>]*viewBox="0 0 990 \d+"/);
