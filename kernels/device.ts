@@ -41,7 +41,9 @@ export interface Device {
    */
   readonly matrixShapes: readonly MatrixShape[];
   /** What compiles shaders in other threads, several at once; Deno's own WebGPU cannot. */
-  readonly background: Pick<BackgroundCompiler, "compile"> | undefined;
+  readonly background:
+    | { compile(shader: { label: string; code: string }): Promise<GPUComputePipeline> }
+    | undefined;
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
   /** Compiled shaders, shared by all programs on this device. */
@@ -168,14 +170,11 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   const features = new Set(WANTED_FEATURES.filter((name) => listed.has(name)));
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const requestDevice = async (adapter: GPUAdapter, ...more: string[]) => {
-    const device = await adapter.requestDevice({
+  const requestDevice = (adapter: GPUAdapter, ...more: string[]) =>
+    adapter.requestDevice({
       requiredFeatures: [...features, ...more] as GPUFeatureName[],
       requiredLimits,
     });
-    if (provider === "dawn") destroyAtExit(device);
-    return device;
-  };
   // Deno 2.9.6 does not list the feature but grants it. On an NVIDIA GPU small layer-norms were a third faster
   // with subgroups, but a process with several devices crashed.
   const withUnlisted = isCpu && !features.has("subgroups")
@@ -244,16 +243,6 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     destroy,
     [Symbol.dispose]: destroy,
   };
-}
-
-/**
- * Destroys a device when the process exits, unless it is destroyed before. Dawn then waits for the shaders that it compiles;
- * without that, on an NVIDIA GPU, processes were aborted that had ended meanwhile (H200, November 2026).
- */
-function destroyAtExit(device: GPUDevice): void {
-  const destroy = () => device.destroy();
-  globalThis.addEventListener("unload", destroy);
-  device.lost.then(() => globalThis.removeEventListener("unload", destroy));
 }
 
 /** The name of an adapter. Dawn has the name in `device`, and the driver in `description`. */

@@ -24,7 +24,8 @@
  * @module
  */
 
-import type { BackgroundCompiler, ShaderSource } from "./background_compiler.ts";
+import type { ShaderSource } from "./background_compiler.ts";
+import type { Device } from "./device.ts";
 
 /** Values for the top-level `const` and `alias` declarations of a shader. */
 export type Constants = Readonly<Record<string, number | boolean | string>>;
@@ -230,7 +231,7 @@ export class Pipelines {
 export function compile(
   gpu: GPUDevice,
   source: ShaderSource,
-  background: Pick<BackgroundCompiler, "compile"> | undefined,
+  background: Device["background"],
 ): Pick<Pipeline, "pipeline" | "compiling"> {
   const atOnce = () => {
     const { label } = source, module = gpu.createShaderModule(source);
