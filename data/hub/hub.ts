@@ -8,6 +8,7 @@ import {
   type Environment,
   failure,
   HubError,
+  type HubRepo,
   type HubSession,
   hubSettings,
   isCommit,
@@ -16,7 +17,7 @@ import {
 } from "./request.ts";
 
 export type { CachedFile } from "./cache.ts";
-export { type Environment, HubError } from "./request.ts";
+export { type Environment, HubError, type HubRepo } from "./request.ts";
 
 /**
  * Files of the Hugging Face hub, in its standard cache.
@@ -27,16 +28,6 @@ export { type Environment, HubError } from "./request.ts";
  *
  * @module
  */
-
-/** A repository of the hub, at a revision. */
-export interface HubRepo {
-  /** Whether it holds data or a model. */
-  readonly type: "dataset" | "model";
-  /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
-  readonly repo: string;
-  /** Branch, tag or commit; `main` by default. */
-  readonly revision?: string | undefined;
-}
 
 /** A file of a repository. */
 export interface HubFile extends HubRepo {
@@ -207,21 +198,14 @@ export async function listHubFiles(
 const isPassing = (error: unknown): error is HubError => error instanceof HubError && error.passing;
 
 function absent(session: HubSession): HubError {
-  const { cache } = session;
-  return failure(
-    session,
-    `HF_HUB_OFFLINE is set and it is not in ${cache}: unset it, to download once`,
-  );
+  const where = `it is not in ${session.cache}`;
+  return failure(session, `HF_HUB_OFFLINE is set and ${where}: unset it, to download once`);
 }
 
 /** An answer that the hub would not give: `HF_ENDPOINT` may be the address of something else. */
 function oddAnswer(session: HubSession, reason: string): HubError {
-  const { endpoint } = session;
-  return failure(
-    session,
-    `what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
-    0,
-  );
+  const what = `what ${session.endpoint} answers is not the hub's`;
+  return failure(session, `${what} (${reason}): check HF_ENDPOINT`, 0);
 }
 
 /** Asks the hub for the commit, size and hash of a file. */

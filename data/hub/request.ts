@@ -35,14 +35,10 @@ export class HubError extends UserError {
 const isPassing = (status: number) => status === 429 || status >= 500;
 
 /** Whether a revision is a full commit hash. */
-export function isCommit(revision: string): boolean {
-  return /^[0-9a-f]{40}$/.test(revision);
-}
+export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
 /** Whether an etag is a SHA-256. */
-export function isSha256(etag: string): boolean {
-  return /^[0-9a-f]{64}$/.test(etag);
-}
+export const isSha256 = (etag: string): boolean => /^[0-9a-f]{64}$/.test(etag);
 
 /** The environment variables that are read, as Python's `huggingface_hub` reads them. */
 export const HUB_VARIABLES = [
@@ -61,24 +57,12 @@ export const HUB_VARIABLES = [
 /** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** The settings of the hub in the environment. */
-export interface HubSettings {
-  /** Address of the hub, without a slash at its end. */
-  readonly endpoint: string;
-  /** Directory of the cache. */
-  readonly cache: string;
-  /** The user's token. */
-  readonly token: string | undefined;
-  /** Whether only the cache may be used. */
-  readonly offline: boolean;
-}
-
 /**
  * Reads the settings from environment variables.
  *
  * @throws {HubError} if no variable says where the cache is, or if HF_ENDPOINT is not an address.
  */
-export function hubSettings(environment: Environment = processEnvironment()): HubSettings {
+export function hubSettings(environment: Environment = processEnvironment()) {
   const value = (name: typeof HUB_VARIABLES[number]) => environment[name] || undefined;
   const expand = (path: string) =>
     path.replace(/^~(?=$|[/\\])/, () => {
@@ -96,10 +80,12 @@ export function hubSettings(environment: Environment = processEnvironment()): Hu
     );
   }
   return {
+    /** Address of the hub, without a slash at its end. */
     endpoint,
     cache: expand(value("HF_HUB_CACHE") ?? value("HUGGINGFACE_HUB_CACHE") ?? within("hub")),
     token: value("HF_TOKEN")?.trim() ||
       savedToken(() => expand(value("HF_TOKEN_PATH") ?? within("token"))),
+    /** Whether only the cache may be used. */
     offline: /^(1|on|yes|true)$/i.test(value("HF_HUB_OFFLINE") ?? ""),
   };
 }
@@ -122,13 +108,18 @@ function isWebAddress(url: URL | null): boolean {
   return url?.protocol === "https:" || url?.protocol === "http:";
 }
 
-/** One task in one repository of the hub. */
-export interface HubSession extends HubSettings {
-  /** Whether the repository holds data or a model. */
+/** A repository of the hub, at a revision. */
+export interface HubRepo {
+  /** Whether it holds data or a model. */
   readonly type: "dataset" | "model";
   /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
   readonly repo: string;
-  /** Branch, tag or commit. */
+  /** Branch, tag or commit; `main` by default. */
+  readonly revision?: string | undefined;
+}
+
+/** One task in one repository of the hub. */
+export interface HubSession extends HubRepo, ReturnType<typeof hubSettings> {
   readonly revision: string;
   /** The task, to follow "Cannot" in a sentence: `download OWNER/NAME/FILE`. */
   readonly task: string;
@@ -285,25 +276,20 @@ function refusal({ endpoint, token, page, revision }: HubSession, response: Resp
   if (at.origin !== new URL(endpoint).origin || isPassing(status)) {
     return `${at.host} answers ${status}: try again later`;
   }
-  switch (headers.get("X-Error-Code")) {
-    case "GatedRepo":
-      return `access is granted on request: ask at ${page}` +
-        (token ? ", with the account of your token" : ", then set HF_TOKEN");
-    case "RevisionNotFound":
-      return `${page} has no revision ${revision}`;
-    case "EntryNotFound":
-      return `${page} has no such file at ${revision}`;
+  const code = headers.get("X-Error-Code");
+  if (code === "GatedRepo") {
+    const advice = token ? ", with the account of your token" : ", then set HF_TOKEN";
+    return `access is granted on request: ask at ${page}${advice}`;
   }
-  switch (status) {
-    case 401: // the hub also refuses to say whether a private repository exists
-    case 404:
-      return `${page} does not exist or is private: check the name, ` +
-        (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");
-    case 403:
-      return `your token may not read ${page}: give it that right, or take another`;
-    default:
-      return `${at.host} answers ${status}`;
+  if (code === "RevisionNotFound") return `${page} has no revision ${revision}`;
+  if (code === "EntryNotFound") return `${page} has no such file at ${revision}`;
+  if (status === 403) {
+    return `your token may not read ${page}: give it that right, or take another`;
   }
+  // with 401 the hub also refuses to say whether a private repository exists
+  if (status !== 401 && status !== 404) return `${at.host} answers ${status}`;
+  return `${page} does not exist or is private: check the name, ` +
+    (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");
 }
 
 function seconds(ms: number): string {
