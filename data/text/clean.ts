@@ -1,8 +1,7 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import { type Block, bytesAt } from "./blocks.ts";
 import { type Conversation, conversationOf } from "./conversations.ts";
-import { DataError } from "./data_error.ts";
-import { TO_UTF8 } from "./formats.ts";
+import { DataError, TO_UTF8 } from "./data_error.ts";
 import { inRow, parseRow, textIn } from "./rows.ts";
 
 /** The clean documents of a block. */

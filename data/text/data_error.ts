@@ -13,3 +13,6 @@ export class DataError extends UserError {
     this.reason = reason;
   }
 }
+
+/** What to do with text of another encoding. */
+export const TO_UTF8 = "convert text of another encoding, for example with iconv -f latin1 -t utf8";

@@ -6,16 +6,14 @@ import type { JsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
-import { blocksOf, type Part, type PartsOrigin, type PlaceUnit } from "./blocks.ts";
-import { csvParts } from "./csv.ts";
+import { blocksOf, type PartsOrigin } from "./blocks.ts";
 import { type ConversationFields, conversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
-import { listOfNames, parseRow, RowError } from "./rows.ts";
-import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
+import { type Format, formatOf, HEAD_BYTES, partsOf, PLACE_UNITS, sampleRow } from "./formats.ts";
 import { attempt, OpenFile } from "./open_file.ts";
-import { parquetParts, parquetSample } from "./parquet.ts";
-import { arrayParts, lineParts, textParts } from "./readers.ts";
+import { listOfNames } from "./rows.ts";
+import { packingOf } from "./unpack.ts";
 
 /**
  * Finds files of data on this machine and on the Hugging Face hub, and reads their documents.
@@ -175,7 +173,7 @@ async function localFile(
     throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
   }
   using file = new OpenFile(path, name);
-  const head = await headOf(file), format = formatOf(name, head);
+  const head = await file.head(HEAD_BYTES), format = formatOf(name, head);
   const isJson = format === "lines" || format === "array", { textField = "text" } = options;
   let origin: PartsOrigin = {
     file: name,
@@ -216,43 +214,7 @@ function conversationIn(
   return undefined;
 }
 
-/** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
-async function sampleRow(
-  file: OpenFile,
-  format: Format,
-  origin: PartsOrigin,
-  head: Uint8Array,
-): Promise<JsonObject> {
-  if (format === "parquet") return await parquetSample(file);
-  if (format === "csv" || format === "tsv") {
-    const [header] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
-    const names = header!.split(format === "csv" ? "," : "\t")
-      .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
-    return Object.fromEntries(names.map((name) => [name, ""]));
-  }
-  try {
-    for await (const [first] of partsOf(file, format, origin)) {
-      if (first) return parseRow(new TextDecoder().decode(first.bytes));
-    }
-  } catch (error) { // its reader reports it
-    if (!(error instanceof RowError || error instanceof DataError)) throw error;
-  }
-  return {};
-}
-
 const LINE_FEED = 0x0a;
-
-/** The beginning of the content of a file, unpacked. */
-async function headOf(file: OpenFile): Promise<Uint8Array> {
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  for await (const part of file.content(HEAD_BYTES)) {
-    parts.push(part);
-    length += part.length;
-    if (length >= HEAD_BYTES) break;
-  }
-  return Buffer.concat(parts).subarray(0, HEAD_BYTES);
-}
 
 /** Most bytes of a file whose fingerprint covers its whole content. */
 const SMALL = 16 * 2 ** 20;
@@ -311,31 +273,4 @@ export function readFiles(files: readonly DataFile[]): Documents {
 /** Names of files as one, for messages. */
 function titleOf(paths: readonly string[]): string {
   return listOfNames(paths.map((path) => basename(path)), 3);
-}
-
-/** Units of the places of documents. */
-const PLACE_UNITS: Readonly<Record<Format, PlaceUnit>> = {
-  text: "byte",
-  lines: "line",
-  array: "element",
-  csv: "line",
-  tsv: "line",
-  parquet: "row",
-};
-
-/** Finds the documents of a file, in its content or, of Parquet, by reading at random. */
-function partsOf(file: OpenFile, format: Format, origin: PartsOrigin): AsyncIterable<Part[]> {
-  switch (format) {
-    case "text":
-      return textParts(file.content());
-    case "lines":
-      return lineParts(file.content(), origin);
-    case "array":
-      return arrayParts(file.content(), origin);
-    case "csv":
-    case "tsv":
-      return csvParts(file.content(), { ...origin, tabs: format === "tsv" });
-    case "parquet":
-      return parquetParts(file, origin);
-  }
 }

@@ -1,18 +1,24 @@
 import { Buffer } from "node:buffer";
+import type { JsonObject } from "../../files/json.ts";
 import { standIn } from "../../files/stand_in.ts";
-import { DataError } from "./data_error.ts";
+import type { Part, PartsOrigin, PlaceUnit } from "./blocks.ts";
+import { csvParts } from "./csv.ts";
+import { DataError, TO_UTF8 } from "./data_error.ts";
+import type { OpenFile } from "./open_file.ts";
+import { parquetParts, parquetSample } from "./parquet.ts";
+import { arrayParts, lineParts, textParts } from "./readers.ts";
+import { parseRow, RowError } from "./rows.ts";
+import { extensionOf, packingOf, PACKINGS } from "./unpack.ts";
 
 /**
- * Formats of data files. The name of a file decides its format, and its first bytes are checked.
+ * Formats of data files: the name of a file decides its format, its first bytes are checked, and a reader finds its
+ * documents.
  *
  * @module
  */
 
 /** How the documents of a file are stored; JSON is lines or one array. */
 export type Format = "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
-
-/** Compression of a file. */
-export type Packing = "gzip" | "zstd";
 
 /** The supported formats, and how the names of their files end; a file of any other name is text. */
 export const FORMATS = {
@@ -22,9 +28,6 @@ export const FORMATS = {
   TSV: [".tsv"],
   Parquet: [".parquet"],
 } as const satisfies Record<string, readonly string[]>;
-
-/** Compression of all formats but Parquet, by the end of a file's name. */
-export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
 
 const listed = (format: keyof typeof FORMATS) => `${format} (${FORMATS[format].join(", ")})`;
 
@@ -38,11 +41,6 @@ export const TEXT_FIELD = "field or column that holds the text, in JSON, CSV, TS
 
 /** Bytes at the beginning of a file's content that are checked. */
 export const HEAD_BYTES = 2 ** 16;
-
-/** The compression that a file's name declares. */
-export function packingOf(name: string): Packing | undefined {
-  return PACKINGS[extensionOf(name)];
-}
 
 /**
  * The format of a file.
@@ -66,11 +64,6 @@ export function formatOf(name: string, head: Uint8Array): Format {
   return new TextDecoder().decode(head).trimStart().startsWith("[") ? "array" : "lines";
 }
 
-/** The last part of a name, with its dot. */
-function extensionOf(name: string): string {
-  return /\.[^./\\]*$/.exec(name)?.[0].toLowerCase() ?? "";
-}
-
 /** Files that are named as data by mistake: their first bytes, the offset of these, their kind, and advice. */
 const FOREIGN: readonly [begins: string, at: number, what: string, advice: string][] = [
   ["\x1f\x8b", 0, "packed with gzip", "unpack it, or give it a name that ends in .gz"],
@@ -83,9 +76,6 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["%PDF-", 0, "a PDF document", "convert it to text"],
   ["{\\rtf", 0, "an RTF document", "convert it to text"],
 ];
-
-/** What to do with text of another encoding. */
-export const TO_UTF8 = "convert text of another encoding, for example with iconv -f latin1 -t utf8";
 
 /** The kind of any other file without text, and advice. */
 const NO_TEXT = `binary, or text that is not UTF-8; ${TO_UTF8}`;
@@ -115,4 +105,59 @@ function isUtf8(head: Uint8Array): boolean {
   } catch {
     return false;
   }
+}
+
+/** Units of the places of documents. */
+export const PLACE_UNITS: Readonly<Record<Format, PlaceUnit>> = {
+  text: "byte",
+  lines: "line",
+  array: "element",
+  csv: "line",
+  tsv: "line",
+  parquet: "row",
+};
+
+/** Finds the documents of a file, in its content or, of Parquet, by reading at random. */
+export function partsOf(
+  file: OpenFile,
+  format: Format,
+  origin: PartsOrigin,
+): AsyncIterable<Part[]> {
+  switch (format) {
+    case "text":
+      return textParts(file.content());
+    case "lines":
+      return lineParts(file.content(), origin);
+    case "array":
+      return arrayParts(file.content(), origin);
+    case "csv":
+    case "tsv":
+      return csvParts(file.content(), { ...origin, tabs: format === "tsv" });
+    case "parquet":
+      return parquetParts(file, origin);
+  }
+}
+
+/** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
+export async function sampleRow(
+  file: OpenFile,
+  format: Format,
+  origin: PartsOrigin,
+  head: Uint8Array,
+): Promise<JsonObject> {
+  if (format === "parquet") return await parquetSample(file);
+  if (format === "csv" || format === "tsv") {
+    const [header] = new TextDecoder().decode(head).split(/[\r\n]/, 1);
+    const names = header!.split(format === "csv" ? "," : "\t")
+      .map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
+    return Object.fromEntries(names.map((name) => [name, ""]));
+  }
+  try {
+    for await (const [first] of partsOf(file, format, origin)) {
+      if (first) return parseRow(new TextDecoder().decode(first.bytes));
+    }
+  } catch (error) { // its reader reports it
+    if (!(error instanceof RowError || error instanceof DataError)) throw error;
+  }
+  return {};
 }

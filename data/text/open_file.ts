@@ -1,8 +1,8 @@
+import { Buffer } from "node:buffer";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { readAt, reading } from "../../files/disk.ts";
 import { DataError } from "./data_error.ts";
-import { packingOf } from "./formats.ts";
-import { unpack } from "./unpack.ts";
+import { packingOf, unpack } from "./unpack.ts";
 
 /** Bytes per read. */
 const CHUNK_BYTES = 4 * 2 ** 20;
@@ -36,6 +36,18 @@ export class OpenFile implements Disposable {
       this.bytesRead += length;
       yield chunk.subarray(0, length);
     }
+  }
+
+  /** The beginning of the content, unpacked. */
+  async head(bytes: number): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [];
+    let length = 0;
+    for await (const part of this.content(bytes)) {
+      parts.push(part);
+      length += part.length;
+      if (length >= bytes) break;
+    }
+    return Buffer.concat(parts).subarray(0, bytes);
   }
 
   /** The bytes between two places, as they are in the file. */

@@ -3,13 +3,28 @@ import { pipeline, type Transform } from "node:stream";
 import { createGunzip, createZstdDecompress } from "node:zlib";
 import { UserError } from "../../files/user_error.ts";
 import { DataError } from "./data_error.ts";
-import type { Packing } from "./formats.ts";
 
 /**
  * Streams of bytes, unpacked.
  *
  * @module
  */
+
+/** Compression of a file. */
+export type Packing = "gzip" | "zstd";
+
+/** Compression of all formats but Parquet, by the end of a file's name. */
+export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
+
+/** The compression that a file's name declares. */
+export function packingOf(name: string): Packing | undefined {
+  return PACKINGS[extensionOf(name)];
+}
+
+/** The last part of a name, with its dot. */
+export function extensionOf(name: string): string {
+  return /\.[^./\\]*$/.exec(name)?.[0].toLowerCase() ?? "";
+}
 
 /** Bytes that are unpacked at a time. */
 const CHUNK = { chunkSize: 2 ** 18 };

@@ -5,7 +5,7 @@ import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import { asFound, type DataSpec, openDataset, parseDataSpec } from "../../../data/text/dataset.ts";
 import type { DataOptions } from "../../../data/text/files.ts";
 import { type Documents, documentsOf, readTexts } from "../../../data/text/documents.ts";
-import { TO_UTF8 } from "../../../data/text/formats.ts";
+import { TO_UTF8 } from "../../../data/text/data_error.ts";
 import { HubServer } from "../hub/server.ts";
 import { sampleConversations } from "../../../data/text/story_questions.ts";
 

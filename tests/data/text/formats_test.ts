@@ -1,13 +1,8 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import {
-  type Format,
-  formatOf,
-  FORMATS,
-  PACKINGS,
-  UNDERSTOOD,
-} from "../../../data/text/formats.ts";
+import { type Format, formatOf, FORMATS, UNDERSTOOD } from "../../../data/text/formats.ts";
+import { PACKINGS } from "../../../data/text/unpack.ts";
 import { Random } from "../../../data/random.ts";
 import { fromFileUrl } from "../../paths.ts";
 import { freshSeed } from "../../seeds.ts";
