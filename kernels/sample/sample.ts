@@ -1,6 +1,10 @@
+import blocksShader from "./blocks.wgsl" with { type: "text" };
+import logprobsShader from "./logprobs.wgsl" with { type: "text" };
+import penaltiesShader from "./penalties.wgsl" with { type: "text" };
 import sampleShader from "./sample.wgsl" with { type: "text" };
 import scores from "./scores.wgsl" with { type: "text" };
 import summarize from "./summarize.wgsl" with { type: "text" };
+import threshold from "./threshold.wgsl" with { type: "text" };
 import { flagOf } from "../../files/command_line.ts";
 import { UserError } from "../../files/user_error.ts";
 import { dims } from "../dims.ts";
@@ -226,7 +230,14 @@ export function sample(
     });
   }
   program.dispatch({
-    shader: { "kernels/sample/sample.wgsl": sampleShader, ...shared },
+    shader: {
+      "kernels/sample/sample.wgsl": sampleShader,
+      "kernels/sample/threshold.wgsl": threshold,
+      ...penalties ? { "kernels/sample/penalties.wgsl": penaltiesShader } : {},
+      ...summarized ? { "kernels/sample/blocks.wgsl": blocksShader } : {},
+      ...logprobs ? { "kernels/sample/logprobs.wgsl": logprobsShader } : {},
+      ...shared,
+    },
     constants: {
       real: logits.dtype,
       DROPOUT: false,

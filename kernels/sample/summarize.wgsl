@@ -20,9 +20,33 @@ struct Sizes {
 @group(0) @binding(3) var<storage, read_write> summaries: array<vec4u>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
+const PARTS: u32 = 16; // groups of neighbours that are reduced first, because barriers take time
+const PART: u32 = WORKGROUP_SIZE / PARTS;
+
 var<workgroup> keys: array<u32, WORKGROUP_SIZE>;
+var<workgroup> partKeys: array<u32, PARTS>;
 var<workgroup> weights: array<f32, WORKGROUP_SIZE>;
 var<workgroup> draws: array<vec3u, WORKGROUP_SIZE>; // key of the sum with noise, token, key of its score
+
+// The highest of one key per invocation.
+fn highestOf(key: u32, index: u32) -> u32 {
+  keys[index] = key;
+  workgroupBarrier();
+  var highest = 0u;
+  if (index < PARTS) {
+    // unroll
+    for (var i = 0u; i < PART; i++) {
+      highest = max(highest, keys[PARTS * i + index]);
+    }
+    partKeys[index] = highest;
+  }
+  workgroupBarrier();
+  // unroll
+  for (var i = 0u; i < PARTS; i++) {
+    highest = max(highest, partKeys[i]);
+  }
+  return highest;
+}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -45,18 +69,7 @@ fn main(
   for (var i = 0u; i < EACH; i++) {
     key = max(key, keyOf(scores[i]));
   }
-  keys[index] = key;
-  for (var left = WORKGROUP_SIZE / 4; left > 0; left /= 4) { // four values per step, because barriers take time
-    workgroupBarrier();
-    if (index < left) {
-      keys[index] = max(
-        max(keys[index], keys[index + left]),
-        max(keys[index + 2 * left], keys[index + 3 * left]),
-      );
-    }
-  }
-  workgroupBarrier();
-  key = keys[0];
+  key = highestOf(key, index);
   var weight = 0.0;
   var best = vec3u();
   // unroll
@@ -72,20 +85,24 @@ fn main(
   }
   weights[index] = weight;
   draws[index] = best;
-  for (var left = WORKGROUP_SIZE / 4; left > 0; left /= 4) {
-    workgroupBarrier();
-    if (index < left) {
-      // unroll
-      for (var i = 1u; i < 4u; i++) {
-        weights[index] += weights[index + i * left];
-        if (isBefore(draws[index + i * left].xy, draws[index].xy)) {
-          draws[index] = draws[index + i * left];
-        }
-      }
+  workgroupBarrier();
+  if (index < PARTS) {
+    // unroll
+    for (var i = 1u; i < PART; i++) {
+      weight += weights[PARTS * i + index];
+      let other = draws[PARTS * i + index];
+      if (isBefore(other.xy, best.xy)) { best = other; }
     }
+    weights[index] = weight;
+    draws[index] = best;
   }
+  workgroupBarrier();
   if (index == 0) {
-    summaries[row * groups.x + group.x] =
-      vec4u(key, bitcast<u32>(weights[0]), draws[0].y, draws[0].z);
+    // unroll
+    for (var i = 1u; i < PARTS; i++) {
+      weight += weights[i];
+      if (isBefore(draws[i].xy, best.xy)) { best = draws[i]; }
+    }
+    summaries[row * groups.x + group.x] = vec4u(key, bitcast<u32>(weight), best.y, best.z);
   }
 }

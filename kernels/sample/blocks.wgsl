@@ -1,0 +1,201 @@
+// The token that is drawn of a row whose blocks of tokens summarize.wgsl has summarized, without a threshold.
+// Needs rankOf() and the state of the row from sample.wgsl, partial from threshold.wgsl, keyOf() from scores.wgsl, pcgHash() from ../random.wgsl.
+//
+// A token is drawn of all. If a filter does not allow it, one is drawn of those of higher rank, until one is allowed: top-k
+// allows a token if fewer than k have a higher rank, top-p if those of higher rank have less than the probability p. Both
+// are found in a scan over the blocks that have tokens of a higher rank.
+//
+// In the scan BLOCK_LANES invocations share a block, of which each has EACH tokens. Their number or weight is added up in
+// f32 in one order, and then as an integer, so that the order of the blocks does not matter.
+// summaries: [B,BLOCKS], as summarize.wgsl writes them
+
+struct Drawn {
+  weight: f32,
+  best: vec2u, // key of the sum of logit and noise, token
+}
+
+@group(0) @binding(2) var<storage, read> summaries: array<vec4u>;
+
+const LOWEST: f32 = -3e38; // no min-p is as low
+const BLOCK_LANES: u32 = 256;
+const EACH: u32 = BLOCK / BLOCK_LANES;
+const AT_ONCE: u32 = WORKGROUP_SIZE / BLOCK_LANES; // blocks that the workgroup scans at the same time
+const CHECKS: u32 = 2 * EACH; // scores that an invocation loads at a time
+const FAN: u32 = 8; // values per step of a reduction, because barriers take time
+const WARP: u32 = 32; // sums that are left after the first step of sumOf()
+
+var<workgroup> shares: array<Drawn, WORKGROUP_SIZE>;
+var<workgroup> live: atomic<u32>; // number of blocks in `bins`: those that have tokens above the drawn one
+var<workgroup> isRejected: bool;
+
+// The highest key of all blocks, of which the first `count` invocations have some.
+fn highestOfBlocks(count: u32) -> u32 {
+  var key = 0u;
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    key = max(key, summaries[row * sizes.BLOCKS + block].x);
+  }
+  partial[id] = key;
+  for (var left = count; left > 1; ) {
+    let part = (left + FAN - 1) / FAN;
+    workgroupBarrier();
+    if (id < part) {
+      // unroll
+      for (var i = 1u; i < FAN; i++) {
+        key = max(key, partial[min(id + i * part, left - 1)]);
+      }
+      partial[id] = key;
+    }
+    left = part;
+  }
+  workgroupBarrier();
+  return partial[0];
+}
+
+// Adds up weights, and chooses the best draw, of the first `count` invocations in one order.
+fn reduced(share: Drawn, count: u32) -> Drawn {
+  workgroupBarrier(); // until all have read the previous result
+  shares[id] = share;
+  for (var left = count; left > 1; ) {
+    let part = (left + FAN - 1) / FAN;
+    workgroupBarrier();
+    if (id < part) {
+      var sum = shares[id];
+      // unroll
+      for (var i = 1u; i < FAN; i++) {
+        if (id + i * part < left) {
+          let other = shares[id + i * part];
+          sum.weight += other.weight;
+          if (isBefore(other.best, sum.best)) { sum.best = other.best; }
+        }
+      }
+      shares[id] = sum;
+    }
+    left = part;
+  }
+  workgroupBarrier();
+  return shares[0];
+}
+
+// The sum of one number per invocation, for the first invocation.
+fn sumOf(part: u32) -> u32 {
+  workgroupBarrier(); // until all have read the previous partial results
+  partial[id] = part;
+  workgroupBarrier();
+  if (id < WARP) {
+    var sum = 0u;
+    // unroll
+    for (var i = 0u; i < WORKGROUP_SIZE; i += WARP) {
+      sum += partial[i + id];
+    }
+    partial[id] = sum;
+  }
+  workgroupBarrier();
+  var sum = 0u;
+  if (id == 0) {
+    // unroll
+    for (var i = 0u; i < WARP; i++) {
+      sum += partial[i];
+    }
+  }
+  return sum;
+}
+
+// Key of the sum of a token's logit and noise.
+fn drawKey(score: f32, token: u32, noise: u32) -> u32 {
+  if (inverseTemperature == 0) { return keyOf(score); }
+  return keyOf(relativeLogit(score) + gumbel(pcgHash(token + noise)));
+}
+
+fn logitOf(token: u32) -> f32 {
+  return f32(logits[row * sizes.W + min(token, sizes.V - 1)]);
+}
+
+// Sets `bins` to the blocks that have tokens of a higher rank, and returns their number.
+fn blocksAbove(key: u32) -> u32 {
+  if (id == 0) { atomicStore(&live, 0); }
+  workgroupBarrier();
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    if (summaries[row * sizes.BLOCKS + block].x >= key) {
+      atomicStore(&bins[atomicAdd(&live, 1)], block);
+    }
+  }
+  workgroupBarrier();
+  return atomicLoad(&live);
+}
+
+// An invocation's part of the tokens that have a higher rank than one: `unit` times their number, or their weight.
+fn amountAbove(score: f32, token: u32, blocks: u32, byProbability: bool, unit: f32) -> u32 {
+  var amount = 0u;
+  for (var first = id / BLOCK_LANES; first < blocks; first += CHECKS / EACH * AT_ONCE) {
+    var scores: array<f32, CHECKS>;
+    // unroll
+    for (var i = 0u; i < CHECKS; i++) {
+      let block = atomicLoad(&bins[min(first + i / EACH * AT_ONCE, blocks - 1)]);
+      scores[i] = logitOf(block * BLOCK + i % EACH * BLOCK_LANES + id % BLOCK_LANES);
+    }
+    // unroll
+    for (var i = 0u; i < CHECKS; i += EACH) {
+      let place = first + i / EACH * AT_ONCE;
+      let start = atomicLoad(&bins[min(place, blocks - 1)]) * BLOCK + id % BLOCK_LANES;
+      var part = 0.0;
+      // unroll
+      for (var j = 0u; j < EACH; j++) {
+        let other = start + j * BLOCK_LANES;
+        let own = scores[i + j];
+        if (other < sizes.V && (own > score || (own == score && other < token))) {
+          part += select(1, exp(relativeLogit(own)), byProbability);
+        }
+      }
+      if (place < blocks) { amount += u32(part * unit + 0.5); }
+    }
+  }
+  return amount;
+}
+
+// The best draw among the tokens that have a higher rank than one.
+fn drawAboveRank(rank: vec2u, blocks: u32, noise: u32) -> vec2u {
+  var share = Drawn();
+  for (var place = id; place < blocks * BLOCK; place += WORKGROUP_SIZE) {
+    let other = atomicLoad(&bins[place / BLOCK]) * BLOCK + place % BLOCK;
+    let own = logitOf(other);
+    if (other < sizes.V && !reaches(rank, rankOf(own, other))) {
+      let drawn = vec2u(drawKey(own, other, noise), other);
+      if (isBefore(drawn, share.best)) { share.best = drawn; }
+    }
+  }
+  return reduced(share, WORKGROUP_SIZE).best;
+}
+
+// The token that drawFromAll() draws, for a text without top-k or without top-p.
+fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> u32 {
+  let count = min(sizes.BLOCKS, WORKGROUP_SIZE); // invocations that have some
+  setHighest(highestOfBlocks(count));
+  var share = Drawn();
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    let summary = summaries[row * sizes.BLOCKS + block];
+    if (summary.x > KEY_OF_MINUS_INFINITY) {
+      share.weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
+    }
+    let drawn = vec2u(drawKey(scoreOf(summary.w), summary.z, noise), summary.z);
+    if (isBefore(drawn, share.best)) { share.best = drawn; }
+  }
+  let all = reduced(share, count);
+  var token = min(all.best.y, sizes.V - 1);
+  if (topK == 0 && topP == 0 && leastRelativeLogit < LOWEST) { return token; }
+  let byProbability = topP > 0;
+  let wanted = select(select(0xffffffff, topK, topK > 0), topP, byProbability);
+  let unit = select(1, ONE / all.weight, byProbability);
+  loop {
+    let score = logitOf(token);
+    let rank = rankOf(score, token);
+    let blocks = blocksAbove(rank.x);
+    let amount = sumOf(amountAbove(score, token, blocks, byProbability, unit));
+    if (id == 0) { isRejected = amount >= wanted || relativeLogit(score) < leastRelativeLogit; }
+    if (!workgroupUniformLoad(&isRejected)) { break; }
+    let next = drawAboveRank(rank, blocks, noise);
+    if (id == 0) { isRejected = next.x > 0; } // false only if scores are NaN
+    if (!workgroupUniformLoad(&isRejected)) { break; }
+    token = next.y;
+  }
+  return token;
+}
