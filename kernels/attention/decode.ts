@@ -1,4 +1,6 @@
 import decode from "./decode.wgsl" with { type: "text" };
+import projecting from "./decode_projection.wgsl" with { type: "text" };
+import rotating from "./decode_rotation.wgsl" with { type: "text" };
 import int8 from "../int8.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
@@ -95,12 +97,19 @@ export function attentionDecode(
   const TURNS = Math.min(PIECES, MOST_TURNS), SHARES = Math.floor(WORKGROUP_SIZE / PIECES);
   const KEYS = SHARES * TURNS, PARTS = Math.max(1, Math.floor(WORKGROUP_SIZE / HS));
   const slices = projection ? slicesOf(projection, { C, workgroups: NH * B * S }) : 1;
-  const projecting = projection &&
+  const product = projection &&
     projectionOf(projection, { C, HS, WORKGROUP_SIZE, SLICE: C / slices });
+  const EXCHANGED = Math.max(
+    ceilDiv(PIECES * (KEYS + 1), 4),
+    SHARES * HS / 4,
+    (product?.workgroupBytes ?? 0) / 16,
+  );
   program.dispatch({
     shader: {
       "kernels/attention/decode.wgsl": decode,
-      ...(scales ? { "kernels/int8.wgsl": int8 } : {}),
+      ...rotation ? { "kernels/attention/decode_rotation.wgsl": rotating } : {},
+      ...projection ? { "kernels/attention/decode_projection.wgsl": projecting } : {},
+      ...scales ? { "kernels/int8.wgsl": int8 } : {},
     },
     constants: {
       real4: `vec4<${dtype}>`,
@@ -115,13 +124,13 @@ export function attentionDecode(
       WORKGROUP_SIZE,
       TURNS,
       PARTS,
+      EXCHANGED,
       ROTATED: rotation !== undefined,
-      NORM: norm !== undefined,
-      ...(epsilon === undefined ? {} : { EPSILON: epsilon }),
+      ...rotation ? { NORM: norm !== undefined } : {},
+      ...epsilon === undefined ? {} : { EPSILON: epsilon },
       ...attentionConstants(scores),
       PROJECTED: projection !== undefined,
-      BIAS: bias !== undefined,
-      ...projecting?.constants,
+      ...product?.constants,
     },
     tensors: {
       qkv,
@@ -140,9 +149,9 @@ export function attentionDecode(
     uniforms: { T },
     workgroups: [NH, B * S, slices],
     iterations: ceilDiv(T + S, KEYS) + ceilDiv(HS, WORKGROUP_SIZE) * (2 + SHARES) +
-      (projecting?.iterations ?? 0),
-    workgroupBytes: 4 * ((rotation ? 2 * HS : 0) + PIECES * (KEYS + 4) + 2 * WORKGROUP_SIZE +
-          SHARES * (HS + 1) + PARTS * (HS + 1) + HS) + (projecting?.workgroupBytes ?? 0),
+      (product?.iterations ?? 0),
+    workgroupBytes: 16 * EXCHANGED +
+      4 * ((rotation ? 2 * HS : 0) + KEYS + 2 * SHARES + PARTS * (HS + 2) + HS),
   });
 }
 
@@ -170,7 +179,7 @@ function slicesOf(
 
 /** How a workgroup computes what its head adds to the projection. */
 function projectionOf(
-  { weight, scales }: Projection,
+  { weight, scales, bias }: Projection,
   { C, HS, WORKGROUP_SIZE, SLICE }: Record<"C" | "HS" | "WORKGROUP_SIZE" | "SLICE", number>,
 ) {
   const WEIGHT_EACH = elementsPerFetch(weight.dtype, scales ? HS : C);
@@ -187,6 +196,7 @@ function projectionOf(
   const each = ceilDiv(UNITS, TERM_SHARES), UNITS_AHEAD = Math.min(MOST_FETCHES / rows, each);
   return {
     constants: {
+      BIAS: bias !== undefined,
       QUANTIZED: scales !== undefined,
       weightType: WEIGHT_EACH * bytesPerElement(weight.dtype) === 16 ? "vec4u" : "vec2u",
       WEIGHT_F16: weight.dtype === "f16",
