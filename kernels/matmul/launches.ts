@@ -401,9 +401,16 @@ const VECTOR_INVOCATIONS = 256;
 
 /**
  * Workgroups of `vector.wgsl` along the columns on a GPU, at most: each computes the norm of its rows once. An H200 runs
- * two per core.
+ * two per core, and four of those that read int8, since they need fewer registers.
  */
-const MOST_VECTOR_GROUPS = 264;
+const MOST_VECTOR_GROUPS = { real: 264, int8: 528 };
+
+/**
+ * Groups of four fetches that a lane has under way on a GPU, at most: more would need too many registers, of which int8
+ * needs some to be unpacked. With one; two; four the product [1,4096]x[4096,16384] of int8 took 20.7; 22.0; 29.0 µs on an
+ * H200 (November 2026).
+ */
+const MOST_FETCH_GROUPS = { real: 4, int8: 1 };
 
 /** Elements per fetch of b, the most that whole fetches of its rows can have; undefined if even the fewest do not fit. */
 export function elementsPerFetch(dtype: DType, rowLength: number): number | undefined {
@@ -445,6 +452,20 @@ export function partsOf(
   return parts;
 }
 
+/** Invocations whose sums of a row are added up first, of all that have the row: a divisor near its square root. */
+function rowGroupOf(invocations: number): number {
+  let count = Math.min(16, invocations);
+  while (invocations % count !== 0) count--;
+  return count;
+}
+
+/** Lanes that share a row of a transposed b: all have the same number of its fetches, if possible. */
+function lanesOf(fetches: number): number {
+  if (fetches % 32 === 0) return 32;
+  for (let lanes = 64; lanes >= 16; lanes -= 4) if (fetches % lanes === 0) return lanes;
+  return fetches < 16 ? 8 : fetches < 32 ? 16 : 32;
+}
+
 /** vector.wgsl, for a few rows, as in generation. */
 export function vectorProduct(program: Program, product: Product): void {
   const { a, b, bias, M, N, K, transposeB, normalize, parts = 1, scale, scales } = product;
@@ -455,17 +476,17 @@ export function vectorProduct(program: Program, product: Product): void {
   const fetches = K / parts / (transposeB ? EACH : 4); // per vector of columns, in groups of four
   // On a GPU many lanes wait for memory together. On a CPU barriers are expensive: on lavapipe one lane per vector
   // was two to ten times as fast (two cores, November 2026).
-  let LANES = isCpu ? 1 : transposeB ? 32 : 64;
-  while (LANES > 8 && transposeB && fetches < LANES) LANES /= 2; // or else lanes would have nothing to read
-  const VECTORS = isCpu ? 16 : VECTOR_INVOCATIONS / LANES;
+  const LANES = isCpu ? 1 : transposeB ? lanesOf(fetches) : 64;
+  const VECTORS = isCpu ? 16 : 2 * Math.floor(VECTOR_INVOCATIONS / LANES / 2); // each row has as many invocations
   let ROWS = 1;
   while (ROWS < Math.min(kernelRows, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
   while (normalize && ROWS > 1 && !canNormalize(program.device, K, ROWS)) ROWS /= 2;
-  const mostGroups = isCpu ? 1 : isPaired || ROWS > 4 ? 2 : 4; // more would need too many registers
-  const FETCHES = 4 * Math.min(mostGroups, ceilDiv(fetches, LANES));
+  const type = scales ? "int8" : "real", hasFewRegisters = isPaired || ROWS > 4;
+  const mostFetchGroups = isCpu ? 1 : Math.min(MOST_FETCH_GROUPS[type], hasFewRegisters ? 2 : 4);
+  const FETCHES = 4 * Math.min(mostFetchGroups, ceilDiv(fetches, LANES));
   const vectors = ceilDiv(N, COLUMNS), invocations = VECTORS * LANES;
   const TURNS = ceilDiv(K / 4, invocations / ROWS);
-  const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS);
+  const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS[type]);
   const K_STEPS = ceilDiv(fetches, FETCHES / 4 * LANES);
   const { constants, tensors, uniforms } = epilogueOf(
     product,
@@ -473,6 +494,13 @@ export function vectorProduct(program: Program, product: Product): void {
     K / parts,
   );
   const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
+  const normBytes = normalize ? (16 * TURNS + 12) * invocations : 0;
+  const sumBytes = LANES > 1 ? (isPaired ? 2 : 1) * 4 * COLUMNS * invocations : 0; // of one turn
+  const mostKept = ROWS > 1 || LANES === 1 ? 1 : Math.min(
+    Math.floor((program.device.gpu.limits.maxComputeWorkgroupStorageSize - normBytes) / sumBytes),
+    Math.floor(LANES / COLUMNS), // an invocation stores a column
+  );
+  const KEPT = ceilDiv(turnsOfColumns, ceilDiv(turnsOfColumns, mostKept));
   program.dispatch({
     shader: {
       "kernels/matmul/vector.wgsl": vector,
@@ -488,16 +516,18 @@ export function vectorProduct(program: Program, product: Product): void {
       FETCHES,
       TURNS_OF_K: transposeB ? EACH / 4 : 1,
       TURNS,
-      ROW_GROUP: Math.min(16, invocations / ROWS),
+      ROW_GROUP: rowGroupOf(invocations / ROWS),
       ADDENDS: addendCount,
       BATCH: Math.max(1, Math.min(ROWS === 1 ? MOST_BATCH : MOST_BATCH / 4, addendCount)),
       SHARED: LANES > 1,
+      KEPT,
       OWN_COLUMNS: LANES > 1 ? 1 : COLUMNS,
       COLUMN_GROUPS: groups,
       COLUMN_TURNS: turnsOfColumns,
       ONE_TURN: turnsOfColumns === 1,
       K_STEPS,
       ONE_STEP: K_STEPS === 1,
+      ONE_FETCH: K_STEPS === 1 && turnsOfColumns === 1,
       A_AHEAD: !isCpu && !normalize && ROWS === 1,
       EVEN: fetches === K_STEPS * FETCHES / 4 * LANES,
       EPSILON: normalize?.epsilon ?? EPSILON,
@@ -536,7 +566,6 @@ export function vectorProduct(program: Program, product: Product): void {
     constantSizes: true,
     workgroups: [groups, ceilDiv(M, ROWS), parts],
     iterations: turnsOfColumns * (1 + K_STEPS) + (normalize ? TURNS * addendCount : 0),
-    workgroupBytes: (LANES > 1 ? (isPaired ? 2 : 1) * 4 * (COLUMNS + 1) * invocations : 0) +
-      (normalize ? (16 * TURNS + 12) * invocations : 0),
+    workgroupBytes: KEPT * sumBytes + normBytes,
   });
 }

@@ -4,15 +4,16 @@
 // For generation, whose speed is that of reading b: each element is read once for ROWS rows. A fetch is EACH
 // neighbours in a row of b. A workgroup computes VECTORS vectors of COLUMNS columns of y, and LANES invocations share
 // each vector. A lane has FETCHES fetches under way, of groups of four rows of b, or of four columns if b is
-// transposed. The first of them are before the norm, which fills the time until memory answers. Neighbours fetch
-// neighbours. With VECTORS = 2 and LANES = 4, invocations 0 to 7 are
+// transposed: the first of them before the norm, which fills the time until memory answers, and the next group as soon as
+// one is used. Neighbours fetch neighbours. With VECTORS = 2 and LANES = 4, invocations 0 to 7 are
 //
 //     b                   b transposed           (vector,lane)
 //     0,0 1,0 0,1 1,1     0,0 0,1 0,2 0,3
 //     0,2 1,2 0,3 1,3     1,0 1,1 1,2 1,3
 //
-// The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of its rows again, which
-// takes less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
+// The sums of the lanes are added up in workgroup memory, those of KEPT turns together, because barriers take time. Every
+// workgroup computes the norm of its rows again, which takes less time than another launch: layer-norm if CENTERED, or
+// else RMS norm.   normWeight, normBias: [K]
 //
 // With ADDED a is first replaced by total = a + Σ addends.   addends: [ADDENDS,M,K]; total: [M,K]
 // With SPLIT workgroup z sums over `split` terms of K, and its y is a partial sum.   y: [parts,M,N]
@@ -33,11 +34,13 @@ const COLUMNS: u32 = 8; // EACH, or 4 if b is transposed
 const LANES: u32 = 64;
 const OWN_COLUMNS: u32 = 1; // columns that an invocation stores: 1 if lanes share them, or else COLUMNS
 const SHARED: bool = true; // whether there are several
+const KEPT: u32 = 1; // turns whose sums are added up over the lanes at the same time; 1 if there are several rows
 const COLUMN_GROUPS: u32 = 1; // workgroups along the columns
 const COLUMN_TURNS: u32 = 1; // blocks of VECTORS vectors per workgroup
 const ONE_TURN: bool = true; // whether that is one
 const K_STEPS: u32 = 1; // groups of FETCHES fetches of a lane
 const ONE_STEP: bool = true; // whether that is one
+const ONE_FETCH: bool = true; // whether both are one, so that a lane fetches once
 const A_AHEAD: bool = true; // whether a row that is not normalised is fetched with b, which takes registers
 const EVEN: bool = true; // whether each lane has whole groups of FETCHES fetches
 const FETCHES: u32 = 12; // a multiple of four
@@ -85,13 +88,9 @@ const K_EACH: u32 = select(4u, EACH, TRANSPOSE_B); // terms of K per fetch
 
 const GROUP_COLUMNS: u32 = VECTORS * COLUMNS; // columns of a workgroup
 // only if SHARED
-const LANE_PARTS: u32 = LANES / COLUMNS; // groups of lanes whose sums are added up first
-// only if SHARED
-const SHARES: u32 = QUADS * WORKGROUP_SIZE;
+const SHARES: u32 = KEPT * QUADS * WORKGROUP_SIZE;
 // only if SHARED
 var<workgroup> shares: array<vec4f, SHARES>;
-// only if SHARED
-var<workgroup> partSums: array<f32, WORKGROUP_SIZE>;
 var<private> sums: array<vec4f, SUMS>;
 var<private> fetched: array<bType, FETCHES>;
 // only if A_AHEAD
@@ -109,9 +108,6 @@ var<private> gateScaleOf: array<f32, OWN_COLUMNS>;
 // only if SHARED
 var<workgroup> gateShares: array<vec4f, SHARES>;
 // only if PAIRED
-// only if SHARED
-var<workgroup> gatePartSums: array<f32, WORKGROUP_SIZE>;
-// only if PAIRED
 var<private> gateSums: array<vec4f, SUMS>;
 // only if PAIRED
 var<private> fetchedGate: array<bType, FETCHES>;
@@ -124,45 +120,43 @@ const NORMALIZED: u32 = ROWS * ROW_FOURS;
 // only if NORMALIZE
 var<workgroup> normalized: array<vec4f, NORMALIZED>; // a row begins at a multiple of ROW_FOURS
 // only if NORMALIZE
-const TERMS: u32 = 2 * WORKGROUP_SIZE;
-// only if NORMALIZE
-var<workgroup> terms: array<f32, TERMS>;
-
-// only if NORMALIZE
 const ROW_PARTS: u32 = LANES_OF_ROW / ROW_GROUP;
 // only if NORMALIZE
-const ALL_ROW_PARTS: u32 = 2 * ROWS * ROW_PARTS;
+const ALL_ROW_PARTS: u32 = ROWS * ROW_PARTS;
 // only if NORMALIZE
-var<workgroup> rowParts: array<f32, ALL_ROW_PARTS>;
+var<workgroup> rowTerms: array<vec2f, WORKGROUP_SIZE>;
+// only if NORMALIZE
+var<workgroup> rowParts: array<vec2f, ALL_ROW_PARTS>;
 // only if NORMALIZE
 var<private> x: array<vec4f, TURNS>; // an invocation's part of a row
+// only if NORMALIZE
+var<private> near: f32; // a number of the row, or 0 for an RMS norm
 // only if NORMALIZE
 var<private> factor: array<vec4f, TURNS>;
 // only if NORMALIZE
 // only if CENTERED
 var<private> shift: array<vec4f, TURNS>;
 
-// The sum of one value per invocation over those that have the same row, in two steps, because barriers take time.
-// The calls use different memory, so that the second need not wait until all have read the sum of the first.
+// The sums of two numbers per invocation over those that have the same row, in two steps, because barriers take time.
 // only if NORMALIZE
-fn rowSum(term: f32, index: u32, which: u32) -> f32 {
-  terms[which * WORKGROUP_SIZE + index] = term;
+fn rowSums(terms: vec2f, index: u32) -> vec2f {
+  rowTerms[index] = terms;
   workgroupBarrier();
-  if (index < ROWS * ROW_PARTS) {
-    var sum = 0.0;
+  if (index < ALL_ROW_PARTS) {
+    var part = vec2f();
     // unroll
     for (var i = 0u; i < ROW_GROUP; i++) {
-      sum += terms[which * WORKGROUP_SIZE + ROW_GROUP * index + i];
+      part += rowTerms[ROW_GROUP * index + i];
     }
-    rowParts[which * ROWS * ROW_PARTS + index] = sum;
+    rowParts[index] = part;
   }
   workgroupBarrier();
-  var sum = 0.0;
+  var sums = vec2f();
   // unroll
   for (var i = 0u; i < ROW_PARTS; i++) {
-    sum += rowParts[which * ROWS * ROW_PARTS + index / LANES_OF_ROW * ROW_PARTS + i];
+    sums += rowParts[index / LANES_OF_ROW * ROW_PARTS + i];
   }
-  return sum;
+  return sums;
 }
 
 // Reads the rows from firstRow on.
@@ -171,6 +165,8 @@ fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   let lane = index % LANES_OF_ROW;
   let row = min(firstRow + index / LANES_OF_ROW, sizes.M - 1);
   let K4 = sizes.K / 4;
+  // only if CENTERED
+  near = f32(a[sizes.aStart + row * sizes.aStride].x);
   // unroll
   for (var i = 0u; i < TURNS; i++) {
     let k4 = lane + i * LANES_OF_ROW;
@@ -197,33 +193,31 @@ fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   }
 }
 
-// Sets `normalized` to the rows that were read, in f32.
+// Sets `normalized` to the rows that were read, in f32. Mean and variance are computed at once, from the differences to
+// a number near the mean: without it the squares could cancel.
 // only if NORMALIZE
 fn normalizeRows(index: u32) {
   let lane = index % LANES_OF_ROW;
   let K4 = sizes.K / 4;
+  var terms = vec2f();
+  // unroll
+  for (var i = 0u; i < TURNS; i++) {
+    if (lane + i * LANES_OF_ROW < K4) {
+      let difference = x[i] - near;
+      terms += vec2f(dot(difference, vec4f(1)), dot(difference, difference));
+    }
+  }
+  let moments = rowSums(terms, index) / f32(sizes.K);
+  var mean = 0.0;
+  var variance = moments.y;
   // only if CENTERED
-  {
-    var sum = 0.0;
-    // unroll
-    for (var i = 0u; i < TURNS; i++) {
-      sum += dot(x[i], vec4f(1)); // 0 past the end
-    }
-    let mean = rowSum(sum, index, 0) / f32(sizes.K);
-    // unroll
-    for (var i = 0u; i < TURNS; i++) {
-      x[i] -= mean;
-    }
-  }
-  var squares = 0.0;
+  mean = near + moments.x;
+  // only if CENTERED
+  variance = max(variance - moments.x * moments.x, 0);
+  let rstd = inverseSqrt(variance + EPSILON);
   // unroll
   for (var i = 0u; i < TURNS; i++) {
-    if (lane + i * LANES_OF_ROW < K4) { squares += dot(x[i], x[i]); }
-  }
-  let rstd = inverseSqrt(rowSum(squares, index, 1) / f32(sizes.K) + EPSILON);
-  // unroll
-  for (var i = 0u; i < TURNS; i++) {
-    var y = x[i] * rstd * factor[i];
+    var y = (x[i] - mean) * rstd * factor[i];
     // only if CENTERED
     y += shift[i];
     normalized[index / LANES_OF_ROW * ROW_FOURS + lane + i * LANES_OF_ROW] = y;
@@ -261,80 +255,69 @@ fn placeOf(k: u32, i: u32, vector: u32) -> u32 {
   return (4 * k + i) * sizes.bStride + min(vector, sizes.N / COLUMNS - 1);
 }
 
-// Begins to read b from k on: k counts groups of four rows, or fetches if b is transposed.
-fn fetch(first: u32, end: u32, vector: u32) {
+// Begins to read group g of a lane's fetches: from k on, which counts groups of four rows, or fetches if b is transposed.
+fn fetch(g: u32, first: u32, end: u32, vector: u32) {
+  var k = first + g * LANES;
+  // unless EVEN
+  k = min(k, end - 1);
   // only if A_AHEAD
   {
     // unroll
-    for (var g = 0u; g < GROUPS; g++) {
-      // unroll
-      for (var j = 0u; j < TURNS_OF_K; j++) {
-        fetchedA[g * TURNS_OF_K + j] =
-          vec4f(a[sizes.aStart + min(first + g * LANES, end - 1) * TURNS_OF_K + j]);
-      }
+    for (var j = 0u; j < TURNS_OF_K; j++) {
+      fetchedA[g * TURNS_OF_K + j] = vec4f(a[sizes.aStart + k * TURNS_OF_K + j]);
     }
   }
   // unroll
-  for (var g = 0u; g < GROUPS; g++) {
-    var k = first + g * LANES;
-    // unless EVEN
-    k = min(k, end - 1);
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      let place = placeOf(k, i, vector);
-      fetched[4 * g + i] = b[place];
-      // only if PAIRED
-      fetchedGate[4 * g + i] = gateWeight[place];
-    }
+  for (var i = 0u; i < 4u; i++) {
+    let place = placeOf(k, i, vector);
+    fetched[4 * g + i] = b[place];
+    // only if PAIRED
+    fetchedGate[4 * g + i] = gateWeight[place];
   }
 }
 
-// Adds the products of what was fetched to the sums.
-fn multiply(first: u32, end: u32, firstRow: u32) {
+// Adds the products of group g to the sums.
+fn multiply(g: u32, first: u32, end: u32, firstRow: u32) {
+  let k = first + g * LANES;
+  var inside = true;
+  // unless EVEN
+  inside = k < end;
+  if (!inside) { return; }
   var fours: array<vec4f, ROWS>; // of each row of a
   // unroll
-  for (var g = 0u; g < GROUPS; g++) {
-    let k = first + g * LANES;
-    var inside = true;
-    // unless EVEN
-    inside = k < end;
-    if (inside) {
+  for (var j = 0u; j < TURNS_OF_K; j++) {
+    // only if A_AHEAD
+    fours[0] = fetchedA[g * TURNS_OF_K + j];
+    // unless A_AHEAD
+    {
       // unroll
-      for (var j = 0u; j < TURNS_OF_K; j++) {
-        // only if A_AHEAD
-        fours[0] = fetchedA[g * TURNS_OF_K + j];
-        // unless A_AHEAD
-        {
+      for (var r = 0u; r < ROWS; r++) {
+        fours[r] = rowAt(r, firstRow, k * TURNS_OF_K + j);
+      }
+    }
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      if (TRANSPOSE_B) {
+        let weights = fourOf(fetched[4 * g + i], j);
+        // only if PAIRED
+        let gateWeights = fourOf(fetchedGate[4 * g + i], j);
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+          sums[r][i] += dot(fours[r], weights);
+          // only if PAIRED
+          gateSums[r][i] += dot(fours[r], gateWeights);
+        }
+      } else {
+        // unroll
+        for (var q = 0u; q < QUADS; q++) {
+          let weights = fourOf(fetched[4 * g + i], q);
+          // only if PAIRED
+          let gateWeights = fourOf(fetchedGate[4 * g + i], q);
           // unroll
           for (var r = 0u; r < ROWS; r++) {
-            fours[r] = rowAt(r, firstRow, k * TURNS_OF_K + j);
-          }
-        }
-        // unroll
-        for (var i = 0u; i < 4u; i++) {
-          if (TRANSPOSE_B) {
-            let weights = fourOf(fetched[4 * g + i], j);
+            sums[r * QUADS + q] += fours[r][i] * weights;
             // only if PAIRED
-            let gateWeights = fourOf(fetchedGate[4 * g + i], j);
-            // unroll
-            for (var r = 0u; r < ROWS; r++) {
-              sums[r][i] += dot(fours[r], weights);
-              // only if PAIRED
-              gateSums[r][i] += dot(fours[r], gateWeights);
-            }
-          } else {
-            // unroll
-            for (var q = 0u; q < QUADS; q++) {
-              let weights = fourOf(fetched[4 * g + i], q);
-              // only if PAIRED
-              let gateWeights = fourOf(fetchedGate[4 * g + i], q);
-              // unroll
-              for (var r = 0u; r < ROWS; r++) {
-                sums[r * QUADS + q] += fours[r][i] * weights;
-                // only if PAIRED
-                gateSums[r * QUADS + q] += fours[r][i] * gateWeights;
-              }
-            }
+            gateSums[r * QUADS + q] += fours[r][i] * gateWeights;
           }
         }
       }
@@ -342,41 +325,29 @@ fn multiply(first: u32, end: u32, firstRow: u32) {
   }
 }
 
-// Sets `partSums` to sums of a row over COLUMNS lanes each: LANE_PARTS per column, which storeRow() adds up.
+// Keeps a lane's sums of a row in workgroup memory, at place `slot` of KEPT.
 // only if SHARED
-fn addLanes(row: u32, lane: u32, vector: u32, index: u32) {
-  workgroupBarrier(); // until all have read the previous sums
+fn keepSums(r: u32, slot: u32, lane: u32, vector: u32) {
   // unroll
   for (var j = 0u; j < QUADS; j++) {
-    let place = j * WORKGROUP_SIZE + lane * VECTORS + vector;
-    shares[place] = sums[row * QUADS + j];
+    let place = (slot * QUADS + j) * WORKGROUP_SIZE + lane * VECTORS + vector;
+    shares[place] = sums[r * QUADS + j];
     // only if PAIRED
-    gateShares[place] = gateSums[row * QUADS + j];
+    gateShares[place] = gateSums[r * QUADS + j];
   }
-  workgroupBarrier();
-  let column = index % GROUP_COLUMNS;
-  let first = column / 4 % QUADS * WORKGROUP_SIZE +
-    index / GROUP_COLUMNS * COLUMNS * VECTORS + column / COLUMNS;
-  var sum = 0.0;
-  // only if PAIRED
-  var gateSum = 0.0;
-  // unroll
-  for (var i = 0u; i < COLUMNS; i++) {
-    sum += shares[first + i * VECTORS][column % 4];
-    // only if PAIRED
-    gateSum += gateShares[first + i * VECTORS][column % 4];
-  }
-  partSums[index] = sum;
-  // only if PAIRED
-  gatePartSums[index] = gateSum;
-  workgroupBarrier();
+}
+
+// The first column that an invocation stores.
+fn columnOf(firstBlock: u32, index: u32) -> u32 {
+  let column = index * OWN_COLUMNS; // of those of KEPT blocks
+  return (firstBlock + column / GROUP_COLUMNS * COLUMN_GROUPS) * GROUP_COLUMNS + column % GROUP_COLUMNS;
 }
 
 // Reads what the sums of columns are multiplied by and what is added, which is needed at the end.
-fn readColumns(first: u32, part: u32) {
+fn readColumns(firstBlock: u32, index: u32, part: u32) {
   // unroll
   for (var i = 0u; i < OWN_COLUMNS; i++) {
-    let column = min(first + i, sizes.N - 1);
+    let column = min(columnOf(firstBlock, index) + i, sizes.N - 1);
     // only if QUANTIZED
     scaleOf[i] = scales[column];
     // only if QUANTIZED
@@ -405,35 +376,39 @@ fn storeSum(row: u32, column: u32, part: u32, i: u32, whole: f32) {
   store(row, column, sum);
 }
 
-// Stores row r of a workgroup's results: an invocation has a column, or if lanes share nothing those of its vector.
-fn storeRow(r: u32, firstRow: u32, block: u32, part: u32, index: u32) {
+// Stores row r of the blocks from the first one on whose sums were kept, a column per invocation.
+// only if SHARED
+fn storeKept(r: u32, firstRow: u32, firstBlock: u32, part: u32, index: u32) {
   let row = firstRow + r;
-  // only if SHARED
-  {
-    let column = block * GROUP_COLUMNS + index;
-    if (index < GROUP_COLUMNS && column < sizes.N && row < sizes.M) {
-      var sum = 0.0;
-      // only if PAIRED
-      gateOfRow = 0.0;
-      // unroll
-      for (var i = 0u; i < LANE_PARTS; i++) {
-        sum += partSums[i * GROUP_COLUMNS + index];
-        // only if PAIRED
-        gateOfRow += gatePartSums[i * GROUP_COLUMNS + index];
-      }
-      storeSum(row, column, part, 0, sum);
-    }
+  let column = columnOf(firstBlock, index);
+  if (index >= KEPT * GROUP_COLUMNS || column >= sizes.N || row >= sizes.M) { return; }
+  let c = index % GROUP_COLUMNS;
+  let first = (index / GROUP_COLUMNS * QUADS + c / 4 % QUADS) * WORKGROUP_SIZE + c / COLUMNS;
+  var four = vec4f(); // sums over every fourth lane
+  // only if PAIRED
+  var gateFour = vec4f();
+  // unroll
+  for (var i = 0u; i < LANES; i++) {
+    four[i % 4] += shares[first + i * VECTORS][c % 4];
+    // only if PAIRED
+    gateFour[i % 4] += gateShares[first + i * VECTORS][c % 4];
   }
-  // unless SHARED
-  {
-    // unroll
-    for (var i = 0u; i < COLUMNS; i++) {
-      let column = (block * VECTORS + index) * COLUMNS + i;
-      if (column < sizes.N && row < sizes.M) {
-        // only if PAIRED
-        gateOfRow = gateSums[r * QUADS + i / 4][i % 4];
-        storeSum(row, column, part, i, sums[r * QUADS + i / 4][i % 4]);
-      }
+  // only if PAIRED
+  gateOfRow = dot(gateFour, vec4f(1));
+  storeSum(row, column, part, 0, dot(four, vec4f(1)));
+}
+
+// Stores row r of an invocation's vector, which no other lane shares.
+// unless SHARED
+fn storeOwn(r: u32, firstRow: u32, vector: u32, part: u32) {
+  let row = firstRow + r;
+  // unroll
+  for (var i = 0u; i < COLUMNS; i++) {
+    let column = vector * COLUMNS + i;
+    if (column < sizes.N && row < sizes.M) {
+      // only if PAIRED
+      gateOfRow = gateSums[r * QUADS + i / 4][i % 4];
+      storeSum(row, column, part, i, sums[r * QUADS + i / 4][i % 4]);
     }
   }
 }
@@ -448,9 +423,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   const STEP = GROUPS * LANES;
 
   // only if NORMALIZE
-  readRows(firstRow, group.x == 0, index);
-  fetch(begin, end, group.x * VECTORS + place);
-  readColumns(group.x * GROUP_COLUMNS + index * OWN_COLUMNS, group.z);
+  readRows(firstRow, group.x == 0, index); // before weights are fetched, or else some rows would arrive after these
+  // unroll
+  for (var g = 0u; g < GROUPS; g++) {
+    fetch(g, begin, end, group.x * VECTORS + place);
+  }
+  readColumns(group.x, index, group.z);
   // only if NORMALIZE
   normalizeRows(index);
   // unroll if ONE_TURN
@@ -462,19 +440,33 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     gateSums = array<vec4f, SUMS>();
     // unroll if ONE_STEP
     for (var step = 0u; step < K_STEPS; step++) {
-      // unless ONE_STEP
-      if (step > 0) { fetch(begin + step * STEP, end, vector); }
-      multiply(begin + step * STEP, end, firstRow);
+      let first = begin + step * STEP;
+      let isLast = step + 1 == K_STEPS; // then the next fetches are of the next block
+      let next = select(first + STEP, begin, isLast);
+      let nextVector = select(vector, vector + COLUMN_GROUPS * VECTORS, isLast);
+      // unroll
+      for (var g = 0u; g < GROUPS; g++) {
+        multiply(g, first, end, firstRow);
+        // unless ONE_FETCH
+        if (!isLast || turn + 1 < COLUMN_TURNS) { fetch(g, next, end, nextVector); }
+      }
     }
-    // unless ONE_TURN
-    if (turn + 1 < COLUMN_TURNS) { fetch(begin, end, vector + COLUMN_GROUPS * VECTORS); }
+    let slot = turn % KEPT;
     // unroll
     for (var r = 0u; r < ROWS; r++) {
       // only if SHARED
-      addLanes(r, lane, place, index);
-      storeRow(r, firstRow, block, group.z, index);
+      {
+        if (turn + r > 0 && slot == 0) { workgroupBarrier(); } // until all have read the previous sums
+        keepSums(r, slot, lane, place);
+        if (slot + 1 == KEPT || turn + 1 == COLUMN_TURNS) {
+          workgroupBarrier();
+          storeKept(r, firstRow, group.x + (turn - slot) * COLUMN_GROUPS, group.z, index);
+        }
+      }
+      // unless SHARED
+      storeOwn(r, firstRow, vector, group.z);
     }
     // unless ONE_TURN
-    readColumns((block + COLUMN_GROUPS) * GROUP_COLUMNS + index * OWN_COLUMNS, group.z);
+    if (slot + 1 == KEPT) { readColumns(block + COLUMN_GROUPS, index, group.z); }
   }
 }
