@@ -22,7 +22,7 @@ export type DecodeToken = (token: string, atStart: boolean) => Uint8Array;
 type Step = (text: string, atStart: boolean) => string | Uint8Array;
 
 /**
- * Makes the decoder of tokens that decoders in turn are.
+ * Makes the function that decodes a token by these decoders, one after the other.
  *
  * @throws {UnsupportedTokenizer} if one is of an unknown kind.
  */

@@ -123,12 +123,9 @@ export function ggufTokenizer(
     if (BYTE_TOKEN.test(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
   });
   const unknown = model.unk_token ? tokens.indexOf(model.unk_token) : -1;
-  if (unknown >= 0) {
-    kinds[unknown] = UNKNOWN;
-    Object.assign(more, { unknown });
-  }
-  const scores = scoresOf(model, { tokens, kinds });
-  return { model: "llama", pre, tokens, kinds, scores, prefix, ...more };
+  if (unknown >= 0) kinds[unknown] = UNKNOWN;
+  const scores = scoresOf(model, { tokens, kinds }), known = unknown < 0 ? {} : { unknown };
+  return { model: "llama", pre, tokens, kinds, scores, prefix, ...known, ...more };
 }
 
 /** Components without the fields that do not change what they do. */

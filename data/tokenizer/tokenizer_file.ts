@@ -17,11 +17,11 @@ import { quoted } from "../../files/printable.ts";
 /** What is read of a file. */
 export interface TokenizerFile {
   readonly model: Model;
-  /** Change a text, one after the other. */
+  /** They change a text before it is split, one after the other. */
   readonly normalizers: readonly Component[];
-  /** Split it into words. */
+  /** They split a text into words, each the pieces of the one before. */
   readonly preTokenizers: readonly Component[];
-  /** Turn tokens into text. */
+  /** They turn tokens into text, one after the other. */
   readonly decoders: readonly Component[];
   readonly addedTokens: readonly AddedToken[];
   /** Id of the token that Hugging Face's library puts before a text by default, such as Llama's `<s>`. */

@@ -17,9 +17,9 @@ import { openCached, tokenizeDocuments, type TokenizeOptions } from "./tokenize.
  * From the name of data to the batches of a training:
  *
  *     DataSpec            "sample", "tinystories", names of files
- *        │ openDataset()          text/dataset.ts, files.ts, readers.ts and other formats
+ *        │ openDataset()          text/dataset.ts, files.ts
  *     Documents           for training and, if the data set has them, for validation
- *        │ read()                 text/blocks.ts
+ *        │ read()                 text/formats.ts and its readers, blocks.ts
  *     Block               about a megabyte of documents as they stand in their file
  *        │ clean() and tokenize   text/clean.ts, tokenize_block.ts; in workers: token_blocks.ts
  *     TokenBlock          clean text, which is hashed, and tokens
@@ -97,7 +97,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts, options)
     : await tokenizeAndChoose(parts, options);
-  tokenized.forEach((part, i) => { // as whoever tokenized them was told
+  tokenized.forEach((part, i) => { // tokenizing gives this notice, which a cache would swallow
     if (part.cached) noteUnanswered(parts[i]!.name, part, onNotice);
   });
   const [, validationHash] = tokenized.map(({ hash }) => hash);

@@ -30,12 +30,12 @@ export function packedRows(dataset: TokenDataset, options: PackingOptions): Rows
       .map(({ start, end }) => ({ start: Math.max(start, 1), end }));
   };
   const all = new Int32Array(dataset.documents).map((_, d) => d);
-  const lengths = all.map((d) => answersIn(d).at(-1)?.end ?? 0),
-    used = all.filter((d) => lengths[d]);
+  const lengths = all.map((d) => answersIn(d).at(-1)?.end ?? 0);
+  const used = all.filter((d) => lengths[d]! > 0);
   if (used.length === 0) {
     throw new UserError(
-      `Cannot pack conversations into rows of ${rowLength} tokens as an answer must fit: ` +
-        `each of the ${dataset.documents} first answers ends after more`,
+      `Cannot pack conversations into rows of ${rowLength} tokens as the first answer of at least one ` +
+        `must fit into a row: current number is 0 of ${dataset.documents}`,
       { hint: "Use a longer --context-length, as far as the model of --init-from allows it" },
     );
   }

@@ -196,8 +196,8 @@ export function createTokenFiles(
       handles.forEach((handle, i) => {
         const { buffer, byteOffset, byteLength } = parts[i]!;
         writeAll(handle, new Uint8Array(buffer, byteOffset, byteLength));
-        sizes[i]! += byteLength;
       });
+      sizes = sizes.map((size, i) => size + parts[i]!.byteLength); // all or none, if a disk is full
       blocks++;
     },
     /** Makes all that has been appended survive a power cut, and be found by another process. */

@@ -143,6 +143,7 @@ Deno.test("train() refuses to join conversations, and rows in which no answer fi
   });
   await assert.rejects(run("short", { contextLength: 8 }), {
     name: "UserError",
-    message: /^Cannot pack conversations into rows of 9 tokens as an answer must fit: /,
+    message:
+      /^Cannot pack conversations into rows of 9 tokens as the first answer of at least one must fit /,
   });
 });

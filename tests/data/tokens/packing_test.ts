@@ -31,8 +31,8 @@ Deno.test("packedRows() keeps whole messages up to the last answer that fits, an
   assert.throws(() => packedRows(conversations([5, 11]), { rowLength: 8, onePerRow: false }), {
     name: "UserError",
     message:
-      "Cannot pack conversations into rows of 8 tokens as an answer must fit: each of the 1 first " +
-      "answers ends after more",
+      "Cannot pack conversations into rows of 8 tokens as the first answer of at least one must " +
+      "fit into a row: current number is 0 of 1",
   });
 });
 
