@@ -81,8 +81,8 @@ export interface Failure {
   /** One sentence, which names the ranks that have failed. */
   readonly sentence: string;
   /**
-   * What the launcher does: it ends the ranks already, it can be asked to end them, or it may not reach all, as one does not
-   * answer and the link to its host may be down.
+   * `ending`: the launcher ends the ranks already. `reachable`: it can be asked to end them. `unreachable`: it may not reach
+   * all, as one does not answer, and the link to its host may be down.
    */
   readonly launcher: "ending" | "reachable" | "unreachable";
 }

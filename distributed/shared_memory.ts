@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import { type Mpi, openSystemLibrary } from "./libmpi.ts";
 
 /**
@@ -35,6 +36,7 @@ const DIRECTORY = "/dev/shm", MESSAGE_BYTES = 8 * 2 ** 20;
  * @param slotBytes that one rank writes and all ranks read.
  * @returns undefined if the ranks are on several hosts, or the host has too little memory of this kind, as a container
  * may have.
+ * @throws {UserError} if it cannot be allocated nevertheless.
  */
 export function openSharedMemory(
   symbols: Mpi,
@@ -49,7 +51,11 @@ export function openSharedMemory(
   const window = integer(), start = integer(), bytes = BigInt(TURNS * slotBytes);
   const noHints = symbols.ompi_mpi_info_null;
   const code = symbols.MPI_Win_allocate_shared(bytes, 1, noHints, world, start, window);
-  if (code !== 0) return undefined;
+  if (code !== 0) { // on this rank perhaps, for which the others would wait
+    throw new UserError(
+      `Cannot share memory with the other ranks as MPI_Win_allocate_shared failed, with code ${code}`,
+    );
+  }
   symbols.MPI_Win_set_errhandler(window[0]!, symbols.ompi_mpi_errors_return);
   const starts = Array.from({ length: size }, (_, rank) => {
     symbols.MPI_Win_shared_query(window[0]!, rank, integer(), integer(), start);
