@@ -92,9 +92,9 @@ const MPI_SYMBOLS = {
     result: "i32",
     nonblocking: true,
   },
-  broadcastNow: {
-    name: "MPI_Bcast",
-    parameters: ["buffer", "i32", "pointer", "i32", "pointer"],
+  // what is added up, where the sum goes, how much, its type, operation, communicator
+  MPI_Allreduce: {
+    parameters: ["buffer", "buffer", "i32", "pointer", "pointer", "pointer"],
     result: "i32",
   },
   MPI_Barrier: { parameters: ["pointer"], result: "i32", nonblocking: true },

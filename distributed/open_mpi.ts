@@ -4,14 +4,14 @@ import { startHeartbeat } from "./heartbeat_thread.ts";
 import { type Mpi, openMpiLibrary } from "./libmpi.ts";
 import { type DistributedChoice, type Placement, placementOf } from "./placement.ts";
 import { openSharedMemory, type SharedMemory } from "./shared_memory.ts";
-import { oneRank, SUM_FLOATS, type Transport } from "./transport.ts";
+import { oneRank, sliceOf, SUM_FLOATS, type Transport } from "./transport.ts";
 
 /**
  * Open MPI as a transport, through Deno's foreign function interface. It needs no more than the library that `mpirun`
  * brings.
  *
- * MPI moves bytes, or shares memory, and never adds across ranks: its reductions choose their order by version, size and
- * placement.
+ * MPI moves bytes, shares memory, and adds two arrays of one process, never those of several: its reductions across ranks
+ * choose their order by version, size and placement.
  *
  * @module
  */
@@ -124,12 +124,6 @@ function openMpi(placement: Placement, timeout: number): Transport {
       );
     }
   };
-  /** The slice of numbers that a rank adds up. */
-  const sliceOf = (r: number, length: number): [start: number, end: number] => [
-    Math.floor(length * r / size),
-    Math.floor(length * (r + 1) / size),
-  ];
-
   const memory = openSharedMemory(symbols, size, 4 * SUM_FLOATS);
   let pieces = 0; // that were added up in the memory
   /** By turn: when all ranks have met, after they have written it, and when this rank has read the sums. */
@@ -152,7 +146,8 @@ function openMpi(placement: Placement, timeout: number): Transport {
       await Promise.all([writing, readBefore]); // after the meeting all ranks may write where it was read
       await checkLength(length).finally(meeting.resolve);
       await checked("MPI_Win_fence", 0, window);
-      const [start, end] = sliceOf(rank, values.length), offset = BigInt(4 * start);
+      const [start, end] = sliceOf(rank, { size, length: values.length }),
+        offset = BigInt(4 * start);
       for (const slot of slots.slice(1)) {
         const [other, sum] = [slot + offset, first + offset];
         await checked("addInMemory", other, sum, end - start, float, symbols.ompi_mpi_op_sum);
@@ -167,7 +162,10 @@ function openMpi(placement: Placement, timeout: number): Transport {
   const received = new Float32Array(memory ? 0 : size * Math.ceil(SUM_FLOATS / size));
   /** The same by messages: each rank gets a slice of every array, adds it up, and hands it to the others. */
   const addUpByMessages = async (values: Float32Array<ArrayBuffer>) => {
-    const slices = Array.from({ length: size }, (_, r) => sliceOf(r, values.length));
+    const slices = Array.from(
+      { length: size },
+      (_, r) => sliceOf(r, { size, length: values.length }),
+    );
     const lengths = integers(size), starts = integers(size);
     lengths.set(slices.map(([start, end]) => end - start));
     starts.set(slices.map(([start]) => start));

@@ -1,4 +1,3 @@
-import { UserError } from "../files/user_error.ts";
 import { type Mpi, openSystemLibrary } from "./libmpi.ts";
 
 /**
@@ -36,26 +35,26 @@ const DIRECTORY = "/dev/shm", MESSAGE_BYTES = 8 * 2 ** 20;
  * @param slotBytes that one rank writes and all ranks read.
  * @returns undefined if the ranks are on several hosts, or the host has too little memory of this kind, as a container
  * may have.
- * @throws {UserError} if it cannot be allocated nevertheless.
  */
 export function openSharedMemory(
   symbols: Mpi,
   size: number,
   slotBytes: number,
 ): SharedMemory | undefined {
-  const world = symbols.ompi_mpi_comm_world, isRoom = new Uint8Array(new ArrayBuffer(1));
-  isRoom[0] = Number(freeBytes() >= size * (TURNS * slotBytes + MESSAGE_BYTES));
-  // Open MPI 4.1 does not return if there is too little, so that all ranks decide as rank 0 does
-  symbols.broadcastNow(isRoom, 1, symbols.ompi_mpi_byte, 0, world);
-  if (isRoom[0] === 0) return undefined;
+  const { ompi_mpi_comm_world: world, ompi_mpi_float: float, ompi_mpi_info_null: noHints } =
+    symbols;
+  /** Whether something holds for every rank. */
+  const holdsForAll = (holds: boolean) => {
+    const own = new Float32Array(new ArrayBuffer(4)).fill(Number(holds));
+    const sum = new Float32Array(new ArrayBuffer(4));
+    symbols.MPI_Allreduce(own, sum, 1, float, symbols.ompi_mpi_op_sum, world);
+    return sum[0] === size;
+  };
+  // Open MPI 4.1 does not return if there is too little
+  if (!holdsForAll(freeBytes() >= size * (TURNS * slotBytes + MESSAGE_BYTES))) return undefined;
   const window = integer(), start = integer(), bytes = BigInt(TURNS * slotBytes);
-  const noHints = symbols.ompi_mpi_info_null;
   const code = symbols.MPI_Win_allocate_shared(bytes, 1, noHints, world, start, window);
-  if (code !== 0) { // on this rank perhaps, for which the others would wait
-    throw new UserError(
-      `Cannot share memory with the other ranks as MPI_Win_allocate_shared failed, with code ${code}`,
-    );
-  }
+  if (!holdsForAll(code === 0)) return undefined;
   symbols.MPI_Win_set_errhandler(window[0]!, symbols.ompi_mpi_errors_return);
   const starts = Array.from({ length: size }, (_, rank) => {
     symbols.MPI_Win_shared_query(window[0]!, rank, integer(), integer(), start);

@@ -123,8 +123,8 @@ export class TensorSum implements Disposable {
   async run(): Promise<void> {
     const pieces: Piece[] = []; // that are added up
     let count = 0;
+    while (this.#reading.length < this.#groups.length) this.read();
     for (const [i, group] of this.#groups.entries()) {
-      while (this.#reading.length < this.#groups.length) this.read();
       if (group.some(({ staging }) => staging.mapState !== "mapped")) {
         while (pieces.length > 0) await this.#finish(pieces.shift()!);
       }

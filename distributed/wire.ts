@@ -1,4 +1,4 @@
-import type { Transport } from "./transport.ts";
+import { sliceOf, type Transport } from "./transport.ts";
 
 /** The types in which gradients may travel between ranks. */
 export type WireType = "f32" | "f16";
@@ -68,20 +68,16 @@ export class F16Wire {
       const rounded = roundWithRest(values, rest, { scale, up });
       return Array.from(
         { length: size },
-        (_, r) => bytesOf(rounded.subarray(...sliceOf(r, rounded.length))),
+        (_, r) => bytesOf(rounded.subarray(...sliceOf(r, { size, length: rounded.length }))),
       );
     };
-    const sliceOf = (r: number, length: number): [number, number] => [
-      Math.floor(length * r / size),
-      Math.floor(length * (r + 1) / size),
-    ];
     let parts = chunks[0] && round(chunks[0]);
     for (const [c, { values, rest }] of chunks.entries()) {
       const receiving = transport.alltoall(parts!);
       const next = chunks[c + 1];
       if (next) parts = round(next);
       const received = (await receiving).map(({ buffer }) => new Float16Array(buffer));
-      const [start, end] = sliceOf(transport.rank, values.length);
+      const [start, end] = sliceOf(transport.rank, { size, length: values.length });
       const exact = new Float32Array(end - start);
       for (const other of received) add(other, exact);
       const sum = new Float16Array(exact);
