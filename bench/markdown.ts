@@ -37,7 +37,10 @@ export interface PyTorchResult {
 /** A report of this project, and its file's name without `.json`. */
 export interface NamedReport {
   readonly name: string;
+  /** With the results that it has from earlier ones. */
   readonly report: Report;
+  /** Earlier reports of that machine and provider, the newest first. */
+  readonly earlier?: readonly Report[];
 }
 
 /** The results of one machine: those of this project, one report per provider, and those of PyTorch if there are any. */
@@ -117,11 +120,13 @@ function sources(
   pytorch: PyTorchReport | undefined,
 ): string[][] {
   const code = (command: string) => `\`${command}\``;
-  const rows = reports.map(({ report: { command, date, deno, device, clock } }) => [
-    code(command),
-    date,
-    `Deno ${deno}, ${device.backend}, ${clock}`,
-  ]);
+  const rows = reports.flatMap(({ report, earlier = [] }) =>
+    [report, ...earlier].map(({ command, date, deno, device, clock }, i) => [
+      code(command),
+      i === 0 ? date : `${date}, for what was not measured later`,
+      `Deno ${deno}, ${device.backend}, ${clock}`,
+    ])
+  );
   if (pytorch) {
     const { command, date, torch, cuda, transformers } = pytorch;
     const others = transformers === undefined ? "" : `, transformers ${transformers}`;

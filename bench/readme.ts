@@ -5,6 +5,7 @@ import {
   headline,
   type MachineResults,
   machineSection,
+  type NamedReport,
   profileTables,
   PROVIDERS,
   type PyTorchReport,
@@ -90,15 +91,19 @@ function titleOf({ device: { name, provider } }: Pick<Report, "device">): string
 
 /**
  * Reads each NAME.json of a folder, with dawn_NAME.json and pytorch_NAME.json of the same machine if there are any. GPUs
- * come first.
+ * come first. Results and scaling that NAME.json lacks, as that run measured less, come from NAME.2.json, then from
+ * NAME.3.json, and so on: earlier reports of the same device.
  */
 function readResults(folder: URL): MachineResults[] {
   const files = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
   const read = (file: string) => parseReport(Deno.readTextFileSync(new URL(file, folder)), file);
-  const machines = files.filter((file) => /^(?!pytorch_|dawn_|ranks_|ddp_).*\.json$/.test(file))
+  const machines = files.filter((file) => /^(?!pytorch_|dawn_|ranks_|ddp_)[^.]+\.json$/.test(file))
     .map((file) => {
       const others = [`dawn_${file}`, `pytorch_${file}`].filter((other) => files.includes(other));
-      const report = read(file), reports = [{ name: nameOf(file), report }];
+      const earlier = files.filter((other) => other.replace(/\.\d+\.json$/, ".json") === file)
+        .filter((other) => other !== file).map(read);
+      const report = earlier.reduce(completed, read(file));
+      const reports: NamedReport[] = [{ name: nameOf(file), report, earlier }];
       let pytorch: PyTorchReport | undefined;
       for (const other of others) {
         const theirs = read(other), { name } = theirs.device;
@@ -118,6 +123,16 @@ function readResults(folder: URL): MachineResults[] {
     });
   const isCpu = ({ reports: [first] }: MachineResults) => Number(first!.report.device.isCpu);
   return machines.sort((a, b) => isCpu(a) - isCpu(b));
+}
+
+/** A report with what only an earlier one has. */
+function completed(report: Report, { results, scaling }: Report): Report {
+  const names = new Set(report.results.map(({ name }) => name));
+  return {
+    ...report,
+    results: [...report.results, ...results.filter(({ name }) => !names.has(name))],
+    ...(report.scaling ?? scaling ? { scaling: report.scaling ?? scaling } : {}),
+  };
 }
 
 /** The name of a report, without `.json`. */

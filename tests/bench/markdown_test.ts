@@ -229,6 +229,18 @@ Deno.test("filesFromResults() pairs reports by name and throws if they are of tw
   assert.ok(more.has("bench/results/dawn_gpu.svg"));
   assert.match(more.get("bench/NOTES.md")!, /^### A GPU, Dawn$/m);
   assert.match(more.get("README.md")!, /^\| benchmark +\| +native \| +Dawn \|/m);
+  const { scaling: _, ...short } = report, [first, ...others] = report.results;
+  await write("bench/results/gpu.json", { ...short, date: "2026-11-28", results: others });
+  const slower = [{ ...others[0]!, ms: 1e6 }];
+  await write("bench/results/gpu.2.json", { ...report, date: "2026-11-27", results: slower });
+  await write("bench/results/gpu.3.json", { ...report, results: [first] });
+  const completed = await filesFromResults(at);
+  assert.ok(completed.has("bench/results/gpu.svg"));
+  assert.equal(completed.get("README.md"), more.get("README.md"));
+  assert.match(
+    completed.get("docs/performance.md")!,
+    / 2026-11-28 +\|[^]* 2026-11-27, for what was not measured later[^]* 2026-11-25, for what/,
+  );
   await write("bench/results/pytorch_a_cpu.json", pytorch);
   await assert.rejects(
     filesFromResults(at),
