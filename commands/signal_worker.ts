@@ -45,7 +45,7 @@ function receive(signal: Deno.Signal): void {
   interrupt(signal);
 }
 
-/** Tells the main thread, and the user, who is told once although SIGTERM may follow SIGCONT. */
+/** Reports a signal to the main thread, and the first one to the user: SIGTERM may follow SIGCONT. */
 function interrupt(signal: Deno.Signal): void {
   const text = notice;
   notice = "";
@@ -63,8 +63,8 @@ function interrupt(signal: Deno.Signal): void {
 const LOOK_MS = 50, STOPPED_MS = 250;
 
 /**
- * Listens for the SIGCONT that `mpirun` and `srun` send before SIGTERM, lest ranks are stopped: a rank that was not stopped
- * learns from it that it is to end, under `mpirun` a second or more before SIGTERM.
+ * Listens for the SIGCONT that `mpirun` and `srun` send before SIGTERM, which wakes ranks that are stopped. To a rank that
+ * was not stopped it means that it must end, under `mpirun` a second or more before SIGTERM.
  */
 function listenForLauncher(): void {
   let lookedMs = performance.now(), stoppedMs = -Infinity;

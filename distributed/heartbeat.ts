@@ -84,7 +84,7 @@ export interface Failure {
    * `ending`: the launcher ends the ranks already. `reachable`: it can be asked to end them. `unreachable`: it may not reach
    * all, as one does not answer, and the link to its host may be down.
    */
-  readonly launcher: "ending" | "reachable" | "unreachable";
+  readonly launcherState: "ending" | "reachable" | "unreachable";
 }
 
 /** The values of `SHARED` that a rank sends to others. */
@@ -180,7 +180,7 @@ export class Heartbeat {
       return {
         sentence: `Cannot continue as every rank must answer within ${limit}: ` +
           `${namesOf(silent)} silent`,
-        launcher: isEnding ? "ending" : "unreachable",
+        launcherState: isEnding ? "ending" : "unreachable",
       };
     }
     if (this.#rank > 0 || !isIdle || this.#idleMs <= own.limitMs) return undefined;
@@ -192,7 +192,7 @@ export class Heartbeat {
         (working.length > 0
           ? `${namesOf(working)} not done with ${part} part`
           : "all ranks wait for each other"),
-      launcher: "reachable",
+      launcherState: "reachable",
     };
   }
 

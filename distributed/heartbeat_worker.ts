@@ -67,7 +67,7 @@ const flag = new Int32Array(new ArrayBuffer(4)), status = new Int32Array(new Arr
 const unanswered = new Set<number>();
 /** Whether this rank itself has failed. */
 let hasFailed = false;
-/** Whether it only waits for others to end, which daemons are told later than ranks beside mpirun. */
+/** Whether it is done and waits for its launcher: `mpirun` ends the ranks of its daemons later than those beside it. */
 let isClosed = false;
 let last = performance.now();
 
@@ -124,19 +124,19 @@ function followFailed(failed: number): void {
 }
 
 /** Ends all ranks. If some cannot be reached, those of this host and its launcher, which would wait for them. */
-function end({ sentence, launcher: state }: Failure): void {
+function end({ sentence, launcherState }: Failure): void {
   clearInterval(timer);
   const own = rank > 0 ? `rank ${rank}: ` : "";
   Deno.stderr.writeSync(new TextEncoder().encode(`Error: ${own}${sentence}\n`));
   for (const other of partnersOf({ rank, size })) send(other, FAILED);
   sleep(FORWARD_MS);
-  if (state === "unreachable" && !isOneHost && launcher !== undefined) {
+  if (launcherState === "unreachable" && !isOneHost && launcher !== undefined) {
     for (let i = 0; i < 2; i++) { // as Ctrl-C, and Ctrl-C again
       signalLauncher(SIGTERM);
       sleep(FORWARD_MS);
     }
   } else {
-    if (state !== "ending") {
+    if (launcherState !== "ending") {
       mpi.MPI_Abort(world, 1);
       sleep(PATIENT_MS);
     }
@@ -174,7 +174,7 @@ parentPort!.on("message", (message: HeartbeatMessage) => {
     hasFailed = true;
     const reason = printable(message.reason.split("\n")[0]!, LONGEST_REASON);
     const sentence = `Cannot let the other ranks wait as this one has failed: ${reason}`;
-    setTimeout(() => end({ sentence, launcher: "reachable" }), LEAVE_MS);
+    setTimeout(() => end({ sentence, launcherState: "reachable" }), LEAVE_MS);
     return;
   }
   clearInterval(timer);

@@ -91,7 +91,7 @@ export class F16Wire {
   }
 }
 
-// Loops over all numbers are functions of their own: V8 compiles these, and hardly those of a function that waits.
+// Loops over all numbers are separate functions: V8 compiles these well, and hardly the loops of a function that awaits.
 
 /** The largest magnitude of numbers with what is left of them; NaN if one is. */
 function largestOf(values: Float32Array, rest: Float32Array, scale: number): number {

@@ -13,7 +13,7 @@ Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", ()
   assert.deepEqual(heartbeat.pass(1000, ALONE), {
     sentence: "Cannot continue as every rank must answer within 4 s (--timeout): " +
       "ranks 1, 3 are silent",
-    launcher: "unreachable",
+    launcherState: "unreachable",
   });
   for (const rank of [1, 3]) heartbeat.received(rank, { calls: 1, waiting: 1 });
   assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
@@ -47,7 +47,7 @@ Deno.test("Heartbeat.pass() names the ranks for which the others wait when a ste
   assert.deepEqual(passSecond([1, 4, 4]), {
     sentence: "Cannot continue as a step must make progress within 2 s (--timeout): " +
       "ranks 2, 3 are not done with their own part",
-    launcher: "reachable",
+    launcherState: "reachable",
   });
 });
 
@@ -72,10 +72,10 @@ Deno.test("Heartbeat.pass() names silent ranks sooner while the launcher may be 
   assert.deepEqual(heartbeat.pass(1, ALONE), {
     sentence: "Cannot continue as every rank must answer within 5 s when the ranks are ended: " +
       "rank 2 is silent",
-    launcher: "ending",
+    launcherState: "ending",
   });
   for (const rank of [1, 2]) heartbeat.received(rank, ALONE);
-  assert.equal(heartbeat.pass(10_000, ALONE)!.launcher, "ending");
+  assert.equal(heartbeat.pass(10_000, ALONE)!.launcherState, "ending");
   for (const rank of [1, 2]) heartbeat.received(rank, ALONE); // the ranks were only stopped, and continue
   assert.equal(heartbeat.pass(60_000, ALONE), undefined);
 });
