@@ -269,7 +269,7 @@ export class BatchingEngine implements Engine {
         let sinceMs = performance.now();
         const results = download(device, ...this.#resultsOf(chunk));
         results.catch(() => {}); // begin() may throw before they are awaited
-        if (device.provider === "native") this.#pace.computed(chunk, sinceMs); // it has waited for the device
+        if (device.provider === "native") this.#pace.computed(chunk, sinceMs); // download() has waited for it
         const next = this.#begin();
         sinceMs = performance.now();
         const arrays = await results;

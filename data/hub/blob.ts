@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { fstatSync, fsyncSync, ftruncateSync, renameSync, rmSync, statSync } from "node:fs";
+import { fstatSync, fsyncSync, renameSync, rmSync, statSync, truncateSync } from "node:fs";
 import { dirname } from "node:path";
 import { openFile, readChunks, shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
@@ -96,7 +96,7 @@ async function complete(
     try {
       const response = await requestFrom(session, file, done);
       if (response.status !== 206) { // the server knows no ranges
-        ftruncateSync(handle, 0);
+        truncateSync(path); // by its name: on Windows a handle for appending cannot do it
         done = 0;
       }
       for await (const chunk of chunksOf(session, response)) {
