@@ -25,6 +25,12 @@ const GROWTH = 1.05, MOST_GROWTH = 2.5;
 /** Tokens that a model draws in `CHUNK_MS`, before anything was measured. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
+/**
+ * Steps of a chunk that is not the first, at least. A host without a free core waits tens of milliseconds for any chunk,
+ * which would seem to be the time of its steps, and make chunks shorter until they have one.
+ */
+const LEAST_STEPS = { gpu: 8, cpu: 1 };
+
 /** Passes that read known tokens, per chunk, at most. */
 const MOST_READS = 16;
 
@@ -49,6 +55,7 @@ export interface PaceOptions {
 export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by the logarithm of the number of rows
   readonly #firstStepMs: number;
+  readonly #leastSteps: number;
   readonly #pauses: boolean;
   readonly #leastChunkMs: number;
   #chunkMs: number;
@@ -61,7 +68,9 @@ export class Pace {
   ) {
     this.#pauses = !isCpu && provider === "native";
     this.#leastChunkMs = this.#chunkMs = chunkMs;
-    this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
+    const kind = isCpu ? "cpu" : "gpu";
+    this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[kind];
+    this.#leastSteps = LEAST_STEPS[kind];
   }
 
   /** Milliseconds of a step that draws a token of every row. */
@@ -83,7 +92,9 @@ export class Pace {
     { isFirst, logprobs, left }: { isFirst: boolean; logprobs: boolean; left: number },
   ): number {
     const stepMs = this.#stepOf(rows);
-    const count = Math.ceil(this.#chunkMs / stepMs / (isFirst ? 4 : 1));
+    const count = isFirst
+      ? Math.ceil(this.#chunkMs / stepMs / 4)
+      : Math.max(this.#leastSteps, Math.ceil(this.#chunkMs / stepMs));
     const withRest = (left - count) * stepMs < READ_BACK_MS ? left : count;
     return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, withRest));
   }

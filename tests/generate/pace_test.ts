@@ -58,3 +58,13 @@ Deno.test("Pace has longer chunks for a host that is always late, up to a bound"
   const { tokens } = learned({ stepMs: 0.4, readMs: 1.5, late: 1 });
   assert.ok(tokens >= 80 && tokens <= 120, `${tokens} of 100`);
 });
+
+Deno.test("Pace has eight steps in a chunk at least, however long a busy host waits for any", () => {
+  const pace = new Pace({ isCpu: false, provider: "native" });
+  for (let i = 0, now = 0; i < 100; i++) {
+    const steps = pace.tokens(1, LATER), sinceMs = now;
+    now += 50;
+    pace.computed({ steps, rows: 1, reads: 0, sinceMs }, sinceMs, now);
+  }
+  assert.equal(pace.tokens(1, LATER), 8);
+});
