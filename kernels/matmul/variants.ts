@@ -16,7 +16,8 @@ export interface OutputTile {
   readonly GROUPS: number;
   /**
    * Workgroups that a core runs at the same time. The tuner measures the tile only for products that occupy nearly all
-   * cores of a large GPU with a single round of workgroups, without splitting K. Without it, for every product.
+   * cores of a large GPU with a single round of workgroups, without splitting K, and the largest tile for all large
+   * products, too. Without it, for every product.
    */
   readonly perCore?: number;
 }
@@ -34,8 +35,8 @@ export const TILES: Readonly<Record<string, OutputTile>> = {
   "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, BY_COLUMNS: false, GROUPS: 1 },
   "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1 },
   "64x64 by 2": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 2, perCore: 2 },
-  "128x64": { X: 8, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1, perCore: 3 },
-  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1 },
+  "128x96": { X: 8, Y: 16, ROWS: 2, COLUMNS: 3, BY_COLUMNS: true, GROUPS: 1, perCore: 2 },
+  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, BY_COLUMNS: true, GROUPS: 1, perCore: 1 },
 };
 
 /** A tile of y, which the subgroups of a workgroup compute: constants of matrices.wgsl, and its speed. */
@@ -188,13 +189,13 @@ export function variantsToMeasure(
   limits: Limits,
 ): string[] {
   const largest = TILES[LARGEST]!, invocations = largest.X * largest.Y;
-  const withLargest = (batch ?? 1) * M * N * K >= LARGE_PRODUCT &&
-    invocations <= limits.maxComputeInvocationsPerWorkgroup &&
+  const allowsLargest = invocations <= limits.maxComputeInvocationsPerWorkgroup &&
     invocations <= limits.maxComputeWorkgroupSizeX &&
     tileBytes(largest) <= limits.maxComputeWorkgroupStorageSize;
+  const isLarge = (batch ?? 1) * M * N * K >= LARGE_PRODUCT;
   return tileVariants({ M, N, K, batch }).filter(({ tile, splits }) =>
-    (withLargest || tile !== largest) &&
-    (tile.perCore === undefined || splits === 1 &&
+    (allowsLargest || tile !== largest) &&
+    (tile.perCore === undefined || tile === largest && isLarge || splits === 1 &&
         fillsRound(tile.perCore, workgroupsOf(tile, { M, N }) * (batch ?? 1)))
   ).map(({ name }) => name);
 }

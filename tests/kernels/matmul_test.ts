@@ -280,7 +280,8 @@ for (const { dtype, ...shape } of FEW_ROWS) {
 
 // tiles with clamped edges; K no multiple of a step, in whole steps, or split
 for (
-  const [variant, K] of [
+  const [variant, K, type] of [
+    ["128x96/1", 140, "f16"], // an invocation has three vectors of columns
     ["64x64/1", 140],
     ["64x64/1", 144],
     ["64x64/2", 140],
@@ -289,7 +290,7 @@ for (
     ["128x256/2", 140],
   ] as const
 ) {
-  for (const dtype of REAL_TYPES) {
+  for (const dtype of type ? REAL_TYPES.filter((real) => real === type) : REAL_TYPES) {
     for (const { layout, ...transposed } of LAYOUTS) {
       Deno.test({
         name: `matmul() ${layout} in tiles ${variant} along ${K} matches the reference in ${dtype}`,
@@ -420,7 +421,7 @@ Deno.test("variantsToMeasure() has the largest tile only for large products on d
     new Set(variantsToMeasure(product, on).map((name) => name.split("/")[0]!));
   const others = new Set(["64x64 of 128", "64x64"]);
   assert.deepEqual(tilesOf(large, limits), new Set([...others, "128x256"]));
-  assert.deepEqual(tilesOf(small, limits), new Set([...others, "128x64"]));
+  assert.deepEqual(tilesOf(small, limits), new Set([...others, "128x96"]));
   const batch = variantsToMeasure({ ...small, batch: 16 }, limits);
   assert.deepEqual(batch, ["64x64 of 128/1", "64x64/1", "128x256/1"]); // K of a batch is not split
   for (const [name, limit] of Object.entries(limits)) {
@@ -431,10 +432,10 @@ Deno.test("variantsToMeasure() has the largest tile only for large products on d
 Deno.test("variantsToMeasure() has tiles for a single round of workgroups where they occupy nearly all cores", () => {
   const limits = device.gpu.limits;
   const offered = (M: number, K: number, N: number) =>
-    variantsToMeasure({ M, K, N }, limits).filter((name) => /^(64x64 by 2|128x64)\//.test(name));
+    variantsToMeasure({ M, K, N }, limits).filter((name) => /^(64x64 by 2|128x96|128x256)\//.test(name));
   assert.deepEqual(offered(4096, 768, 256), ["64x64 by 2/1"]);
-  assert.deepEqual(offered(4096, 256, 768), ["128x64/1"]);
-  assert.deepEqual(offered(4096, 256, 1024), []);
+  assert.deepEqual(offered(4096, 256, 768), ["128x96/1"]);
+  assert.deepEqual(offered(4096, 256, 1024), ["128x256/1"]);
   assert.deepEqual(offered(2048, 768, 512), ["64x64 by 2/1"]);
 });
 
