@@ -432,7 +432,9 @@ Deno.test("variantsToMeasure() has the largest tile only for large products on d
 Deno.test("variantsToMeasure() has tiles for a single round of workgroups where they occupy nearly all cores", () => {
   const limits = device.gpu.limits;
   const offered = (M: number, K: number, N: number) =>
-    variantsToMeasure({ M, K, N }, limits).filter((name) => /^(64x64 by 2|128x96|128x256)\//.test(name));
+    variantsToMeasure({ M, K, N }, limits).filter((name) =>
+      /^(64x64 by 2|128x96|128x256)\//.test(name)
+    );
   assert.deepEqual(offered(4096, 768, 256), ["64x64 by 2/1"]);
   assert.deepEqual(offered(4096, 256, 768), ["128x96/1"]);
   assert.deepEqual(offered(4096, 256, 1024), ["128x256/1"]);
