@@ -3,6 +3,7 @@ import { decodeBenches } from "./generate.ts";
 import { kernelBenches, muonBench } from "./kernels.ts";
 import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { createDecoder } from "../generate/decoder.ts";
+import { Slots } from "../generate/slots.ts";
 import { attentionWeights } from "../kernels/attention/weights.ts";
 import type { Device } from "../kernels/device.ts";
 import { dryDevice } from "../kernels/dry_device.ts";
@@ -70,6 +71,7 @@ function machine(
     maxComputeWorkgroupSizeX: 1024,
     maxComputeWorkgroupStorageSize: 48 * 2 ** 10,
     maxComputeWorkgroupsPerDimension: 65535,
+    maxStorageBuffersPerShaderStage: isCpu ? 8 : 16,
     minStorageBufferOffsetAlignment: 256,
   };
   const device: Partial<Device> = {
@@ -138,6 +140,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     record(program, makerOn(device));
     return [program];
   });
+  const quantize = "int8" as const;
   const precisions = device.features.has("shader-f16") ? ["f16", "f32"] as const : ["f32"] as const;
   const ofInspection = precisions.map((dtype) => (device: Device) => {
     const program = new Program(device), make = makerOn(device), [T, NH, HS] = [8, 2, 32];
@@ -188,6 +191,18 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
           repetitionWindow: 0,
         },
       });
+    }
+    // a server's texts: from one row to as many as have the launches of a batch
+    for (const gpt of [model, rotary, createGpt(device, model.config, { precision, quantize })]) {
+      new Slots(gpt, {
+        slots: 64,
+        maxTokens: 64,
+        drawRows: [1, 8, 64],
+        readRows: [1],
+        batchInvariant: true,
+        penalties: true,
+        logprobs: true,
+      }).recordReading();
     }
     return steps.map(({ program }) => program);
   });
