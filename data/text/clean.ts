@@ -76,7 +76,7 @@ function readDocument(block: Block, i: number): string | Conversation {
     const at = bytes.findIndex((byte, i) => byte !== replaced[i]);
     throw refuse("UTF-8", at, `; ${TO_UTF8}`);
   }
-  let text = bytes.toString();
+  let text = bytes.toString().replace(/^\ufeff/, ""); // of a file that was appended to another
   if (isJson) {
     const found = inRow(record, () => {
       const row = parseRow(text, placeUnit === "line" ? ONE_PER_LINE : undefined);

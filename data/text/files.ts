@@ -108,6 +108,7 @@ async function expand(spec: string): Promise<string[]> {
   const { default: picomatch } = await load("picomatch");
   const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
   const { base, glob } = picomatch.scan(pattern);
+  if (glob === "") return [spec]; // a bracket without its other end is no pattern
   const directory = base || ".", matches = picomatch(glob);
   const names = attempt(
     spec,

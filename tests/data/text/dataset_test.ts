@@ -63,6 +63,7 @@ Deno.test("openDataset() reads text, JSON, CSV and TSV, packed and unpacked", as
       // as parallel packers write it
       ["parts.TXT.GZ", join2(gzip(TEXT.slice(0, 10)), gzip(""), gzip(TEXT.slice(10)))],
       ["a.jsonl", LINES],
+      ["joined.jsonl", LINES.replaceAll(/^(?=.)/gm, "\ufeff")],
       ["a.ndjson", LINES.replaceAll("\n", "\r\n\n")],
       ["a.json.gz", gzip(`\ufeff${LINES.trim()}`)],
       ["a.json", ARRAY],
@@ -312,6 +313,9 @@ Deno.test("openDataset() reads the files of a pattern, sorted, as one data set",
   assert.deepEqual(await read([join(folder, "*.txt")]), ["a", "b", "c", "x"]);
   await assert.rejects(read([join(folder, "*.md")]), {
     message: `Cannot read data file ${join(folder, "*.md")}: no file matches it`,
+  });
+  await assert.rejects(read([join(folder, "x[.txt")]), {
+    message: `Cannot read data file ${join(folder, "x[.txt")}: there is no such file`,
   });
 });
 
