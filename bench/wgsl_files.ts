@@ -5,9 +5,9 @@ export interface WgslFile {
   /** From the root of the repository. */
   readonly path: string;
   /** Whether it is valid WGSL only together with others. */
-  readonly isFragment: boolean;
+  readonly needsOthers: boolean;
   /**
-   * Its text with loops unrolled; if it is a fragment, together with the files that its line 2 names.
+   * Its text with loops unrolled; if it needs others, together with the files that its line 2 names.
    */
   readonly code: string;
 }
@@ -15,7 +15,7 @@ export interface WgslFile {
 const ROOT = new URL("../", import.meta.url);
 
 /**
- * Every WGSL file of kernels/. Line 2 of a fragment says `Needs what() from ../path.wgsl`, followed by
+ * Every WGSL file of kernels/. Line 2 of a file that needs others says `Needs what() from ../path.wgsl`, followed by
  * `with value = f32` if constants of that file must differ.
  */
 export function wgslFiles(folder = "kernels/"): WgslFile[] {
@@ -25,12 +25,12 @@ export function wgslFiles(folder = "kernels/"): WgslFile[] {
     if (!name.endsWith(".wgsl")) return [];
     const text = readText(path), line = text.split("\n")[1]!;
     // unrolled, because Naga requires the lane of a subgroupBroadcast() to be a constant
-    if (needsOf(path).length === 0) return [{ path, isFragment: false, code: unroll(text) }];
+    if (needsOf(path).length === 0) return [{ path, needsOthers: false, code: unroll(text) }];
     const constants = [...line.matchAll(/(\w+) = ([\w<>]+)/g)].map((
       [, name, value],
     ) => [name, value]);
     const code = unroll(specialize(withNeeds(path), Object.fromEntries(constants) as Constants));
-    return [{ path, isFragment: true, code }];
+    return [{ path, needsOthers: true, code }];
   });
 }
 
