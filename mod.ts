@@ -14,6 +14,7 @@
  */
 
 // Train: text, its tokens and a run. `train()` is the whole way, of which the rest are parts and what they report.
+export type { Texts } from "./train/given_documents.ts";
 export { train, type TrainEvent } from "./train/train.ts";
 export {
   type Option as TrainOption,

@@ -1,8 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { countAnswers } from "../data/tokens/token_dataset.ts";
-import { conversationsOf, type Documents, documentsOf } from "../data/text/documents.ts";
-import type { Conversation } from "../data/text/conversations.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
@@ -15,7 +13,6 @@ import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { quoted } from "../files/printable.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -23,14 +20,10 @@ import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
+import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
-import {
-  DEFAULT_OPTIONS,
-  type ResolvedOptions,
-  tokensPerStepOf,
-  type TrainOptions,
-} from "./options.ts";
+import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import {
   cacheBeside,
   finishSetup,
@@ -42,6 +35,7 @@ import {
   openDeviceFor,
   type Run,
   type Setup,
+  type Workplace,
 } from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
 import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
@@ -56,10 +50,17 @@ import {
 } from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
+import { noticesOfRanks } from "./rank_notices.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./retention.ts";
-import { checkRunDirectory, moveAside, moveBack, openRunDirectory } from "./run_directory.ts";
-import { hasResiduals, restore } from "./state.ts";
+import {
+  checkRunDirectory,
+  moveAside,
+  moveBack,
+  openRunDirectory,
+  type RunDirectory,
+} from "./run_directory.ts";
+import { restore, type Resumed } from "./state.ts";
 import type { TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
@@ -115,44 +116,35 @@ export async function* train(
       transport?: Transport;
       signal?: AbortSignal;
       /** Documents to train on, all texts or all conversations, in place of `data`; they are held in memory. */
-      texts?: Iterable<string | Conversation> | AsyncIterable<string | Conversation>;
+      texts?: Texts;
       /** Documents to validate with, in place of `validationData`; they are held in memory. */
-      validationTexts?: Iterable<string | Conversation> | AsyncIterable<string | Conversation>;
+      validationTexts?: Texts;
       /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
       environment?: HubOptions["environment"];
     } = {},
 ): AsyncGenerator<TrainEvent> {
   const since = performance.now();
   using resources = new DisposableStack();
-  let record: RunRecord | undefined;
-  let joined: Transport | undefined; // until no other rank waits for this one
-  let rank = 0;
-  let opened = givenDevice;
-  let reason = "its training was stopped";
+  const opened: Opened = { device: givenDevice };
+  let rank = 0, reason = "its training was stopped";
   try {
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
     const { distributed = DEFAULT_OPTIONS.distributed, timeout = DEFAULT_OPTIONS.timeout } = wanted;
     const placement = givenTransport ?? (distributed === "off" ? undefined : placementOf());
     rank = placement?.rank ?? 0;
     if (dryRun && rank > 0) return; // rank 0 estimates for all
-    const transport = joined = dryRun
+    const transport = opened.transport = dryRun
       ? dryTransport(placement?.size ?? 1)
       : givenTransport ?? openTransport(distributed, { timeout });
+    const leave = async () => {
+      if (!givenTransport) await transport.close();
+      delete opened.transport;
+    };
     if (rank === 0) { // which decides for all, and ends all
       checkNames(wanted);
       validateOptions(wanted);
       checkRates(wanted);
-      if (texts !== undefined && wanted.data !== undefined) {
-        throw new UserError(
-          "Cannot train on texts and data as only one must be given: both are given",
-        );
-      }
-      if (validationTexts !== undefined && wanted.validationData !== undefined) {
-        throw new UserError(
-          "Cannot validate with validationTexts and validationData as only one must be given: " +
-            "both are given",
-        );
-      }
+      checkGivenOnce({ ...wanted, texts, validationTexts });
     }
     if (!dryRun && transport.size > 1) await checkSameCode(transport);
     const documents = await givenDocuments("the given text", texts, signal);
@@ -161,139 +153,177 @@ export async function* train(
       validationTexts,
       signal,
     );
+    const given = { out, transport, documents, validationDocuments };
     if (rank > 0) { // rank 0 reports for all
       const gpu = await providerOf(transport);
-      const device = opened ??= resources.adopt(
+      const device = opened.device ??= resources.adopt(
         await openDevice({ gpu }),
         (device) => device.destroy(),
       );
-      const hub = environment ? { environment } : {};
-      await follow(transport, { device, out, hub, documents, validationDocuments });
-      if (!givenTransport) await transport.close();
-      joined = undefined;
-      return;
+      await follow(transport, { ...given, device, hub: environment ? { environment } : {} });
+      return await leave();
     }
-    if (dryRun) checkRunDirectory(out);
-    const aside = wanted.fresh && !dryRun ? moveAside(out) : undefined;
-    if (aside) resources.defer(() => moveBack(aside, out)); // unless something was saved in its place
-    const directory = dryRun
-      ? undefined
-      : resources.adopt(openRunDirectory(out), (directory) => directory.close());
     const hub = dryRun ? { environment: offline(environment) } : environment ? { environment } : {};
-    // --fresh would move the checkpoints aside
-    const checkpoint = dryRun && wanted.fresh
-      ? undefined
-      : yield* findCheckpoint({ out, hub, signal }, wanted);
-    const device = opened ??= resources.adopt(
-      yield* openDeviceFor(wanted, checkpoint),
-      (device) => device.destroy(),
-    );
-    if (transport.size > 1) await providerOf(transport, device);
-    const place = {
-      device,
-      out,
-      directory,
-      signal,
-      hub,
-      transport,
-      documents,
-      validationDocuments,
-    };
-
-    const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
-    const chosen = yield* makeSetup(place, wanted, checkpoint);
-    const corpus = resources.adopt(yield* openCorpus(place, chosen), (corpus) => corpus.close());
-    const setup = yield* fittingTo(chosen, corpus);
-    const { minutes } = setup.given, done = secondsBefore(out, setup);
-    const seconds = () => done + (performance.now() - since) / 1000;
-    const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();
-    const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
-    const run = yield* finishSetup(place, sized, corpus), { share } = run;
-    if (checkpoint && !ours && share.start.step > run.options.steps) {
-      throw new UserError(
-        `Cannot continue ${checkpoint.path} as --steps must be above its ${share.start.step}: ` +
-          `current value is ${run.options.steps}`,
-      );
-    }
-    if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-    for (const message of noticesOfRanks(run)) yield { kind: "notice", message };
-    if (transport.size > 1) {
-      yield { kind: "notice", message: describeDevices(await devicesOf(transport, device)) };
-    }
-    yield startOf(run);
-    if (!directory) return yield* estimateRun(run);
-    directory.checkRoom(plannedSaves(run));
-    yield* noticesOf(directory);
-
-    const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
-    const trainStep = resources.use(yield* recordStep(run, gpt));
-    const histograms = run.options.histogramEvery > 0
-      ? resources.use(createHistograms(gpt, trainStep))
-      : undefined;
-    const evaluator = resources.adopt(
-      createEvaluation(run, gpt),
-      (evaluator) => evaluator.destroy(),
-    );
-    if (await hasAborted(signal)) throw signal!.reason;
-
-    if (wanted.resumeFrom !== undefined) directory.moveLaterAside(share.start.step);
-    const { tensorboard } = run.options;
-    record = await openRecord(directory, share.start.step, { tensorboard });
-    if (share.start.step <= run.options.steps) { // else there is nothing to do
-      record.note([{
-        kind: "start",
-        step: share.start.step,
-        ...costOf(run.config, run),
-        device: device.name,
-        memoryBytes: run.memory.total,
-        options: run.options,
-      }]);
-    }
-    if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
-    yield* noticesOf(directory);
-    const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
-    setParameters(run, { gpt, trainStep, outer });
-    if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
-    outer?.start();
-    let hasFailed = false;
-    try {
-      yield* steps({
-        ...run,
-        seconds,
-        secondsLeft,
-        directory,
-        record,
-        gpt,
-        trainStep,
-        outer,
-        ...(histograms ? { histograms } : {}),
-        async evaluate() {
-          await announce(transport, { kind: "evaluation" });
-          return await evaluator.run({ signal });
-        },
-        bestLoss: ours?.state.bestValidationLoss ?? null,
-        ...(ours ? { path: ours.path } : {}),
-      });
-    } catch (error) {
-      hasFailed = true; // the others may be in the midst of a step
-      throw error;
-    } finally {
-      if (!hasFailed) { // also if the consumer has stopped
-        await announce(transport, { kind: "end" });
-        if (!givenTransport) await transport.close();
-        joined = undefined;
-      }
-    }
+    yield* lead({ ...given, signal, hub }, wanted, { since, resources, opened, leave });
   } catch (thrown) {
-    const error = await causeOf(thrown, opened);
-    record?.noteError(error);
+    const error = await causeOf(thrown, opened.device);
+    opened.record?.noteError(error);
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
     if (error instanceof Error) reason = sentenceOf(error);
     if (rank > 0) throw withRank(rank, error);
     if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;
   } finally {
-    joined?.leave(reason);
+    opened.transport?.leave(reason);
+  }
+}
+
+/** What a training has opened, for the case that it fails. */
+interface Opened {
+  device?: Device | undefined;
+  record?: RunRecord;
+  /** Until no other rank waits for this one. */
+  transport?: Transport;
+}
+
+/** How long a training lives, and what ends with it. */
+interface Lifetime {
+  /** Time at which it began, see `performance.now()`. */
+  readonly since: number;
+  readonly resources: DisposableStack;
+  readonly opened: Opened;
+  /** Leaves the other ranks in peace: none of them waits for this one. */
+  readonly leave: () => Promise<void>;
+}
+
+/** The training of rank 0, which decides, reports and saves for all. */
+async function* lead(
+  given: Omit<Workplace, "device" | "directory">,
+  wanted: Partial<TrainOptions>,
+  lifetime: Lifetime,
+): AsyncGenerator<TrainEvent> {
+  const { out, transport, hub, signal } = given, { resources, opened, since } = lifetime;
+  const { dryRun = false } = wanted;
+  if (dryRun) checkRunDirectory(out);
+  const aside = wanted.fresh && !dryRun ? moveAside(out) : undefined;
+  if (aside) resources.defer(() => moveBack(aside, out)); // unless something was saved in its place
+  const directory = dryRun
+    ? undefined
+    : resources.adopt(openRunDirectory(out), (directory) => directory.close());
+  // --fresh would move the checkpoints aside
+  const checkpoint = dryRun && wanted.fresh
+    ? undefined
+    : yield* findCheckpoint({ out, hub, signal }, wanted);
+  const device = opened.device ??= resources.adopt(
+    yield* openDeviceFor(wanted, checkpoint),
+    (device) => device.destroy(),
+  );
+  if (transport.size > 1) await providerOf(transport, device);
+  const place = { ...given, device, directory };
+
+  const chosen = yield* makeSetup(place, wanted, checkpoint);
+  const corpus = resources.adopt(yield* openCorpus(place, chosen), (corpus) => corpus.close());
+  const setup = yield* fittingTo(chosen, corpus);
+  const { minutes } = setup.given, done = secondsBefore(out, setup);
+  const seconds = () => done + (performance.now() - since) / 1000;
+  const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();
+  const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
+  const run = yield* finishSetup(place, sized, corpus), { start } = run.share;
+
+  const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
+  if (checkpoint && !ours && start.step > run.options.steps) {
+    throw new UserError(
+      `Cannot continue ${checkpoint.path} as --steps must be above its ${start.step}: ` +
+        `current value is ${run.options.steps}`,
+    );
+  }
+  if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
+  for (const message of noticesOfRanks(run)) yield { kind: "notice", message };
+  if (transport.size > 1) {
+    yield { kind: "notice", message: describeDevices(await devicesOf(transport, device)) };
+  }
+  yield startOf(run);
+  if (!directory) return yield* estimateRun(run);
+  directory.checkRoom(plannedSaves(run));
+  yield* noticesOf(directory);
+  yield* trainModel({ ...run, directory }, {
+    ...lifetime,
+    seconds,
+    secondsLeft,
+    ours,
+    isGoingBack: wanted.resumeFrom !== undefined,
+  });
+}
+
+/** Allocates the model and what trains it, and takes the steps. */
+async function* trainModel(
+  run: Run & { directory: RunDirectory },
+  { resources, opened, leave, seconds, secondsLeft, ours, isGoingBack }: Lifetime & {
+    seconds: () => number;
+    secondsLeft: (() => number) | undefined;
+    /** The checkpoint of this run from which it is resumed. */
+    ours: Resumed | undefined;
+    /** Whether the run may have later checkpoints than that. */
+    isGoingBack: boolean;
+  },
+): AsyncGenerator<TrainEvent> {
+  const { directory, options, transport, signal } = run, { start } = run.share;
+  const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
+  const trainStep = resources.use(yield* recordStep(run, gpt));
+  const histograms = options.histogramEvery > 0
+    ? resources.use(createHistograms(gpt, trainStep))
+    : undefined;
+  const evaluator = resources.adopt(
+    createEvaluation(run, gpt),
+    (evaluator) => evaluator.destroy(),
+  );
+  if (await hasAborted(signal)) throw signal!.reason;
+
+  if (isGoingBack) directory.moveLaterAside(start.step);
+  const { tensorboard } = options;
+  const record = opened.record = await openRecord(directory, start.step, { tensorboard });
+  if (start.step <= options.steps) { // else there is nothing to do
+    record.note([{
+      kind: "start",
+      step: start.step,
+      ...costOf(run.config, run),
+      device: run.device.name,
+      memoryBytes: run.memory.total,
+      options,
+    }]);
+  }
+  if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
+  yield* noticesOf(directory);
+  const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
+  setParameters(run, { gpt, trainStep, outer });
+  if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
+  outer?.start();
+  let hasFailed = false;
+  try {
+    yield* steps({
+      ...run,
+      seconds,
+      secondsLeft,
+      record,
+      gpt,
+      trainStep,
+      outer,
+      ...(histograms ? { histograms } : {}),
+      async evaluate() {
+        await announce(transport, { kind: "evaluation" });
+        return await evaluator.run({ signal });
+      },
+      bestLoss: ours?.state.bestValidationLoss ?? null,
+      ...(ours ? { path: ours.path } : {}),
+    });
+  } catch (error) {
+    hasFailed = true; // the others may be in the midst of a step
+    throw error;
+  } finally {
+    if (!hasFailed) { // also if the consumer has stopped
+      await announce(transport, { kind: "end" });
+      await leave();
+    }
   }
 }
 
@@ -322,42 +352,6 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   if (timed) yield { kind: "time", ...timed, steps, seconds: timed.secondsPerStep * steps };
 }
 
-/**
- * The documents that a program gives; undefined if it gives none.
- *
- * @throws {UserError} if they are not all texts, or all conversations; the reason of `signal` if that aborts.
- */
-async function givenDocuments(
-  name: string,
-  texts: Iterable<string | Conversation> | AsyncIterable<string | Conversation> | undefined,
-  signal: AbortSignal | undefined,
-): Promise<Documents | undefined> {
-  if (texts === undefined) return undefined;
-  const check = (ok: boolean, requirement: string, value: unknown) => {
-    if (ok) return;
-    throw new UserError(
-      `Cannot use ${name} as ${requirement}: current value is ${quoted(value)}`,
-    );
-  };
-  const { [Symbol.iterator]: iterator, [Symbol.asyncIterator]: asyncIterator } = Object(texts);
-  // a single text is an iterable of its characters
-  const isIterable = typeof texts !== "string" && Boolean(iterator ?? asyncIterator);
-  check(isIterable, "it must be an iterable of strings", texts);
-  const strings: string[] = [], conversations: Conversation[] = [];
-  for await (const text of texts) {
-    signal?.throwIfAborted();
-    const number = strings.length + conversations.length + 1;
-    if (typeof text === "string") strings.push(text);
-    else if (Array.isArray(text)) conversations.push(text);
-    else check(false, `text ${number} must be a string, or a list of messages`, text);
-    const isMixed = strings.length > 0 && conversations.length > 0;
-    check(!isMixed, `text ${number} must be of the kind of those before it`, text);
-  }
-  return conversations.length > 0
-    ? conversationsOf(name, conversations)
-    : documentsOf(name, strings);
-}
-
 /** The failure of the device, if an error follows from it: the calls of a lost device throw errors of WebGPU. */
 async function causeOf(error: unknown, device: Device | undefined): Promise<unknown> {
   if (!(error instanceof DOMException)) return error;
@@ -375,44 +369,6 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
   memory: "Try --recompute block, or a smaller --batch-size, --context-length or --preset",
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
-
-/** Sentences about the ranks of a training, if there are several, or were when it was saved, or they exchange weights. */
-function* noticesOfRanks({ options, resumed }: Run): Generator<string> {
-  const { ranks, gradientAccumulation, batchSize, syncEvery } = options;
-  const saved = { syncEvery: 1, ...(resumed?.state.options ?? options) } as ResolvedOptions;
-  const { ranks: before = 1 } = saved;
-  if (ranks > 1 || before > 1 || syncEvery > 1) {
-    yield `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
-      (before === ranks ? "" : `, in place of ${before} up to now`) +
-      `: a step has ${ranks * gradientAccumulation * batchSize} rows` +
-      (syncEvery === 1
-        ? ""
-        : `, and every ${syncEvery} steps ${
-          ranks > 1 ? "weights are exchanged" : "an outer step is taken"
-        }, by DiLoCo`);
-  }
-  if (resumed && !hasResiduals(resumed.state, options)) {
-    if (ranks > 1 && options.wire === "f16") {
-      yield "the error feedback of --wire f16 begins anew, as the checkpoint has none of these ranks";
-    } else if (before > 1 && saved.wire === "f16") {
-      yield "what --wire f16 has rounded away, and not sent yet, is left out";
-    }
-  }
-  if (saved.syncEvery > 1 && syncEvery === 1) {
-    yield "the momentum of the outer optimizer is left out";
-  }
-  if (!resumed || saved.syncEvery === 1) return; // all ranks have the same optimizer
-  const has = 1 + (resumed.state.otherRanks?.length ?? 0), uses = syncEvery === 1 ? 1 : ranks;
-  const named = (first: number, end: number) =>
-    end - first === 1
-      ? `rank ${first}`
-      : `ranks ${first} ${end - first > 2 ? "to" : "and"} ${end - 1}`;
-  if (has < uses) {
-    yield `the optimizer of ${named(has, uses)} begins with the state of rank 0's, as the ` +
-      "checkpoint has no other";
-  }
-  if (has > uses) yield `the state of the optimizer of ${named(uses, has)} is left out`;
-}
 
 /** The event that begins a training. */
 function startOf(
