@@ -5,7 +5,7 @@ import { DataError, TO_UTF8 } from "./data_error.ts";
 import { inRow, parseRow, textIn } from "./rows.ts";
 
 /** The clean documents of a block. */
-export interface CleanBlock {
+export interface CleanBlock extends Pick<Block, "bytesRead"> {
   /** Texts or conversations; the first and the last may be parts of longer texts. */
   readonly documents: readonly (string | Conversation)[];
   /** The place in the file of each document. */
@@ -30,7 +30,7 @@ export interface CleanBlock {
  * @throws {DataError} if a document is not text.
  */
 export function clean(block: Block): CleanBlock {
-  const { ends, continued, open } = block, last = ends.length - 1;
+  const { ends, continued, open, bytesRead } = block, last = ends.length - 1;
   const documents: (string | Conversation)[] = [], places: number[] = [];
   let blank = 0, unanswered = 0;
   for (const [i, place] of block.places.entries()) {
@@ -58,7 +58,7 @@ export function clean(block: Block): CleanBlock {
     (i < ended ? "\0" : "")
   );
   const text = new TextEncoder().encode(texts.join(""));
-  return { documents, places, text, ended, blank, unanswered };
+  return { documents, places, text, ended, blank, unanswered, bytesRead };
 }
 
 /** Reads a document of a block; one that is null is empty. */

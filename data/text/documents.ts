@@ -83,23 +83,37 @@ function inMemory(
   };
 }
 
-/** The blocks of documents, read and cleaned by this thread. */
-async function* cleanBlocks(
+/**
+ * Hands on the blocks of documents, and reports progress and which rows hold no text.
+ *
+ * @param blocks those of `documents`, cleaned and perhaps tokenized.
+ * @throws {UserError} if no row is used; the reason of `signal` if it aborts.
+ */
+export async function* reported<Cleaned extends Omit<CleanBlock, "documents" | "places">>(
   documents: Documents,
+  stage: DataProgress["stage"],
+  blocks: AsyncIterable<Cleaned>,
   { signal, onProgress, onNotice }: ReadOptions,
-): AsyncGenerator<CleanBlock> {
+): AsyncGenerator<Cleaned> {
   const { name, bytes: totalBytes } = documents;
   let rows = 0, blank = 0, unanswered = 0;
-  for await (const block of documents.read()) {
+  for await (const block of blocks) {
+    onProgress?.({ stage, name, doneBytes: block.bytesRead, totalBytes });
+    blank += block.blank;
+    unanswered += block.unanswered;
+    rows += block.blank + block.unanswered + block.ended;
+    yield block;
     signal?.throwIfAborted();
-    onProgress?.({ stage: "reading", name, doneBytes: block.bytesRead, totalBytes });
-    const cleaned = clean(block);
-    blank += cleaned.blank;
-    unanswered += cleaned.unanswered;
-    rows += cleaned.blank + cleaned.unanswered + cleaned.ended;
-    yield cleaned;
   }
   checkRows(documents, { blank, unanswered, rows }, onNotice);
+}
+
+/** The blocks of documents, read and cleaned by this thread. */
+function cleanBlocks(documents: Documents, options: ReadOptions): AsyncGenerator<CleanBlock> {
+  async function* cleaned() {
+    for await (const block of documents.read()) yield clean(block);
+  }
+  return reported(documents, "reading", cleaned(), options);
 }
 
 /**
@@ -150,7 +164,7 @@ const MANY_LINES = 100;
  *
  * @throws {UserError} if no row is used.
  */
-export function checkRows(
+function checkRows(
   { name, lines = 0 }: Documents,
   { blank, unanswered, rows }: { blank: number; unanswered: number; rows: number },
   onNotice: ReadOptions["onNotice"],

@@ -1,16 +1,7 @@
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  fstatSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-} from "node:fs";
+import { fstatSync, fsyncSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { readAt, replaceFile, writeAll, writeSynced } from "../../files/disk.ts";
+import { openFile, readAt, replaceFile, syncDirectory, writeAll } from "../../files/disk.ts";
 import { toJsonBytes } from "../../files/json.ts";
 import { UserError } from "../../files/user_error.ts";
 import { type TokenDataset, tokenDataset, tokensType } from "./token_dataset.ts";
@@ -22,7 +13,8 @@ import type { TokenBlock } from "./tokenize_block.ts";
  *     tokens.bin     the ids, u16 or u32, little-endian, as nanoGPT's
  *     documents.bin  where each document starts among them, f64; read whole: 8 bytes per document
  *     answers.bin    where each answer of conversations starts and ends, f64; read whole: 16 bytes per answer
- *     meta.json      what the tokens were made from, which ids occur, and a checksum per megabyte of the others
+ *     meta.json      what the tokens were made from, which ids occur, and a checksum per megabyte of the others;
+ *                    until these are complete, how far they are recorded
  *
  * Opening large files reads little of them, and yet no damaged token is ever returned: each megabyte is
  * compared with its checksum when it is first read.
@@ -124,12 +116,12 @@ function readMeta(directory: string, origin: About["origin"]): Meta {
 
 /** Opens a file, each megabyte of which is compared with its checksum when it is first read. */
 function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
-  const handle = openSync(path, "r"), { size } = fstatSync(handle);
+  using stack = new DisposableStack();
+  const { handle } = stack.use(openFile(path, "r")), { size } = fstatSync(handle);
   if (size !== bytes) {
-    closeSync(handle);
     throw damaged(path, `it must be ${bytes} bytes long: current length is ${size}`);
   }
-  const isChecked = new Uint8Array(checksums.length);
+  const isChecked = new Uint8Array(checksums.length), opened = stack.move();
   return {
     bytes,
     read(start: number, end: number): Uint8Array<ArrayBuffer> {
@@ -142,7 +134,7 @@ function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
       }
       return readBetween(handle, start, end);
     },
-    [Symbol.dispose]: () => closeSync(handle),
+    [Symbol.dispose]: () => opened.dispose(),
   };
 }
 
@@ -161,32 +153,33 @@ function damaged(path: string, reason: string): UserError {
 export type TokenFileWriter = ReturnType<typeof createTokenFiles>;
 
 /**
- * Creates token files below a directory, or continues those of an earlier process as far as it recorded them in
- * `progress.json`; files that hold less than that are written anew.
+ * Creates token files in a directory, or continues those of an earlier process as far as it recorded them; files that
+ * hold less than that are written anew.
  */
 export function createTokenFiles(
-  parent: string,
+  directory: string,
   { vocabularySize, areConversations }: {
     vocabularySize: number;
     areConversations?: boolean | undefined;
   },
 ) {
-  const directory = join(parent, "files"), progressFile = join(parent, "progress.json");
-  mkdirSync(directory, { recursive: true });
-  rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
   const names = areConversations ? [TOKENS, DOCUMENTS, ANSWERS] : [TOKENS, DOCUMENTS];
-  const paths = names.map((name) => join(directory, name));
-  const handles = paths.map((path) => openSync(path, "a+"));
-  let { blocks, sizes } = readProgress(progressFile) ?? { blocks: 0, sizes: [] };
+  const paths = names.map((name) => join(directory, name)), metaFile = join(directory, META);
+  using stack = new DisposableStack();
+  const handles = paths.map((path) => stack.use(openFile(path, "a+")).handle);
+  let { blocks, sizes } = readProgress(metaFile) ?? { blocks: 0, sizes: [] };
   if (handles.some((handle, i) => !(fstatSync(handle).size >= sizes[i]!))) {
     [blocks, sizes] = [0, names.map(() => 0)];
+    rmSync(metaFile, { force: true }); // of damaged or outdated files
   }
   paths.forEach((path, i) => truncateSync(path, sizes[i]));
-  const Type = tokensType(vocabularySize);
-  const sync = () => handles.forEach((handle) => fsyncSync(handle));
+  const Type = tokensType(vocabularySize), opened = stack.move();
+  /** Makes all that has been appended survive a power cut, and then what describes it. */
+  const write = (meta: unknown) => {
+    handles.forEach((handle) => fsyncSync(handle));
+    replaceFile(metaFile, [toJsonBytes(meta)]);
+  };
   return {
-    /** Where the files are; they are complete once meta.json exists. */
-    directory,
     /** Blocks that an earlier process has appended. */
     done: blocks,
     append({ tokens, starts, answers }: Pick<TokenBlock, "tokens" | "starts" | "answers">) {
@@ -200,14 +193,10 @@ export function createTokenFiles(
       sizes = sizes.map((size, i) => size + parts[i]!.byteLength); // all or none, if a disk is full
       blocks++;
     },
-    /** Makes all that has been appended survive a power cut, and be found by another process. */
-    record() {
-      sync();
-      replaceFile(progressFile, [toJsonBytes({ version: VERSION, blocks, sizes })]);
-    },
+    /** Makes all that has been appended be found by another process. */
+    record: () => write({ version: VERSION, blocks, sizes }),
     /** Completes the files: reads them once more for the checksums and the ids that occur. */
     finish(about: About) {
-      sync();
       const isUsed = new Uint8Array(vocabularySize), files: Record<string, Checksums> = {};
       names.forEach((name, i) => {
         const bytes = sizes[i]!, sums: string[] = [];
@@ -221,19 +210,19 @@ export function createTokenFiles(
       const usedIds = Array.from(isUsed.keys()).filter((id) => isUsed[id]);
       const bytesPerToken = Type.BYTES_PER_ELEMENT;
       const meta: Meta = { version: VERSION, ...about, bytesPerToken, usedIds, files };
-      const json = toJsonBytes({ sha256: sha256(JSON.stringify(meta)), ...meta });
-      writeSynced(join(directory, META), [json]);
+      write({ sha256: sha256(JSON.stringify(meta)), ...meta });
+      syncDirectory(directory);
     },
-    close: () => handles.forEach((handle) => closeSync(handle)),
+    [Symbol.dispose]: () => opened.dispose(),
   };
 }
 
 function readProgress(path: string): { blocks: number; sizes: number[] } | undefined {
   try {
-    const { version, ...progress } = JSON.parse(readFileSync(path, "utf8"));
-    return version === VERSION ? progress : undefined;
+    const { version, blocks, sizes } = JSON.parse(readFileSync(path, "utf8"));
+    return version === VERSION && sizes ? { blocks, sizes } : undefined;
   } catch {
-    return undefined; // a process was killed before it recorded anything
+    return undefined; // no process has recorded anything
   }
 }
 

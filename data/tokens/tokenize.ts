@@ -1,18 +1,13 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { isSystemError, reasonOf, syncDirectory } from "../../files/disk.ts";
+import { isSystemError, reasonOf } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
-import { checkRows, type Documents, type ReadOptions } from "../text/documents.ts";
+import { type Documents, type ReadOptions, reported } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { tokenBlocks } from "./token_blocks.ts";
 import { concatenated, tokenDataset, type Tokens } from "./token_dataset.ts";
-import {
-  createTokenFiles,
-  openTokenFiles,
-  type TokenFileWriter,
-  type TokenizedDocuments,
-} from "./token_file.ts";
+import { createTokenFiles, openTokenFiles, type TokenizedDocuments } from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";
 
 /** How to tokenize documents. */
@@ -34,8 +29,7 @@ const RECORD_MS = 2000;
  * Tokenizes documents, or finds their tokens in the cache.
  *
  * The tokens come in the order of the documents, however many workers there are. With a cache directory
- * the next call resumes work that ended at any point, and writes the same bytes; the token files get their
- * name when they are complete.
+ * the next call resumes work that ended at any point, and writes the same bytes.
  *
  * @throws {UserError} if the documents hold no text, another process tokenizes them, or the cache cannot be
  * written; the reason of `signal` if it aborts.
@@ -57,23 +51,14 @@ export function openCached(
   { tokenizer, cacheDirectory }: Pick<TokenizeOptions, "tokenizer" | "cacheDirectory">,
 ): TokenizedDocuments | undefined {
   if (cacheDirectory === undefined) return undefined;
-  const { path, partial, origin } = placeIn(cacheDirectory, documents, tokenizer);
-  if (!existsSync(path)) return undefined;
-  let files: TokenizedDocuments;
   try {
-    files = openTokenFiles(path, origin);
+    return openTokenFiles(...placeIn(cacheDirectory, documents, tokenizer));
   } catch {
     return undefined; // the files are made anew, whatever is wrong with them
   }
-  try {
-    rmSync(partial, { recursive: true, force: true }); // of a process that was killed after renaming
-  } catch {
-    // it may remain: the cache may be read-only
-  }
-  return files;
 }
 
-/** Where the token files of documents are, where they are made, and what they are made from. */
+/** Where the token files of documents are, and what they are made from. */
 function placeIn(
   cacheDirectory: string,
   { fingerprint, areConversations }: Documents,
@@ -85,8 +70,8 @@ function placeIn(
     : beginOfText === undefined
     ? ""
     : "-begin";
-  const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`);
-  return { path, partial: `${path}.partial`, origin: [fingerprint, hash] as const };
+  const name = `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`;
+  return [join(cacheDirectory, name), [fingerprint, hash]] as const;
 }
 
 function sha256(text: string): string {
@@ -122,11 +107,11 @@ async function tokenizeIntoCache(
   options: TokenizeOptions & { cacheDirectory: string },
 ): Promise<TokenizedDocuments> {
   const { tokenizer, cacheDirectory, signal } = options;
-  const { path, partial, origin } = placeIn(cacheDirectory, documents, tokenizer);
-  let lock: Deno.FsFile | undefined, writer: TokenFileWriter | undefined;
+  const [path, origin] = placeIn(cacheDirectory, documents, tokenizer);
   try {
-    mkdirSync(partial, { recursive: true });
-    lock = Deno.openSync(join(partial, "lock"), { create: true, write: true });
+    mkdirSync(path, { recursive: true });
+    const lockFile = join(path, "lock");
+    using lock = Deno.openSync(lockFile, { create: true, write: true });
     if (!lock.tryLockSync(true)) {
       throw new UserError(
         `Cannot tokenize ${documents.name} as another process is doing so: ` +
@@ -136,33 +121,23 @@ async function tokenizeIntoCache(
     const found = openCached(documents, options); // if another process has just finished
     if (found) return found;
     const { vocabularySize } = tokenizer, { areConversations } = documents;
-    const files = writer = createTokenFiles(partial, { vocabularySize, areConversations });
+    using files = createTokenFiles(path, { vocabularySize, areConversations });
     let recorded = performance.now();
     const about = await readAll(documents, files.done, options, (block) => {
       files.append(block);
-      if (performance.now() - recorded < RECORD_MS) return;
+      if (performance.now() - recorded < RECORD_MS && !signal?.aborted) return;
       files.record();
       recorded = performance.now();
     });
     files.finish({ ...about, origin });
-    files.close(); // before the directory is renamed, which Windows refuses while they are open
-    writer = undefined;
-    syncDirectory(files.directory);
-    rmSync(path, { recursive: true, force: true }); // damaged or outdated files
-    renameSync(files.directory, path);
-    syncDirectory(cacheDirectory);
-    rmSync(partial, { recursive: true, force: true });
+    rmSync(lockFile);
     return { ...openTokenFiles(path, origin), cached: false };
   } catch (error) {
-    if (signal?.aborted) writer?.record();
     if (!isSystemError(error)) throw error;
     throw new UserError(
       `Cannot write token files into ${cacheDirectory} as ${reasonOf(error)}; ` +
         `once that is solved, the same command resumes the work`,
     );
-  } finally {
-    writer?.close();
-    lock?.close();
   }
 }
 
@@ -177,18 +152,13 @@ async function readAll(
   options: TokenizeOptions,
   append: (block: TokenBlock) => void,
 ): Promise<Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">> {
-  const { name, bytes: totalBytes } = documents, { onProgress, onNotice } = options;
-  const hash = createHash("sha256");
-  let blocks = 0, bytes = 0, blank = 0, unanswered = 0, rows = 0;
-  for await (const block of tokenBlocks(documents, done, options)) {
+  const hash = createHash("sha256"), tokenized = tokenBlocks(documents, done, options);
+  let blocks = 0, bytes = 0, unanswered = 0;
+  for await (const block of reported(documents, "tokenizing", tokenized, options)) {
     hash.update(block.text);
     bytes += block.text.length - block.ended;
-    blank += block.blank;
     unanswered += block.unanswered;
-    rows += block.blank + block.unanswered + block.ended;
-    onProgress?.({ stage: "tokenizing", name, doneBytes: block.bytesRead, totalBytes });
     if (blocks++ >= done) append(block);
   }
-  checkRows(documents, { blank, unanswered, rows }, onNotice);
   return { hash: hash.digest("hex"), bytes, unanswered };
 }

@@ -21,8 +21,6 @@ export interface TokenBlock extends Omit<CleanBlock, "documents" | "places"> {
   readonly starts: Uint32Array<ArrayBuffer>;
   /** Of conversations: where each answer begins and ends in `tokens`, by turns. */
   readonly answers: Uint32Array<ArrayBuffer>;
-  /** Bytes of all files read so far. */
-  readonly bytesRead: number;
 }
 
 /** Tokenizes a block. */
@@ -58,7 +56,6 @@ export async function createBlockTokenizer(
     }
     return {
       ...cleaned,
-      bytesRead: block.bytesRead,
       tokens: new Type(ids),
       starts: Uint32Array.from(starts),
       answers: Uint32Array.from(answers),

@@ -1,5 +1,6 @@
+import { UserError } from "../../files/user_error.ts";
 import type { Block } from "../text/blocks.ts";
-import { DataError } from "../text/data_error.ts";
+import type { DataError } from "../text/data_error.ts";
 import { parseTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type BlockTokenizer, createBlockTokenizer, type TokenBlock } from "./tokenize_block.ts";
 
@@ -15,15 +16,18 @@ export type ToWorker =
   | { tokenizer: Partial<Tokenizer>; areConversations: boolean }
   | { block: Block };
 
-/** Messages from a worker. A `DataError` would lose its class on the way, so that its reason is sent. */
-export type FromWorker = { result: TokenBlock } | { reason: string } | { error: unknown };
+/** Messages from a worker. A `UserError` would lose its class on the way, so that its parts are sent. */
+export type FromWorker =
+  | { result: TokenBlock }
+  | { refusal: Pick<UserError, "sentence" | "hint"> & Partial<Pick<DataError, "reason">> }
+  | { error: unknown };
 
 const scope = self as unknown as {
   onmessage: (event: MessageEvent<ToWorker>) => void;
   postMessage(message: FromWorker, transfer?: Transferable[]): void;
 };
 
-let tokenize: Promise<BlockTokenizer> | undefined;
+let tokenize: Promise<BlockTokenizer>;
 
 scope.onmessage = async ({ data }) => {
   try {
@@ -33,11 +37,12 @@ scope.onmessage = async ({ data }) => {
       await tokenize;
       return;
     }
-    const result = (await tokenize!)(data.block);
-    const { text, tokens, starts, answers } = result;
+    const result = (await tokenize)(data.block), { text, tokens, starts, answers } = result;
     scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer, answers.buffer]);
   } catch (error) {
-    scope.postMessage(error instanceof DataError ? { reason: error.reason } : { error });
+    if (!(error instanceof UserError)) return scope.postMessage({ error });
+    const { sentence, hint, reason } = error as DataError;
+    scope.postMessage({ refusal: { sentence, hint, reason } });
   }
 };
 

@@ -178,31 +178,25 @@ for (const [writer, target] of [["directory", "model"], ["file", "model.gguf"]])
 }
 
 Deno.test({
-  name: "tokenizeDocuments() syncs tokens before it records them and before it names the files",
+  name: "tokenizeDocuments() syncs tokens before it records them, and names them complete last",
   ignore,
   async fn() {
-    const operations = await operationsOf("tokens"), partial = "HASH-HASH.partial";
+    const operations = await operationsOf("tokens"), lines = operations.map(text);
     assertSynced(operations);
     let records = 0;
     operations.forEach(({ to }, i) => {
-      if (to !== `${partial}/progress.json`) return;
+      if (to !== "HASH-HASH/meta.json") return;
       records++;
-      const before = operations.slice(0, i);
-      const last = (kind: string, path: string) =>
-        before.findLastIndex((one) => one.kind === kind && one.path === path);
       for (const file of ["tokens.bin", "documents.bin"]) {
-        const path = `${partial}/files/${file}`;
-        assert.ok(
-          last("sync", path) > last("write", path),
-          `${file} is not synced before its record`,
-        );
+        const last = (kind: string) => lines.lastIndexOf(`${kind} HASH-HASH/${file}`, i);
+        assert.ok(last("sync") > last("write"), `${file} is not synced before its record`);
       }
     });
-    assert.ok(records >= 2, `${records} records`);
-    assert.deepEqual(operations.map(text).slice(-3), [
-      `rename ${partial}/files to HASH-HASH`,
-      "sync .",
-      `remove ${partial}`,
+    assert.ok(records >= 3, `${records} records`);
+    assert.deepEqual(lines.slice(-3), [
+      "rename HASH-HASH/.tmp-meta.json-UUID to HASH-HASH/meta.json",
+      "sync HASH-HASH",
+      "remove HASH-HASH/lock",
     ]);
   },
 });

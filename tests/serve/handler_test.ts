@@ -96,8 +96,8 @@ Deno.test("/api/runs says of each run how far it is and in which state", async (
   write("noise", ["\u0000\u0001", "{"]);
   write("resumed", [start(9), '{"kind":"end","step":0,"reason":"steps"}', start(9), step(1)]);
   mkdirSync(join(states, "no-run"));
-  mkdirSync(join(states, "cache", "a.partial"), { recursive: true });
-  Deno.writeTextFileSync(join(states, "cache", "a.partial", "lock"), "");
+  mkdirSync(join(states, "cache", "a"), { recursive: true });
+  Deno.writeTextFileSync(join(states, "cache", "a", "lock"), "");
   const training = openRunDirectory(join(states, "training"));
   try {
     const rows = await json<RunRow[]>("/api/runs");

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import {
@@ -52,16 +53,18 @@ function startsOf(documents: readonly Uint32Array[]): number[] {
   return documents.map(({ length }) => (at += length) - length);
 }
 
+const pathOf = (name: string) => join(directory, name);
+
 function writerOf(name: string, V: number): TokenFileWriter {
-  return createTokenFiles(join(directory, name), { vocabularySize: V });
+  mkdirSync(pathOf(name), { recursive: true });
+  return createTokenFiles(pathOf(name), { vocabularySize: V });
 }
 
 function write(name: string, documents: readonly Uint32Array[], V: number): string {
-  const writer = writerOf(name, V);
+  using writer = writerOf(name, V);
   append(writer, documents, new Random(1), V);
   writer.finish(ABOUT);
-  writer.close();
-  return writer.directory;
+  return pathOf(name);
 }
 
 const FILES = ["tokens.bin", "documents.bin", "meta.json"];
@@ -93,16 +96,20 @@ Deno.test("openTokenFiles() gives the answers of conversations, also of a resume
   const how = { vocabularySize: 300, areConversations: true };
   const tokens = Uint16Array.from({ length: 10 }, (_, i) => i);
   const starts = Uint32Array.of(0, 5), answers = Uint32Array.of(1, 3, 3, 5, 6, 10);
-  const first = createTokenFiles(join(directory, "chat"), how), path = first.directory;
-  first.append({ tokens, starts, answers });
-  first.record();
-  first.append({ tokens, starts, answers });
-  first.close();
-  const second = createTokenFiles(join(directory, "chat"), how);
-  assert.equal(second.done, 1);
-  second.append({ tokens, starts, answers });
-  second.finish({ ...ABOUT, unanswered: 4 });
-  second.close();
+  const path = pathOf("chat");
+  mkdirSync(path);
+  {
+    using first = createTokenFiles(path, how);
+    first.append({ tokens, starts, answers });
+    first.record();
+    first.append({ tokens, starts, answers });
+  }
+  {
+    using second = createTokenFiles(path, how);
+    assert.equal(second.done, 1);
+    second.append({ tokens, starts, answers });
+    second.finish({ ...ABOUT, unanswered: 4 });
+  }
   const files = openTokenFiles(path, ORIGIN);
   const spans = (...places: [number, number][]) => places.map(([start, end]) => ({ start, end }));
   assert.deepEqual([0, 1, 2, 3].map((d) => files.answersOf!(d)), [
@@ -124,23 +131,34 @@ Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the 
   const seed = freshSeed(), random = new Random(seed);
   const V = 1000, documents = randomDocuments(random, V), more = randomDocuments(random, V);
   const whole = contentOf(write("whole", [...documents, ...more], V));
-  let writer = writerOf("parts", V);
-  append(writer, documents, random, V);
-  writer.record();
-  append(writer, randomDocuments(random, V), random, V); // nothing recorded these
-  writer.finish({ ...ABOUT, bytes: 1 });
-  writer.close();
-  writer = writerOf("parts", V);
-  assert.ok(writer.done > 0);
-  append(writer, more, random, V);
-  writer.finish(ABOUT);
-  writer.close();
-  assert.deepEqual(contentOf(writer.directory), whole, `seed ${seed}`);
-  Deno.truncateSync(join(writer.directory, "tokens.bin"), 1); // less than is recorded
-  writer = writerOf("parts", V);
+  {
+    using writer = writerOf("parts", V);
+    append(writer, documents, random, V);
+    writer.record();
+    append(writer, randomDocuments(random, V), random, V); // nothing recorded these
+  }
+  {
+    using writer = writerOf("parts", V);
+    assert.ok(writer.done > 0);
+    append(writer, more, random, V);
+    writer.record();
+    writer.finish(ABOUT);
+  }
+  const path = pathOf("parts");
+  assert.deepEqual(contentOf(path), whole, `seed ${seed}`);
+  {
+    using writer = writerOf("parts", V);
+    assert.equal(writer.done, 0); // what is complete is written anew only if it is damaged
+    append(writer, more, random, V);
+    writer.record();
+  }
+  Deno.truncateSync(join(path, "tokens.bin"), 1); // less than is recorded
+  using writer = writerOf("parts", V);
   assert.equal(writer.done, 0);
-  writer.close();
-  assert.equal(Deno.statSync(join(writer.directory, "documents.bin")).size, 0);
+  assert.deepEqual(
+    ["tokens.bin", "documents.bin"].map((name) => Deno.statSync(join(path, name)).size),
+    [0, 0],
+  );
 });
 
 Deno.test("openTokenFiles() refuses files that are damaged, of another version or of another origin", () => {
@@ -185,14 +203,14 @@ Deno.test("openTokenFiles() refuses files that are damaged, of another version o
 
 Deno.test("openTokenFiles() opens a large file at once, and read() refuses damaged tokens", () => {
   const V = 2 ** 20, megabytes = 66;
-  const writer = writerOf("large", V);
-  const tokens = new Uint32Array(2 ** 18);
-  for (let i = 0; i < megabytes; i++) {
-    writer.append({ tokens: tokens.fill(i), starts: Uint32Array.of(0), answers: NONE });
+  const tokens = new Uint32Array(2 ** 18), path = pathOf("large");
+  {
+    using writer = writerOf("large", V);
+    for (let i = 0; i < megabytes; i++) {
+      writer.append({ tokens: tokens.fill(i), starts: Uint32Array.of(0), answers: NONE });
+    }
+    writer.finish(ABOUT);
   }
-  writer.finish(ABOUT);
-  writer.close();
-  const path = writer.directory;
   {
     using handle = Deno.openSync(join(path, "tokens.bin"), { write: true });
     handle.seekSync(40 * 2 ** 20 + 123, Deno.SeekMode.Start);
