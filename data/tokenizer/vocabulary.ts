@@ -1,11 +1,6 @@
 import { quoted } from "../../files/printable.ts";
 import { toByteAlphabet } from "./byte_level.ts";
-import {
-  type AddedToken,
-  type Model,
-  type TokenizerFile,
-  UnsupportedTokenizer,
-} from "./tokenizer_file.ts";
+import { type AddedToken, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
  * Names of tokens that end a document, the likeliest first: GPT-2's, that of SentencePiece and Llama 2, Gemma's,
@@ -73,20 +68,19 @@ export function readVocabulary(
       tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
 
   const special = added.filter((token) => token.special);
-  const contents = special.map(({ content }) => content);
-  const candidates = endOfText === undefined ? contents : [...contents, endOfText];
-  const texts = textTokens(
-    model,
-    candidates.flatMap((content) => ofModel[idOf(content) ?? -1] ?? []),
-  );
-  const isName = ({ id }: { id: number }) => !texts.has(ofModel[id] ?? "");
-  const usualEnd = usualEndOf(added, special.filter(isName), tokens);
+  const suffix = model.end_of_word_suffix ?? "";
+  /** Whether a token is no text; if an id is given twice, the model's own token decides. */
+  const isMark = ({ id }: { id: number }) => {
+    const token = ofModel[id] ?? tokens[id]!;
+    return isName(token.endsWith(suffix) ? token.slice(0, token.length - suffix.length) : token);
+  };
+  const usualEnd = usualEndOf(added, special.filter(isMark), tokens);
   const content = endOfText ?? usualEnd;
   if (content === undefined) {
     throw new UnsupportedTokenizer(
       "the token that ends a document must be known, from eos_token in a tokenizer_config.json " +
         "beside it or by its name among the special tokens",
-      contents,
+      special.map(({ content }) => content),
     );
   }
   const id = idOf(content);
@@ -105,7 +99,7 @@ export function readVocabulary(
     size: size ?? tokens.length,
     tokens,
     added,
-    specials: new Map([...special, end].filter(isName).map(({ id, content }) => [id, content])),
+    specials: new Map([...special, end].filter(isMark).map(({ id, content }) => [id, content])),
     end,
     usualEnd,
     unknown: unknown < 0 || unknown === id ? undefined : unknown, // GPT-2's files name one token for both
@@ -146,29 +140,8 @@ function usualEndOf(
 /** A token that stands for a byte. */
 export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 
-/**
- * The tokens that stand for text even if they are declared special.
- *
- * In a BPE these are the letters and the results of merges. Other models look up whole words, and only the form of a
- * token decides: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
- */
-function textTokens(model: Model, tokens: readonly string[]): Set<string> {
-  if (model.kind !== "BPE") {
-    const name = /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su;
-    return new Set(tokens.filter((token) => !name.test(token)));
-  }
-  const prefix = model.continuing_subword_prefix ?? "", suffix = model.end_of_word_suffix ?? "";
-  const isLetter = (token: string) => {
-    const start = token.startsWith(prefix) ? prefix.length : 0;
-    const end = token.length - (token.endsWith(suffix) ? suffix.length : 0);
-    return token.length > 0 && [...token.slice(start, end)].length <= 1;
-  };
-  const isByte = (token: string) => model.byte_fallback === true && BYTE_TOKEN.test(token);
-  const text = new Set(tokens.filter((token) => isLetter(token) || isByte(token)));
-  const wanted = new Set(tokens);
-  for (const [left, right] of model.merges) {
-    const token = left + right.slice(prefix.length);
-    if (wanted.has(token)) text.add(token);
-  }
-  return text;
+/** Whether a token that is declared special is no text: it has letters between punctuation, as in `</s>` and `[SEP]`. */
+function isName(token: string): boolean {
+  return /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su.test(token) &&
+    !BYTE_TOKEN.test(token);
 }
