@@ -41,19 +41,17 @@ export function fromByteAlphabet(text: string): Uint8Array | undefined {
 }
 
 /**
- * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that splits a text into words as GPT-2 does. Decoder and
- * added tokens may differ.
+ * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that splits a text into words as GPT-2 does. Its added tokens
+ * may differ.
  */
-export function isGpt2Kind({ model, normalizers, preTokenizers }: TokenizerFile): boolean {
+export function isGpt2Kind(
+  { model, normalizers, preTokenizers, decoders }: TokenizerFile,
+): boolean {
   const [words, ...others] = preTokenizers;
   return isPlainBpe(model) && !model.byte_fallback && !model.ignore_merges &&
     normalizers.length === 0 && others.length === 0 && words?.type === "ByteLevel" &&
-    !words.add_prefix_space && words.use_regex !== false;
-}
-
-/** Whether tokens become text by the byte alphabet. */
-export function hasByteLevelDecoder({ decoders }: TokenizerFile): boolean {
-  return decoders.length === 1 && decoders[0]!.type === "ByteLevel";
+    !words.add_prefix_space && words.use_regex !== false &&
+    decoders.length === 1 && decoders[0]!.type === "ByteLevel";
 }
 
 /** The tokens and merges of a tokenizer of GPT-2's kind whose only added token is end-of-text, the last id. */
@@ -67,8 +65,8 @@ export interface ByteLevelTables {
 /** The tables of a `tokenizer.json`; undefined if it holds more than tables do. */
 export function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
   const { model: { type, merges, tokens: all }, addedTokens: [end, ...others] } = file;
-  const isPlain = isGpt2Kind(file) && type === "BPE" && hasByteLevelDecoder(file) &&
-    end?.content === END_OF_TEXT && others.length === 0;
+  const isPlain = isGpt2Kind(file) && type === "BPE" && end?.content === END_OF_TEXT &&
+    others.length === 0;
   if (!isPlain) return undefined;
   const entries = all.filter(([token]) => token !== END_OF_TEXT);
   const tokens: string[] = new Array(entries.length).fill("");

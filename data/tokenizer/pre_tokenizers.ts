@@ -33,8 +33,11 @@ const splitLikeGpt2: Splitter = (text) => text.match(GPT2_WORDS) ?? [];
 /** Leaves a text whole. */
 const whole: Splitter = (text) => [text];
 
+/** BERT's pre-tokenizer is two others, one after the other. */
+const BERT: readonly Component[] = [{ type: "WhitespaceSplit" }, { type: "Punctuation" }];
+
 /**
- * Makes the function that splits a text into words.
+ * Makes the function that splits a text into words: by the first pre-tokenizer, the pieces by the second, and so on.
  *
  * @throws {UnsupportedTokenizer} if a pre-tokenizer is of an unknown kind.
  */
@@ -48,28 +51,25 @@ export function createSplitter(
       preTokenizers.map(({ type }) => type),
     );
   }
-  const split = inSequence(...preTokenizers.map((config) => splitterOf(config, library)));
-  return !isByteLevel({ preTokenizers }) && isSeparable(model)
-    ? inSequence(split, splitBeforeBlanks)
-    : split;
+  const splitters = preTokenizers
+    .flatMap((config) => config.type === "BertPreTokenizer" ? BERT : config)
+    .map((config) => splitterOf(config, library));
+  if (!isByteLevel({ preTokenizers }) && isSeparable(model)) splitters.push(splitBeforeBlanks);
+  if (splitters.length === 1) return splitters[0]!;
+  return (text, atStart) =>
+    splitters.reduce(
+      (pieces, split) =>
+        pieces.flatMap((piece, i) =>
+          // what preceded the first piece may have been removed
+          split(piece, atStart && i === 0 && text.startsWith(piece))
+        ),
+      [text],
+    );
 }
 
 /** Whether words are written in the byte alphabet. */
 export function isByteLevel({ preTokenizers }: Pick<TokenizerFile, "preTokenizers">): boolean {
   return preTokenizers.at(-1)?.type === "ByteLevel";
-}
-
-/** Splits a text by the first splitter, the pieces by the second, and so on. */
-function inSequence(...splitters: readonly Splitter[]): Splitter {
-  const [first = whole, ...others] = splitters.filter((split) => split !== whole);
-  return others.reduce((split, next) => (text, atStart) => {
-    const pieces: string[] = [];
-    split(text, atStart).forEach((piece, i) => {
-      const isStart = atStart && i === 0 && text.startsWith(piece); // what preceded it may have been removed
-      for (const one of next(piece, isStart)) pieces.push(one);
-    });
-    return pieces;
-  }, first);
 }
 
 /** Treatments of the matches of a pattern, which divide a text. */
@@ -134,8 +134,6 @@ function splitterOf(config: Component, library: Library): Splitter {
       return splitAt(WHITE_SPACE, "Removed");
     case "CharDelimiterSplit":
       return splitAt(patternOf({ String: config.delimiter }, library), "Removed");
-    case "BertPreTokenizer":
-      return inSequence(splitAt(WHITE_SPACE, "Removed"), splitAt(PUNCTUATION, "Isolated"));
     case "FixedLength": {
       const { length } = config;
       if (length < 1 || length > LONGEST_PIECE) {

@@ -11,7 +11,6 @@ import {
   byteLevelTables,
   compactTables,
   END_OF_TEXT,
-  hasByteLevelDecoder,
   isGpt2Kind,
   tablesOfRanks,
   toByteAlphabet,
@@ -93,19 +92,16 @@ export interface Tokenizer {
  * ```
  */
 export function gpt2Tokenizer(): Promise<Tokenizer> {
-  return gpt2 ??= makeGpt2Tokenizer().catch((error) => {
-    gpt2 = undefined; // the package may be found the next time
-    throw error;
-  });
+  return gpt2 ??= load("gpt-tokenizer/bpeRanks/r50k_base")
+    .then(({ default: ranks }) => byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[])))
+    .catch((error) => {
+      gpt2 = undefined; // the package may be found the next time
+      throw error;
+    });
 }
 
 /** GPT-2's tokenizer once it was made, which takes 0.4 s of a CPU: it never changes, and a program trains many models. */
 let gpt2: Promise<Tokenizer> | undefined;
-
-async function makeGpt2Tokenizer(): Promise<Tokenizer> {
-  const { default: ranks } = await load("gpt-tokenizer/bpeRanks/r50k_base");
-  return await byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[]));
-}
 
 /** The tokenizer of these tables; it splits a text into words as GPT-2 does. */
 export async function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
@@ -230,12 +226,8 @@ async function createTokenizer(
 ): Promise<Tokenizer> {
   const vocabulary = readVocabulary(file, { endOfText, size: vocabularySize });
   const { end, usualEnd, size, tokens } = vocabulary, { begin } = file;
-  const needsLibrary = !(isGpt2Kind(file) && hasByteLevelDecoder(file));
-  const parts = {
-    file,
-    vocabulary,
-    library: needsLibrary ? await load("@huggingface/tokenizers") : undefined,
-  };
+  const library = isGpt2Kind(file) ? undefined : await load("@huggingface/tokenizers");
+  const parts = { file, vocabulary, library };
   let encode = isTrusted ? undefined : createEncode(parts);
   const encodeAs = (isDocument: boolean) => (text: string) =>
     (encode ??= createEncode(parts))(text, { special: !isDocument });

@@ -194,15 +194,11 @@ function readModel(given: JsonObject): Model {
     throw new UnsupportedTokenizer("model.vocab must be a table of tokens", vocab);
   }
   const isList = Array.isArray(vocab), implied = isList ? "Unigram" : merges ? "BPE" : "WordPiece";
-  const { type = implied } = model, kind = MODEL_KINDS.find((name) => name === type);
+  const kinds = MODEL_KINDS.filter((name) => isList === (name === "Unigram"));
+  const { type = implied } = model, kind = kinds.find((name) => name === type);
   if (!kind) {
-    throw new UnsupportedTokenizer("model.type must be BPE, Unigram, WordPiece or WordLevel", type);
-  }
-  if (isList !== (kind === "Unigram")) {
-    throw new UnsupportedTokenizer(
-      "model.vocab must be a list for a Unigram and a table for others",
-      kind,
-    );
+    const requirement = `model.type must be ${kinds.join(" or ")} for such a model.vocab`;
+    throw new UnsupportedTokenizer(requirement, type);
   }
   const entries: unknown[] = isList ? vocab : Object.entries(vocab);
   const wrong = entries.findIndex((entry) => !isEntry(entry));

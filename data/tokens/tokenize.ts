@@ -62,14 +62,11 @@ export function openCached(
 function placeIn(
   cacheDirectory: string,
   { fingerprint, areConversations }: Documents,
-  { hash, beginOfText, bosToken, chatTemplate }: Tokenizer,
+  { hash, bosToken, chatTemplate }: Tokenizer,
 ) {
-  // earlier versions left out the token before each document; their files have the name without the suffix
   const suffix = areConversations
     ? `-chat-${sha256(JSON.stringify([chatTemplate, bosToken])).slice(0, 16)}`
-    : beginOfText === undefined
-    ? ""
-    : "-begin";
+    : "";
   const name = `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`;
   return [join(cacheDirectory, name), [fingerprint, hash]] as const;
 }
