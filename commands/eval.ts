@@ -5,7 +5,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { type Corpus, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
+import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { loadSource } from "../generate/load.ts";
@@ -148,11 +148,9 @@ async function openText(
   try {
     if (words) {
       const from = { data: parseDataSpec(words), textField };
+      const { training, hash } = await loadCorpus({ ...from, ...reading, whole: true });
+      if (hash !== state?.data.hash) return { text: training, name: words.join(", ") };
       // of the run's text, which may have moved, only the held-out part was not trained on
-      const isRunsText = state && await hashData({ ...from, ...reading }) === state.data.hash;
-      if (!isRunsText) {
-        return { text: await loadWhole({ ...from, ...reading }), name: words.join(", ") };
-      }
       return heldOut(await loadCorpus({ ...from, ...reading }));
     }
     const saved = state?.options as ResolvedOptions | undefined;

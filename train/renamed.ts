@@ -3,7 +3,7 @@ import type { HubOptions } from "../data/hub/hub.ts";
 import { asFound } from "../data/text/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { isPartOf } from "../data/tokenizer/tokenizer.ts";
-import { hashData } from "../data/tokens/corpus.ts";
+import { loadCorpus } from "../data/tokens/corpus.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
@@ -78,11 +78,13 @@ async function renamedData(
   if (changed.length === 0) return {};
   // a data set of another name or edition has other text: it is refused without a download
   const [set, other] = [setOf(saved), setOf(asked)];
-  const hash = set !== undefined && other !== undefined && set !== other
-    ? undefined
-    : await hashData({ ...places, ...callbacks, ...asked, tokenizer, workers: given.workers });
-  if (hash === state.data.hash) {
-    return Object.fromEntries(changed.map((name) => [name, asked[name]]));
+  if (set === undefined || other === undefined || set === other) {
+    const options = { ...places, ...callbacks, ...asked, tokenizer, workers: given.workers };
+    const { hash, close } = await loadCorpus({ ...options, whole: true });
+    close();
+    if (hash === state.data.hash) {
+      return Object.fromEntries(changed.map((name) => [name, asked[name]]));
+    }
   }
   throw new UserError(
     `Cannot resume ${path} as its data must stay ${describeData(saved)}: ` +

@@ -39,9 +39,9 @@ export interface Block extends PartsOrigin {
   /** The documents, one after the other. */
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Where each document ends in `bytes`. */
-  readonly ends: Uint32Array<ArrayBuffer>;
+  readonly ends: readonly number[];
   /** The place of each document in the file. */
-  readonly places: Float64Array<ArrayBuffer>;
+  readonly places: readonly number[];
   /** Whether the first document began in an earlier block. */
   readonly continued: boolean;
   /** Whether the last document continues in the next block. */
@@ -60,9 +60,18 @@ export async function* blocksOf(
   progress: { bytesRead: number },
 ): AsyncGenerator<Block> {
   let gathered: Part[] = [], length = 0, continued = false;
-  const flush = () => {
-    const block = blockOf(gathered, { ...origin, ...progress, continued });
-    [gathered, length, continued] = [[], 0, block.open];
+  const flush = (): Block => {
+    const bytes = new Uint8Array(length), ends: number[] = [], places: number[] = [];
+    let at = 0, open = false;
+    for (const part of gathered) {
+      if (open) ends.pop(); // its document continues
+      else places.push(part.place);
+      bytes.set(part.bytes, at);
+      ends.push(at += part.bytes.length);
+      open = part.open ?? false;
+    }
+    const block = { ...origin, ...progress, bytes, ends, places, continued, open };
+    [gathered, length, continued] = [[], 0, open];
     return block;
   };
   for await (const some of parts) {
@@ -73,30 +82,6 @@ export async function* blocksOf(
     }
   }
   if (gathered.length > 0) yield flush();
-}
-
-function blockOf(
-  parts: readonly Part[],
-  rest: Omit<Block, "bytes" | "ends" | "places" | "open">,
-): Block {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.bytes.length, 0));
-  const ends: number[] = [], places: number[] = [];
-  let at = 0, open = false;
-  for (const part of parts) {
-    if (open) ends.pop(); // its document continues
-    else places.push(part.place);
-    bytes.set(part.bytes, at);
-    at += part.bytes.length;
-    ends.push(at);
-    open = part.open ?? false;
-  }
-  return {
-    ...rest,
-    bytes,
-    open,
-    ends: Uint32Array.from(ends),
-    places: Float64Array.from(places),
-  };
 }
 
 /** The bytes of a document of a block. */

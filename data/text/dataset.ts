@@ -67,15 +67,6 @@ function isSameSpec(asked: string, found: string): boolean {
   return asked === found || asked === found.replace(/^(hf:.*|tinystories)@.*$/, "$1");
 }
 
-/** The files of TinyStories (Eldan and Li 2023, https://arxiv.org/abs/2305.07759). */
-const TINYSTORIES = {
-  v1: { training: "TinyStories-train.txt", validation: "TinyStories-valid.txt" },
-  v2: {
-    training: "TinyStoriesV2-GPT4-train.txt",
-    validation: "TinyStoriesV2-GPT4-valid.txt",
-  },
-};
-
 /** The seed of the data sets `sample` and `conversations`: each is one fixed text. */
 const SAMPLE_SEED = 1;
 
@@ -99,7 +90,8 @@ export async function openDataset(
   options: DatasetOptions = {},
 ): Promise<Dataset> {
   const training = await openPart(data, "training", options), { validationData } = options;
-  const validation = validationData !== undefined || hasValidation(training.data)
+  const hasValidation = typeof training.data === "string" && training.data !== "sample";
+  const validation = validationData !== undefined || hasValidation
     ? await openPart(validationData ?? training.data, "validation", options)
     : undefined;
   return {
@@ -108,11 +100,6 @@ export async function openDataset(
     ...(validation && { validation: validation.documents }),
     ...(validation && validationData !== undefined && { validationData: validation.data }),
   };
-}
-
-/** Whether a data set has a part for validation. */
-function hasValidation(data: DataSpec): boolean {
-  return typeof data === "string" && data !== "sample";
 }
 
 /** The documents that a name means, and the name as in `Dataset`; of a data set of several parts those of one part. */
@@ -140,10 +127,13 @@ async function openPart(
     const { files, pinned } = await findFiles(data, options);
     return { documents: readFiles(files), data: pinned };
   }
-  const { dataVersion = "v2" } = options, [, revision = "main"] = data.split("@");
-  const spec = `hf:roneneldan/TinyStories/${TINYSTORIES[dataVersion][part]}@${revision}`;
+  // Eldan and Li 2023, https://arxiv.org/abs/2305.07759
+  const [, revision = "main"] = data.split("@"), isV1 = options.dataVersion === "v1";
+  const edition = isV1 ? "TinyStories" : "TinyStoriesV2-GPT4";
+  const file = `${edition}-${part === "training" ? "train" : "valid"}.txt`;
+  const spec = `hf:roneneldan/TinyStories/${file}@${revision}`;
   const { files, pinned } = await filesOfHub(spec, options);
-  const title = dataVersion === "v2" ? "tinystories" : `tinystories ${dataVersion}`;
+  const title = isV1 ? "tinystories v1" : "tinystories";
   const name = part === "training" ? title : `${title}, validation`;
   const [, commit] = pinned.split("@");
   return { documents: { ...readFiles(files), name }, data: `tinystories@${commit!}` };

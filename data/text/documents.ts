@@ -62,24 +62,23 @@ function inMemory(
   texts: readonly string[],
   how: Pick<PartsOrigin, "isJson" | "conversation">,
 ): Documents {
-  const hash = createHash("sha256");
+  const hash = createHash("sha256"), encoder = new TextEncoder();
   for (const text of texts) hash.update(text).update("\0");
-  const encoder = new TextEncoder();
-  const bytes = texts.reduce((sum, text) => sum + text.length, 0);
-  const progress = { bytesRead: 0 };
-  async function* parts() {
-    progress.bytesRead = 0;
-    for (const [i, text] of texts.entries()) {
-      progress.bytesRead += text.length;
-      yield [{ bytes: encoder.encode(text), place: i + 1 }];
-    }
-  }
   return {
     name,
-    bytes,
+    bytes: texts.reduce((sum, text) => sum + text.length, 0),
     fingerprint: hash.digest("hex"),
-    read: () =>
-      blocksOf(parts(), { file: name, placeUnit: "document", field: "text", ...how }, progress),
+    read() {
+      const progress = { bytesRead: 0 };
+      async function* parts() {
+        for (const [i, text] of texts.entries()) {
+          progress.bytesRead += text.length;
+          yield [{ bytes: encoder.encode(text), place: i + 1 }];
+        }
+      }
+      const origin = { file: name, placeUnit: "document", field: "text", ...how } as const;
+      return blocksOf(parts(), origin, progress);
+    },
   };
 }
 
@@ -108,14 +107,6 @@ export async function* reported<Cleaned extends Omit<CleanBlock, "documents" | "
   checkRows(documents, { blank, unanswered, rows }, onNotice);
 }
 
-/** The blocks of documents, read and cleaned by this thread. */
-function cleanBlocks(documents: Documents, options: ReadOptions): AsyncGenerator<CleanBlock> {
-  async function* cleaned() {
-    for await (const block of documents.read()) yield clean(block);
-  }
-  return reported(documents, "reading", cleaned(), options);
-}
-
 /**
  * The texts of documents; a long document gives several texts, each of which ends with a word. A conversation gives
  * the contents of its messages.
@@ -124,22 +115,15 @@ export async function* readTexts(
   documents: Documents,
   options: ReadOptions = {},
 ): AsyncGenerator<string> {
-  for await (const block of cleanBlocks(documents, options)) {
+  async function* blocks() {
+    for await (const block of documents.read()) yield clean(block);
+  }
+  for await (const block of reported(documents, "reading", blocks(), options)) {
     for (const document of block.documents) {
       if (typeof document === "string") yield document;
       else yield* document.map(({ content }) => content);
     }
   }
-}
-
-/** SHA-256 of the clean documents, a zero byte after each, in hexadecimal: checkpoints hold it. */
-export async function hashDocuments(
-  documents: Documents,
-  options: ReadOptions = {},
-): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const { text } of cleanBlocks(documents, options)) hash.update(text);
-  return hash.digest("hex");
 }
 
 /** Reports how many conversations are left out, if any are. */

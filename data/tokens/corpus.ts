@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { type Dataset, type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
-import { type Documents, hashDocuments, noteUnanswered } from "../text/documents.ts";
+import { type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
+import { type Documents, noteUnanswered } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
 import { withChatFormat } from "../tokenizer/chat_format.ts";
 import {
@@ -76,6 +76,8 @@ export interface CorpusOptions
   readonly baseTokenizer?: Tokenizer | undefined;
   /** The tokenizer of an existing model; the tokens get its ids. */
   readonly tokenizer?: Tokenizer;
+  /** Whether nothing is held out: without text to validate with, `validation` is the training text. */
+  readonly whole?: boolean;
 }
 
 /** Share of the full vocabulary that the data uses, below which `auto` chooses the compact one. */
@@ -92,35 +94,37 @@ const GPT2_TOKENS = 50257;
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, validationData, onNotice } = options;
-  const dataset = await openDataset(data, options), parts = partsOf(dataset);
+  const { data, validationData, whole = false, onNotice } = options;
+  const dataset = await openDataset(data, options), { training, validation } = dataset;
+  const parts = validation ? [training, validation] : [training];
   const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts, options)
     : await tokenizeAndChoose(parts, options);
   tokenized.forEach((part, i) => { // tokenizing gives this notice, which a cache would swallow
     if (part.cached) noteUnanswered(parts[i]!.name, part, onNotice);
   });
-  const [, validationHash] = tokenized.map(({ hash }) => hash);
-  if (validationHash === tokenized[0]!.hash) {
+  const hashes = tokenized.map(({ hash }) => hash), [trainingHash, validationHash] = hashes;
+  if (validationHash === trainingHash) {
     onNotice?.(
       `the text to validate with is that of the training: its loss says nothing about other text`,
     );
   }
-  const [first, second] = tokenized.map((part) => newIds ? renumbered(part, newIds) : part);
+  const [first, second = whole ? first : undefined] = tokenized
+    .map((part) => newIds ? renumbered(part, newIds) : part);
   const isSample = data === "sample" && (validationData ?? data) === data;
   return {
-    name: dataset.training.name,
+    name: training.name,
     data: dataset.data,
     ...(dataset.validationData ? { validationData: dataset.validationData } : {}),
     ...(validationHash === undefined ? {} : { validationHash }),
     tokenizer,
     documents: first!.documents,
     ...(second ? { training: first!, validation: second } : holdOut(first!)),
-    ownValidation: second !== undefined,
+    ownValidation: validation !== undefined,
     vocabulary: isCompact ? "compact" : "full",
     ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: tokenized.every(({ cached }) => cached),
-    hash: hashOf(tokenized),
+    hash: validation ? createHash("sha256").update(hashes.join("")).digest("hex") : trainingHash!,
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
     fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
     close: () => close(tokenized),
@@ -173,53 +177,6 @@ async function tokenizeAndChoose(
   if (!isCompact) return { tokenized, tokenizer: base, isCompact };
   const tokenizer = await fittingTo(await compactTokenizer(base, used), parts);
   return { tokenized, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
-}
-
-/**
- * The hash of data as in `Corpus.hash`, from the cache if that holds the tokens, or else by reading the
- * data. Nothing is tokenized.
- *
- * @throws {DataError} if the data cannot be read.
- */
-export async function hashData(
-  options: CorpusOptions & { readonly tokenizer: Tokenizer },
-): Promise<string> {
-  const parts = partsOf(await openDataset(options.data, options));
-  for (const tokenizer of [options.tokenizer, await gpt2Tokenizer()]) {
-    const found = openAll(parts, await fittingTo(tokenizer, parts), options);
-    if (!found) continue;
-    close(found);
-    return hashOf(found);
-  }
-  const { signal, onProgress } = options, hashes: { hash: string }[] = [];
-  for (const part of parts) {
-    hashes.push({ hash: await hashDocuments(part, { signal, onProgress }) });
-  }
-  return hashOf(hashes);
-}
-
-/** Tokenizes a whole data set for evaluation, holding nothing out. */
-export async function loadWhole(
-  options:
-    & Omit<CorpusOptions, "baseTokenizer" | "vocabulary" | "validationData">
-    & { readonly tokenizer: Tokenizer },
-): Promise<TokenizedDocuments> {
-  const { training } = await openDataset(options.data, options);
-  const tokenizer = await fittingTo(options.tokenizer, [training]);
-  return await tokenizeDocuments(training, { ...options, tokenizer });
-}
-
-/** The documents of a data set: those to train on, then those to validate with, if it has any. */
-function partsOf({ training, validation }: Dataset): Documents[] {
-  return validation ? [training, validation] : [training];
-}
-
-/** The hash of a data set, from the hashes of its parts. */
-function hashOf(parts: readonly { hash: string }[]): string {
-  const hashes = parts.map(({ hash }) => hash);
-  return hashes.length === 1
-    ? hashes[0]!
-    : createHash("sha256").update(hashes.join("")).digest("hex");
 }
 
 /** A tokenizer, with a chat template if any documents are conversations. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
-import { hashData, loadCorpus, loadWhole } from "../../../data/tokens/corpus.ts";
+import { type CorpusOptions, loadCorpus } from "../../../data/tokens/corpus.ts";
 import { documentsOf } from "../../../data/text/documents.ts";
 import { storyEntropy } from "../../../data/text/stories.ts";
 import type { TokenDataset } from "../../../data/tokens/token_dataset.ts";
@@ -111,16 +111,21 @@ Deno.test("loadCorpus() gives the ids of a model's tokenizer, also from cached t
   assert.equal(readdirSync(cacheDirectory).length, 1);
 });
 
-Deno.test("hashData() gives the hash of loadCorpus(), from the cache or by reading, in any format", async () => {
+Deno.test("loadCorpus() gives the same hash in any format, from the cache or not, and if nothing is held out", async () => {
   const cacheDirectory = join(directory, "hashed");
   const { tokenizer, hash, close } = await loadCorpus({ data: [file], cacheDirectory });
   close();
   const lines = write("stories.jsonl", documents.map((t) => JSON.stringify({ t })).join("\n"));
-  assert.equal(await hashData({ data: [file], tokenizer, cacheDirectory }), hash);
-  assert.equal(await hashData({ data: [file], tokenizer }), hash);
-  assert.equal(await hashData({ data: [lines], textField: "t", tokenizer, cacheDirectory }), hash);
   const less = write("fewer.txt", documents.slice(1).join("\n<|endoftext|>\n"));
-  assert.notEqual(await hashData({ data: [less], tokenizer, cacheDirectory }), hash);
+  const hashOf = async (options: Omit<CorpusOptions, "tokenizer">) => {
+    const corpus = await loadCorpus({ ...options, tokenizer });
+    corpus.close();
+    return corpus.hash;
+  };
+  assert.equal(await hashOf({ data: [file], cacheDirectory }), hash);
+  assert.equal(await hashOf({ data: [file], whole: true }), hash);
+  assert.equal(await hashOf({ data: [lines], textField: "t" }), hash);
+  assert.notEqual(await hashOf({ data: [less] }), hash);
   assert.equal(readdirSync(cacheDirectory).length, 1, "something was tokenized");
 });
 
@@ -157,11 +162,7 @@ Deno.test("loadCorpus() uses the validation text of a data set", async () => {
     await loadCorpus(options);
   assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
   assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
-  assert.equal(await hashData({ ...options, tokenizer }), hash);
-  assert.equal(
-    await hashData({ ...options, tokenizer, cacheDirectory: join(directory, "no") }),
-    hash,
-  );
+  assert.equal((await loadCorpus({ ...options, tokenizer, whole: true })).hash, hash);
   assert.deepEqual([ownValidation, name, data], [
     true,
     "tinystories",
@@ -185,7 +186,7 @@ Deno.test("loadCorpus() holds nothing out of the training text when there is a t
   assert.equal(training.documents, documents.length);
   assert.equal(tokenizer.decode(all(validation)), "Four.<|endoftext|>Five.<|endoftext|>");
   assert.deepEqual([ownValidation, data, validationData], [true, [file], [valid]]);
-  assert.equal(await hashData({ ...options, validationData: [valid], tokenizer }), hash);
+  assert.equal((await loadCorpus({ ...options, validationData: [valid], tokenizer })).hash, hash);
   const [alone, held] = [
     await loadCorpus({ ...options, data: [valid] }),
     await loadCorpus(options),
@@ -286,12 +287,17 @@ Deno.test("loadCorpus() knows the sample: its text, its tokens and its entropy",
   );
 });
 
-Deno.test("loadWhole() holds no document out", async () => {
+Deno.test("loadCorpus() holds no document out of a whole text", async () => {
   const tokenizer = await gpt2Tokenizer();
-  const text = await loadWhole({ data: [file], tokenizer });
+  const { training, validation, bytes } = await loadCorpus({
+    data: [file],
+    tokenizer,
+    whole: true,
+  });
   assert.equal(
-    tokenizer.decode(all(text)),
+    tokenizer.decode(all(training)),
     documents.map((text) => `${text}<|endoftext|>`).join(""),
   );
-  assert.equal(text.bytes, documents.join("").length);
+  assert.equal(validation, training);
+  assert.equal(bytes, documents.join("").length);
 });
