@@ -198,13 +198,13 @@ async function tryAll(
         status(`${verdicts.length}/${places.length} ${describe(verdict)} (${seconds} s)`);
       }
     } finally {
-      await Deno.remove(copy, { recursive: true });
+      await discard(copy);
     }
   };
   try {
     await Promise.all(Array.from({ length: Math.min(jobs, places.length) }, worker));
   } finally {
-    await Deno.remove(sound, { recursive: true });
+    await discard(sound);
   }
   for (const test of baselines.failed) {
     status(`${test} fails or takes long without a mistake: it found none`);
@@ -220,6 +220,11 @@ async function copyProject(): Promise<string> {
     await Deno.copyFile(join(root, path), join(copy, path));
   }
   return copy;
+}
+
+/** Removes a directory, unless a process that a stopped test file has left behind still writes there. */
+async function discard(directory: string): Promise<void> {
+  await Deno.remove(directory, { recursive: true }).catch(() => {});
 }
 
 /** What test files do without a mistake, each learned when it is first needed. */
@@ -277,7 +282,7 @@ async function baseline(
     }
     return { elapsedMs, executed };
   } finally {
-    await Deno.remove(coverage, { recursive: true });
+    await discard(coverage);
   }
 }
 
