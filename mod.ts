@@ -299,10 +299,9 @@ export {
   createTrainStep,
   type StepBatches,
   type StepOptions,
-  type StepReport,
-  type StepState,
   type TrainStep,
 } from "./train/step.ts";
+export type { StepReport, StepState } from "./train/step_state.ts";
 export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
 
 // Build your own model: a device, tensors, programs that launch kernels, and the kernels, one function each.

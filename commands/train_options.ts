@@ -8,6 +8,7 @@ import {
   OPTION_NAMES,
   type OptionName,
   optionNamed,
+  type OptionTypes,
   type TrainOptions,
 } from "../train/options.ts";
 import { realNumber, wholeNumber } from "./command.ts";
@@ -17,10 +18,17 @@ export function addTrainOptions(program: Command, names: readonly OptionName[]):
   for (const name of names) program.addOption(flagOption(name));
 }
 
+/** Names of values in `--help`, by the type of the option. */
+const PLACEHOLDERS: Readonly<Partial<Record<keyof OptionTypes, string>>> = {
+  integer: "<n>",
+  real: "<x>",
+  choice: "<kind>",
+};
+
 /** The flag of an option. */
 function flagOption(name: OptionName): Option {
   const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
-  const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
+  const { placeholder = PLACEHOLDERS[type] ?? "" } = row;
   const byDefault = rule?.help ?? defaultByArchitecture(name);
   const option = new Option(
     row.default === true ? offFlagOf(name) : `${flagOf(name)} ${placeholder}`.trimEnd(),

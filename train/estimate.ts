@@ -10,7 +10,8 @@ import { lastBeforeCooldown } from "./schedule.ts";
 import { tokensPerStepOf, type TrainOptions } from "./options.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
 import { checkpointSizes } from "./state.ts";
-import { REPORT_ROWS, type TrainStep } from "./step.ts";
+import type { TrainStep } from "./step.ts";
+import { REPORT_ROWS } from "./step_state.ts";
 
 /**
  * What a training needs before it begins: memory, operations, disk and time.

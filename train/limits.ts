@@ -223,18 +223,7 @@ export function recordTraining(
   const gpt = createGpt(dry, config, { precision, freeze });
   note("step", "parameters");
   const shape = { batchSize, sequenceLength: contextLength };
-  const { gradientAccumulation, documents, dropout, optimizer, beta1, beta2 } = options;
-  const step = createTrainStep(gpt, {
-    ...shape,
-    ...RECORDED,
-    gradientAccumulation,
-    documents,
-    dropout,
-    optimizer,
-    beta1,
-    beta2,
-    recompute: options.recompute,
-  });
+  const step = createTrainStep(gpt, { ...options, ...shape });
   const { activations, gradients } = step;
   const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);
   for (const tensor of step.optimizer.tensors) roles.set(tensor, "optimizer");
@@ -255,16 +244,6 @@ export function recordTraining(
   note("samples", "samples");
   return { gpt, step, allocations };
 }
-
-/** Options of a step that affect neither its memory nor its launches. */
-const RECORDED = {
-  labelSmoothing: 0,
-  gradientClip: 1,
-  weightDecay: 0,
-  muonMomentum: 0,
-  muonWeightDecay: 0,
-  seed: 0,
-} as const;
 
 /**
  * Rows per batch of an evaluation: as many as requested, or the most that fit the device.

@@ -57,7 +57,7 @@ export interface Option {
   readonly rule?: Rule;
   /** Its text in `--help`, to which default, rule and choices are added. */
   readonly help: string;
-  /** Name of its value in `--help`; by default `<n>` for an integer and `<x>` for another number. */
+  /** Name of its value in `--help`; by default `<n>` for an integer, `<x>` for another number, `<kind>` for a choice. */
   readonly placeholder?: string;
   /**
    * Whether a resumed run may change it, which it may by default. `fixed`: it may not, since the meaning of the
@@ -115,7 +115,6 @@ const DIMENSION = { group: MODEL, type: "integer", rule: BY_PRESET, onResume: "f
 const PART = {
   group: ARCHITECTURE,
   type: "choice",
-  placeholder: "<kind>",
   onResume: "fixed",
   excludes: { initFrom: "whose model has its own architecture" },
 } as const;
@@ -247,7 +246,6 @@ export const TRAIN_OPTIONS = {
     type: "choice",
     choices: ["auto", "full", "compact"],
     help: "GPT-2's tokens: all of them, or those that the text uses",
-    placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
     excludes: { initFrom: "whose model has its own tokens" },
@@ -258,7 +256,6 @@ export const TRAIN_OPTIONS = {
     type: "choice",
     choices: ["packed", "padded"],
     help: "how rows are cut",
-    placeholder: "<kind>",
     default: "packed",
     onResume: "fixed",
   },
@@ -268,7 +265,6 @@ export const TRAIN_OPTIONS = {
     type: "choice",
     choices: ["joined", "apart"],
     help: "whether a document sees those before it in its row, or only itself",
-    placeholder: "<kind>",
     default: "apart",
   },
   /** T: tokens per row, and positions of the model. */
@@ -332,7 +328,6 @@ export const TRAIN_OPTIONS = {
     type: "real",
     range: [2, 1e12],
     help: "base of the wavelengths of rotary positions (default: 10000)",
-    placeholder: "<x>",
   },
 
   /** The model to start from instead of random parameters, as a `spec` of `findModel()`. */
@@ -565,7 +560,6 @@ export const TRAIN_OPTIONS = {
     type: "choice",
     choices: ["auto", "f16", "f32"],
     help: "f16 is autocast; auto: f16 on a GPU that supports it",
-    placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
     unplanned: true,
@@ -649,7 +643,6 @@ export const TRAIN_OPTIONS = {
     type: "choice",
     choices: SCHEDULES,
     help: "learning rate after the warm-up: cosine; wsd (constant, then a cool-down); constant",
-    placeholder: "<kind>",
     default: "cosine",
   },
   /** Steps in which the learning rate rises. */

@@ -2,7 +2,7 @@ import type { Transport } from "../distributed/transport.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { download } from "../kernels/tensor.ts";
 import type { RankTraining } from "./rank_training.ts";
-import type { StepState } from "./step.ts";
+import type { StepState } from "./step_state.ts";
 
 /** What differs between ranks. */
 export interface RankState {

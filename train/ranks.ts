@@ -25,7 +25,7 @@ import { cacheBeside, type Run, type Workplace } from "./setup.ts";
 import { hasResiduals, readMoments, readResidual } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
-import { REPORT_ROWS, type StepState } from "./step.ts";
+import { REPORT_ROWS, type StepState } from "./step_state.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
 
 /**

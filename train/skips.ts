@@ -1,6 +1,6 @@
 import { UserError } from "../files/user_error.ts";
 import type { ResolvedOptions } from "./options.ts";
-import type { StepState } from "./step.ts";
+import type { StepState } from "./step_state.ts";
 
 /**
  * What ends a training whose steps are skipped because their gradients are not finite.

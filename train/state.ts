@@ -57,7 +57,8 @@ import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
 import { asTyped } from "./run_place.ts";
 import { lastBeforeCooldown } from "./schedule.ts";
-import { isReachable, type TrainStep } from "./step.ts";
+import type { TrainStep } from "./step.ts";
+import { isReachable } from "./step_state.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
 

@@ -1,26 +1,17 @@
-import { type Batch, placesInOrder } from "../data/tokens/batch.ts";
-import { type ExchangeMs, TensorSum } from "../distributed/tensor_sum.ts";
+import type { Batch } from "../data/tokens/batch.ts";
+import type { ExchangeMs } from "../distributed/tensor_sum.ts";
 import { oneRank, type Transport } from "../distributed/transport.ts";
 import type { WireType } from "../distributed/wire.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
-import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
-import { prepareStep } from "../kernels/prepare_step/prepare_step.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
-import {
-  createTensor,
-  download,
-  type DType,
-  size,
-  type Tensor,
-  upload,
-} from "../kernels/tensor.ts";
+import { createTensor, type Tensor } from "../kernels/tensor.ts";
 import { type Activations, createActivations, type RecomputeMode } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { firstTrainedBlock } from "../model/parameters.ts";
-import { finalGradients } from "./final_gradients.ts";
+import { GradientExchange } from "./gradient_exchange.ts";
 import {
   createOptimizer,
   createTrainedArena,
@@ -30,6 +21,8 @@ import {
   OPTIMIZERS,
 } from "./optimizer.ts";
 import { EARLIER_DEFAULTS } from "./options.ts";
+import { StepInputs } from "./step_inputs.ts";
+import { DeviceState, type StepReport, type StepState } from "./step_state.ts";
 import { checkValue } from "./validate.ts";
 
 /** Options that are the same for all steps of a training. */
@@ -78,70 +71,6 @@ const STEP_OPTIONS = [
   "muonWeightDecay",
 ] as const;
 
-/** Scalars on the device that one step passes to the next. */
-export interface StepState {
-  /** Loss scale. */
-  lossScale: number;
-  /** Good steps since the loss scale changed. */
-  growthTracker: number;
-  /** Steps that were applied. */
-  optimizerSteps: number;
-  /** Steps that were skipped because a gradient was not finite. */
-  skippedSteps: number;
-  /** Skipped steps in a row up to now. */
-  consecutiveSkips: number;
-}
-
-/** The device's report on one step. */
-export interface StepReport {
-  /** Mean loss over all targets of the step, in nats. */
-  loss: number;
-  /** Norm of the unscaled gradient before clipping. */
-  gradientNorm: number;
-  /** Loss scale that the step used. */
-  lossScale: number;
-  /** Whether the step was skipped for a non-finite gradient. */
-  skipped: boolean;
-  /** Skipped steps in a row up to this one. */
-  consecutiveSkips: number;
-  /** Skipped steps in all. */
-  skippedSteps: number;
-}
-
-/** Loss scale of the first step in f16, and applied steps in a row after which it doubles. */
-const INITIAL_SCALE = 65536, GROWTH_INTERVAL = 2000;
-
-/** The state before the first step, as torch.amp.GradScaler's; without f16 nothing needs scaling. */
-function initialState(precision: Gpt["precision"]): StepState {
-  return {
-    lossScale: precision === "f16" ? INITIAL_SCALE : 1,
-    growthTracker: 0,
-    optimizerSteps: 0,
-    skippedSteps: 0,
-    consecutiveSkips: 0,
-  };
-}
-
-/**
- * Whether a training can reach a state. Each skipped step halves the scale, which doubles at most once per
- * `GROWTH_INTERVAL` applied steps, up to the largest power of two in f32.
- */
-export function isReachable(
-  { lossScale, growthTracker, optimizerSteps, skippedSteps, consecutiveSkips }: StepState,
-  precision: Gpt["precision"],
-): boolean {
-  const tracks = growthTracker < GROWTH_INTERVAL && growthTracker <= optimizerSteps &&
-    (growthTracker === 0 || consecutiveSkips === 0);
-  if (precision === "f32") return tracks && lossScale === 1;
-  const doublings = Math.log2(lossScale / INITIAL_SCALE) + skippedSteps;
-  return tracks && lossScale < 2 ** 128 && Number.isInteger(doublings) && doublings >= 0 &&
-    doublings <= optimizerSteps / GROWTH_INTERVAL;
-}
-
-/** Reports that the device stores; a newer one overwrites the oldest. */
-export const REPORT_ROWS = 256;
-const REPORT_COLUMNS = 8;
-
 /** The batches of a step: an array, or an object that makes them one by one. */
 export interface StepBatches {
   /** Number of micro-batches. */
@@ -149,9 +78,6 @@ export interface StepBatches {
   /** Micro-batch `index`, from 0. */
   at(index: number): Batch | undefined;
 }
-
-/** Groups of gradients that are exchanged, the first while the backward pass still computes the others. */
-const GRADIENT_GROUPS = 8;
 
 /** Bytes of batches that are queued for the device, at most: they are in memory until it reads them. */
 const MOST_WAITING_BYTES = 256 * 2 ** 20;
@@ -251,12 +177,11 @@ export function createTrainStep(
     & Pick<StepOptions, "batchSize" | "sequenceLength">
     & { transport?: Transport },
 ): TrainStep {
-  const { device, config, precision } = model, options = { ...EARLIER_DEFAULTS, ...given };
-  const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
-    options;
+  const { device, config, precision } = model;
+  const options = { ...EARLIER_DEFAULTS, recompute: "none" as const, ...given };
+  const { batchSize, sequenceLength, gradientAccumulation, dropout, labelSmoothing } = options;
   for (const name of STEP_OPTIONS) checkValue(name, options[name]);
-  checkValue("contextLength", T, "--sequence-length");
-  const M = B * T;
+  checkValue("contextLength", sequenceLength, "--sequence-length");
   if (!model.table.some(({ trained }) => trained)) {
     throw new UserError(
       "Cannot train as --freeze must leave something to train: it leaves nothing",
@@ -265,123 +190,49 @@ export function createTrainStep(
   const gradients = createTrainedArena(model, "gradients");
   const optimizer = createOptimizer(model, OPTIMIZERS[options.optimizer], options);
   const activations = createActivations(device, config, {
-    batch: { batchSize: B, sequenceLength: T },
+    batch: { batchSize, sequenceLength },
     precision,
     purpose: "training",
     firstLayer: firstTrainedBlock(model),
     hasDropout: dropout > 0,
-    recompute: given.recompute ?? "none",
+    recompute: options.recompute,
+  });
+  const inputs = new StepInputs(model, options);
+  const state = new DeviceState(device, { gradients: gradients.flat, precision });
+  const lossSums = createTensor(device, "lossSums", {
+    shape: [gradientAccumulation],
+    dtype: "f32",
   });
 
-  const owned: Tensor[] = [gradients.flat];
-  const tensor = (name: string, shape: number[], dtype: DType) => {
-    const created = createTensor(device, name, { shape, dtype });
-    owned.push(created);
-    return created;
-  };
-  const stepInputs = tensor("stepInputs", [3], "f32");
-  const lossScale = tensor("lossScale", [1], "f32");
-  const counters = tensor("counters", [5], "u32");
-  const update = tensor("update", [5], "u32");
-  const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "u32");
-  const lossSums = tensor("lossSums", [gradientAccumulation], "f32");
-
-  const program = new Program(device);
-  const isApart = options.documents === "apart";
-  const inputs = {
-    tokens: tensor("tokens", [M], "u32"),
-    targets: tensor("targets", [M], "u32"),
-    order: tensor("order", [M], "u32"),
-    positions: isApart ? tensor("positions", [M], "u32") : undefined,
-    positionOrder: isApart && model.parameters.tensors.has("wpe.weight")
-      ? tensor("positionOrder", [M], "u32")
-      : undefined,
-  };
-  const inputBytes = 4 * M * Object.values(inputs).filter((input) => input).length;
-  /** The positions of rows that hold one document each, which the tuner of kernels finds there, too. */
-  const oneDocument = Uint32Array.from({ length: isApart ? M : 0 }, (_, m) => m % T);
-  const uploadPositions = (positions: Uint32Array | undefined) => {
-    if (inputs.positions) upload(device, inputs.positions, positions ?? oneDocument);
-    else if (positions) {
-      throw new RangeError(
-        "Cannot submit a batch with positions as the step must keep documents apart: " +
-          `current value is ${options.documents}`,
-      );
-    }
-    if (!inputs.positionOrder) return;
-    upload(device, inputs.positionOrder, placesInOrder(positions ?? oneDocument));
-  };
-  uploadPositions(undefined);
-  const random = dropout > 0 ? tensor("random", [2], "u32") : undefined;
-  const place = tensor("place", [1], "u32"); // of a micro-batch in the step
+  const program = new Program(device), { lossScale } = state;
   const recordMicroBatch = ({ accumulate }: { accumulate: boolean }) => {
-    const drop = random && { rate: dropout, random };
-    forward(program, model, inputs, activations, { dropout: drop });
-    backward(program, model, { ...inputs, stepInputs, lossScale }, activations, gradients, {
-      dropout: drop,
+    const { batch, step: stepInputs, dropout, place } = inputs;
+    forward(program, model, batch, activations, { dropout });
+    backward(program, model, { ...batch, stepInputs, lossScale }, activations, gradients, {
+      dropout,
       labelSmoothing,
       accumulate,
     });
     sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
   };
   recordMicroBatch({ accumulate: false }); // the first of a step
-  const othersFrom = program.length;
+  const others = program.length;
   if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true }); // each of the others
-  const updateFrom = program.length;
+  const update = program.length;
+  const sums = { gradients: gradients.flat, lossSums, stepInputs: inputs.step };
+  state.record(program, sums, options);
+  optimizer.record(program, { gradients, update: state.update });
 
-  const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
-  const partials = tensor("gradient norm partials", [blocks, 2], "f32");
-  gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials });
-  const scaled = precision === "f16";
-  prepareStep(
-    program,
-    { partials, stepInputs, lossSums },
-    { lossScale, counters, update, reports },
-    {
-      gradientClip: options.gradientClip || Infinity,
-      growthFactor: scaled ? 2 : 1,
-      backoffFactor: scaled ? 0.5 : 1,
-      growthInterval: GROWTH_INTERVAL,
-    },
-  );
-  optimizer.record(program, { gradients, update });
-
-  const isExchanging = transport.size > 1 && options.syncEvery === 1;
-  const isRounded = options.wire === "f16";
-  // the launches of the last micro-batch, after each part of which some gradients are final
-  const lastFrom = gradientAccumulation > 1 ? othersFrom : 0;
-  const lastParts = isExchanging && !isRounded
-    ? finalGradients(program, gradients, {
-      from: lastFrom,
-      to: updateFrom,
-      groups: device.provider === "dawn" ? GRADIENT_GROUPS : 1, // natively a read-back waits for the whole device
+  const exchange = transport.size > 1 && options.syncEvery === 1
+    ? new GradientExchange(transport, program, { gradients, lossSums, lossScale }, {
+      wire: options.wire,
+      from: gradientAccumulation > 1 ? others : 0,
+      to: update,
     })
-    : [{ to: updateFrom, parts: [] }];
-  const groups = lastParts.map(({ parts }, i) =>
-    i === lastParts.length - 1 ? [lossSums, ...parts] : parts
-  );
-  const exchange = isExchanging
-    ? new TensorSum(
-      device,
-      transport,
-      groups,
-      isRounded ? { tensor: gradients.flat, scale: lossScale } : undefined,
-    )
     : undefined;
 
-  let submitted = 0; // rows of `reports` written so far
+  const owned = [gradients.flat, lossSums, ...inputs.tensors, ...state.tensors];
   let waitingBytes = 0; // uploaded since the device was last waited for
-  const restore = (state: StepState) => {
-    upload(device, lossScale, [state.lossScale]);
-    upload(device, counters, [
-      state.growthTracker,
-      state.optimizerSteps,
-      state.skippedSteps,
-      state.consecutiveSkips,
-      submitted,
-    ]);
-  };
-  restore(initialState(precision));
   const destroy = () => {
     for (const owner of [program, activations, optimizer, exchange]) owner?.[Symbol.dispose]();
     for (const { buffer } of owned) buffer.destroy();
@@ -393,10 +244,10 @@ export function createTrainStep(
     program,
     residual: exchange?.residual,
     takeExchangeMs: () => exchange?.takeMs(),
-    parts: { first: 0, others: othersFrom, update: updateFrom },
-    lasting: [lossScale, counters, reports],
+    parts: { first: 0, others, update },
+    lasting: state.lasting,
     bytes: activations.bytes + optimizer.bytes + program.scratchBytes +
-      owned.reduce((sum, t) => sum + t.buffer.size, 0),
+      owned.reduce((sum, { buffer }) => sum + buffer.size, 0),
     async submit(
       step,
       batches,
@@ -420,33 +271,18 @@ export function createTrainStep(
       }
       const compiling = program.compiling();
       if (compiling) await compiling;
-      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, muonLearningRate]);
+      inputs.uploadStep({ learningRate, muonLearningRate, counted });
       // of this step's micro-batches, those of this rank begin here
       const first = (step * transport.size + transport.rank) * gradientAccumulation;
       let dataMs = 0;
       for (let i = 0; i < batches.length; i++) {
-        const since = performance.now();
-        const batch = batches.at(i)!;
-        upload(device, inputs.tokens, batch.inputs);
-        upload(device, inputs.targets, batch.targets);
-        upload(device, inputs.order, batch.order);
-        uploadPositions(batch.positions);
-        if (random) upload(device, random, [options.seed, first + i]);
-        upload(device, place, [i]);
+        const since = performance.now(), isLast = i === batches.length - 1;
+        inputs.uploadBatch(batches.at(i)!, { place: i, number: first + i });
         dataMs += performance.now() - since;
-        const isLast = i === batches.length - 1;
-        let from = i === 0 ? 0 : othersFrom;
-        if (isLast && exchange) {
-          for (const { to } of lastParts) {
-            program.run({ from, to });
-            exchange.read();
-            from = to;
-          }
-        } else {
-          // on one rank the last micro-batch and the update are submitted together
-          program.run({ from, to: isLast ? program.length : i === 0 ? othersFrom : updateFrom });
-        }
-        waitingBytes += inputBytes;
+        if (isLast && exchange) exchange.submit();
+        else if (i === 0) program.run({ from: 0, to: isLast ? program.length : others });
+        else program.run({ from: others, to: isLast ? program.length : update });
+        waitingBytes += inputs.batchBytes;
         if (waitingBytes < MOST_WAITING_BYTES) continue;
         await device.gpu.queue.onSubmittedWorkDone();
         waitingBytes = 0;
@@ -454,40 +290,17 @@ export function createTrainStep(
       if (exchange) {
         await exchange.run();
         waitingBytes = 0;
-        program.run({ from: updateFrom, to: program.length });
+        program.run({ from: update, to: program.length });
       }
-      submitted++;
+      state.noteSubmitted();
       return dataMs;
     },
-    async reports(count) {
-      const [values] = await download(device, reports);
+    reports(count) {
       waitingBytes = 0;
-      return Array.from({ length: count }, (_, i) => {
-        const row = (submitted - count + i) % REPORT_ROWS * REPORT_COLUMNS;
-        const [loss, gradientNorm, lossScale] = new Float32Array(values!.buffer, 4 * row, 3);
-        const [skipped, , consecutiveSkips, skippedSteps] = values!.subarray(row + 3);
-        return {
-          loss: loss!,
-          gradientNorm: gradientNorm!,
-          lossScale: lossScale!,
-          skipped: skipped === 1,
-          consecutiveSkips: consecutiveSkips!,
-          skippedSteps: skippedSteps!,
-        };
-      });
+      return state.reports(count);
     },
-    async state() {
-      const [scale, counts] = await download(device, lossScale, counters);
-      const [growthTracker, optimizerSteps, skippedSteps, consecutiveSkips] = counts!;
-      return {
-        lossScale: scale![0]!,
-        growthTracker: growthTracker!,
-        optimizerSteps: optimizerSteps!,
-        skippedSteps: skippedSteps!,
-        consecutiveSkips: consecutiveSkips!,
-      };
-    },
-    restore,
+    state: () => state.read(),
+    restore: (saved) => state.restore(saved),
     destroy,
     [Symbol.dispose]: destroy,
   };

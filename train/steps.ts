@@ -15,7 +15,7 @@ import { cooldownStart, lastBeforeCooldown, learningRateAt } from "./schedule.ts
 import type { StepShare } from "./step_share.ts";
 import { allSkipped, checkSkips } from "./skips.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
-import { REPORT_ROWS } from "./step.ts";
+import { REPORT_ROWS } from "./step_state.ts";
 import { shortened, TimeLimit } from "./time_limit.ts";
 
 /** Tokens per sample. */

@@ -10,12 +10,8 @@ import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { OuterStep, type OuterStepOptions } from "../../train/diloco.ts";
-import {
-  createTrainStep,
-  type StepOptions,
-  type StepReport,
-  type TrainStep,
-} from "../../train/step.ts";
+import { createTrainStep, type StepOptions, type TrainStep } from "../../train/step.ts";
+import type { StepReport } from "../../train/step_state.ts";
 import { StepShare } from "../../train/step_share.ts";
 import { inProcess } from "./in_process.ts";
 

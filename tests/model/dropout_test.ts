@@ -6,7 +6,8 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { setElements } from "../../model/weights.ts";
-import { createTrainStep, type StepReport } from "../../train/step.ts";
+import { createTrainStep } from "../../train/step.ts";
+import type { StepReport } from "../../train/step_state.ts";
 import {
   assertClose,
   device,

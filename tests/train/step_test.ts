@@ -6,7 +6,8 @@ import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { createTrainStep, type StepReport } from "../../train/step.ts";
+import { createTrainStep } from "../../train/step.ts";
+import type { StepReport } from "../../train/step_state.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 
 Deno.test("createTrainStep() names an option that is out of its range, its requirement and its value", () => {

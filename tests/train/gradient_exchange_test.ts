@@ -3,7 +3,7 @@ import { sampleBatch } from "../../bench/text.ts";
 import { download, size } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { finalGradients } from "../../train/final_gradients.ts";
+import { finalGradients } from "../../train/gradient_exchange.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { device } from "../kernels/harness.ts";
 
