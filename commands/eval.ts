@@ -1,5 +1,4 @@
 import { Option } from "@commander-js/extra-typings";
-import { basename, dirname, resolve } from "node:path";
 import { DataError } from "../data/text/data_error.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
@@ -8,6 +7,7 @@ import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
+import { runOf } from "../generate/base.ts";
 import { loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
@@ -18,7 +18,7 @@ import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
-import { cacheBeside } from "../train/setup.ts";
+import { cacheBeside } from "../train/training_data.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
@@ -139,8 +139,9 @@ async function openText(
   { path, checkpoint, state, tokenizer }: Evaluated,
 ): Promise<{ text: TokenDataset; name: string }> {
   const display = new DataProgressDisplay();
+  const run = checkpoint && runOf(checkpoint); // a checkpoint that was copied out of its run has none
   const reading = {
-    ...cacheOf(checkpoint),
+    ...run ? { cacheDirectory: cacheBeside(run) } : {},
     tokenizer,
     onProgress: (progress: DataProgress) => display.show(progress),
     onNotice: display.status,
@@ -178,13 +179,6 @@ function heldOut({ validation, validationData, ownValidation, name }: Corpus) {
   const named = validationData && [validationData].flat().join(", ");
   const text = `${ownValidation ? "validation text" : "held out"} of ${name}`;
   return { text: validation, name: named ?? text };
-}
-
-/** The cache directory of a checkpoint's run; a checkpoint that was copied out of its run has none. */
-function cacheOf(checkpoint: string | undefined): { cacheDirectory?: string } {
-  const parent = checkpoint && dirname(resolve(checkpoint));
-  if (!parent || basename(parent) !== "checkpoints") return {};
-  return { cacheDirectory: cacheBeside(dirname(parent)) };
 }
 
 program.action((options) => run(() => main(options)));

@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
-import { processEnvironment } from "../data/hub/request.ts";
+import { join } from "node:path";
 import type { DataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import { isSystemError, reasonOf } from "../files/disk.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
+import { runOf } from "../generate/base.ts";
 import { findSource, type LoadOptions, loadSource } from "../generate/load.ts";
 import type { ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
@@ -14,7 +14,7 @@ import { readTrainerState, type TrainerState } from "../model/files/checkpoint.t
 import type { CheckResult } from "../train/checks.ts";
 import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { type ResolvedOptions, tokensPerStepOf } from "../train/options.ts";
-import { cacheBeside } from "../train/setup.ts";
+import { cacheBeside, offline } from "../train/training_data.ts";
 import { choicesOf } from "../train/tuning.ts";
 import { diagnose, type TrainingFacts } from "./diagnose.ts";
 
@@ -94,12 +94,6 @@ export async function diagnoseSource(
   }
 }
 
-/** The run of a checkpoint; one that was copied out of its run has none. */
-function runOf(checkpoint: string): string | undefined {
-  const parent = dirname(resolve(checkpoint));
-  return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
-}
-
 /** The text of a training, if it is on this machine and has not changed. */
 async function openOwnText(
   state: TrainerState | undefined,
@@ -114,10 +108,10 @@ async function openOwnText(
   const { data = "sample", validationData, dataVersion, textField } = state
     .options as unknown as ResolvedOptions;
   const from = { data, validationData, dataVersion, textField };
-  const environment = { ...processEnvironment(), HF_HUB_OFFLINE: "1" };
   const refuse = (reason: string) =>
     onNotice(`the text of the training is not at hand: ${reason}; --data names another one`);
   try {
+    const environment = offline();
     const corpus = await loadCorpus({
       ...from,
       tokenizer,

@@ -1,5 +1,5 @@
 import type { Corpus } from "../data/tokens/corpus.ts";
-import { Batches } from "../data/tokens/batches.ts";
+import type { Batches } from "../data/tokens/batches.ts";
 import { flagOf } from "../files/command_line.ts";
 import { shortDuration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
@@ -20,13 +20,14 @@ import {
 import { readPlan } from "./plan_file.ts";
 import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
-import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
+import { type Callbacks, notice, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import { type OptionName, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import type { Setup, Workplace } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
 import { allowedDepths, isPlanned, isSizeOpen, typedAmong, withPlanned } from "./size.ts";
 import { createTrainStep } from "./step.ts";
+import { batchesOf } from "./training_data.ts";
 
 /**
  * How the text, the time and this machine decide the size of a training.
@@ -75,9 +76,7 @@ export async function* chooseSize(
   const replaced = (Object.entries(untyped) as [OptionName, unknown][])
     .filter(([name, value]) => typed.includes(name) && given[name] !== value)
     .map(([name, value]) => `${flagOf(name)} ${given[name]} in place of ${value}`);
-  if (replaced.length > 0) {
-    yield { kind: "notice", message: `as given: ${replaced.join(", ")}` };
-  }
+  if (replaced.length > 0) yield notice(`as given: ${replaced.join(", ")}`);
   const planned = { ...withPlanned(given, plan.options, typed), depth: plan.depth };
   // without a clock, --epochs alone decides the steps, to the last row of the text
   if (given.epochs !== undefined && secondsLeft === undefined) planned.steps = given.steps;
@@ -218,25 +217,17 @@ async function measure(
   const { device, setup: { given, precision, defaults }, corpus, ranks } = known;
   const config = configAt(sizes, known);
   const { batchSize, contextLength } = sizesOf({ ...given, ...sizes }, defaults);
-  const { seed, sequence, documents, freeze = "" } = given;
   const shape = { batchSize, contextLength };
   let batches: Batches, recompute: RecomputeMode;
   try {
-    batches = new Batches(corpus.training, {
-      ...shape,
-      sequence,
-      documents,
-      seed,
-      padding: corpus.tokenizer.endOfText,
-      beginOfText: corpus.tokenizer.beginOfText,
-    });
+    batches = batchesOf(corpus, { ...given, ...shape });
     const sized = { ...given, ...shape, config, precision, isResumed: false };
     ({ recompute } = checkTraining(device, sized));
   } catch (error) {
     if (mustFit || !(error instanceof UserError)) throw error;
     return undefined;
   }
-  using gpt = createGpt(device, config, { precision, freeze });
+  using gpt = createGpt(device, config, { precision, freeze: given.freeze ?? "" });
   using trainStep = createTrainStep(gpt, {
     ...given,
     batchSize,

@@ -119,9 +119,19 @@ export interface Callbacks {
   signal: AbortSignal;
 }
 
+/** A sentence for people. */
+export function notice(message: string): TrainEvent {
+  return { kind: "notice", message };
+}
+
+/** Sentences for people, those of them that there are. */
+export function* notices(...sentences: readonly (string | undefined)[]): Generator<TrainEvent> {
+  for (const message of sentences) if (message !== undefined) yield notice(message);
+}
+
 /** Yields the notices of a run directory, and removes them there. */
-export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainEvent> {
-  for (const message of notices.splice(0)) yield { kind: "notice", message };
+export function noticesOf({ notices: sentences }: { notices: string[] }): Generator<TrainEvent> {
+  return notices(...sentences.splice(0));
 }
 
 /** Turns of the event loop after which a message of another thread has arrived: the second one, with Deno 2.9. */
@@ -152,7 +162,7 @@ export async function* reporting<T>(
   };
   const result = work({
     onProgress: (progress) => report({ kind: "preparing", ...progress }),
-    onNotice: (message) => report({ kind: "notice", message }),
+    onNotice: (message) => report(notice(message)),
     signal: AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]),
   });
   const ended = result.catch(() => {}).then(() => {

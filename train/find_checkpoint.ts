@@ -9,7 +9,7 @@ import {
   newestCheckpoint,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
-import { reporting, type TrainEvent } from "./events.ts";
+import { notices, reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
 import type { Workplace } from "./setup.ts";
 import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
@@ -26,7 +26,7 @@ export async function* findCheckpoint(
   const path = resumeFrom === undefined || resumeFrom === "latest"
     ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkResumable)
     : namedCheckpoint(run, resumeFrom);
-  for (const message of warnings) yield { kind: "notice", message };
+  yield* notices(...warnings);
   if (path === undefined) return undefined;
   const likely = initFrom === undefined ? [] : [initFrom];
   return yield* reporting(

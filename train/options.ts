@@ -927,6 +927,11 @@ export const EARLIER_DEFAULTS = {
   optimizer: "adamw",
 } as const;
 
+/** The options that a checkpoint has saved, with the defaults of earlier versions for those that it lacks. */
+export function savedIn({ options }: { readonly options: object }): ResolvedOptions {
+  return { ...EARLIER_DEFAULTS, ranks: 1, ...options } as ResolvedOptions;
+}
+
 /** Whether an option is given: `auto` leaves the choice open. */
 export function isGiven(value: unknown): boolean {
   return value !== undefined && value !== "auto";

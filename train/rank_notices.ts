@@ -1,4 +1,4 @@
-import type { ResolvedOptions } from "./options.ts";
+import { savedIn } from "./options.ts";
 import type { Run } from "./setup.ts";
 import { hasResiduals } from "./state.ts";
 
@@ -7,8 +7,7 @@ export function* noticesOfRanks(
   { options, resumed }: Pick<Run, "options" | "resumed">,
 ): Generator<string> {
   const { ranks, gradientAccumulation, batchSize, syncEvery } = options;
-  const saved = { syncEvery: 1, ...(resumed?.state.options ?? options) } as ResolvedOptions;
-  const { ranks: before = 1 } = saved;
+  const saved = savedIn(resumed?.state ?? { options }), { ranks: before } = saved;
   if (ranks > 1 || before > 1 || syncEvery > 1) {
     yield `${ranks} ${ranks === 1 ? "rank trains" : "ranks train together"}` +
       (before === ranks ? "" : `, in place of ${before} up to now`) +

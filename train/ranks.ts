@@ -1,4 +1,3 @@
-import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import { type ChatTemplate, parseTokenizer } from "../data/tokenizer/tokenizer.ts";
 import { differencesOf } from "../distributed/differences.ts";
@@ -9,7 +8,7 @@ import { printable } from "../files/printable.ts";
 import { CommonError, UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Provider } from "../kernels/provider.ts";
-import { download, type HostArray, type Tensor, upload } from "../kernels/tensor.ts";
+import { download, type HostArray, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -21,11 +20,12 @@ import {
   createStep,
   type RankTraining,
 } from "./rank_training.ts";
-import { cacheBeside, type Run, type Workplace } from "./setup.ts";
-import { hasResiduals, readMoments, readResidual } from "./state.ts";
+import type { Run, Workplace } from "./setup.ts";
+import { hasResiduals, readMoments, readResidual, type Resumed } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
 import { REPORT_ROWS, type StepState } from "./step_state.ts";
+import { batchesOf, cacheBeside } from "./training_data.ts";
 import { choicesOf, tuningOf } from "./tuning.ts";
 
 /**
@@ -77,18 +77,42 @@ export async function assign(
   await transport.broadcast(toJsonBytes(assignment));
   await transport.barrier(); // until other hosts have tokenized their data
   await checkSameData(transport, corpus);
-  for (const tensor of sharedTensors(training)) {
-    const [values] = await download(device, tensor);
-    await transport.broadcast(new Uint8Array(values!.buffer));
+  await shareValues(transport, training, assignment, resumed);
+}
+
+/**
+ * Gives the other ranks the weights and the optimizer's state of rank 0, and what the checkpoint has of their own state.
+ *
+ * @param resumed the checkpoint, which rank 0 reads.
+ */
+async function shareValues(
+  transport: Transport,
+  training: RankTraining,
+  { otherStates, hasResiduals }: Assignment,
+  resumed?: Resumed,
+): Promise<void> {
+  const { gpt: { device, parameters, copies }, trainStep, outer } = training;
+  const { rank: own, size } = transport, state = trainStep.optimizer.state;
+  const broadcast = async (values: HostArray | undefined) =>
+    (await transport.broadcast(values && new Uint8Array(values.buffer))).buffer;
+  const tensors = [parameters, ...(copies ? [copies] : []), ...state.values()]
+    .map(({ flat }) => flat).concat(outer ? [outer.momentum] : []);
+  for (const tensor of tensors) {
+    const buffer = await broadcast(own === 0 ? (await download(device, tensor))[0] : undefined);
+    if (own === 0) continue;
+    const isU32 = tensor.dtype === "u32";
+    upload(device, tensor, isU32 ? new Uint32Array(buffer) : new Float32Array(buffer));
   }
-  for (const rank of otherStates.keys().map((i) => i + 1)) {
-    for (const values of readMoments(resumed!.path, trainStep, rank).values()) {
-      await transport.broadcast(new Uint8Array(values.buffer));
+  for (let rank = 1; rank <= otherStates.length; rank++) {
+    const moments = resumed && readMoments(resumed.path, trainStep, rank);
+    for (const [name, { flat }] of state) {
+      const buffer = await broadcast(moments?.get(name));
+      if (rank === own) upload(device, flat, new Float32Array(buffer));
     }
   }
-  for (let rank = 1; assignment.hasResiduals && rank < transport.size; rank++) {
-    const residual = readResidual(resumed!.path, trainStep, rank);
-    await transport.broadcast(new Uint8Array(residual.buffer));
+  for (let rank = 1; hasResiduals && rank < size; rank++) {
+    const buffer = await broadcast(resumed && readResidual(resumed.path, trainStep, rank));
+    if (rank === own) residualOf(training)!.set(new Float32Array(buffer));
   }
 }
 
@@ -151,11 +175,7 @@ export async function follow(
   );
   if (transport.localRank === 0) await transport.barrier();
   await checkSameData(transport, corpus);
-  const batches = new Batches(corpus.training, {
-    ...options,
-    padding: corpus.tokenizer.endOfText,
-    beginOfText: corpus.tokenizer.beginOfText,
-  });
+  const batches = batchesOf(corpus, options);
   const choices = choicesOf({ tuning }, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
   const run = { device, options, config, recompute, corpus, transport };
@@ -163,23 +183,7 @@ export async function follow(
   const trainStep = resources.use(createStep(run, gpt));
   const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
   const training = { gpt, trainStep, outer };
-  for (const tensor of sharedTensors(training)) {
-    const { buffer } = await transport.broadcast();
-    const values: HostArray = tensor.dtype === "u32"
-      ? new Uint32Array(buffer)
-      : new Float32Array(buffer);
-    upload(device, tensor, values);
-  }
-  for (const rank of otherStates.keys().map((i) => i + 1)) {
-    for (const { flat } of trainStep.optimizer.state.values()) {
-      const { buffer } = await transport.broadcast();
-      if (rank === transport.rank) upload(device, flat, new Float32Array(buffer));
-    }
-  }
-  for (let rank = 1; assignment.hasResiduals && rank < transport.size; rank++) {
-    const { buffer } = await transport.broadcast();
-    if (rank === transport.rank) residualOf(training)!.set(new Float32Array(buffer));
-  }
+  await shareValues(transport, training, assignment);
   trainStep.restore(otherStates[transport.rank - 1] ?? state);
   outer?.start();
   const share = new StepShare(transport, batches, start);
@@ -245,14 +249,4 @@ async function checkSameData(transport: Transport, { name, hash }: Corpus): Prom
       `${others.map(({ ranks }) => ranks).join(" and ")} differ from those of rank 0`,
     { hint: "Copy the documents from the host of rank 0 to the others" },
   );
-}
-
-/** The tensors whose values the other ranks get from rank 0. */
-function sharedTensors({ gpt, trainStep, outer }: RankTraining): Tensor[] {
-  return [
-    gpt.parameters.flat,
-    ...(gpt.copies ? [gpt.copies.flat] : []),
-    ...trainStep.optimizer.state.values().map(({ flat }) => flat),
-    ...(outer ? [outer.momentum] : []),
-  ];
 }

@@ -11,7 +11,13 @@ import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Callbacks } from "./events.ts";
-import { isGiven, optionsWhere, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import {
+  isGiven,
+  optionsWhere,
+  type ResolvedOptions,
+  savedIn,
+  type TrainOptions,
+} from "./options.ts";
 import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 
@@ -64,7 +70,7 @@ async function renamedData(
   places: Places,
   callbacks: Callbacks,
 ): Promise<Partial<TrainOptions>> {
-  const saved = state.options as unknown as ResolvedOptions;
+  const saved = savedIn(state);
   const { data, validationData, dataVersion, textField } = saved;
   const asked: DataOptions = { data, validationData, dataVersion, textField };
   for (const name of DATA_OPTIONS) {
@@ -134,7 +140,7 @@ async function renamedModel(
   callbacks: Callbacks,
 ): Promise<Partial<TrainOptions> & Pick<Renamed, "source">> {
   const names = Object.keys(MODEL_NAMES), asked = wholeSpec(given.initFrom, names);
-  const { initFrom: saved, contextLength } = state.options as unknown as ResolvedOptions;
+  const { initFrom: saved, contextLength } = savedIn(state);
   if (asked === undefined || asked === wholeSpec(saved, names) || asked === state.source?.spec) {
     return {};
   }

@@ -13,13 +13,13 @@ import {
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Precision } from "../model/precision.ts";
 import {
-  EARLIER_DEFAULTS,
   isGiven,
   OPTION_NAMES,
   type OptionName,
   optionNamed,
   optionsWhere,
   type ResolvedOptions,
+  savedIn,
   TRAIN_OPTIONS,
   type TrainOptions,
 } from "./options.ts";
@@ -430,7 +430,7 @@ export function resumeOptions(
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
-  const before = { ...EARLIER_DEFAULTS, ...saved } as ResolvedOptions;
+  const before = savedIn({ options: saved });
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
     if (value === undefined || onResume === "renamed") continue;

@@ -18,7 +18,8 @@ import {
   type TrainingSpec,
 } from "./limits.ts";
 import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.ts";
-import { makeSetup, notDownloaded, offline, openCorpus, openDeviceFor } from "./setup.ts";
+import { makeSetup, openDeviceFor } from "./setup.ts";
+import { notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { sizesOf } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 import type { TrainStep } from "./step.ts";

@@ -48,7 +48,7 @@ import type { ParameterSpec } from "../model/parameters.ts";
 import { loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
-import { EARLIER_DEFAULTS, type ResolvedOptions } from "./options.ts";
+import { type ResolvedOptions, savedIn } from "./options.ts";
 import { gatherRankStates, haveOwnStates, RESIDUAL, residualOf } from "./rank_states.ts";
 import type { RankTraining } from "./rank_training.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
@@ -171,7 +171,7 @@ export async function readCheckpoint(
       `Cannot load ${join(path, STATE_FILE)} as source must name the base of its adapters`,
     );
   }
-  const { contextLength } = state.options as unknown as ResolvedOptions;
+  const { contextLength } = savedIn(state);
   const found = { spec: path, directory: path };
   const { adapters, tokenizer, ...base } = await readModel(
     found,
@@ -373,11 +373,10 @@ function valuesOf(
  * something else, and those of other ranks leave out a part.
  */
 export function hasResiduals(
-  { options }: Pick<TrainerState, "options">,
+  state: Pick<TrainerState, "options">,
   { wire, ranks, syncEvery }: Pick<ResolvedOptions, "wire" | "ranks" | "syncEvery">,
 ): boolean {
-  const saved = { ...EARLIER_DEFAULTS, ranks: 1, ...options } as ResolvedOptions;
-  const areGradients = saved.syncEvery === 1;
+  const saved = savedIn(state), areGradients = saved.syncEvery === 1;
   return ranks > 1 && wire === "f16" && saved.wire === "f16" && saved.ranks === ranks &&
     areGradients === (syncEvery === 1);
 }
@@ -432,8 +431,7 @@ export function restore(
   for (const [key, { flat }] of trainStep.optimizer.state) {
     upload(gpt.device, flat, moments.get(key)!);
   }
-  const { syncEvery = 1 } = state.options as Partial<ResolvedOptions>;
-  if (outer && syncEvery > 1) {
+  if (outer && savedIn(state).syncEvery > 1) {
     readTensors(path, OPTIMIZER_FILE, (...file) => {
       upload(gpt.device, outer.momentum, valuesOf(OUTER, trainStep.gradients, ...file));
     });

@@ -3,7 +3,7 @@ import { generate } from "../generate/generate.ts";
 import { median } from "../kernels/timing.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
-import { noticesOf, type TrainEvent } from "./events.ts";
+import { notice, noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./metrics.ts";
 import { givenPrompt, heldOutPrompt } from "./prompts.ts";
@@ -211,14 +211,13 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (options.schedule === "wsd" && !isCooling && SAFE_SHARE * fitting > soonest) return;
     options = { ...options, ...shortened(options, step, step + Math.ceil(SAFE_SHARE * fitting)) };
     const first = cooldownStart(options);
-    yield {
-      kind: "notice",
-      message: `this machine is slower than the plan expects: the training ends after step ` +
+    yield notice(
+      `this machine is slower than the plan expects: the training ends after step ` +
         `${options.steps} instead of ${planned}` +
         (isCooling || first === options.steps
           ? ""
           : `, and the cool-down begins after step ${first}`),
-    };
+    );
   }
 
   /** Counts weights and gradients after the step that was reported last, outside the time of any step. */

@@ -18,25 +18,21 @@ import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
-import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
+import { hasAborted, notice, notices, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import {
-  cacheBeside,
   finishSetup,
-  fittingTo,
   makeSetup,
-  notDownloaded,
-  offline,
-  openCorpus,
   openDeviceFor,
   type Run,
   type Setup,
   type Workplace,
 } from "./setup.ts";
+import { cacheBeside, fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { TrainingTime } from "./training_time.ts";
 import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
 import {
@@ -237,11 +233,9 @@ async function* lead(
         `current value is ${run.options.steps}`,
     );
   }
-  if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-  for (const message of noticesOfRanks(run)) yield { kind: "notice", message };
-  if (transport.size > 1) {
-    yield { kind: "notice", message: describeDevices(await devicesOf(transport, device)) };
-  }
+  if (aside) yield notice(`moved the old run to ${aside}`);
+  yield* notices(...noticesOfRanks(run));
+  if (transport.size > 1) yield notice(describeDevices(await devicesOf(transport, device)));
   yield startOf(run);
   if (!directory) return yield* estimateRun(run);
   directory.checkRoom(plannedSaves(run));
@@ -341,8 +335,7 @@ function secondsBefore(run: string, { resumed }: Setup): number {
 
 /** Reports what a training would need, and then how long it would take. */
 async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
-  const shortage = checkRoom(run.out, plannedSaves(run));
-  if (shortage !== undefined) yield { kind: "notice", message: shortage };
+  yield* notices(checkRoom(run.out, plannedSaves(run)));
   yield { kind: "estimate", ...estimate(run) };
   const steps = run.options.steps - run.share.start.step;
   if (steps <= 0 || run.signal?.aborted) return;

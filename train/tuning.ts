@@ -7,7 +7,7 @@ import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
-import { hasAborted, type TrainEvent } from "./events.ts";
+import { hasAborted, notice, notices, type TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
 
 /** The fastest kernels by `Tunable.key`, as in `Device.choices`. */
@@ -162,7 +162,7 @@ export async function* recordTuned(
         `the last bits of the results may differ`,
     );
   }
-  for (const message of warnings.splice(0)) yield { kind: "notice", message };
+  yield* notices(...warnings.splice(0));
 
   device.choices.clear();
   for (const [key, variant] of choices) device.choices.set(key, variant);
@@ -173,7 +173,7 @@ export async function* recordTuned(
   const unknown = forgetUnavailable(step.program, kept ? "the checkpoint" : file);
   if (unknown !== undefined) {
     const instead = kept || !tune ? DEFAULTS_INSTEAD : "the fastest are found now";
-    yield { kind: "notice", message: `${unknown}; ${instead}` };
+    yield notice(`${unknown}; ${instead}`);
   }
   const open = kept || !tune ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;
@@ -195,6 +195,6 @@ export async function* recordTuned(
     step.destroy();
   }
   writeChoices(file, device, warn);
-  for (const message of warnings) yield { kind: "notice", message };
+  yield* notices(...warnings);
   return record();
 }

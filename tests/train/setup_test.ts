@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import type { Corpus } from "../../data/tokens/corpus.ts";
-import { choosePreset, littleHeldOut } from "../../train/setup.ts";
+import { choosePreset } from "../../train/setup.ts";
+import { littleHeldOut } from "../../train/training_data.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unless a preset is given", () => {
