@@ -929,7 +929,8 @@ export const EARLIER_DEFAULTS = {
 
 /** The options that a checkpoint has saved, with the defaults of earlier versions for those that it lacks. */
 export function savedIn({ options }: { readonly options: object }): ResolvedOptions {
-  return { ...EARLIER_DEFAULTS, ranks: 1, ...options } as ResolvedOptions;
+  const { ranks = 1 } = options as Partial<ResolvedOptions>;
+  return { ...EARLIER_DEFAULTS, ...options, ranks } as ResolvedOptions;
 }
 
 /** Whether an option is given: `auto` leaves the choice open. */
