@@ -1,31 +1,23 @@
 import type { Arena } from "../kernels/arena.ts";
-import type { Device } from "../kernels/device.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
-import { canNormalize, MOST_BUFFERS, partsOf } from "../kernels/matmul/launches.ts";
-import type { BackwardEpilogue, ForwardEpilogue, MatmulOptions } from "../kernels/matmul/matmul.ts";
+import type { BackwardEpilogue, ForwardEpilogue } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
 import { type QkNorm, ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
-import { attentionOf, type GptConfig, headsOf, innerWidthOf, withDefaults } from "./config.ts";
-import { type Gpt, headName, headOf, masterOf, matrixOf } from "./gpt.ts";
+import { attentionOf, type GptConfig, withDefaults } from "./config.ts";
+import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
-import {
-  adaptersBeside,
-  biasOf,
-  gatedLayersForward,
-  linearLayerBackward,
-  linearLayerForward,
-  type LowOf,
-} from "./linear.ts";
-import { normBackward, normForward, normParameters } from "./norm.ts";
+import { gatedLayersForward, linearLayerBackward, linearLayerForward, lowIn } from "./linear.ts";
+import { normBackward } from "./norm.ts";
 import { firstTrainedBlock } from "./parameters.ts";
+import { type Norm, type Operand, ResidualStream } from "./residual_stream.ts";
 
 /**
  * The architecture. Training, evaluation and generation record the same `forward()`; `backward()` has its
@@ -55,11 +47,6 @@ export interface KeyValueCache {
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
-/** A tensor as a product reads it: normalised first if `normalize` is given, with the kernel for `kernelRows` rows. */
-export interface Operand extends Pick<MatmulOptions, "normalize" | "kernelRows"> {
-  readonly x: Tensor;
-}
-
 /** Dropout of the model, without its sites; none by default. */
 type DropoutOption = Omit<Dropout, "site"> | undefined;
 
@@ -76,18 +63,6 @@ function dropoutAt(site: number, dropout: DropoutOption): Dropout | undefined {
   return dropout && { ...dropout, site };
 }
 
-/** A norm of the network. It normalises the residual stream after an addition to it. */
-interface Norm {
-  /** Name of its parameters, such as `h.0.ln_1`. */
-  readonly name: string;
-  /** The residual stream after the addition. */
-  readonly x: Tensor;
-  readonly y: Tensor;
-  readonly statistics: Tensor;
-  /** Dropout site of the addend; nothing is added before the first norm. */
-  readonly site: number;
-}
-
 /** The norms of a model. Each of these functions takes the number of a block. */
 interface Norms {
   /** Before the block's attention; after the last block `ln_f`. */
@@ -96,7 +71,7 @@ interface Norms {
   ln2(block: number): Norm;
 }
 
-function normsOf({ layers }: GptConfig, { at }: Activations): Norms {
+function normsOf({ layers }: GptConfig, { at }: Activations, dropout: DropoutOption): Norms {
   const norm = (name: string, activation: string, layer?: number) => ({
     name,
     y: at(activation, layer),
@@ -106,12 +81,12 @@ function normsOf({ layers }: GptConfig, { at }: Activations): Norms {
     ln1: (i) => ({
       ...(i < layers ? norm(`h.${i}.ln_1`, "ln1", i) : norm("ln_f", "lnf")),
       x: i === 0 ? at("x") : at("out", i - 1),
-      site: i === 0 ? SITE.embedding : SITE.mlp(i - 1),
+      dropout: i === 0 ? undefined : dropoutAt(SITE.mlp(i - 1), dropout),
     }),
     ln2: (i) => ({
       ...norm(`h.${i}.ln_2`, "ln2", i),
       x: at("middle", i),
-      site: SITE.projection(i),
+      dropout: dropoutAt(SITE.projection(i), dropout),
     }),
   };
 }
@@ -153,35 +128,12 @@ export function forward(
     const drop = dropoutAt(SITE.embedding, dropout);
     if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
   }
-  let ln = parts.normalize(normsOf(config, activations).ln1(0));
+  let ln = parts.normalize(normsOf(config, activations, dropout).ln1(0));
   for (let i = 0; i < config.layers; i++) {
     ln = parts.attention(i, ln);
     ln = parts.mlp(i, ln);
   }
   return ln;
-}
-
-/** Rows of a pass whose launches are fused, at most, and at most if `kernelRows` is given. */
-const MOST_ROWS = 4, MOST_FUSED_ROWS = 8;
-
-/**
- * Parts of a sum over K, at most, if a pass may have many rows: the next launch reads the parts of all its rows in every
- * workgroup. A guess, as it was not measured.
- */
-const MOST_PARTS_OF_MANY = 2;
-
-/** Elements of the partial sums of a projection after attention, at most: the next launch reads them in every workgroup. */
-const MOST_PROJECTED = 16_384;
-
-/**
- * Whether a pass over a cache has few launches. For few rows a launch costs a GPU more than a norm: the products
- * normalise the rows that they read, attention computes the product after it, and sums over K are stored in parts,
- * which the next norm adds to the stream.
- */
-function isFused(device: Device, { config }: Gpt, rows: number): boolean {
-  return rows <= MOST_FUSED_ROWS && !device.isCpu &&
-    canNormalize(device, config.width) && innerWidthOf(config) % 4 === 0 &&
-    device.gpu.limits.maxStorageBuffersPerShaderStage >= MOST_BUFFERS;
 }
 
 /**
@@ -197,69 +149,28 @@ function forwardParts(
     kernelRows?: number | undefined;
   },
 ) {
-  const { at, batchSize: B, sequenceLength: T, purpose } = activations;
-  const { config, rotation } = model;
+  const { at, sequenceLength: T, purpose } = activations, { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
-  const norms = normsOf(config, activations);
-  const fused = cache !== undefined && (kernelRows !== undefined || B * T <= MOST_ROWS) &&
-    isFused(program.device, model, kernelRows ?? B * T);
-
-  const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
-  const linear = (
-    name: string,
-    { x, ...options }: Operand & Pick<MatmulOptions, "parts">,
-    y: Tensor,
-    epilogue?: ForwardEpilogue,
-  ) => linearLayerForward(program, model, name, { x }, { y, low }, { ...options, epilogue });
-  // slot 0 is that of products, which may need it before these sums are read
-  const partialSums = (count: number) => program.scratch([count, B * T, config.width], { slot: 1 });
-  let stream = at("x"); // [M,C], the residual stream
-  /**
-   * Normalises the stream, to which z is added if it is given, fused its partial sums; returns what the next linear
-   * layer reads.
-   */
-  const normalize = (norm: Norm, z?: Tensor): Operand => {
-    const { name, y, statistics, site } = norm;
-    const x = z ? stream : norm.x; // without z the stream begins there
-    if (fused) {
-      stream = norm.x;
-      return {
-        x,
-        kernelRows,
-        normalize: { ...normParameters(model, name), addends: z, total: z && norm.x },
-      };
-    }
-    normForward(program, model, name, { x, z }, { sum: z && norm.x, y, statistics }, {
-      dropout: dropoutAt(site, dropout),
-    });
-    stream = norm.x;
-    return { x: y, kernelRows };
-  };
-  /** Adds a linear layer of x to the stream, and normalises the sum. */
-  const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
-    const most = kernelRows === undefined ? undefined : MOST_PARTS_OF_MANY;
-    const parts = fused ? partsOf({ K: x.shape[1]!, N: config.width, most }) : undefined;
-    const z = parts === undefined ? at("projected") : partialSums(parts);
-    linear(name, { x, parts, kernelRows }, z);
-    return normalize(norm, z);
-  };
+  const norms = normsOf(config, activations, dropout), low = lowIn(activations);
+  const stream = new ResidualStream(program, model, activations, {
+    hasCache: cache !== undefined,
+    kernelRows,
+  });
+  const linear = (name: string, { x, ...how }: Operand, y: Tensor, epilogue?: ForwardEpilogue) =>
+    linearLayerForward(program, model, name, { x }, { y, low }, { ...how, epilogue });
 
   /** What the MLP computes of ln between its matrices. */
   const inner = (i: number, ln: Operand) => {
     const hidden = at("hidden", i), activated = at("activated", i);
     if (gatedMlp) {
-      const outputs = { gate: at("gate", i), up: hidden, activated, low };
-      gatedLayersForward(program, model, i, ln, outputs, {
-        activation,
-        kernelRows,
-        normalize: ln.normalize,
-      });
+      const { x, ...how } = ln, outputs = { gate: at("gate", i), up: hidden, activated, low };
+      gatedLayersForward(program, model, i, { x }, outputs, { activation, ...how });
     } else {
       linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
     }
   };
   return {
-    normalize,
+    normalize: (norm: Norm) => stream.normalize(norm),
     inner,
     /** stream += attention(ln); returns its norm. */
     attention(i: number, ln: Operand): Operand {
@@ -271,45 +182,36 @@ function forwardParts(
         const inputs = { rotation, positions, cursors: cache?.cursors, norm };
         ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
       }
-      const projection = `h.${i}.attn.c_proj`;
-      if (cache) {
-        const inputs = {
-          qkv,
-          cursors: cache.cursors,
-          ...rotatesInDecode ? { rotation, norm } : {},
-        };
-        const { keys, values } = cache.layers[i]!;
-        const isProjected = fused && kernelRows === undefined &&
-          heads * config.width <= MOST_PROJECTED &&
-          adaptersBeside(model, projection).length === 0 &&
-          (!model.quantized || headsOf(config).headSize % 8 === 0);
-        if (isProjected) {
-          const name = `${projection}.weight`, int8 = model.quantized?.get(name);
-          const weight = int8?.values ?? matrixOf(model, name), scales = int8?.scales;
-          const bias = biasOf(model, projection), projected = partialSums(heads);
-          attentionDecode(
-            program,
-            { ...inputs, projection: { weight, scales, bias } },
-            { keys, values, projected },
-            scores,
-          );
-          return normalize(norms.ln2(i), projected);
-        }
-        attentionDecode(program, inputs, { keys, values, y }, scores);
-      } else {
+      const projection = `h.${i}.attn.c_proj`, ln2 = norms.ln2(i);
+      if (!cache) {
         attentionForward(
           program,
           { qkv, positions },
           { y, logSumExp: at("attention.logSumExp", i) },
           { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
         );
+        return stream.add(projection, y, ln2);
       }
-      return addAndNormalize(projection, y, norms.ln2(i));
+      const { cursors } = cache, { keys, values } = cache.layers[i]!;
+      const inputs = { qkv, cursors, ...(rotatesInDecode ? { rotation, norm } : {}) };
+      const fused = stream.projectionInAttention(projection);
+      if (fused) {
+        const { projection, sums: projected } = fused;
+        attentionDecode(
+          program,
+          { ...inputs, projection },
+          { keys, values, projected },
+          scores,
+        );
+        return stream.normalize(ln2, projected);
+      }
+      attentionDecode(program, inputs, { keys, values, y }, scores);
+      return stream.add(projection, y, ln2);
     },
     /** stream += mlp(ln); returns its norm. */
     mlp(i: number, ln: Operand): Operand {
       inner(i, ln);
-      return addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
+      return stream.add(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
     },
   };
 }
@@ -363,7 +265,7 @@ export function backward(
   const { config, rotation } = model, { layers } = config;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
-  const norms = normsOf(config, activations), first = firstTrainedBlock(model);
+  const norms = normsOf(config, activations, dropout), first = firstTrainedBlock(model);
 
   const linear = (
     name: string,
@@ -375,7 +277,7 @@ export function backward(
       program,
       model,
       name,
-      { ...inputs, low: ({ module, layer }) => at(`${module.name} low`, layer) },
+      { ...inputs, low: lowIn(activations) },
       { dx, dlow: () => at("dlow") },
       { gradients, accumulate, ...options },
     );
@@ -384,12 +286,12 @@ export function backward(
    * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
    * before the norm.
    */
-  const normalizeBackward = ({ name, x, statistics, site }: Norm, dz?: Tensor) =>
+  const normalizeBackward = ({ name, x, statistics, dropout }: Norm, dz?: Tensor) =>
     normBackward(program, model, name, { x, statistics, dy: at("dln") }, { dx, dz }, {
       gradients,
       accumulate,
       accumulateDx: name !== "ln_f",
-      dropout: dropoutAt(site, dropout),
+      dropout,
     });
 
   const parts = forwardParts(program, model, activations, { positions, dropout });

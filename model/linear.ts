@@ -9,12 +9,18 @@ import {
 } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import { type Tensor, viewTensor } from "../kernels/tensor.ts";
+import type { Activations } from "./activations.ts";
 import { loraScale } from "./files/lora.ts";
 import { type Gpt, masterOf, matrixOf } from "./gpt.ts";
 import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
 
 /** The tensor that holds an adapter's x · Aᵀ, or its gradient: [M,r], of x's type. */
 export type LowOf = (adapter: Adapter) => Tensor;
+
+/** These tensors among the activations of a pass. */
+export function lowIn({ at }: Pick<Activations, "at">): LowOf {
+  return ({ module, layer }) => at(`${module.name} low`, layer);
+}
 
 /**
  * Records a linear layer of the model, adapters included: y = x · W + b + Σ alpha / r · (x · Aᵀ) · Bᵀ.
