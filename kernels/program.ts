@@ -107,9 +107,13 @@ interface Step extends Launch {
 
 /** What a program runs, and how often. */
 export interface RunOptions {
+  /** Times in a row, once by default. */
   readonly repeats?: number;
+  /** Index of the first launch, 0 by default. */
   readonly from?: number;
+  /** Index after the last launch; by default that of the end. */
   readonly to?: number;
+  /** The timestamps that the pass writes; none by default. */
   readonly timestampWrites?: GPUComputePassTimestampWrites | undefined;
 }
 
@@ -289,7 +293,7 @@ export class Program implements Disposable {
 
   /**
    * Submits launches `from` to `to` − 1 in one pass, `repeats` times in a row; by default all launches once.
-   * Does not wait for the device. `timestampWrites` are those of the pass.
+   * Does not wait for the device.
    */
   run({ repeats = 1, from = 0, to = this.length, timestampWrites }: RunOptions = {}): void {
     const encoder = this.device.gpu.createCommandEncoder();
