@@ -84,7 +84,9 @@ const cases: readonly { name: string; size: number; wanted: Case }[] = [{
   name: "a gpt2 with Muon and accumulation",
   size: 2,
   wanted: {
-    ...{ config: small, options: { syncEvery: 2, optimizer: "muon" } },
+    // the gradient of a bias of keys is a rounding error, which AdamW would scale to a whole step
+    config: { ...small, qkvBias: false },
+    options: { syncEvery: 2, optimizer: "muon" },
     ...{ steps: 6, gradientAccumulation: 2 },
   },
 }, {
