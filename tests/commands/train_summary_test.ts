@@ -76,7 +76,7 @@ async function summaryOf(
   steps: readonly number[],
   lines: readonly object[],
   best: string,
-  warnings: readonly string[] = [],
+  { warnings = [], ranks = 1 }: { warnings?: readonly string[]; ranks?: number } = {},
 ) {
   const out = join(directory, name);
   Deno.mkdirSync(out);
@@ -88,9 +88,10 @@ async function summaryOf(
   let clock = 0;
   performance.now = () => clock;
   try {
-    summary.add({ kind: "start", options: { out } } as unknown as TrainEvent);
+    summary.add({ kind: "start", options: { out, ranks } } as unknown as TrainEvent);
     for (const step of steps) {
-      const speed = step === steps[0] ? {} : { tokensPerSecond: step % 2 ? 100 : 300 };
+      const slow = { tokensPerSecond: 100, exchangeShare: 0.4 }, fast = { tokensPerSecond: 300 };
+      const speed = step === steps[0] ? {} : step % 2 ? slow : fast;
       summary.add({ kind: "step", step, ...speed } as TrainEvent);
     }
     for (const name of warnings) summary.add({ kind: "warning", name } as TrainEvent);
@@ -122,6 +123,16 @@ Deno.test("TrainSummary says what the training did, and which losses the run has
 });
 
 Deno.test("TrainSummary names diagnose when there was a warning", async () => {
-  const lines = await summaryOf("sick", [1], [evaluation(1, 2)], "c/000004", ["overfitting"]);
+  const lines = await summaryOf("sick", [1], [evaluation(1, 2)], "c/000004", {
+    warnings: ["overfitting"],
+  });
   assert.match(lines, /\nwarnings were printed; for all checks: deno task diagnose \S*sick$/);
+});
+
+Deno.test("TrainSummary says which part of their time several ranks exchanged", async () => {
+  // two steps of 10 ms per token, of which 4 ms are the exchange, and two of 3.3 ms without one
+  assert.match(
+    await summaryOf("ranks", [1, 2, 3, 4, 5], [], "c/000004", { ranks: 2 }),
+    /; the steps alone: 150 tokens per second on 2 ranks, 30 % exchanging\n/,
+  );
 });
