@@ -26,6 +26,7 @@ Deno.test("machineSection() compares the benchmarks that PyTorch's report has, t
   const rows = cells(machineSection(native));
   const from = rows.findIndex(([name]) => name === "benchmark");
   const to = rows.findIndex(([name]) => name === "run");
+  assert.equal(rows[from]!.at(-1), "ratio"); // of the only provider
   assert.deepEqual(rows.slice(from + 2, to), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
