@@ -32,11 +32,13 @@ const VOCAB = "vocab.json", MERGES = "merges.txt";
 /** Files that name the tokens with a role, such as to end a document, and those that were added. */
 const ROLES = "special_tokens_map.json", ADDED = "added_tokens.json";
 
+/** What is read beside the vocabulary. */
+const BESIDE = [ADDED, TOKENIZER_CONFIG_FILE, ROLES, CHAT_TEMPLATE_FILE];
+
 /** Of the names of a repository's files, those that its tokenizer is read from. */
 export function tokenizerFileNames(names: readonly string[]): string[] {
   const main = names.includes(TOKENIZER_FILE) ? [TOKENIZER_FILE] : [VOCAB, MERGES];
-  return [...main, ADDED, TOKENIZER_CONFIG_FILE, ROLES, CHAT_TEMPLATE_FILE]
-    .filter((name) => names.includes(name));
+  return [...main, ...BESIDE].filter((name) => names.includes(name));
 }
 
 /** Whether a folder has a tokenizer. */
@@ -81,21 +83,16 @@ export async function loadTokenizer(
   if (spec === "gpt2") return await gpt2Tokenizer();
   if (!spec.startsWith("hf:")) return await readTokenizer(spec, options);
   const { path = TOKENIZER_FILE, ...repo } = parseHubSpec(spec);
-  const limits = { ...options, mostBytes: MOST_JSON_BYTES };
-  const file = await hubFile({ ...repo, type: "model", path }, limits);
-  const textOf = async (name: string) => {
-    const beside = path.replace(/[^/]*$/, name);
-    const request = { ...repo, type: "model", path: beside, revision: file.commit } as const;
-    const found = await hubFile(request, limits).catch((error) => {
+  const get = (path: string, revision = repo.revision) =>
+    hubFile({ ...repo, type: "model", path, revision }, { ...options, mostBytes: MOST_JSON_BYTES });
+  const file = await get(path);
+  for (const name of BESIDE) {
+    await get(path.replace(/[^/]*$/, name), file.commit).catch((error) => {
       // not every repository has one; offline, a file that is not in the cache counts as absent
-      if (error instanceof HubError && (error.status ?? 404) === 404) return undefined;
-      throw error;
+      if (!(error instanceof HubError) || (error.status ?? 404) !== 404) throw error;
     });
-    return found && readText(found.path);
-  };
-  const json = readText(file.path, "tokenizer");
-  const nameOf = (name: string) => `${name} of ${spec}`;
-  return await parseFiles({ json, where: spec, textOf, nameOf }, options);
+  }
+  return await readTokenizer(file.path, options);
 }
 
 /**
@@ -113,61 +110,38 @@ export async function readTokenizer(
     (reason) => new UserError(`Cannot read tokenizer ${path}: ${reason}`),
   );
   const isFolder = status?.isDirectory() ?? false, folder = isFolder ? path : dirname(path);
-  const file = isFolder ? join(path, TOKENIZER_FILE) : path;
-  const nameOf = (name: string) => join(folder, name);
-  const textOf = (name: string) =>
-    Promise.resolve(existsSync(nameOf(name)) ? readText(nameOf(name)) : undefined);
+  const at = (name: string) => join(folder, name), file = isFolder ? at(TOKENIZER_FILE) : path;
   const isOlder = isFolder && !existsSync(file) && hasTokenizer(folder);
-  const json = isOlder ? undefined : readText(file, "tokenizer");
   const where = isOlder ? `${VOCAB} and ${MERGES} in ${folder}` : file;
-  return await parseFiles({ json, where, textOf, nameOf }, options);
-}
-
-/** The files of a tokenizer. */
-interface Files {
-  /** The `tokenizer.json`; without it there are `vocab.json` and `merges.txt`. */
-  readonly json: string | undefined;
-  /** Its name in messages. */
-  readonly where: string;
-  /** The text of a file beside it, if there is such a file. */
-  readonly textOf: (name: string) => Promise<string | undefined>;
-  /** The name of a file beside it in messages. */
-  readonly nameOf: (name: string) => string;
-}
-
-async function parseFiles(
-  { json, where, textOf, nameOf }: Files,
-  options: ParseTokenizerOptions,
-): Promise<Tokenizer> {
-  const objectOf = async (name: string): Promise<JsonObject> => {
-    const text = await textOf(name);
-    return text === undefined ? {} : parseJsonObject(text, nameOf(name));
-  };
-  const config = await objectOf(TOKENIZER_CONFIG_FILE), roles = await objectOf(ROLES);
+  const text = isOlder ? undefined : readText(file, "tokenizer");
+  const objectOf = (name: string): JsonObject =>
+    existsSync(at(name)) ? parseJsonObject(readText(at(name)), at(name)) : {};
+  const config = objectOf(TOKENIZER_CONFIG_FILE), roles = objectOf(ROLES);
   const roleOf = (role: string) => contentOf(config[role]) ?? contentOf(roles[role]);
-  const { endOfText = roleOf("eos_token") } = options;
   const special = specialContents(config, roles);
   // a description in the configuration replaces the older table of ids
   const added = (isObject(config.added_tokens_decoder)
     ? Object.entries(config.added_tokens_decoder)
       .map(([id, token]) => ({ ...token as JsonObject, id: Number(id) }))
-    : Object.entries(await objectOf(ADDED))
+    : Object.entries(objectOf(ADDED))
       .map(([content, id]) => ({ content, id, special: special.has(content) }))) as AddedToken[];
-  const whole = json === undefined
+  const json = text === undefined
     ? JSON.stringify(olderFile({
-      vocab: await objectOf(VOCAB) as Record<string, number>,
-      merges: parseMerges((await textOf(MERGES))!, nameOf(MERGES)),
+      vocab: objectOf(VOCAB) as Record<string, number>,
+      merges: readMerges(at(MERGES)),
       added,
       special,
       prefix: config.add_prefix_space === true,
     }))
-    : withAddedTokens(json, added, where);
-  const tokenizer = await parseTokenizer(whole, where, { ...options, endOfText });
-  const begin = roleOf("bos_token"), template = await textOf(CHAT_TEMPLATE_FILE);
-  const chatTemplateFile = nameOf(
-    template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE,
+    : withAddedTokens(text, added, where);
+  const { endOfText = roleOf("eos_token") } = options, begin = roleOf("bos_token");
+  const tokenizer = await parseTokenizer(json, where, { ...options, endOfText });
+  const isApart = existsSync(at(CHAT_TEMPLATE_FILE));
+  const chatTemplateFile = at(isApart ? CHAT_TEMPLATE_FILE : TOKENIZER_CONFIG_FILE);
+  const chatTemplate = parseChatTemplate(
+    isApart ? readText(chatTemplateFile) : config.chat_template,
+    chatTemplateFile,
   );
-  const chatTemplate = parseChatTemplate(template ?? config.chat_template, chatTemplateFile);
   return {
     ...tokenizer,
     ...(begin === undefined || begin === tokenizer.endOfTextToken ? {} : { bosToken: begin }),
@@ -204,9 +178,9 @@ function olderFile(
 }
 
 /** The lines of a `merges.txt`. */
-function parseMerges(text: string, where: string): string[] {
-  const instead = standIn(text);
-  if (instead) throw new UserError(`Cannot read ${where} as ${instead}`);
+function readMerges(path: string): string[] {
+  const text = readText(path), instead = standIn(text);
+  if (instead) throw new UserError(`Cannot read ${path} as ${instead}`);
   return text.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version"));
 }
 
