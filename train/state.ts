@@ -307,7 +307,7 @@ export async function saveCheckpoint(
   return directory.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,
-    epoch: batches.epochOf(batchIndex),
+    epoch: Math.floor(batches.epochsBefore(batchIndex)),
     batchIndex,
     seed: options.seed,
     ...own!,

@@ -49,7 +49,6 @@ export class ChangedError extends HubError {
 /**
  * Downloads a file to `path`. Until it is complete it lies at `path.incomplete`, where the next call resumes.
  *
- * @param onProgress is called with the bytes that are here.
  * @throws {ChangedError} if size or hash are not as described; nothing is kept then.
  * @throws {HubError} if the disk has no room, or the hub or the network fails.
  */

@@ -54,13 +54,9 @@ export interface HubOptions {
 }
 
 /** The parts of `hf:…`; whether it names a dataset or a model depends on the option. */
-export interface HubSpec {
-  /** `OWNER/NAME` or `NAME`. */
-  repo: string;
+export interface HubSpec extends Omit<HubRepo, "type"> {
   /** Path within the repository. */
-  path?: string | undefined;
-  /** Branch, tag or commit. */
-  revision?: string | undefined;
+  readonly path?: string | undefined;
 }
 
 /**
@@ -82,11 +78,7 @@ export function parseHubSpec(spec: string): HubSpec {
   return names;
 }
 
-/**
- * Checks names, which become paths and addresses: none may lead out of its folder.
- *
- * @throws {UserError} naming the first that does.
- */
+/** Checks names, which become paths and addresses: none may lead out of its folder. */
 function checkNames({ repo, path, revision }: HubSpec): void {
   const check = (what: string, name: string, ok: boolean) => {
     if (ok) return;

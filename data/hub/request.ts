@@ -57,11 +57,7 @@ export const HUB_VARIABLES = [
 /** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/**
- * Reads the settings from environment variables.
- *
- * @throws {HubError} if no variable says where the cache is, or if HF_ENDPOINT is not an address.
- */
+/** Reads the settings from environment variables. */
 export function hubSettings(environment: Environment = processEnvironment()) {
   const value = (name: typeof HUB_VARIABLES[number]) => environment[name] || undefined;
   const expand = (path: string) =>
@@ -142,13 +138,9 @@ export const ATTEMPTS = 5;
 /** Pause after a number of failures in a row: 1, 2, 4, 8 seconds. */
 export const backOffMs = (failures: number): number => 1000 * 2 ** (failures - 1);
 
-/**
- * Waits.
- *
- * @throws the signal's reason, if it aborts.
- */
+/** Waits, until the signal aborts: by an object in which tests can replace the timer. */
 export async function wait({ signal }: Pick<HubSession, "signal">, ms: number): Promise<void> {
-  await timers.setTimeout(ms, undefined, signal && { signal }); // by its object, in which tests can replace it
+  await timers.setTimeout(ms, undefined, signal && { signal });
 }
 
 /** The longest pause that a server may ask for. */
@@ -218,7 +210,7 @@ async function follow(
   throw failure(session, `${at.host} redirects without end`);
 }
 
-/** Calls `fetch()`, and reports a failure in a sentence. */
+/** Calls `fetch()`. */
 async function connect(session: HubSession, at: URL, init: RequestInit): Promise<Response> {
   const giveUp = new AbortController();
   const signal = AbortSignal.any([giveUp.signal, ...(session.signal ? [session.signal] : [])]);
@@ -240,11 +232,7 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
 /** How long a connection may be silent before it counts as lost. */
 const SILENCE_MS = 30_000;
 
-/**
- * Waits for the next part of what a connection delivers.
- *
- * @throws {Error} if the connection is silent for too long.
- */
+/** Waits for the next part of what a connection delivers, which must not be silent for too long. */
 export async function within<T>(work: Promise<T>, silenceMs: number = SILENCE_MS): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const silence = new Promise<never>((_, reject) => {

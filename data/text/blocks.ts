@@ -1,4 +1,3 @@
-import { Buffer } from "node:buffer";
 import type { ConversationFields } from "./conversations.ts";
 
 /**
@@ -82,10 +81,4 @@ export async function* blocksOf(
     }
   }
   if (gathered.length > 0) yield flush();
-}
-
-/** The bytes of a document of a block. */
-export function bytesAt({ bytes, ends }: Block, i: number): Buffer {
-  const start = i === 0 ? 0 : ends[i - 1]!;
-  return Buffer.from(bytes.buffer, bytes.byteOffset + start, ends[i]! - start);
 }

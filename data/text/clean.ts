@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { type Block, bytesAt } from "./blocks.ts";
+import type { Block } from "./blocks.ts";
 import { type Conversation, conversationOf } from "./conversations.ts";
 import { DataError, TO_UTF8 } from "./data_error.ts";
 import { inRow, parseRow, textIn } from "./rows.ts";
@@ -26,8 +26,6 @@ export interface CleanBlock extends Pick<Block, "bytesRead"> {
 /**
  * Cleans the documents of a block: `\r\n` becomes `\n`, white space at both ends is removed, and blank documents are
  * dropped. Conversations stay as they are.
- *
- * @throws {DataError} if a document is not text.
  */
 export function clean(block: Block): CleanBlock {
   const { ends, continued, open, bytesRead } = block, last = ends.length - 1;
@@ -63,8 +61,10 @@ export function clean(block: Block): CleanBlock {
 
 /** Reads a document of a block; one that is null is empty. */
 function readDocument(block: Block, i: number): string | Conversation {
-  const { file, placeUnit, field, conversation, isJson } = block, place = block.places[i]!;
-  const bytes = bytesAt(block, i), record = `${file} as ${placeUnit} ${place}`;
+  const { file, placeUnit, field, conversation, isJson, ends } = block, place = block.places[i]!;
+  const { buffer, byteOffset } = block.bytes.subarray(i === 0 ? 0 : ends[i - 1]!);
+  const bytes = Buffer.from(buffer, byteOffset, ends[i]! - byteOffset),
+    record = `${file} as ${placeUnit} ${place}`;
   const refuse = (what: string, at: number, advice = "") =>
     new DataError(
       (placeUnit === "byte"

@@ -51,20 +51,15 @@ export function parseDataSpec(words: readonly string[]): DataSpec {
  */
 export function asFound(asked: DataSpec, found: DataSpec): DataSpec {
   if (typeof asked === "string" || typeof found === "string") {
-    return typeof asked === typeof found && isSameSpec(asked as string, found as string)
+    return typeof asked === typeof found && isSameName(asked as string, found as string)
       ? found
       : asked;
   }
-  return asked.map((spec, i) => {
-    const other = found[i];
-    return other !== undefined && (isSameSpec(spec, other) || isSamePath(spec, other))
-      ? other
-      : spec;
-  });
+  return asked.map((name, i) => isSameName(name, found[i] ?? "") ? found[i]! : name);
 }
 
-function isSameSpec(asked: string, found: string): boolean {
-  return asked === found || asked === found.replace(/^(hf:.*|tinystories)@.*$/, "$1");
+function isSameName(asked: string, found: string): boolean {
+  return isSamePath(asked, found) || asked === found.replace(/^(hf:.*|tinystories)@.*$/, "$1");
 }
 
 /** The seed of the data sets `sample` and `conversations`: each is one fixed text. */

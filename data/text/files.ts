@@ -36,7 +36,7 @@ export interface DataOptions extends Omit<HubOptions, "onProgress"> {
 }
 
 /** A file that was found. */
-export interface DataFile {
+interface DataFile {
   readonly path: string;
   /** Equal for all names of one file. */
   readonly identity: string;
@@ -91,9 +91,9 @@ async function localFiles(spec: string, options: DataOptions): Promise<Found> {
   return { files, pinned: staysRelative ? spec : resolve(spec) };
 }
 
-/** Whether two names mean the same path on this machine. */
+/** Whether two names are equal, or mean the same path on this machine. */
 export function isSamePath(a: string, b: string): boolean {
-  return ![a, b].some((spec) => spec.startsWith("hf:")) && resolve(a) === resolve(b);
+  return a === b || ![a, b].some((name) => name.startsWith("hf:")) && resolve(a) === resolve(b);
 }
 
 function isPattern(text: string): boolean {

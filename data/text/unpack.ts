@@ -11,7 +11,7 @@ import { DataError } from "./data_error.ts";
  */
 
 /** Compression of a file. */
-export type Packing = "gzip" | "zstd";
+type Packing = "gzip" | "zstd";
 
 /** Compression of all formats but Parquet, by the end of a file's name. */
 export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };

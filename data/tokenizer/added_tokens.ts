@@ -59,11 +59,7 @@ function beginnings(texts: readonly string[]): RegExp {
   return new RegExp(`[${written.join("")}]`, "g");
 }
 
-/**
- * Makes the function that finds tokens; of those that begin at one place, it finds the longest.
- *
- * @throws {UnsupportedTokenizer} if a token is too long.
- */
+/** Makes the function that finds tokens; of those that begin at one place, it finds the longest. */
 export function createAddedTokenSplitter(tokens: readonly SpelledToken[]): AddedTokenSplitter {
   const tooLong = tokens.find(({ spelled }) => spelled.length > LONGEST_TOKEN);
   if (tooLong) {

@@ -21,11 +21,7 @@ export type DecodeToken = (token: string, atStart: boolean) => Uint8Array;
 /** Changes the text of a token; bytes are final. */
 type Step = (text: string, atStart: boolean) => string | Uint8Array;
 
-/**
- * Makes the function that decodes a token by these decoders, one after the other.
- *
- * @throws {UnsupportedTokenizer} if one is of an unknown kind.
- */
+/** Makes the function that decodes a token by these decoders, one after the other. */
 export function createTokenDecoder(configs: readonly Component[], library: Library): DecodeToken {
   const fuse = configs.findIndex(({ type }) => type === "Fuse"), steps: Step[] = [];
   configs.forEach((config, i) => {

@@ -11,11 +11,7 @@ import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
 /** Changes a text before it is split into words. */
 export type Normalize = (text: string) => string;
 
-/**
- * Makes the function that applies normalizers in turn.
- *
- * @throws {UnsupportedTokenizer} if one is of an unknown kind.
- */
+/** Makes the function that applies normalizers in turn. */
 export function createNormalizer(configs: readonly Component[], library: Library): Normalize {
   const steps = configs.map((config) => normalizerStep(config, library));
   return (text) => steps.reduce((changed, step) => step(changed), text);

@@ -51,8 +51,6 @@ const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?(?:>|\w*m)|[*+?]\+/g;
 /**
  * A pattern of a `tokenizer.json`: a text, or a regular expression for Oniguruma in Ruby's syntax, which
  * npm:@huggingface/tokenizers translates. Its time is limited.
- *
- * @throws {UnsupportedTokenizer} if it is neither, or if JavaScript cannot match it.
  */
 export function patternOf(given: unknown, library: Library): Pattern {
   const { String: text, Regex: regex } = (given ?? {}) as { String?: unknown; Regex?: unknown };

@@ -36,11 +36,7 @@ const whole: Splitter = (text) => [text];
 /** BERT's pre-tokenizer is two others, one after the other. */
 const BERT: readonly Component[] = [{ type: "WhitespaceSplit" }, { type: "Punctuation" }];
 
-/**
- * Makes the function that splits a text into words: by the first pre-tokenizer, the pieces by the second, and so on.
- *
- * @throws {UnsupportedTokenizer} if a pre-tokenizer is of an unknown kind.
- */
+/** Makes the function that splits a text into words: by the first pre-tokenizer, the pieces by the second, and so on. */
 export function createSplitter(
   { preTokenizers, model }: Pick<TokenizerFile, "preTokenizers" | "model">,
   library: Library,

@@ -212,10 +212,8 @@ export function idsInPart(part: Tokenizer, full: Tokenizer): Uint32Array {
 /**
  * Makes a tokenizer from the content of a `tokenizer.json`.
  *
- * @param options.json the text of the file, for `Tokenizer.json`.
  * @param options.isTrusted whether the file was made here and needs no check: the encoder is then created when it is
  * first used, which is never if all tokens come from a file.
- * @throws {UnsupportedTokenizer} if something in it is not supported; the message completes "Cannot use FILE as".
  */
 async function createTokenizer(
   file: TokenizerFile,

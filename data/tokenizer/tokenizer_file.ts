@@ -132,11 +132,7 @@ const SEQUENCE_FIELDS = {
 /** Sequences within each other, at most: files have one or two, and recursion needs a bound. */
 const MOST_DEPTH = 32;
 
-/**
- * Reads the parsed file.
- *
- * @throws {UnsupportedTokenizer} naming the first field of another type.
- */
+/** Reads the parsed file. */
 export function readTokenizerFile(json: JsonObject): TokenizerFile {
   const file = check(json, FILE_FIELDS, "");
   return {

@@ -40,13 +40,7 @@ export interface Vocabulary {
   readonly unknown: number | undefined;
 }
 
-/**
- * Reads the vocabulary of a file.
- *
- * @param options.endOfText the token that ends a document, if it is not the usual one.
- * @param options.size V of the model that uses it, which may be larger than the ids need.
- * @throws {UnsupportedTokenizer} if an id is out of range, or if no token is known to end a document.
- */
+/** Reads the vocabulary of a file; `endOfText` and `size` are those of `ParseTokenizerOptions`. */
 export function readVocabulary(
   { model, addedTokens }: TokenizerFile,
   { endOfText, size }: { endOfText?: string | undefined; size?: number | undefined },
@@ -61,12 +55,6 @@ export function readVocabulary(
   const tokens = ofModel.slice();
   // the model's own token keeps an id that is given twice
   for (const { content, id } of added) tokens[checked(id, content)] ??= content;
-  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
-  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
-  const idOf = (content: string) =>
-    addedIds.get(content) ?? tokenIds.get(content) ??
-      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
-
   const special = added.filter((token) => token.special);
   const suffix = model.end_of_word_suffix ?? "";
   /** Whether a token is no text; if an id is given twice, the model's own token decides. */
@@ -83,7 +71,9 @@ export function readVocabulary(
       special.map(({ content }) => content),
     );
   }
-  const id = idOf(content);
+  const spellings = [content, toByteAlphabet(new TextEncoder().encode(content))];
+  const id = added.find((token) => token.content === content)?.id ??
+    spellings.map((spelled) => tokens.indexOf(spelled)).find((id) => id >= 0);
   if (id === undefined) {
     throw new UnsupportedTokenizer("its end-of-text token must be in its vocabulary", content);
   }
@@ -113,11 +103,6 @@ function checked(id: number, token: string): number {
     `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
     id,
   );
-}
-
-/** Ids by token; of several the first one counts. */
-function firstIds(entries: (readonly [string, number])[]): Map<string, number> {
-  return new Map(entries.toReversed());
 }
 
 /**

@@ -35,7 +35,6 @@ export interface BatchesOptions extends BatchLayout {
 export class Batches {
   readonly #options: BatchesOptions;
   readonly #rows: Rows;
-  #documentTokens: number | undefined;
 
   /**
    * The batches of a data set.
@@ -57,12 +56,7 @@ export class Batches {
     return Math.ceil(this.#rows.length / this.#options.batchSize);
   }
 
-  /** Epoch, from 0, in which a batch begins. */
-  epochOf(index: number): number {
-    return Math.floor(this.epochsBefore(index));
-  }
-
-  /** Passes over the data that the batches before number `index` make, such as 1.5. */
+  /** Passes over the data that the batches before number `index` make, such as 1.5: it begins in epoch 1. */
   epochsBefore(index: number): number {
     return index * this.#options.batchSize / this.#rows.length;
   }
@@ -72,10 +66,6 @@ export class Batches {
    * documents are joined. Attention computes so many pairs per token, half of which the causal mask hides.
    */
   get documentTokens(): number {
-    return this.#documentTokens ??= this.#measureDocuments();
-  }
-
-  #measureDocuments(): number {
     const { batchSize, contextLength: T, documents } = this.#options;
     if (documents !== "apart") return T;
     const count = Math.ceil(MEASURED_TOKENS / (batchSize * T));

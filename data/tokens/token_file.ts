@@ -53,15 +53,12 @@ export interface TokenizedDocuments extends TokenDataset {
 }
 
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
-interface Meta extends About, Pick<TokenizedDocuments, "usedIds"> {
+interface Meta extends Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered" | "usedIds"> {
   readonly version: number;
-  readonly bytesPerToken: number;
-  readonly files: Readonly<Record<string, Checksums>>;
-}
-
-interface About extends Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered"> {
   /** Fingerprint of the documents and hash of the tokenizer that the tokens were made from. */
   readonly origin: readonly [fingerprint: string, tokenizerHash: string];
+  readonly bytesPerToken: number;
+  readonly files: Readonly<Record<string, Checksums>>;
 }
 
 /** The SHA-256 of each megabyte of a file. */
@@ -75,7 +72,7 @@ interface Checksums {
  *
  * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
  */
-export function openTokenFiles(directory: string, origin: About["origin"]): TokenizedDocuments {
+export function openTokenFiles(directory: string, origin: Meta["origin"]): TokenizedDocuments {
   const { files, bytesPerToken, hash, bytes, unanswered, usedIds } = readMeta(directory, origin);
   const open = (name: string) => openChecked(join(directory, name), files[name]!);
   const readWhole = (name: string) => {
@@ -105,7 +102,7 @@ export function openTokenFiles(directory: string, origin: About["origin"]): Toke
   };
 }
 
-function readMeta(directory: string, origin: About["origin"]): Meta {
+function readMeta(directory: string, origin: Meta["origin"]): Meta {
   const path = join(directory, META);
   const { sha256: checksum, ...meta } = JSON.parse(readFileSync(path, "utf8"));
   const isUsable = meta.version === VERSION && sha256(JSON.stringify(meta)) === checksum &&
@@ -196,7 +193,7 @@ export function createTokenFiles(
     /** Makes all that has been appended be found by another process. */
     record: () => write({ version: VERSION, blocks, sizes }),
     /** Completes the files: reads them once more for the checksums and the ids that occur. */
-    finish(about: About) {
+    finish(about: Pick<Meta, "origin" | "hash" | "bytes" | "unanswered">) {
       const isUsed = new Uint8Array(vocabularySize), files: Record<string, Checksums> = {};
       names.forEach((name, i) => {
         const bytes = sizes[i]!, sums: string[] = [];

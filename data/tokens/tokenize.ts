@@ -138,11 +138,7 @@ async function tokenizeIntoCache(
   }
 }
 
-/**
- * Reads all documents and tokenizes them, except the first `done` blocks.
- *
- * @param append is called with each tokenized block in order.
- */
+/** Reads all documents and calls `append` with each tokenized block in order, except the first `done` ones. */
 async function readAll(
   documents: Documents,
   done: number,

@@ -75,11 +75,7 @@ function* partsOf(text: string): Generator<string> {
   }
 }
 
-/**
- * The tokens of a conversation of a block.
- *
- * @throws {DataError} naming its place, if the chat template refuses it or marks nothing in it.
- */
+/** The tokens of a conversation of a block; errors name its place. */
 function encode(
   format: ChatFormat,
   messages: Conversation,
