@@ -50,7 +50,7 @@ export interface Block extends PartsOrigin {
 }
 
 /** Bytes at which a block is full; its last part may exceed them. */
-export const BLOCK_BYTES = 2 ** 20;
+const BLOCK_BYTES = 2 ** 20;
 
 /** Gathers the parts of a file into blocks. The bounds of blocks depend on the parts alone. */
 export async function* blocksOf(

@@ -38,6 +38,7 @@ export async function* csvParts(
       if (tabs && isJoined(fields, info.bytes - bytes)) {
         throw Object.assign(new Error("a quote joins fields"), { code: "JOINED" });
       }
+      checkLength(info.bytes - bytes, `${file} as the row after line ${lines}`);
       [bytes, lines] = [info.bytes, info.lines];
       if (documentOf) {
         parts.push({ bytes: documentOf(fields), place: lines });

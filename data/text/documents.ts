@@ -126,19 +126,6 @@ export async function* readTexts(
   }
 }
 
-/** Reports how many conversations are left out, if any are. */
-export function noteUnanswered(
-  name: string,
-  { unanswered, documents }: { unanswered: number; documents: number },
-  onNotice: ReadOptions["onNotice"],
-): void {
-  if (unanswered === 0) return;
-  onNotice?.(
-    `left out ${unanswered} of ${unanswered + documents} conversations of ${name}: ` +
-      "the assistant says nothing in them",
-  );
-}
-
 /** Lines of a text file above which a notice says that they are one document. */
 const MANY_LINES = 100;
 
@@ -169,7 +156,12 @@ function checkRows(
   if (blank > 0) {
     onNotice?.(`skipped ${blank} of ${rows} rows of ${name}: their text is null or blank`);
   }
-  noteUnanswered(name, { unanswered, documents: rows - blank - unanswered }, onNotice);
+  if (unanswered > 0) {
+    onNotice?.(
+      `left out ${unanswered} of ${rows - blank} conversations of ${name}: ` +
+        "the assistant says nothing in them",
+    );
+  }
   if (rows - blank === 1 && lines > MANY_LINES) {
     onNotice?.(`${name} is one document: if it holds several, put ${SEPARATOR} between them`);
   }

@@ -15,7 +15,7 @@ export const SEPARATOR = "<|endoftext|>";
 /** Most bytes of a part of a document. */
 export const LARGEST_PART = 2 ** 18;
 
-/** Most bytes of a line, element or row, which is parsed whole; a window may hold a longer one. */
+/** Most bytes of a line, element or row, which is parsed whole. */
 const LONGEST_RECORD = 16 * 2 ** 20;
 
 /** Bytes that a window has in addition to those that the reader left. */
@@ -138,15 +138,14 @@ export async function* lineParts(
   for await (const window of windows(chunks)) {
     const { bytes, isLast } = window, parts: Part[] = [];
     while (window.used < bytes.length) {
-      let end = bytes.indexOf(LINE_FEED, window.used);
-      if (end < 0 && !isLast) break;
-      if (end < 0) end = bytes.length;
+      const feed = bytes.indexOf(LINE_FEED, window.used), end = feed < 0 ? bytes.length : feed;
+      checkLength(end - window.used, `${file} as line ${number + 1}`, longest);
+      if (feed < 0 && !isLast) break;
       const line = bytes.subarray(window.used, end);
       number++;
       if (!line.every(isBlank)) parts.push({ bytes: line, place: number });
       window.used = end + 1;
     }
-    checkLength(bytes.length - window.used, `${file} as line ${number + 1}`, longest);
     yield parts;
   }
 }
@@ -179,6 +178,7 @@ export async function* arrayParts(
         window.used = index + 1;
       } else if (depth === 1 && (mark === "," || mark === "]")) {
         const element = bytes.subarray(window.used, index);
+        checkLength(element.length, `${file} as element ${number}`, longest);
         const isEmpty = mark === "]" && number === 1 && element.every(isBlank);
         if (!isEmpty) parts.push({ bytes: element, place: number });
         number++;

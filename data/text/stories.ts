@@ -259,7 +259,8 @@ export function storyEntropy(): number {
  * @param countTokens counts the tokens of a text; no token may span two words, as none of GPT-2's does.
  */
 export function expectedTokens(countTokens: (text: string) => number): number {
-  const count = (text: string) => text === "" ? 0 : countTokens(text);
+  const counts = new Map([["", 0]]);
+  const count = (text: string) => counts.getOrInsertComputed(text, countTokens);
   return expectation((_, texts) =>
     texts.reduce((sum, text) => sum + count(text), 0) / texts.length
   );
@@ -267,7 +268,7 @@ export function expectedTokens(countTokens: (text: string) => number): number {
 
 /**
  * Sum of a value over the parts of a story, averaged over all stories. How many words a slot may hold depends
- * on which slots were bound before and not on their words, so that the state is a set of slots.
+ * on which slots were bound before and not on their words, so that one word stands for all.
  *
  * @param valueOf is called with the number of choices for a part, and all texts that it ever is, each as
  * likely as the others. White space before a slot belongs to the words of the slot.
@@ -277,12 +278,9 @@ function expectation(valueOf: (choices: number, texts: readonly string[]) => num
   for (const story of STORIES) {
     for (const sex of SEXES) {
       const unbound: Bindings = new Map([["sex", sex]]);
-      const known = new Map<string, number>();
       const walk = (sentence: number, bindings: Bindings): number => {
         const patterns = story[sentence];
         if (!patterns) return 0;
-        const state = `${sentence} ${[...bindings.keys()].sort()}`;
-        if (known.has(state)) return known.get(state)!;
         let sum = 0;
         for (const pattern of patterns) {
           let next = bindings, space = "";
@@ -299,9 +297,7 @@ function expectation(valueOf: (choices: number, texts: readonly string[]) => num
           });
           sum += walk(sentence + 1, next);
         }
-        const mean = valueOf(patterns.length, [""]) + sum / patterns.length;
-        known.set(state, mean);
-        return mean;
+        return valueOf(patterns.length, [""]) + sum / patterns.length;
       };
       total += walk(0, unbound);
     }

@@ -1,15 +1,5 @@
 import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
-/**
- * Splits a text into the parts between added tokens and the ids of these tokens.
- *
- * @param options.special whether special tokens are found too; otherwise they are text like any other.
- */
-export type AddedTokenSplitter = (
-  text: string,
-  options: { special: boolean },
-) => (string | number)[];
-
 /** An added token, and its spelling in the searched texts. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
 
@@ -59,8 +49,13 @@ function beginnings(texts: readonly string[]): RegExp {
   return new RegExp(`[${written.join("")}]`, "g");
 }
 
-/** Makes the function that finds tokens; of those that begin at one place, it finds the longest. */
-export function createAddedTokenSplitter(tokens: readonly SpelledToken[]): AddedTokenSplitter {
+/**
+ * Makes the function that splits a text into the parts between added tokens and the ids of these tokens; of those that
+ * begin at one place, it finds the longest. Without `special`, special tokens are text like any other.
+ */
+export function createAddedTokenSplitter(
+  tokens: readonly SpelledToken[],
+): (text: string, options: { special: boolean }) => (string | number)[] {
   const tooLong = tokens.find(({ spelled }) => spelled.length > LONGEST_TOKEN);
   if (tooLong) {
     throw new UnsupportedTokenizer(

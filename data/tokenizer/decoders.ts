@@ -37,11 +37,6 @@ export function createTokenDecoder(configs: readonly Component[], library: Libra
   };
 }
 
-/** Whether decoders drop a blank at the end of a text. */
-export function dropsLastBlank(configs: readonly Component[]): boolean {
-  return configs.some(({ type }) => type === "BPEDecoder");
-}
-
 function decoderStep(
   config: Component,
   { isFused, library }: { isFused: boolean; library: Library },

@@ -16,7 +16,7 @@ import {
   toByteAlphabet,
 } from "./byte_level.ts";
 import type { ChatTemplate } from "./chat_template.ts";
-import { createTokenDecoder, dropsLastBlank } from "./decoders.ts";
+import { createTokenDecoder } from "./decoders.ts";
 import { createNormalizer } from "./normalizers.ts";
 import type { Library } from "./pattern.ts";
 import { copied, createSplitter, isByteLevel } from "./pre_tokenizers.ts";
@@ -24,7 +24,7 @@ import { readTokenizerFile, type TokenizerFile, UnsupportedTokenizer } from "./t
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
 import { createWordModel } from "./word_models.ts";
 
-export type { ByteLevelTables, ChatTemplate };
+export type { ChatTemplate };
 
 /**
  * Encodes texts as ids and decodes ids. A tokenizer of GPT-2's kind, byte-level BPE, gives back the same text; others
@@ -305,7 +305,7 @@ function createDecoding(
   { file, vocabulary: { size, tokens, specials, end }, library }: Parts,
 ): Pick<Tokenizer, "decode" | "decoder" | "bytes" | "byteLength"> {
   const decodeToken = createTokenDecoder(file.decoders, library);
-  const dropsBlank = dropsLastBlank(file.decoders);
+  const dropsBlank = file.decoders.some(({ type }) => type === "BPEDecoder"); // at the end of a text
   const inside: Uint8Array[] = []; // cached bytes by id, for tokens that do not begin a text
   const bytesOf = (id: number, atStart: boolean): Uint8Array => {
     if (!Number.isInteger(id) || id < 0 || id >= size) {

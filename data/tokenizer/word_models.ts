@@ -13,11 +13,9 @@ import type { Vocabulary } from "./vocabulary.ts";
 export type WordModel = (word: string) => readonly number[];
 
 /** What a model looks up. */
-interface WordModelParts {
+interface WordModelParts extends Pick<Vocabulary, "unknown"> {
   /** Ids by token of the model; unless it is a BPE, without the tokens that are not text. */
   readonly ids: ReadonlyMap<string, number>;
-  /** Id of text that the vocabulary cannot spell; if undefined, such text is left out. */
-  readonly unknown: number | undefined;
   readonly library: Library;
 }
 

@@ -25,7 +25,7 @@ export interface Batch {
   readonly positions?: Uint32Array<ArrayBuffer>;
 }
 
-/** The size of batches, and how short rows are filled up. */
+/** The size of batches, and how rows are filled up and seen. */
 export interface BatchLayout {
   /** B: rows per batch. */
   readonly batchSize: number;
@@ -33,6 +33,11 @@ export interface BatchLayout {
   readonly contextLength: number;
   /** Token that pads short rows, whose targets are ignored: the one that ends a document. */
   readonly padding: number;
+  /**
+   * `apart`: batches have `positions`, so that each document of a row sees only itself; `joined` by default, which
+   * conversations must not be.
+   */
+  readonly documents?: "joined" | "apart";
 }
 
 /** Up to T + 1 tokens. */
@@ -68,9 +73,7 @@ export interface PackingCounts {
 /** Shifts and pads rows; a missing row is all padding. */
 export function makeBatch(
   rows: readonly Row[],
-  { batchSize: B, contextLength: T, padding, documents }: BatchLayout & {
-    readonly documents?: "joined" | "apart" | undefined;
-  },
+  { batchSize: B, contextLength: T, padding, documents }: BatchLayout,
 ): Batch {
   const inputs = new Uint32Array(B * T).fill(padding);
   const targets = new Uint32Array(B * T).fill(IGNORED);
@@ -150,7 +153,7 @@ export function sharedRow(rows: readonly Pick<Row, "tokens" | "answers">[]): Row
  */
 export function batchOf(
   rows: readonly ArrayLike<number>[],
-  { contextLength: T, padding }: Omit<BatchLayout, "batchSize">,
+  { contextLength: T, padding }: Pick<BatchLayout, "contextLength" | "padding">,
 ): Batch {
   const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
   if (longest > T + 1) {

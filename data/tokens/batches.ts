@@ -11,11 +11,6 @@ export interface BatchesOptions extends BatchLayout {
    * row.
    */
   readonly sequence: "packed" | "padded";
-  /**
-   * `apart`: batches have `positions`, so that each document of a row sees only itself; `joined` by default, which
-   * conversations must not be.
-   */
-  readonly documents?: "joined" | "apart";
   /** Seed of the order. */
   readonly seed: number;
   /**

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
-import { type Documents, noteUnanswered } from "../text/documents.ts";
+import type { Documents } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
 import { withChatFormat } from "../tokenizer/chat_format.ts";
 import {
@@ -100,9 +100,6 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts, options)
     : await tokenizeAndChoose(parts, options);
-  tokenized.forEach((part, i) => { // tokenizing gives this notice, which a cache would swallow
-    if (part.cached) noteUnanswered(parts[i]!.name, part, onNotice);
-  });
   const hashes = tokenized.map(({ hash }) => hash), [trainingHash, validationHash] = hashes;
   if (validationHash === trainingHash) {
     onNotice?.(

@@ -1,5 +1,5 @@
 import { UserError } from "../../files/user_error.ts";
-import { type Block, BLOCK_BYTES } from "../text/blocks.ts";
+import type { Block } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";
 import { DataError } from "../text/data_error.ts";
 import type { Documents } from "../text/documents.ts";
@@ -30,14 +30,8 @@ export async function* tokenBlocks(
   const all = size > 1
     ? Array.from({ length: size }, () => startWorker(tokenizer, areConversations))
     : [await thisThread(tokenizer, areConversations)];
-  const most = 2 * BLOCK_BYTES * all.length; // bytes of pending blocks
-  const pending: { result: Promise<TokenBlock>; bytes: number }[] = [];
-  let blocks = 0, pendingBytes = 0;
-  const first = () => {
-    const { result, bytes } = pending.shift()!;
-    pendingBytes -= bytes;
-    return result;
-  };
+  const pending: Promise<TokenBlock>[] = [];
+  let blocks = 0;
   try {
     for await (const block of documents.read()) {
       if (blocks++ < done) {
@@ -45,14 +39,12 @@ export async function* tokenBlocks(
         yield { ...clean(block), tokens, starts, answers };
         continue;
       }
-      const bytes = block.bytes.length;
-      while (pending.length > 0 && pendingBytes + bytes > most) yield await first();
       const result = all[blocks % all.length]!.tokenize(block);
-      result.catch(() => {}); // first() returns it
-      pending.push({ result, bytes });
-      pendingBytes += bytes;
+      result.catch(() => {}); // it is awaited in its turn
+      pending.push(result);
+      if (pending.length === 2 * all.length) yield await pending.shift()!;
     }
-    while (pending.length > 0) yield await first();
+    for (const result of pending) yield await result;
   } finally {
     for (const worker of all) worker.close();
   }

@@ -40,8 +40,6 @@ export interface TokenizedDocuments extends TokenDataset {
   readonly hash: string;
   /** UTF-8 bytes of the documents. */
   readonly bytes: number;
-  /** Conversations that are left out because the assistant says nothing in them. */
-  readonly unanswered: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
   /** Whether the tokens were found in the cache. */
@@ -53,7 +51,7 @@ export interface TokenizedDocuments extends TokenDataset {
 }
 
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
-interface Meta extends Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered" | "usedIds"> {
+interface Meta extends Pick<TokenizedDocuments, "hash" | "bytes" | "usedIds"> {
   readonly version: number;
   /** Fingerprint of the documents and hash of the tokenizer that the tokens were made from. */
   readonly origin: readonly [fingerprint: string, tokenizerHash: string];
@@ -73,7 +71,7 @@ interface Checksums {
  * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
  */
 export function openTokenFiles(directory: string, origin: Meta["origin"]): TokenizedDocuments {
-  const { files, bytesPerToken, hash, bytes, unanswered, usedIds } = readMeta(directory, origin);
+  const { files, bytesPerToken, hash, bytes, usedIds } = readMeta(directory, origin);
   const open = (name: string) => openChecked(join(directory, name), files[name]!);
   const readWhole = (name: string) => {
     using file = open(name);
@@ -94,7 +92,6 @@ export function openTokenFiles(directory: string, origin: Meta["origin"]): Token
     ...tokenDataset({ length, subarray }, starts, answers),
     hash,
     bytes,
-    unanswered,
     cached: true,
     fileBytes: file.bytes + starts.byteLength + (answers?.byteLength ?? 0),
     usedIds,
@@ -193,7 +190,7 @@ export function createTokenFiles(
     /** Makes all that has been appended be found by another process. */
     record: () => write({ version: VERSION, blocks, sizes }),
     /** Completes the files: reads them once more for the checksums and the ids that occur. */
-    finish(about: Pick<Meta, "origin" | "hash" | "bytes" | "unanswered">) {
+    finish(about: Pick<Meta, "origin" | "hash" | "bytes">) {
       const isUsed = new Uint8Array(vocabularySize), files: Record<string, Checksums> = {};
       names.forEach((name, i) => {
         const bytes = sizes[i]!, sums: string[] = [];

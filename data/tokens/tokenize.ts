@@ -144,14 +144,13 @@ async function readAll(
   done: number,
   options: TokenizeOptions,
   append: (block: TokenBlock) => void,
-): Promise<Pick<TokenizedDocuments, "hash" | "bytes" | "unanswered">> {
+): Promise<Pick<TokenizedDocuments, "hash" | "bytes">> {
   const hash = createHash("sha256"), tokenized = tokenBlocks(documents, done, options);
-  let blocks = 0, bytes = 0, unanswered = 0;
+  let blocks = 0, bytes = 0;
   for await (const block of reported(documents, "tokenizing", tokenized, options)) {
     hash.update(block.text);
     bytes += block.text.length - block.ended;
-    unanswered += block.unanswered;
     if (blocks++ >= done) append(block);
   }
-  return { hash: hash.digest("hex"), bytes, unanswered };
+  return { hash: hash.digest("hex"), bytes };
 }

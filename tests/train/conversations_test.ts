@@ -79,7 +79,6 @@ Deno.test("train() on conversations keeps them apart, says what it leaves out, a
 
   const resumed = await run("all", { steps: 3 });
   assert.ok(resumed.some(({ kind }) => kind === "step"));
-  assert.match(noticesOf(resumed), /^left out 3 of 60 conversations/m); // also of tokens in the cache
 });
 
 Deno.test("train() keeps the chat template of the model that it starts from", async () => {

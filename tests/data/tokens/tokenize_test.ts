@@ -206,7 +206,6 @@ Deno.test("tokenizeDocuments() gives conversations the tokens of their template,
       const moved = answers.map((span) => ({ start: start + span.start, end: start + span.end }));
       assert.deepEqual(dataset.answersOf!(d), moved, `seed ${seed}`);
     });
-    assert.equal(dataset.unanswered, conversations.length - answered.length);
     assert.equal(dataset.hash, hash);
     dataset.close();
   };
