@@ -7,7 +7,6 @@ import { readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
-import type { GpuChoice } from "../kernels/provider.ts";
 import { clockOf } from "../kernels/timing.ts";
 import type { Precision } from "../model/precision.ts";
 import {
@@ -76,17 +75,8 @@ const program = command("bench", "Measure the kernels, training and generation o
   )
   .action((options) => run(() => main(options)));
 
-interface Options {
-  filter?: readonly string[] | undefined;
-  precision: Precision | "auto";
-  gpu: GpuChoice;
-  variants?: true | undefined;
-  profile?: true | undefined;
-  scaling?: true | undefined;
-  json?: string | undefined;
-  compare?: string | undefined;
-  tolerance?: number | undefined;
-}
+/** The options that were typed, and defaults. */
+type Options = ReturnType<typeof program.opts>;
 
 async function main(options: Options): Promise<number> {
   if (options.tolerance !== undefined && options.compare === undefined) {

@@ -10,7 +10,6 @@ import { replaceText } from "../files/disk.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import type { GpuChoice } from "../kernels/provider.ts";
 import {
   createTensor,
   mapForReading,
@@ -99,12 +98,8 @@ interface Ranks {
   add(result: RanksResult): void;
 }
 
-interface Options {
-  gpu: GpuChoice;
-  filter?: readonly string[] | undefined;
-  seconds?: number | undefined;
-  json?: string | undefined;
-}
+/** The options that were typed, and defaults. */
+type Options = ReturnType<typeof program.opts>;
 
 async function main(options: Options): Promise<void> {
   const { filter = [""], seconds = Infinity } = options;

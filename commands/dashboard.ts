@@ -1,9 +1,9 @@
 import { existsSync, statSync } from "node:fs";
 import { taskCommand } from "../files/command_line.ts";
-import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
+import { beginningOf, checkReplaceable, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { openDevice } from "../kernels/device.ts";
-import { type GpuChoice, requestAdapter } from "../kernels/provider.ts";
+import { requestAdapter } from "../kernels/provider.ts";
 import { createHandler } from "../serve/handler.ts";
 import { RunFolders } from "../serve/run_folders.ts";
 import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
@@ -32,11 +32,8 @@ const HOSTNAME = "127.0.0.1";
 /** The first port that is tried if none is given, and how many are. */
 const FIRST_PORT = 4242, MOST_PORTS = 50;
 
-interface Options {
-  port?: number | undefined;
-  save?: string | undefined;
-  gpu: GpuChoice;
-}
+/** The options that were typed, and defaults. */
+type Options = ReturnType<typeof program.opts>;
 
 async function main(folders: readonly string[], options: Options): Promise<void> {
   const { port, save: file, gpu } = options;
@@ -64,7 +61,7 @@ async function save(folders: readonly string[], file: string): Promise<void> {
   checkReplaceable(file, {
     flag: "--save",
     kind: "a page that dashboard --save has written",
-    isOfKind: isSavedPage,
+    isOfKind: (path) => beginningOf(path, 1024).includes(SAVED_MARK),
   });
   const runs = new RunFolders(folders), { length } = runs.rows(), named = folders.join(", ");
   if (length === 0) {
@@ -82,15 +79,6 @@ async function save(folders: readonly string[], file: string): Promise<void> {
 
 /** Runs of a saved page, at most: each takes up to 500 kB. */
 const MOST_SAVED = 50;
-
-function isSavedPage(path: string): boolean {
-  using file = reading(
-    () => openFile(path, "r"),
-    (reason) => new UserError(`Cannot write ${path} as --save must name a page: ${reason}`),
-  );
-  const bytes = new Uint8Array(1024), length = readAt(file.handle, bytes, 0);
-  return new TextDecoder().decode(bytes.subarray(0, length)).includes(SAVED_MARK);
-}
 
 /** Serves on a port, or on the first free one if none is given. */
 function serve(

@@ -1,5 +1,5 @@
 import { statSync } from "node:fs";
-import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
+import { beginningOf, checkReplaceable, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { status } from "./command.ts";
 
@@ -24,11 +24,7 @@ export function writePlot(path: string, svg: string): void {
 
 /** Whether a file begins as an SVG does: perhaps with declarations and comments, then with its element. */
 function isSvg(path: string): boolean {
-  using file = reading(
-    () => openFile(path, "r"),
-    (reason) => new UserError(`Cannot write ${path} as --svg must name an SVG file: ${reason}`),
+  return /^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]/s.test(
+    beginningOf(path, 4096),
   );
-  const bytes = new Uint8Array(4096), length = readAt(file.handle, bytes, 0);
-  const text = new TextDecoder().decode(bytes.subarray(0, length));
-  return /^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]/s.test(text);
 }

@@ -1,4 +1,5 @@
 import type { Command, OptionValues } from "@commander-js/extra-typings";
+import { flagOf } from "../files/command_line.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { SAMPLER_RULES, type SamplerOptions } from "../kernels/sample/sample.ts";
 import { realNumber, wholeNumber } from "./command.ts";
@@ -11,60 +12,27 @@ export function samplerOf(options: SamplerOptions): SamplerOptions {
   ) as unknown as SamplerOptions;
 }
 
+/** The names of the values in `--help`, and what the options mean. */
+const HELP: Readonly<Record<keyof SamplerOptions, readonly [value: string, help: string]>> = {
+  temperature: ["<x>", "0 draws the likeliest token every time"],
+  topK: ["<n>", "only the n likeliest tokens; 0: all"],
+  topP: ["<p>", "only the likeliest tokens up to this probability"],
+  minP: ["<p>", "only tokens p times as likely as the likeliest"],
+  repetitionPenalty: ["<x>", "above 1: tokens that the text has are less likely"],
+  repetitionWindow: ["<n>", "that penalty applies to this many last tokens; 0: to all"],
+  presencePenalty: ["<x>", "above 0: tokens that were drawn before are less likely"],
+  frequencyPenalty: ["<x>", "the same for each time that they were drawn"],
+};
+
 /** Adds the options of the sampler to a command. */
 export function withSamplerOptions<Args extends unknown[], Options extends OptionValues>(
   program: Command<Args, Options>,
 ): Command<Args, Options & SamplerOptions> {
-  // the types of a chain of options take minutes to check if those before it are a parameter
-  const untyped: Command = program as never;
-  untyped.optionsGroup("Sampling:")
-    .option(
-      "--temperature <x>",
-      "0 draws the likeliest token every time",
-      realNumber,
-      DEFAULT_SAMPLER.temperature,
-    )
-    .option(
-      "--top-k <n>",
-      "only the n likeliest tokens; 0: all",
-      wholeNumber(),
-      DEFAULT_SAMPLER.topK,
-    )
-    .option(
-      "--top-p <p>",
-      "only the likeliest tokens up to this probability",
-      realNumber,
-      DEFAULT_SAMPLER.topP,
-    )
-    .option(
-      "--min-p <p>",
-      "only tokens p times as likely as the likeliest",
-      realNumber,
-      DEFAULT_SAMPLER.minP,
-    )
-    .option(
-      "--repetition-penalty <x>",
-      "above 1: tokens that the text has are less likely",
-      realNumber,
-      DEFAULT_SAMPLER.repetitionPenalty,
-    )
-    .option(
-      "--repetition-window <n>",
-      "that penalty applies to this many last tokens; 0: to all",
-      wholeNumber(),
-      DEFAULT_SAMPLER.repetitionWindow,
-    )
-    .option(
-      "--presence-penalty <x>",
-      "above 0: tokens that were drawn before are less likely",
-      realNumber,
-      DEFAULT_SAMPLER.presencePenalty,
-    )
-    .option(
-      "--frequency-penalty <x>",
-      "the same for each time that they were drawn",
-      realNumber,
-      DEFAULT_SAMPLER.frequencyPenalty,
-    );
+  const untyped: Command = program.optionsGroup("Sampling:") as never;
+  for (const [name, [value, help]] of Object.entries(HELP)) {
+    const parse = value === "<n>" ? wholeNumber() : realNumber;
+    const byDefault = DEFAULT_SAMPLER[name as keyof SamplerOptions];
+    untyped.option(`${flagOf(name)} ${value}`, help, parse, byDefault);
+  }
   return program as never;
 }

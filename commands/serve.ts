@@ -78,22 +78,8 @@ const program = command(
   .option("--log-prompts", "log prompts and completions, too")
   .action((options) => run(() => main(options)));
 
-interface Options {
-  gpu: Parameters<typeof openGpu>[0]["gpu"];
-  run?: string[] | undefined;
-  model?: string[] | undefined;
-  base?: string | undefined;
-  quantize?: "int8" | undefined;
-  host: string;
-  port: number;
-  allowHost?: string[] | undefined;
-  cors?: string[] | undefined;
-  slots?: number | undefined;
-  queue: number;
-  timeout: number;
-  drain: number;
-  logPrompts?: true | undefined;
-}
+/** The options that were typed, and defaults. */
+type Options = ReturnType<typeof program.opts>;
 
 /** Least characters of a key. */
 const LEAST_KEY = 16;

@@ -125,11 +125,20 @@ export interface Replaceable {
  */
 export function checkReplaceable(path: string, { flag, kind, isOfKind }: Replaceable): void {
   if (!checkFilePath(path, flag)) return;
-  const status = statSync(path);
-  if (!status.isFile() || status.size === 0 || isOfKind(path)) return;
+  const status = statSync(path),
+    refuse = (reason: string) =>
+      new UserError(`Cannot write ${path} as ${flag} must name ${kind}: ${reason}`);
+  if (!status.isFile() || status.size === 0 || reading(() => isOfKind(path), refuse)) return;
   throw new UserError(
     `Cannot write ${path} as ${flag} replaces only ${kind}: the file is something else; choose another ${flag}`,
   );
+}
+
+/** The text with which a file begins, of so many bytes. */
+export function beginningOf(path: string, bytes: number): string {
+  using file = openFile(path, "r");
+  const beginning = new Uint8Array(bytes), length = readAt(file.handle, beginning, 0);
+  return new TextDecoder().decode(beginning.subarray(0, length));
 }
 
 /**
