@@ -73,7 +73,7 @@ export function refusePipe(path: string): void {
 /** Opens a file, which is closed at the end of the scope that declares it with `using`. */
 export function openFile(
   path: string,
-  flags: "r" | "w" | "wx" | "a" | "a+",
+  flags: "r" | "w" | "wx" | "a" | "a+" | number,
 ): Disposable & { handle: number } {
   const handle = openSync(path, flags);
   return { handle, [Symbol.dispose]: () => closeSync(handle) };

@@ -1,6 +1,13 @@
-import { closeSync, existsSync, openSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, join, relative, resolve } from "node:path";
-import { isSystemError, isUsersError, reasonOf, refusePipe, writeAll } from "../files/disk.ts";
+import {
+  isSystemError,
+  isUsersError,
+  openFile,
+  reasonOf,
+  refusePipe,
+  writeAll,
+} from "../files/disk.ts";
 import { isObject } from "../files/json.ts";
 import { directoriesBeside, KEPT_BASE, runOf } from "../generate/base.ts";
 import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
@@ -47,15 +54,9 @@ export function noteAdapters(adapters: string, base: string): string | undefined
     refusePipe(path);
     const text = existsSync(path) ? readFileSync(path, "utf8") : "";
     if (text.split("\n").includes(line)) return undefined;
-    const file = openSync(path, "a"); // others may append at the same time
-    try {
-      writeAll(
-        file,
-        new TextEncoder().encode(`${text === "" || text.endsWith("\n") ? "" : "\n"}${line}\n`),
-      );
-    } finally {
-      closeSync(file);
-    }
+    const begin = text === "" || text.endsWith("\n") ? "" : "\n";
+    using file = openFile(path, "a"); // others may append at the same time
+    writeAll(file.handle, new TextEncoder().encode(`${begin}${line}\n`));
     return undefined;
   } catch (error) {
     if (!isSystemError(error)) throw error;

@@ -1,7 +1,13 @@
-import { closeSync, openSync, readSync, statSync } from "node:fs";
+import { readSync, statSync } from "node:fs";
 import type { Batches } from "../data/tokens/batches.ts";
+import { openFile } from "../files/disk.ts";
 import { type GptConfig, headsOf } from "../model/config.ts";
-import { countParameters, firstTrainedBlock, parameterTable } from "../model/parameters.ts";
+import {
+  blockOf,
+  countParameters,
+  firstTrainedBlock,
+  parameterTable,
+} from "../model/parameters.ts";
 
 /**
  * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step`, `evaluation`, `sample`,
@@ -157,33 +163,29 @@ export function* readLines(path: string, from = 0): Generator<MetricLine> {
   if (!status.isFile() && !status.isDirectory()) { // a device or a pipe may have no end
     throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
   }
-  const file = openSync(path, "r");
-  try {
-    let length = 0, number = 1, whole = true, position = from;
-    for (;;) {
-      const read = readSync(file, buffer, length, buffer.length - length, position);
-      position += read;
-      const chunk = buffer.subarray(0, length += read);
-      let first = 0;
-      while (first < length) {
-        const at = chunk.indexOf(LINE_BREAK, first);
-        // a line without its break waits for the next read, unless the file ends or the buffer is full
-        if (at < 0 && read > 0 && (first > 0 || length < buffer.length)) break;
-        const bytes = chunk.subarray(first, at < 0 ? length : at + 1);
-        const isPiece = at < 0 && read > 0;
-        const isEmpty = whole && bytes.length === 1 && at >= 0;
-        const metric = whole && !isPiece ? parseMetric(decoder.decode(bytes)) : undefined;
-        first += bytes.length;
-        if (!isEmpty) yield { number, bytes, end: position - length + first, metric };
-        whole = !isPiece;
-        if (whole) number++;
-      }
-      if (read === 0) return;
-      buffer.copyWithin(0, first, length);
-      length -= first;
+  using file = openFile(path, "r");
+  let length = 0, number = 1, whole = true, position = from;
+  for (;;) {
+    const read = readSync(file.handle, buffer, length, buffer.length - length, position);
+    position += read;
+    const chunk = buffer.subarray(0, length += read);
+    let first = 0;
+    while (first < length) {
+      const at = chunk.indexOf(LINE_BREAK, first);
+      // a line without its break waits for the next read, unless the file ends or the buffer is full
+      if (at < 0 && read > 0 && (first > 0 || length < buffer.length)) break;
+      const bytes = chunk.subarray(first, at < 0 ? length : at + 1);
+      const isPiece = at < 0 && read > 0;
+      const isEmpty = whole && bytes.length === 1 && at >= 0;
+      const metric = whole && !isPiece ? parseMetric(decoder.decode(bytes)) : undefined;
+      first += bytes.length;
+      if (!isEmpty) yield { number, bytes, end: position - length + first, metric };
+      whole = !isPiece;
+      if (whole) number++;
     }
-  } finally {
-    closeSync(file);
+    if (read === 0) return;
+    buffer.copyWithin(0, first, length);
+    length -= first;
   }
 }
 
@@ -340,10 +342,10 @@ export function flopsPerToken(
   const { heads, headSize } = headsOf(config);
   const first = firstTrainedBlock({ config, table });
   const ofParameters = table.reduce((sum, { name, shape, trained }) => {
-    const block = /^h\.(\d+)\./.exec(name)?.[1];
+    const block = blockOf(name);
     const isBelow = block === undefined
       ? name === "wpe.weight" || name === "wte.weight" && config.ownHead // which no gradient passes
-      : Number(block) < first;
+      : block < first;
     const count = shape.reduce((product, length) => product * length, 1);
     return sum + count * (2 + (isBelow && !trained ? 0 : 2) + (trained ? 2 : 0));
   }, 0);

@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
-import { closeSync, existsSync, openSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
+import { openFile, readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
@@ -236,17 +236,13 @@ function* lines(path: string, rewinds: Rewinds, areRepeated: boolean): Generator
 function holds(path: string, content: Iterable<Uint8Array>): boolean {
   const status = statSync(path);
   if (!status.isFile()) return false;
-  const file = openSync(path, "r");
-  try {
-    let position = 0;
-    for (const chunk of content) {
-      const there = new Uint8Array(chunk.length);
-      readAt(file, there, position);
-      if (Buffer.compare(there, chunk) !== 0) return false;
-      position += chunk.length;
-    }
-    return position === status.size;
-  } finally {
-    closeSync(file);
+  using file = openFile(path, "r");
+  let position = 0;
+  for (const chunk of content) {
+    const there = new Uint8Array(chunk.length);
+    readAt(file.handle, there, position);
+    if (Buffer.compare(there, chunk) !== 0) return false;
+    position += chunk.length;
   }
+  return position === status.size;
 }

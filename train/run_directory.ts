@@ -1,18 +1,5 @@
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fstatSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import {
   bytesBelow,
@@ -20,15 +7,12 @@ import {
   isSystemError,
   makeWhole,
   readChunks,
-  reasonOf,
   refusePipe,
-  replaceFile,
   shortageAt,
   SPARE_BYTES,
   syncDirectory,
   TEMPORARY_NAME,
   UUID,
-  writeAll,
   writeDirectory,
 } from "../files/disk.ts";
 import { KEPT_BASE } from "../generate/base.ts";
@@ -45,7 +29,7 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { runThatNeeds } from "./base.ts";
-import { LINE_BREAK } from "./metrics.ts";
+import { OptionalFiles } from "./optional_files.ts";
 import {
   areSmall,
   bytesOfCheckpoints,
@@ -60,7 +44,7 @@ import { bytesOf, checkFits, type FileContent, refusing } from "./run_files.ts";
 import { checkRunPlace } from "./run_place.ts";
 
 /**
- * The directory of a run: its lock, its checkpoints, and the files that a training may do without.
+ * The directory of a run: its lock and its checkpoints, beside the files that a training may do without.
  *
  * @module
  */
@@ -126,32 +110,21 @@ function inUse(path: string): CheckpointError {
   return new CheckpointError(`Cannot open run ${path} as another process is training there`);
 }
 
-/** Characters that wait to be appended to a file that cannot be written now, at most. */
-const MOST_UNWRITTEN = 2 ** 24;
-
 /** A run directory that only this process writes to, from `openRunDirectory()`. */
-export class RunDirectory {
-  /** Its path. */
-  readonly path: string;
-  /** Sentences about failures that do not end a training, once per file; who reads them removes them. */
-  readonly notices: string[] = [];
+export class RunDirectory extends OptionalFiles {
   readonly #checkpoints: string;
   readonly #lock: Deno.FsFile;
   /** Whether the directory was made when it was opened. */
   readonly #isNew: boolean;
   /** Name of the best checkpoint; empty if there is none. */
   #best: string;
-  /** By file, lines that could not be appended yet. */
-  readonly #unwritten = new Map<string, string>();
-  /** What failed the last time. */
-  readonly #failing = new Set<string>();
   /** Checkpoints that adapters need, of which a notice was given. */
   readonly #needed = new Set<string>();
 
   constructor(
     { path, lock, isNew }: { path: string; lock: Deno.FsFile; isNew: boolean },
   ) {
-    this.path = path;
+    super(path);
     this.#checkpoints = join(path, "checkpoints");
     this.#lock = lock;
     this.#isNew = isNew;
@@ -166,9 +139,9 @@ export class RunDirectory {
 
   /** Gives the lock back. A directory that is new, and in which nothing was saved, is removed. */
   close(): void {
-    for (const [name, text] of this.#unwritten) this.#append(name, text);
+    this.appendUnwritten();
     // while it is locked; Windows removes no open file, and the directory stays
-    if (this.#isNew) this.#tryTo(`remove ${this.path}`, () => removeUnused(this.path));
+    if (this.#isNew) this.tryTo(`remove ${this.path}`, () => removeUnused(this.path));
     this.#lock.close();
   }
 
@@ -219,7 +192,7 @@ export class RunDirectory {
     }
     this.#hint("latest", name);
     if (best) this.#hint("best", this.#best = name);
-    this.#tryTo(
+    this.tryTo(
       `remove checkpoints beyond --keep from ${this.#checkpoints}`,
       () => this.#prune(state.step, rules),
     );
@@ -265,49 +238,6 @@ export class RunDirectory {
   }
 
   /**
-   * Appends one or several lines to a file of the run. If the system refuses, that is a notice, and the lines are
-   * written together with the next ones.
-   */
-  append(name: string, lines: string): void {
-    const text = `${this.#unwritten.get(name) ?? ""}${lines}\n`;
-    if (this.#append(name, text)) {
-      this.#unwritten.delete(name);
-    } else if (text.length <= MOST_UNWRITTEN) {
-      this.#unwritten.set(name, text);
-    } else {
-      const file = join(this.path, name);
-      this.notices.push(`${file} lacks ${text.length} characters that could not be written`);
-      this.#unwritten.delete(name);
-    }
-  }
-
-  /**
-   * Writes bytes to a file of the run after its first `lengthBytes` bytes, in place of what follows these; all or
-   * none. If the system refuses, that is a notice.
-   *
-   * @returns whether they were written.
-   */
-  extend(name: string, lengthBytes: number, bytes: Uint8Array): boolean {
-    const path = join(this.path, name);
-    return this.#tryTo(`write ${path}`, () => extendFile(path, lengthBytes, bytes));
-  }
-
-  /** Removes a file of the run. If the system refuses, that is a notice. */
-  remove(name: string): void {
-    const file = join(this.path, name);
-    this.#tryTo(`remove ${file}`, () => rmSync(file));
-  }
-
-  /** Writes a file of the run, replacing it as a whole. If the system refuses, that is a notice. */
-  write(name: string, text: string): void {
-    const file = join(this.path, name);
-    this.#tryTo(`write ${file}`, () => {
-      refusePipe(file);
-      replaceFile(file, [new TextEncoder().encode(text)]);
-    });
-  }
-
-  /**
    * Copies files into a folder of the run, replacing it, so that after a crash it is whole or absent.
    *
    * @throws {CheckpointError} if there is no room or the system refuses.
@@ -330,7 +260,7 @@ export class RunDirectory {
   /** Removes the temporary files of a process that was killed. */
   removeLeftovers(): void {
     this.#clearCheckpoints();
-    this.#tryTo(`clear ${this.path}`, () => {
+    this.tryTo(`clear ${this.path}`, () => {
       for (const { name, isFile } of Deno.readDirSync(this.path)) {
         const isOurs = isFile || name.startsWith(`.tmp-${KEPT_BASE}-`);
         if (isOurs && TEMPORARY_NAME.test(name)) rmSync(join(this.path, name), { recursive: true });
@@ -339,27 +269,7 @@ export class RunDirectory {
   }
 
   #clearCheckpoints(): void {
-    this.#tryTo(`clear ${this.#checkpoints}`, () => clearLeftovers(this.#checkpoints));
-  }
-
-  /** Does something without which a training can continue; returns whether it was possible. */
-  #tryTo(what: string, action: () => void): boolean {
-    try {
-      action();
-      this.#failing.delete(what);
-      return true;
-    } catch (error) {
-      if (!isSystemError(error)) throw error;
-      const notice = `Cannot ${what} as ${reasonOf(error)}: training continues without it`;
-      if (!this.#failing.has(what)) this.notices.push(notice);
-      this.#failing.add(what);
-      return false;
-    }
-  }
-
-  #append(name: string, text: string): boolean {
-    const file = join(this.path, name);
-    return this.#tryTo(`write ${file}`, () => appendWhole(file, text));
+    this.tryTo(`clear ${this.#checkpoints}`, () => clearLeftovers(this.#checkpoints));
   }
 
   /** Makes `latest` or `best` name a checkpoint, or removes it if the name is empty. */
@@ -475,44 +385,6 @@ function removeUnused(path: string): void {
   const names = readdirSync(path).filter((name) => name !== "lock" && name !== "checkpoints");
   if (names.length > 0 || readdirSync(join(path, "checkpoints")).length > 0) return;
   rmSync(path, { recursive: true });
-}
-
-/** Appends lines, all or none, on a new line even if a killed process left half a line. */
-function appendWhole(path: string, text: string): void {
-  refusePipe(path);
-  const file = openSync(path, "a+");
-  try {
-    const { size } = fstatSync(file), last = new Uint8Array([LINE_BREAK]);
-    if (size > 0) readSync(file, last, 0, 1, size - 1);
-    try {
-      writeAll(file, new TextEncoder().encode(last[0] === LINE_BREAK ? text : `\n${text}`));
-    } catch (error) {
-      ftruncateSync(file, size);
-      throw error;
-    }
-  } finally {
-    closeSync(file);
-  }
-}
-
-/** Writes bytes after the first bytes of a file, and nothing if that fails. */
-function extendFile(path: string, lengthBytes: number, bytes: Uint8Array): void {
-  const file = openSync(path, constants.O_RDWR | constants.O_CREAT);
-  try {
-    const { size } = fstatSync(file);
-    if (size < lengthBytes) {
-      throw Object.assign(new Error("the file became shorter"), { code: "EIO" });
-    }
-    if (size > lengthBytes) ftruncateSync(file, lengthBytes);
-    try {
-      writeAll(file, bytes, lengthBytes);
-    } catch (error) {
-      ftruncateSync(file, lengthBytes);
-      throw error;
-    }
-  } finally {
-    closeSync(file);
-  }
 }
 
 /**

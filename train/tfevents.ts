@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
-import { closeSync, fstatSync, openSync } from "node:fs";
-import { readAt } from "../files/disk.ts";
+import { fstatSync } from "node:fs";
+import { openFile, readAt } from "../files/disk.ts";
 
 /**
  * The format of TensorBoard's event files: a sequence of records, each an `Event` message of protocol buffers with its
@@ -218,31 +218,27 @@ const CHUNK_BYTES = 2 ** 20;
 
 /** Counts the whole records at the beginning of a file by their headers, up to `most`. */
 export function countRecords(path: string, most: number): RecordCount {
-  const file = openSync(path, "r");
-  try {
-    const { size } = fstatSync(file), chunk = Buffer.alloc(CHUNK_BYTES);
-    let count = 0, endBytes = 0, lastAt = 0, isFollowed = false;
-    for (let chunkAt = 0, read = -1; endBytes + HEADER_BYTES <= size;) {
-      if (endBytes + HEADER_BYTES > chunkAt + read) {
-        read = readAt(file, chunk, chunkAt = endBytes);
-        if (read < HEADER_BYTES) break; // the file became shorter
-      }
-      const at = endBytes - chunkAt;
-      if (chunk.readUInt32LE(at + 8) !== maskedCrc(chunk, at, at + 8)) break;
-      const bytes = HEADER_BYTES + Number(chunk.readBigUInt64LE(at)) + FOOTER_BYTES;
-      if (endBytes + bytes > size) break;
-      isFollowed = count === most;
-      if (isFollowed) break;
-      lastAt = endBytes;
-      endBytes += bytes;
-      count++;
+  using file = openFile(path, "r");
+  const { size } = fstatSync(file.handle), chunk = Buffer.alloc(CHUNK_BYTES);
+  let count = 0, endBytes = 0, lastAt = 0, isFollowed = false;
+  for (let chunkAt = 0, read = -1; endBytes + HEADER_BYTES <= size;) {
+    if (endBytes + HEADER_BYTES > chunkAt + read) {
+      read = readAt(file.handle, chunk, chunkAt = endBytes);
+      if (read < HEADER_BYTES) break; // the file became shorter
     }
-    const last = new Uint8Array(endBytes - lastAt);
-    readAt(file, last, lastAt);
-    return { count, endBytes, last, isFollowed };
-  } finally {
-    closeSync(file);
+    const at = endBytes - chunkAt;
+    if (chunk.readUInt32LE(at + 8) !== maskedCrc(chunk, at, at + 8)) break;
+    const bytes = HEADER_BYTES + Number(chunk.readBigUInt64LE(at)) + FOOTER_BYTES;
+    if (endBytes + bytes > size) break;
+    isFollowed = count === most;
+    if (isFollowed) break;
+    lastAt = endBytes;
+    endBytes += bytes;
+    count++;
   }
+  const last = new Uint8Array(endBytes - lastAt);
+  readAt(file.handle, last, lastAt);
+  return { count, endBytes, last, isFollowed };
 }
 
 /** CRC-32C of bytes (RFC 3720, appendix B.4), masked as in TensorFlow's `crc32c.h`. */
