@@ -233,14 +233,16 @@ export { diagnoseRun, type DiagnoseRunOptions, type Diagnosis } from "./inspect/
 // Files of models: checkpoints, Hugging Face's, PEFT's and llama.cpp's.
 export { type ExportDType, exportModel, type ExportOptions } from "./train/export.ts";
 export {
-  CheckpointError,
-  type FileDigest,
   isWeightsOnly,
   listCheckpoints,
   newestCheckpoint,
-  type TrainerState,
   verifyCheckpoint,
 } from "./model/files/checkpoint.ts";
+export {
+  CheckpointError,
+  type FileDigest,
+  type TrainerState,
+} from "./model/files/trainer_state.ts";
 export {
   parseSafetensors,
   type Safetensors,

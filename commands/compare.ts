@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { commandLine } from "../files/command_line.ts";
 import { placeAt } from "../generate/place.ts";
-import { CheckpointError } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import {
   caveats,
   type ComparedRun,

@@ -20,12 +20,8 @@ import {
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
 import type { Device } from "../kernels/device.ts";
 import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
-import {
-  CheckpointError,
-  isNameInRun,
-  listCheckpoints,
-  readTrainerState,
-} from "../model/files/checkpoint.ts";
+import { isNameInRun, listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";

@@ -79,6 +79,10 @@ const KINDS = {
   texts: ["a list of texts", isListOf((value) => typeof value === "string")],
   number: ["a number", (value: unknown) => typeof value === "number"],
   whole: ["a whole number", (value: unknown) => Number.isSafeInteger(value)],
+  count: [
+    "a non-negative integer",
+    (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0,
+  ],
   boolean: ["true or false", (value: unknown) => typeof value === "boolean"],
   list: ["a list", Array.isArray],
   objects: ["a list of objects", isListOf(isObject)],
@@ -98,6 +102,7 @@ interface Values {
   texts: readonly string[];
   number: number;
   whole: number;
+  count: number;
   boolean: boolean;
   list: readonly unknown[];
   objects: readonly JsonObject[];

@@ -4,12 +4,12 @@ import { isSystemError, isUsersError } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import {
-  CheckpointError,
   listCheckpoints,
   readTrainerState,
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import { ggufIn, openGguf } from "../model/files/llama_cpp_reader.ts";
 import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 import {

@@ -12,13 +12,13 @@ import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import {
-  CheckpointError,
   listCheckpoints,
   newestCheckpoint,
   readTrainerState,
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";

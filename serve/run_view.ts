@@ -3,12 +3,8 @@ import { hasChatTemplate } from "../data/tokenizer/load.ts";
 import { bytesBelow, isSystemError, isUsersError } from "../files/disk.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
-import {
-  isWeightsOnly,
-  listCheckpoints,
-  readHint,
-  type TrainerState,
-} from "../model/files/checkpoint.ts";
+import { isWeightsOnly, listCheckpoints, readHint } from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
 import { type Ingredients, newestState } from "../train/compare.ts";
 import { optionLabel } from "../train/options.ts";
 import { UNSAVED } from "../train/resolve.ts";

@@ -1,11 +1,11 @@
 import type { JsonObject } from "../files/json.ts";
 import { join } from "node:path";
+import { STATE_FILE } from "../model/files/checkpoint.ts";
 import {
   CHECKPOINT_FORMAT,
   serializeState,
-  STATE_FILE,
   type TrainerState,
-} from "../model/files/checkpoint.ts";
+} from "../model/files/trainer_state.ts";
 import { openRunDirectory } from "../train/run_directory.ts";
 import type { FileContent } from "../train/run_files.ts";
 

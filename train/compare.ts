@@ -7,12 +7,8 @@ import { align, duration, fits, inShort } from "../files/units.ts";
 import { printable } from "../files/printable.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { PRESETS } from "../model/config.ts";
-import {
-  CheckpointError,
-  listCheckpoints,
-  readTrainerState,
-  type TrainerState,
-} from "../model/files/checkpoint.ts";
+import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import { CheckpointError, type TrainerState } from "../model/files/trainer_state.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import {
   BLUE,

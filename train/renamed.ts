@@ -9,7 +9,7 @@ import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
-import type { TrainerState } from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
 import type { Callbacks } from "./events.ts";
 import {
   isGiven,

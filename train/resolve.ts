@@ -10,7 +10,7 @@ import {
   type PresetName,
   PRESETS,
 } from "../model/config.ts";
-import type { TrainerState } from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
 import type { Precision } from "../model/precision.ts";
 import {
   isGiven,

@@ -18,16 +18,18 @@ import {
 import { KEPT_BASE } from "../generate/base.ts";
 import {
   checkFileNames,
-  CheckpointError,
   checkpointName,
-  type FileDigest,
   listCheckpoints,
   OPTIMIZER_FILE,
   readHint,
-  serializeState,
   STATE_FILE,
-  type TrainerState,
 } from "../model/files/checkpoint.ts";
+import {
+  CheckpointError,
+  type FileDigest,
+  serializeState,
+  type TrainerState,
+} from "../model/files/trainer_state.ts";
 import { runThatNeeds } from "./base.ts";
 import { OptionalFiles } from "./optional_files.ts";
 import {

@@ -9,7 +9,7 @@ import {
   writeDirectory,
   writeSynced,
 } from "../files/disk.ts";
-import { CheckpointError } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import { checkFree } from "./run_place.ts";
 
 /**

@@ -2,7 +2,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join, normalize, relative } from "node:path";
 import { commandLine } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
-import { CheckpointError, listCheckpoints, STATE_FILE } from "../model/files/checkpoint.ts";
+import { listCheckpoints, STATE_FILE } from "../model/files/checkpoint.ts";
+import { CheckpointError } from "../model/files/trainer_state.ts";
 import { METRICS_FILE } from "./metrics.ts";
 
 /**

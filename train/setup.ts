@@ -9,7 +9,7 @@ import { shortageOf } from "../generate/limits.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig, PresetName } from "../model/config.ts";
-import type { TrainerState } from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { newModel } from "./architecture.ts";

@@ -20,15 +20,17 @@ import { type Arena, elementOffset } from "../kernels/arena.ts";
 import { download, size, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import {
-  CHECKPOINT_FORMAT,
-  CheckpointError,
   isWeightsOnly,
   listCheckpoints,
   OPTIMIZER_FILE,
   readTrainerState,
   STATE_FILE,
-  type TrainerState,
 } from "../model/files/checkpoint.ts";
+import {
+  CHECKPOINT_FORMAT,
+  CheckpointError,
+  type TrainerState,
+} from "../model/files/trainer_state.ts";
 import { parseHuggingFaceConfig, toCheckpointConfig } from "../model/files/hugging_face.ts";
 import {
   ADAPTER_CONFIG,

@@ -6,7 +6,7 @@ import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
-import type { TrainerState } from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
 import { hasAborted, notice, notices, type TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
 

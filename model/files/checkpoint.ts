@@ -1,8 +1,6 @@
-import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { isSystemError } from "../../files/disk.ts";
-import { isObject, type JsonObject } from "../../files/json.ts";
 import {
   CONFIG_FILE,
   GENERATION_FILE,
@@ -13,21 +11,13 @@ import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
 import { hashFiles, MODEL_FILE } from "./tensor_files.ts";
-
-/** Thrown if a checkpoint is missing or damaged, or cannot be written. */
-export class CheckpointError extends UserError {
-  /** Identifies this error without `instanceof`. */
-  override name = "CheckpointError";
-}
-
-/** Thrown for a checkpoint of a later version of this code. */
-class NewerFormatError extends CheckpointError {}
-
-/** Version of the checkpoint format that this code writes. */
-export const CHECKPOINT_FORMAT = 4;
-
-/** First format whose state file ends with its hash. */
-const FIRST_SEALED_FORMAT = 3;
+import {
+  CheckpointError,
+  type FileDigest,
+  NewerFormatError,
+  parseState,
+  type TrainerState,
+} from "./trainer_state.ts";
 
 /** Name of the state file: written last, it completes a checkpoint and holds the hash of every file and of itself. */
 export const STATE_FILE = "trainer_state.json";
@@ -66,117 +56,6 @@ export function checkFileNames(names: Iterable<string>, what: string): void {
         [...given].slice(0, 20).map((name) => printable(name)).join(", ") || "none"
       }`,
   );
-}
-
-/** Size and SHA-256 of a file of a checkpoint. */
-export interface FileDigest {
-  /** Size in bytes. */
-  bytes: number;
-  /** SHA-256 in hexadecimal. */
-  sha256: string;
-}
-
-/** State of a training: everything besides tensors that is needed to resume it. */
-export interface TrainerState {
-  /** Version of the format, `CHECKPOINT_FORMAT`. */
-  formatVersion: number;
-  /** Steps done. */
-  step: number;
-  /** Passes over the data begun, from 0. */
-  epoch: number;
-  /** Number of the next micro-batch since the beginning of the training. */
-  batchIndex: number;
-  /** Seed of parameters, order of data, and dropout. */
-  seed: number;
-  /** The loss scale of the next step. */
-  lossScale: number;
-  /** Good steps since the loss scale changed. */
-  growthTracker: number;
-  /** Applied steps, AdamW's t. */
-  optimizerSteps: number;
-  /** Skipped steps. */
-  skippedSteps: number;
-  /** Skipped steps since the last applied one. */
-  consecutiveSkips: number;
-  /** These five of the ranks from 1 on, if each trains on its own between exchanges; those above are of rank 0. */
-  otherRanks?: Pick<
-    TrainerState,
-    "lossScale" | "growthTracker" | "optimizerSteps" | "skippedSteps" | "consecutiveSkips"
-  >[];
-  /** Lowest validation loss so far; null before the first evaluation. */
-  bestValidationLoss: number | null;
-  /** All options of the training, resolved. */
-  options: Record<string, unknown>;
-  /** Names of the options that the user gave; the others have defaults or derived values. */
-  typed: string[];
-  /** `Tokenizer.hash` of tokenizer.json. */
-  tokenizerHash: string;
-  /**
-   * Model with which the training began: a name that finds it, and the SHA-256 of its files. Absent if the training
-   * began with random parameters.
-   */
-  source?: { spec: string; sha256: string };
-  /** Data of the training: name, and SHA-256 of all documents and of those of a separate validation text. */
-  data: { name: string; hash: string; validationHash?: string };
-  /**
-   * Adapter on which the training ran, null if unknown, and the kernels that were the fastest there. Other kernels
-   * may give other last bits.
-   */
-  tuning: { adapter: string | null; choices: Record<string, string> };
-  /** All other files of the checkpoint. */
-  files: Record<string, FileDigest>;
-}
-
-/** Upgrades of a state from each older format to the next one. */
-const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
-  0: addSkipCounters,
-  1: addTuning,
-  2: addTyped,
-  3: dropSchedule,
-};
-
-/** Format 0 did not count skipped steps: every step was applied. */
-function addSkipCounters(state: JsonObject): JsonObject {
-  return {
-    ...state,
-    formatVersion: 1,
-    optimizerSteps: state.step,
-    skippedSteps: 0,
-    consecutiveSkips: 0,
-  };
-}
-
-/** Format 1 had no choice of kernels: the preferred ones were used. */
-function addTuning(state: JsonObject): JsonObject {
-  return { ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } };
-}
-
-/**
- * Format 2 did not store which options the user gave. An option counts as derived if its value is the one that
- * format 2 derived from the others, and as given otherwise. These formulas belong to format 2 and must not change.
- */
-function addTyped(state: JsonObject): JsonObject {
-  const options = isObject(state.options) ? state.options : {};
-  const { steps, learningRate } = options as Record<string, number>;
-  const tenth = Math.ceil(steps! / 10);
-  const derived: JsonObject = {
-    minLearningRate: learningRate! / 10,
-    warmupSteps: Math.min(200, Math.ceil(steps! / 20)),
-    evalEvery: tenth,
-    saveEvery: tenth,
-    sampleEvery: 2 * tenth,
-    logEvery: Math.max(1, Math.round(steps! / 100)),
-    ...(options.endsWith === "epochs" ? { steps } : {}),
-    endsWith: options.endsWith, // the end of the run is not an option
-  };
-  const typed = Object.keys(options)
-    .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
-  return { ...state, formatVersion: 3, typed };
-}
-
-/** Format 3 had the schedule of the learning rate twice: the options have it, too. */
-function dropSchedule({ schedule: _, ...state }: JsonObject): JsonObject {
-  return { ...state, formatVersion: 4 };
 }
 
 /** The name of the checkpoint of a step. */
@@ -256,205 +135,29 @@ export function checkpointNamed(run: string, name: string): string {
   );
 }
 
-/**
- * The text of a state file. Its last field is the SHA-256 of all bytes before that field, so that the hash covers
- * every byte of the file.
- */
-export function serializeState(state: TrainerState): string {
-  const text = JSON.stringify(state, null, 2).replace(/\n\}$/, "");
-  return text + SEAL_START + hashOf(text) + SEAL_END;
-}
-
-/** Text before and after the hash at the end of a state file. */
-const SEAL_START = ',\n  "sha256": "', SEAL_END = '"\n}\n';
-
 /** Most bytes of a state file; with 10,000 data files it has 2 MB. */
 const LARGEST_STATE = 64 * 2 ** 20;
 
 /**
- * Whether a state file ends with its hash, as in all formats from `FIRST_SEALED_FORMAT`.
- *
- * @throws {CheckpointError} if the hash differs.
- */
-function checkSeal(bytes: Uint8Array, file: string): boolean {
-  const length = SEAL_START.length + 64 + SEAL_END.length;
-  const end = new TextDecoder("latin1").decode(bytes.subarray(-length));
-  const hash = end.slice(SEAL_START.length, -SEAL_END.length);
-  if (!/^[0-9a-f]{64}$/.test(hash) || end !== SEAL_START + hash + SEAL_END) return false;
-  if (hashOf(bytes.subarray(0, -length)) === hash) return true;
-  throw new CheckpointError(`Cannot load ${file} as it is damaged: its SHA-256 differs`);
-}
-
-function hashOf(content: string | Uint8Array): string {
-  return createHash("sha256").update(content).digest("hex");
-}
-
-/**
  * Reads the state of a checkpoint and upgrades it to the current format.
  *
- * @throws {CheckpointError} if a field is missing or wrong, with file, field and value, or if the format is newer
- * than this code.
+ * @throws {CheckpointError} if it cannot be read, or is not the state of this checkpoint.
  */
 export function readTrainerState(path: string): TrainerState {
   const file = join(path, STATE_FILE);
-  const damaged = (reason: string) => new CheckpointError(`Cannot load ${file} as ${reason}`);
   const bytes = readingFile(path, STATE_FILE, (size) => {
     if (size <= LARGEST_STATE) return readFileSync(file);
-    throw damaged(`it must have at most ${LARGEST_STATE} bytes: current size is ${size}`);
+    throw new CheckpointError(
+      `Cannot load ${file} as it must have at most ${LARGEST_STATE} bytes: current size is ${size}`,
+    );
   });
-  const sealed = checkSeal(bytes, file);
-  let text: string, state: unknown;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    state = JSON.parse(text);
-  } catch {
-    throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} is no JSON`);
-  }
-  if (keysWritten(text) !== keysOf(state)) throw damaged("it has a field twice");
-  const { sha256: _, ...fields } = Object(state) as JsonObject;
-  const { formatVersion } = fields;
-  if (
-    !sealed && Number.isInteger(formatVersion) && formatVersion as number >= FIRST_SEALED_FORMAT
-  ) {
-    throw damaged(
-      `it is damaged: with formatVersion ${formatVersion} it must end with its own SHA-256`,
-    );
-  }
-  const valid = validateState(upgradeState(sealed ? fields : Object(state), file), file);
+  const state = parseState(bytes, file);
+  checkFileNames(Object.keys(state.files), `Cannot load ${file}`);
   const step = stepOf(basename(resolve(path)));
-  if (step !== undefined && step !== valid.step) {
-    throw damaged(`step must be ${step}, as its directory says: current value is ${valid.step}`);
-  }
-  return valid;
-}
-
-/** Number of field names in a valid JSON text. */
-function keysWritten(text: string): number {
-  let count = 0;
-  for (let at = text.indexOf('"'); at >= 0; at = text.indexOf('"', at)) {
-    at++;
-    while (text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
-    at++;
-    while (/\s/.test(text[at] ?? "")) at++;
-    if (text[at] === ":") count++;
-  }
-  return count;
-}
-
-/** Number of fields in a JSON value, of any depth; its text has more if it repeats a name. */
-function keysOf(value: unknown): number {
-  let count = 0;
-  for (const left = [value]; left.length > 0;) {
-    const next = left.pop();
-    if (typeof next !== "object" || next === null) continue;
-    if (!Array.isArray(next)) count += Object.keys(next).length;
-    for (const inner of Object.values(next)) left.push(inner);
-  }
-  return count;
-}
-
-/** Upgrades a state to the current format. */
-export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADES): JsonObject {
-  const version = state?.formatVersion;
-  if (typeof version !== "number" || !Number.isInteger(version)) {
-    throw new CheckpointError(
-      `Cannot load ${file} as formatVersion must be an integer: ` +
-        `current value is ${quoted(version)}`,
-    );
-  }
-  if (version > CHECKPOINT_FORMAT) {
-    throw new NewerFormatError(
-      `Cannot load ${file} as formatVersion must be at most ${CHECKPOINT_FORMAT}, which this ` +
-        `version of toy-transformer knows: current value is ${version}`,
-    );
-  }
-  for (let from = version; from < CHECKPOINT_FORMAT; from++) {
-    const upgrade = upgrades[from];
-    if (!upgrade) throw new CheckpointError(`Cannot load ${file} as format ${from} is too old`);
-    const upgraded = upgrade(state);
-    // a flipped bit can turn a newer format into an older one, whose state then has the fields of the upgrade
-    const known = Object.keys(upgraded).find((name) =>
-      name !== "formatVersion" && Object.hasOwn(state, name) && state[name] !== upgraded[name]
-    );
-    if (known !== undefined) {
-      throw new CheckpointError(
-        `Cannot load ${file} as it is damaged: a state of format ${from} has no ${known}`,
-      );
-    }
-    state = upgraded;
-  }
-  return state;
-}
-
-function validateState(state: JsonObject, file: string): TrainerState {
-  const check = (object: JsonObject, name: string, requirement: string, ok: boolean) => {
-    if (ok) return;
-    throw new CheckpointError(
-      `Cannot load ${file} as ${printable(name)} must be ${requirement}: ` +
-        `current value is ${quoted(object[name.slice(name.indexOf(".") + 1)])}`,
-    );
-  };
-  const isText = (value: unknown) => typeof value === "string";
-  const checkCount = (object: JsonObject, name: string, where = "") => {
-    const value = object[name], ok = Number.isSafeInteger(value) && value as number >= 0;
-    check(object, `${where}${name}`, "a non-negative integer", ok);
-  };
-  for (const name of ["step", "epoch", "batchIndex", "seed"]) checkCount(state, name);
-  const { step, otherRanks = [], typed } = state;
-  const areObjects = Array.isArray(otherRanks) && otherRanks.every(isObject);
-  check(state, "otherRanks", "a list of objects", areObjects);
-  for (const [i, own] of [state, ...otherRanks as JsonObject[]].entries()) {
-    const where = i === 0 ? "" : `otherRanks[${i - 1}].`;
-    for (const name of ["growthTracker", "optimizerSteps", "skippedSteps", "consecutiveSkips"]) {
-      checkCount(own, name, where);
-    }
-    const { optimizerSteps, skippedSteps, consecutiveSkips } = own as Record<string, number>;
-    const sum = optimizerSteps! + skippedSteps!;
-    check(state, "step", `the ${sum} steps that were applied or skipped`, step === sum);
-    const most = `at most the ${skippedSteps} steps skipped`;
-    check(own, `${where}consecutiveSkips`, most, consecutiveSkips! <= skippedSteps!);
-    const isScale = Number.isFinite(own.lossScale) && own.lossScale as number > 0;
-    check(own, `${where}lossScale`, "a positive number", isScale);
-  }
-  const best = state.bestValidationLoss;
-  const isLoss = Number.isFinite(best) && best as number >= 0;
-  check(state, "bestValidationLoss", "a non-negative number or null", best === null || isLoss);
-  check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
-  for (const name of ["options", "data", "tuning", "files"]) {
-    check(state, name, "an object", isObject(state[name]));
-  }
-  const options = state.options as JsonObject;
-  for (const [name, value] of Object.entries(options)) {
-    const isValue = value === null || ["string", "number", "boolean"].includes(typeof value) ||
-      Array.isArray(value) && value.every(isText);
-    check(options, `options.${name}`, "a text, a number, true, false or a list of texts", isValue);
-  }
-  const areTexts = Array.isArray(typed) && typed.every(isText);
-  check(state, "typed", "names of options", areTexts);
-  const data = state.data as JsonObject;
-  for (const name of ["name", "hash"]) {
-    check(data, `data.${name}`, "text", isText(data[name]));
-  }
-  const { validationHash = "" } = data;
-  check(data, "data.validationHash", "text", isText(validationHash));
-  const { source } = state;
-  const isSource = source === undefined ||
-    isObject(source) && ["spec", "sha256"].every((name) => isText(source[name]));
-  check(state, "source", "a model's name and hash", isSource);
-  const tuning = state.tuning as JsonObject;
-  const { adapter, choices } = tuning;
-  check(tuning, "tuning.adapter", "text or null", adapter === null || isText(adapter));
-  const areNames = isObject(choices) && Object.values(choices).every(isText);
-  check(tuning, "tuning.choices", "names of kernels", areNames);
-  for (const [name, digest] of Object.entries(state.files as JsonObject)) {
-    const { bytes, sha256 } = (digest ?? {}) as Partial<FileDigest>;
-    // a name is never a path
-    const ok = /^\w[\w.-]*$/.test(name) && Number.isSafeInteger(bytes) && bytes! >= 0 &&
-      /^[0-9a-f]{64}$/.test(String(sha256));
-    check(state.files as JsonObject, `files.${printable(name)}`, "the size and hash of a file", ok);
-  }
-  checkFileNames(Object.keys(state.files as JsonObject), `Cannot load ${file}`);
-  return state as unknown as TrainerState;
+  if (step === undefined || step === state.step) return state;
+  throw new CheckpointError(
+    `Cannot load ${file} as step must be ${step}, as its directory says: current value is ${state.step}`,
+  );
 }
 
 /**

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { TrainerState } from "../../model/files/checkpoint.ts";
+import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { PRESETS } from "../../model/config.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { type FileDigest, listCheckpoints } from "../../model/files/checkpoint.ts";
+import { listCheckpoints } from "../../model/files/checkpoint.ts";
+import type { FileDigest } from "../../model/files/trainer_state.ts";
 import { readLines } from "../../train/metrics.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { UserError } from "../../files/user_error.ts";
-import type { TrainerState } from "../../model/files/checkpoint.ts";
+import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { baseOf, checkResumable, checkState } from "../../train/state.ts";
 import { directory, exampleState, makeRun } from "../checkpoints.ts";
 

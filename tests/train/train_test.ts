@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { listCheckpoints, readTrainerState, serializeState } from "../../model/files/checkpoint.ts";
+import { listCheckpoints, readTrainerState } from "../../model/files/checkpoint.ts";
+import { serializeState } from "../../model/files/trainer_state.ts";
 import { train } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 import { findModel } from "../../generate/source.ts";

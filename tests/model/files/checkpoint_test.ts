@@ -5,19 +5,21 @@ import { Random } from "../../../data/random.ts";
 import type { JsonObject } from "../../../files/json.ts";
 import { UserError } from "../../../files/user_error.ts";
 import {
-  CHECKPOINT_FORMAT,
-  CheckpointError,
   checkpointNamed,
   isWeightsOnly,
   listCheckpoints,
   newestCheckpoint,
   readHint,
   readTrainerState,
-  serializeState,
   STATE_FILE,
-  upgradeState,
   verifyCheckpoint,
 } from "../../../model/files/checkpoint.ts";
+import {
+  CHECKPOINT_FORMAT,
+  CheckpointError,
+  serializeState,
+  upgradeState,
+} from "../../../model/files/trainer_state.ts";
 import {
   changeFields,
   directory,
@@ -89,7 +91,7 @@ Deno.test("readTrainerState() reads a state of any depth, and names what it shou
   const body = text.slice(0, text.lastIndexOf(",\n")).replace('"here"', () => deep);
   const sha256 = createHash("sha256").update(body).digest("hex");
   Deno.writeTextFileSync(join(checkpoint, STATE_FILE), `${body},\n  "sha256": "${sha256}"\n}\n`);
-  assert.throws(() => readTrainerState(checkpoint), { message: /data\.name must be text: / });
+  assert.throws(() => readTrainerState(checkpoint), { message: /data\.name must be a text: / });
 });
 
 Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reason", () => {
@@ -125,7 +127,7 @@ Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reas
     [
       "with half a state",
       (path) => Deno.truncateSync(join(path, "trainer_state.json"), 40),
-      /trainer_state\.json is no JSON/,
+      /trainer_state\.json as it is no JSON/,
     ],
     [
       "with a state that is null",
@@ -144,7 +146,7 @@ Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reas
           path,
           (text) => text.replace('Version": 4', 'Version": 7').slice(0, -80) + "0}",
         ),
-      /trainer_state\.json is no JSON/,
+      /trainer_state\.json as it is no JSON/,
     ],
     [
       "with a newer version and no hash",
@@ -281,8 +283,8 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
       { otherRanks: [{ ...ofRank, optimizerSteps: 2 }] },
       /step must be the 2 steps that were applied or skipped: current value is 1$/,
     ],
-    [{ typed: ["x", 1] }, /typed must be names of options: current value is \["x",1\]$/],
-    [{ tokenizerHash: 1 }, /tokenizerHash must be text: current value is 1$/],
+    [{ typed: ["x", 1] }, /typed must be a list of texts: current value is \["x",1\]$/],
+    [{ tokenizerHash: 1 }, /tokenizerHash must be a text: current value is 1$/],
     [{ options: [] }, /options must be an object: current value is \[\]$/],
     [{ tuning: undefined }, /tuning must be an object: current value is undefined$/],
     [{ tuning: { choices: {} } }, /tuning\.adapter must be text or null: .* is undefined$/],
@@ -290,7 +292,7 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
       { tuning: { adapter: null, choices: { work: 1 } } },
       /tuning\.choices must be names of kernels: current value is \{"work":1\}$/,
     ],
-    [{ data: { name: "x" } }, /data\.hash must be text: current value is undefined$/],
+    [{ data: { name: "x" } }, /data\.hash must be a text: current value is undefined$/],
     [{ files: { ...files, "optimizer.safetensors": undefined } }, /must include optimizer\.saf/],
     [{ files: { ...files, "config.json": undefined } }, /model\.safetensors with config\.json, or/],
     [
