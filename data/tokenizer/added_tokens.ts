@@ -1,4 +1,4 @@
-import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import type { AddedToken } from "./tokenizer_file.ts";
 
 /** An added token, and its spelling in the searched texts. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
@@ -7,9 +7,6 @@ const WORD = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
 const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
-
-/** Most UTF-16 units of an added token: they bound the time that is spent at each place of a text. */
-const LONGEST_TOKEN = 1000;
 
 /**
  * Makes the function that finds the longest token at a place of a text. It walks a tree of UTF-16 units, so that its
@@ -56,13 +53,6 @@ function beginnings(texts: readonly string[]): RegExp {
 export function createAddedTokenSplitter(
   tokens: readonly SpelledToken[],
 ): (text: string, options: { special: boolean }) => (string | number)[] {
-  const tooLong = tokens.find(({ spelled }) => spelled.length > LONGEST_TOKEN);
-  if (tooLong) {
-    throw new UnsupportedTokenizer(
-      `its added tokens must have at most ${LONGEST_TOKEN} characters`,
-      tooLong.spelled.length,
-    );
-  }
   // half a character never occurs in the texts, which are well-formed
   const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
   const longestAt = createTree(sought);

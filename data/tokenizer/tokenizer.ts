@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { isObject, parseJsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
@@ -236,8 +236,7 @@ async function createTokenizer(
     ...(hasBegin ? { beginOfText: begin } : {}),
     endOfTextToken: end.content,
     json,
-    hash: createHash("sha256").update(end.content === usualEnd ? json : `${json}\n${end.content}`)
-      .digest("hex"),
+    hash: hash("sha256", end.content === usualEnd ? json : `${json}\n${end.content}`),
     encodeDocument: encodeAs(true),
     encode: encodeAs(false),
     ...createDecoding(parts),

@@ -193,8 +193,12 @@ function readModel(given: JsonObject): Model {
   const kinds = MODEL_KINDS.filter((name) => isList === (name === "Unigram"));
   const { type = implied } = model, kind = kinds.find((name) => name === type);
   if (!kind) {
-    const requirement = `model.type must be ${kinds.join(" or ")} for such a model.vocab`;
-    throw new UnsupportedTokenizer(requirement, type);
+    throw new UnsupportedTokenizer(
+      `model.type must be ${kinds.join(" or ")} for a model.vocab that is a ${
+        isList ? "list" : "table"
+      }`,
+      type,
+    );
   }
   const entries: unknown[] = isList ? vocab : Object.entries(vocab);
   const wrong = entries.findIndex((entry) => !isEntry(entry));

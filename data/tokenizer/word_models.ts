@@ -125,21 +125,15 @@ function createUnigram(model: Model, { ids, unknown, library }: WordModelParts):
   };
 }
 
-/** Largest limit for the characters of a word in WordPiece; models use 100. */
+/** Largest limit for the characters of a word in WordPiece: the time for a word grows with the cube of its length. */
 const LONGEST_WORD = 1000;
 
 /** WordPiece: the longest token that begins a word, then the same for the rest of the word. */
 function createWordPiece(model: Model, { ids, unknown, library }: WordModelParts): WordModel {
-  const longest = model.max_input_chars_per_word ?? 100;
-  if (longest > LONGEST_WORD) { // the time for a word grows with the cube of its length
-    throw new UnsupportedTokenizer(
-      `model.max_input_chars_per_word must be at most ${LONGEST_WORD}`,
-      longest,
-    );
-  }
   const pieces = new library!.WordPiece({
     continuing_subword_prefix: "##",
     ...model,
+    max_input_chars_per_word: Math.min(model.max_input_chars_per_word ?? 100, LONGEST_WORD),
     type: "WordPiece",
     vocab: Object.fromEntries(ids),
   } as never);

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash as digest } from "node:crypto";
 import { type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
 import type { Documents } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
@@ -121,7 +121,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     vocabulary: isCompact ? "compact" : "full",
     ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: tokenized.every(({ cached }) => cached),
-    hash: validation ? createHash("sha256").update(hashes.join("")).digest("hex") : trainingHash!,
+    hash: validation ? digest("sha256", hashes.join("")) : trainingHash!,
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
     fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
     close: () => close(tokenized),

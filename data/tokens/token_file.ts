@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash as digest } from "node:crypto";
 import { fstatSync, fsyncSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { openFile, readAt, replaceFile, syncDirectory, writeAll } from "../../files/disk.ts";
@@ -102,7 +102,8 @@ export function openTokenFiles(directory: string, origin: Meta["origin"]): Token
 function readMeta(directory: string, origin: Meta["origin"]): Meta {
   const path = join(directory, META);
   const { sha256: checksum, ...meta } = JSON.parse(readFileSync(path, "utf8"));
-  const isUsable = meta.version === VERSION && sha256(JSON.stringify(meta)) === checksum &&
+  const isUsable = meta.version === VERSION &&
+    digest("sha256", JSON.stringify(meta)) === checksum &&
     meta.origin.join() === origin.join();
   if (!isUsable) throw damaged(path, "it must be whole and of this version, text and tokenizer");
   return meta;
@@ -121,7 +122,7 @@ function openChecked(path: string, { bytes, sha256: checksums }: Checksums) {
     read(start: number, end: number): Uint8Array<ArrayBuffer> {
       for (let i = Math.floor(start / CHECKED_BYTES); i * CHECKED_BYTES < end; i++) {
         if (isChecked[i]) continue;
-        if (sha256(readBetween(handle, ...checkedPart(i, bytes))) !== checksums[i]) {
+        if (digest("sha256", readBetween(handle, ...checkedPart(i, bytes))) !== checksums[i]) {
           throw damaged(path, `its bytes from ${i * CHECKED_BYTES} do not match their checksum`);
         }
         isChecked[i] = 1;
@@ -197,14 +198,14 @@ export function createTokenFiles(
         for (let at = 0; at * CHECKED_BYTES < bytes; at++) {
           const part = readBetween(handles[i]!, ...checkedPart(at, bytes));
           if (name === TOKENS) { for (const id of new Type(part.buffer)) isUsed[id] = 1; }
-          sums.push(sha256(part));
+          sums.push(digest("sha256", part));
         }
         files[name] = { bytes, sha256: sums };
       });
       const usedIds = Array.from(isUsed.keys()).filter((id) => isUsed[id]);
       const bytesPerToken = Type.BYTES_PER_ELEMENT;
       const meta: Meta = { version: VERSION, ...about, bytesPerToken, usedIds, files };
-      write({ sha256: sha256(JSON.stringify(meta)), ...meta });
+      write({ sha256: digest("sha256", JSON.stringify(meta)), ...meta });
       syncDirectory(directory);
     },
     [Symbol.dispose]: () => opened.dispose(),
@@ -218,10 +219,6 @@ function readProgress(path: string): { blocks: number; sizes: number[] } | undef
   } catch {
     return undefined; // no process has recorded anything
   }
-}
-
-function sha256(content: Uint8Array | string): string {
-  return createHash("sha256").update(content).digest("hex");
 }
 
 /** The bytes of a file from one place to another. */

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, hash as digest } from "node:crypto";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { isSystemError, reasonOf } from "../../files/disk.ts";
@@ -65,14 +65,10 @@ function placeIn(
   { hash, bosToken, chatTemplate }: Tokenizer,
 ) {
   const suffix = areConversations
-    ? `-chat-${sha256(JSON.stringify([chatTemplate, bosToken])).slice(0, 16)}`
+    ? `-chat-${digest("sha256", JSON.stringify([chatTemplate, bosToken])).slice(0, 16)}`
     : "";
   const name = `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`;
   return [join(cacheDirectory, name), [fingerprint, hash]] as const;
-}
-
-function sha256(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
 }
 
 async function tokenizeInMemory(
