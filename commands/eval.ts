@@ -176,9 +176,9 @@ async function openText(
 }
 
 /** The validation text of a corpus. */
-function heldOut({ validation, validationData, ownValidation, name }: Corpus) {
+function heldOut({ validation, validationData, validationHash, name }: Corpus) {
   const named = validationData && [validationData].flat().join(", ");
-  const text = `${ownValidation ? "validation text" : "held out"} of ${name}`;
+  const text = `${validationHash ? "validation text" : "held out"} of ${name}`;
   return { text: validation, name: named ?? text };
 }
 

@@ -422,7 +422,7 @@ function operationsOf({ config, options, batches }: Run): number {
 
 /** The data of a training, for its first event. */
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, documents, training, validation, ownValidation } = corpus;
+  const { name, vocabulary, tokenizer, documents, training, validation } = corpus;
   const { cached, entropyPerToken } = corpus, answerTokens = countAnswers(training);
   return {
     name,
@@ -431,7 +431,7 @@ function describe(corpus: Corpus) {
     documents,
     trainingTokens: training.length,
     validationTokens: validation.length,
-    ownValidation,
+    ownValidation: corpus.validationHash !== undefined,
     cached,
     ...(answerTokens === undefined ? {} : { answerTokens }),
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),

@@ -65,9 +65,6 @@ function isSameName(asked: string, found: string): boolean {
 /** The seed of the data sets `sample` and `conversations`: each is one fixed text. */
 const SAMPLE_SEED = 1;
 
-/** Number of documents for validation in the data set `conversations`. */
-const VALIDATION_COUNT = SAMPLE_COUNT / 20;
-
 /**
  * Finds data: the built-in stories, or the built-in conversations about them; TinyStories, which is downloaded from the
  * Hugging Face hub; files; or documents that are there already.
@@ -111,7 +108,7 @@ async function openPart(
     const isTraining = part === "training";
     const conversations = sampleConversations({
       seed: SAMPLE_SEED,
-      count: isTraining ? SAMPLE_COUNT : VALIDATION_COUNT,
+      count: isTraining ? SAMPLE_COUNT : SAMPLE_COUNT / 20,
       unseen: !isTraining,
     });
     const name = isTraining ? data : `${data}, validation`;

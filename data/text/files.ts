@@ -176,21 +176,15 @@ async function localFile(
   using file = new OpenFile(path, name);
   const head = await file.head(HEAD_BYTES), format = formatOf(name, head);
   const isJson = format === "lines" || format === "array", { textField = "text" } = options;
-  let origin: PartsOrigin = {
-    file: name,
-    placeUnit: PLACE_UNITS[format],
-    field: textField,
-    isJson,
-  };
-  if (format !== "text") {
-    const conversation = conversationIn(name, await sampleRow(file, format, origin, head), options);
-    if (conversation) origin = { ...origin, conversation, isJson: true };
-  }
+  const origin = { file: name, placeUnit: PLACE_UNITS[format], field: textField, isJson };
+  const conversation = format === "text"
+    ? undefined
+    : conversationIn(name, await sampleRow(file, format, origin, head), options);
   return {
     path,
     identity: attempt(name, () => realpathSync(path)),
     format,
-    origin,
+    origin: conversation ? { ...origin, conversation, isJson: true } : origin,
     bytes: stats.size,
     fingerprint: fingerprintOf(file, stats),
     lines: head.filter((byte) => byte === LINE_FEED).length,

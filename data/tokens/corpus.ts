@@ -53,15 +53,13 @@ export interface Corpus
   readonly training: TokenDataset;
   /** Tokens of the validation text, or of documents that were held out if there is none. */
   readonly validation: TokenDataset;
-  /** Whether the data set has validation text. */
-  readonly ownValidation: boolean;
   /** Whether the tokenizer has all tokens of its vocabulary, or those that the data uses. */
   readonly vocabulary: "full" | "compact";
   /** Least loss that a model can reach, in nats per token; known if all text is `sample`. */
   readonly entropyPerToken?: number;
   /** SHA-256 of all documents, in hexadecimal. */
   readonly hash: string;
-  /** In the same way that of the validation text alone, if the data set has one. */
+  /** In the same way that of the validation text alone, if the data set has one and nothing is held out. */
   readonly validationHash?: string;
 }
 
@@ -117,7 +115,6 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     tokenizer,
     documents: first!.documents,
     ...(second ? { training: first!, validation: second } : holdOut(first!)),
-    ownValidation: validation !== undefined,
     vocabulary: isCompact ? "compact" : "full",
     ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: tokenized.every(({ cached }) => cached),

@@ -111,20 +111,22 @@ async function tokenizeIntoCache(
           `wait until it has finished`,
       );
     }
-    const found = openCached(documents, options); // if another process has just finished
-    if (found) return found;
-    const { vocabularySize } = tokenizer, { areConversations } = documents;
-    using files = createTokenFiles(path, { vocabularySize, areConversations });
-    let recorded = performance.now();
-    const about = await readAll(documents, files.done, options, (block) => {
-      files.append(block);
-      if (performance.now() - recorded < RECORD_MS && !signal?.aborted) return;
-      files.record();
-      recorded = performance.now();
-    });
-    files.finish({ ...about, origin });
+    let found = openCached(documents, options); // if another process has just finished
+    if (!found) {
+      const { vocabularySize } = tokenizer, { areConversations } = documents;
+      using files = createTokenFiles(path, { vocabularySize, areConversations });
+      let recorded = performance.now();
+      const about = await readAll(documents, files.done, options, (block) => {
+        files.append(block);
+        if (performance.now() - recorded < RECORD_MS && !signal?.aborted) return;
+        files.record();
+        recorded = performance.now();
+      });
+      files.finish({ ...about, origin });
+      found = { ...openTokenFiles(path, origin), cached: false };
+    }
     rmSync(lockFile);
-    return { ...openTokenFiles(path, origin), cached: false };
+    return found;
   } catch (error) {
     if (!isSystemError(error)) throw error;
     throw new UserError(

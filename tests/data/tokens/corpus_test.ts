@@ -158,13 +158,13 @@ Deno.test("loadCorpus() uses the validation text of a data set", async () => {
     cacheDirectory: join(directory, "tiny"),
     environment: { HF_HOME: join(directory, "hub"), HF_ENDPOINT: server.endpoint },
   };
-  const { training, validation, tokenizer, ownValidation, name, data, hash, close } =
+  const { training, validation, tokenizer, validationHash, name, data, hash, close } =
     await loadCorpus(options);
   assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
   assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
   assert.equal((await loadCorpus({ ...options, tokenizer, whole: true })).hash, hash);
-  assert.deepEqual([ownValidation, name, data], [
-    true,
+  assert.deepEqual([validationHash?.length, name, data], [
+    64,
     "tinystories",
     `tinystories@${server.main}`,
   ]);
@@ -182,10 +182,10 @@ Deno.test("loadCorpus() holds nothing out of the training text when there is a t
     onNotice: (sentence: string) => notices.push(sentence),
   };
   const corpus = await loadCorpus({ ...options, validationData: [valid] });
-  const { training, validation, tokenizer, ownValidation, data, validationData, hash } = corpus;
+  const { training, validation, tokenizer, validationHash, data, validationData, hash } = corpus;
   assert.equal(training.documents, documents.length);
   assert.equal(tokenizer.decode(all(validation)), "Four.<|endoftext|>Five.<|endoftext|>");
-  assert.deepEqual([ownValidation, data, validationData], [true, [file], [valid]]);
+  assert.deepEqual([validationHash?.length, data, validationData], [64, [file], [valid]]);
   assert.equal((await loadCorpus({ ...options, validationData: [valid], tokenizer })).hash, hash);
   const [alone, held] = [
     await loadCorpus({ ...options, data: [valid] }),
