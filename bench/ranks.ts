@@ -26,6 +26,7 @@ import { initializeParameters } from "../model/weights.ts";
 import { OuterStep } from "../train/diloco.ts";
 import { describeDevices, devicesOf } from "../train/ranks.ts";
 import { createTrainStep, type StepOptions, type TrainStep } from "../train/step.ts";
+import { StepShare } from "../train/step_share.ts";
 import { matrixTypes } from "./harness.ts";
 import { benchConfig, type BenchModel, STEP_OPTIONS } from "./models.ts";
 import {
@@ -251,7 +252,7 @@ async function timeSteps(
     readonly after?: (trainStep: TrainStep, submit: () => Promise<void>) => Promise<void>;
   },
 ): Promise<Pick<RanksResult, "ms" | "rangeMs" | "parts" | "ranks" | "tokensPerSecond">> {
-  const { rank, size: ranks } = transport;
+  const ranks = transport.size;
   initializeParameters(gpt, { seed: 0 });
   using trainStep = createTrainStep(gpt, {
     ...options,
@@ -260,14 +261,11 @@ async function timeSteps(
     syncEvery,
     transport,
   });
-  let next = 0;
+  const start = { step: 0, batchIndex: 0, gradientAccumulation, syncEvery };
+  const share = new StepShare(transport, batches, start);
+  let step = 0;
   const submit = async () => {
-    const all = next * ranks * gradientAccumulation, first = all + rank * gradientAccumulation;
-    const counted = syncEvery === 1
-      ? batches.counted(all, ranks * gradientAccumulation)
-      : batches.counted(first, gradientAccumulation);
-    const own = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    await trainStep.submit(next++, own, { learningRate: 1e-4, counted });
+    await share.submit({ gpt, trainStep }, { kind: "step", step: step++, learningRate: 1e-4 });
   };
   const timed = async (count: number) => {
     await transport.barrier();
