@@ -9,8 +9,9 @@ import { Pipelines } from "../../kernels/shader.ts";
  * tensor cores.
  *
  * 32 neighbours by local_invocation_index are a subgroup. The result of a product is distributed over them: lane l has
- * the columns 8 · (l % 2) to 8 · (l % 2) + 7 of row l / 2. It loads the row of the left matrix and the columns of the
- * right one that it needs, so that no lane needs another one's values.
+ * the columns 8 · ⌊l / 16⌋ to 8 · ⌊l / 16⌋ + 7 of row l % 16. It loads the row of the left matrix and the columns of the
+ * right one that it needs, so that no lane needs another one's values. What a lane stores in rows is not what it reads
+ * as the invocation of that number, so that a missing barrier shows.
  *
  * What is emulated:
  *
@@ -324,8 +325,8 @@ function placesOf(array: ModuleArray, element: string): string[] {
   return [
     `let first = offset * ${per}u;`,
     `let step = stride * ${per}u;`,
-    "let row = matrixLane / 2u;",
-    "let column = matrixLane % 2u * 8u;",
+    `let row = matrixLane % ${SIDE}u;`,
+    `let column = matrixLane / ${SIDE}u * 8u;`,
   ];
 }
 
