@@ -94,10 +94,11 @@ const GPT2_TOKENS = 50257;
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { data, validationData, whole = false, onNotice } = options;
   const dataset = await openDataset(data, options), { training, validation } = dataset;
-  const parts = validation ? [training, validation] : [training];
+  using stack = new DisposableStack();
+  const parts = { ...options, documents: validation ? [training, validation] : [training], stack };
   const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
-    ? await tokenizeFor(options.tokenizer, parts, options)
-    : await tokenizeAndChoose(parts, options);
+    ? await tokenizeFor(options.tokenizer, parts)
+    : await tokenizeAndChoose(parts);
   const hashes = tokenized.map(({ hash }) => hash), [trainingHash, validationHash] = hashes;
   if (validationHash === trainingHash) {
     onNotice?.(
@@ -106,7 +107,8 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   }
   const [first, second = whole ? first : undefined] = tokenized
     .map((part) => newIds ? renumbered(part, newIds) : part);
-  const isSample = data === "sample" && (validationData ?? data) === data;
+  const divided = second ? { training: first!, validation: second } : holdOut(first!);
+  const isSample = data === "sample" && (validationData ?? data) === data, opened = stack.move();
   return {
     name: training.name,
     data: dataset.data,
@@ -114,15 +116,23 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     ...(validationHash === undefined ? {} : { validationHash }),
     tokenizer,
     documents: first!.documents,
-    ...(second ? { training: first!, validation: second } : holdOut(first!)),
+    ...divided,
     vocabulary: isCompact ? "compact" : "full",
     ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: tokenized.every(({ cached }) => cached),
     hash: validation ? digest("sha256", hashes.join("")) : trainingHash!,
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
     fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
-    close: () => close(tokenized),
+    close: () => opened.dispose(),
   };
+}
+
+/** The parts of a data set, and how to tokenize them. */
+interface Parts extends CorpusOptions {
+  /** The documents for training, then those for validation if there are any. */
+  readonly documents: readonly Documents[];
+  /** Closes all token files that were opened. */
+  readonly stack: DisposableStack;
 }
 
 /** The tokenized parts of a data set, and its vocabulary. */
@@ -139,33 +149,25 @@ interface TokenizedParts {
  * Tokenizes with the tokenizer of a model. If it was made compact for this data, tokens of the whole vocabulary in
  * the cache serve as well.
  */
-async function tokenizeFor(
-  given: Tokenizer,
-  parts: readonly Documents[],
-  options: CorpusOptions,
-): Promise<TokenizedParts> {
+async function tokenizeFor(given: Tokenizer, parts: Parts): Promise<TokenizedParts> {
   const tokenizer = await fittingTo(given, parts);
-  const isCompact = options.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
-  const found = openAll(parts, tokenizer, options);
+  const isCompact = parts.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
+  const found = findAll(tokenizer, parts);
   if (found) return { tokenized: found, tokenizer, isCompact };
-  const { chatTemplate } = tokenizer, usual = options.baseTokenizer ?? await gpt2Tokenizer();
+  const { chatTemplate } = tokenizer, usual = parts.baseTokenizer ?? await gpt2Tokenizer();
   const base = chatTemplate === undefined ? usual : { ...usual, chatTemplate };
-  const whole = openAll(parts, base, options);
+  const whole = findAll(base, parts);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
     return { tokenized: whole, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
   }
-  close(whole ?? []);
-  return { tokenized: await tokenizeAll(parts, tokenizer, options), tokenizer, isCompact };
+  return { tokenized: await tokenizeAll(tokenizer, parts), tokenizer, isCompact };
 }
 
 /** Tokenizes with the base tokenizer, then keeps its vocabulary or the part that the data uses. */
-async function tokenizeAndChoose(
-  parts: readonly Documents[],
-  options: CorpusOptions,
-): Promise<TokenizedParts> {
-  const { vocabulary = "auto", baseTokenizer } = options;
+async function tokenizeAndChoose(parts: Parts): Promise<TokenizedParts> {
+  const { vocabulary = "auto", baseTokenizer } = parts;
   const base = await fittingTo(baseTokenizer ?? await gpt2Tokenizer(), parts);
-  const tokenized = await tokenizeAll(parts, base, options), used = usedIds(tokenized);
+  const tokenized = await tokenizeAll(base, parts), used = usedIds(tokenized);
   const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
   const isCompact = vocabulary === "compact" || (vocabulary === "auto" && isSmallPart);
   if (!isCompact) return { tokenized, tokenizer: base, isCompact };
@@ -174,41 +176,32 @@ async function tokenizeAndChoose(
 }
 
 /** A tokenizer, with a chat template if any documents are conversations. */
-async function fittingTo(tokenizer: Tokenizer, parts: readonly Documents[]): Promise<Tokenizer> {
-  const hasConversations = parts.some(({ areConversations }) => areConversations);
+async function fittingTo(tokenizer: Tokenizer, { documents }: Parts): Promise<Tokenizer> {
+  const hasConversations = documents.some(({ areConversations }) => areConversations);
   return hasConversations ? await withChatFormat(tokenizer) : tokenizer;
 }
 
-/** All parts from the cache; undefined if one is absent. */
-function openAll(
-  parts: readonly Documents[],
+/** The tokens of all parts from the cache; undefined if some are absent. */
+function findAll(
   tokenizer: Tokenizer,
-  { cacheDirectory }: CorpusOptions,
+  { documents, cacheDirectory, stack }: Parts,
 ): TokenizedDocuments[] | undefined {
-  const found = parts.flatMap((part) => openCached(part, { tokenizer, cacheDirectory }) ?? []);
-  if (found.length === parts.length) return found;
-  close(found);
+  const found = documents.flatMap((part) => openCached(part, { tokenizer, cacheDirectory }) ?? []);
+  for (const { close } of found) stack.defer(close);
+  return found.length === documents.length ? found : undefined;
 }
 
+/** The tokens of all parts. */
 async function tokenizeAll(
-  parts: readonly Documents[],
   tokenizer: Tokenizer,
-  options: CorpusOptions,
+  { documents, stack, ...options }: Parts,
 ): Promise<TokenizedDocuments[]> {
   const tokenized: TokenizedDocuments[] = [];
-  try {
-    for (const part of parts) {
-      tokenized.push(await tokenizeDocuments(part, { ...options, tokenizer }));
-    }
-    return tokenized;
-  } catch (error) {
-    close(tokenized);
-    throw error;
+  for (const part of documents) {
+    tokenized.push(await tokenizeDocuments(part, { ...options, tokenizer }));
+    stack.defer(tokenized.at(-1)!.close);
   }
-}
-
-function close(parts: readonly TokenizedDocuments[]): void {
-  for (const part of parts) part.close();
+  return tokenized;
 }
 
 /** Ids that occur in any part, in ascending order. */
