@@ -57,11 +57,9 @@ export function readVocabulary(
   for (const { content, id } of added) tokens[checked(id, content)] ??= content;
   const special = added.filter((token) => token.special);
   const suffix = model.end_of_word_suffix ?? "";
-  /** Whether a token is no text; if an id is given twice, the model's own token decides. */
-  const isMark = ({ id }: { id: number }) => {
-    const token = ofModel[id] ?? tokens[id]!;
-    return isName(token.endsWith(suffix) ? token.slice(0, token.length - suffix.length) : token);
-  };
+  /** Whether a token that is declared special is no text: text has tokens of the model alone. */
+  const isMark = ({ id }: { id: number }) =>
+    ofModel[id] === undefined || isName(ofModel[id].replace(suffix, ""));
   const usualEnd = usualEndOf(added, special.filter(isMark), tokens);
   const content = endOfText ?? usualEnd;
   if (content === undefined) {
@@ -125,7 +123,7 @@ function usualEndOf(
 /** A token that stands for a byte. */
 export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 
-/** Whether a token that is declared special is no text: it has letters between punctuation, as in `</s>` and `[SEP]`. */
+/** Whether a token has letters between punctuation, as `</s>` and `[SEP]` have, and stands for no byte. */
 function isName(token: string): boolean {
   return /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su.test(token) &&
     !BYTE_TOKEN.test(token);
