@@ -24,7 +24,7 @@ import { readTokenizerFile, type TokenizerFile, UnsupportedTokenizer } from "./t
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
 import { createWordModel } from "./word_models.ts";
 
-export type { ChatTemplate };
+export type { ByteLevelTables, ChatTemplate };
 
 /**
  * Encodes texts as ids and decodes ids. A tokenizer of GPT-2's kind, byte-level BPE, gives back the same text; others
