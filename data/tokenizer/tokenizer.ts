@@ -106,7 +106,7 @@ let gpt2: Promise<Tokenizer> | undefined;
 /** The tokenizer of these tables; it splits a text into words as GPT-2 does. */
 export async function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
   const written = byteLevelFile(tables), json = JSON.stringify(written);
-  const tokenizer = await createTokenizer(readTokenizerFile(written), { json, isTrusted: true });
+  const tokenizer = await createTokenizer(readTokenizerFile(written), { json });
   madeFrom.set(tokenizer, tables);
   return tokenizer;
 }
@@ -148,10 +148,13 @@ export async function parseTokenizer(
   }
   try {
     const file = readTokenizerFile(parsed), tables = byteLevelTables(file);
-    if (!tables) return await createTokenizer(file, { ...options, json });
     // a file that equals its tables is written anew, so that equal tokenizers have one hash
-    const written = JSON.stringify(byteLevelFile(tables));
-    return await createTokenizer({ ...file, begin: undefined }, { ...options, json: written });
+    const [used, written] = tables
+      ? [{ ...file, begin: undefined }, JSON.stringify(byteLevelFile(tables))]
+      : [file, json];
+    const tokenizer = await createTokenizer(used, { ...options, json: written });
+    tokenizer.encode(""); // throws if the encoder cannot be made
+    return tokenizer;
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
     throw new UserError(`Cannot use ${where} as ${error.message}`);
@@ -210,23 +213,18 @@ export function idsInPart(part: Tokenizer, full: Tokenizer): Uint32Array {
 }
 
 /**
- * Makes a tokenizer from the content of a `tokenizer.json`.
- *
- * @param options.isTrusted whether the file was made here and needs no check: the encoder is then created when it is
- * first used, which is never if all tokens come from a file.
+ * Makes a tokenizer from the content of a `tokenizer.json`. The encoder is made when it is first used, which is never if
+ * all tokens come from a file.
  */
 async function createTokenizer(
   file: TokenizerFile,
-  { json, isTrusted = false, endOfText, vocabularySize }: ParseTokenizerOptions & {
-    json: string;
-    isTrusted?: boolean;
-  },
+  { json, endOfText, vocabularySize }: ParseTokenizerOptions & { json: string },
 ): Promise<Tokenizer> {
   const vocabulary = readVocabulary(file, { endOfText, size: vocabularySize });
   const { end, usualEnd, size, tokens } = vocabulary, { begin } = file;
   const library = isGpt2Kind(file) ? undefined : await load("@huggingface/tokenizers");
   const parts = { file, vocabulary, library };
-  let encode = isTrusted ? undefined : createEncode(parts);
+  let encode: ReturnType<typeof createEncode> | undefined;
   const encodeAs = (isDocument: boolean) => (text: string) =>
     (encode ??= createEncode(parts))(text, { special: !isDocument });
   const hasBegin = begin !== undefined && tokens[begin] !== undefined;

@@ -122,13 +122,6 @@ const COMPONENT_FIELDS = {
   WordPiece: { prefix: "text?", cleanup: "boolean?" },
 } as const satisfies Record<string, Readonly<Record<string, FieldKind>>>;
 
-/** The fields in which a sequence lists its components. */
-const SEQUENCE_FIELDS = {
-  normalizers: "objects?",
-  pretokenizers: "objects?",
-  decoders: "objects?",
-} as const;
-
 /** Sequences within each other, at most: files have one or two, and recursion needs a bound. */
 const MOST_DEPTH = 32;
 
@@ -179,7 +172,12 @@ function componentsOf(
       : {};
     return [check(given, kinds, `${path}.`) as Component];
   }
-  const { normalizers, pretokenizers, decoders } = check(given, SEQUENCE_FIELDS, `${path}.`);
+  const lists = {
+    normalizers: "objects?",
+    pretokenizers: "objects?",
+    decoders: "objects?",
+  } as const;
+  const { normalizers, pretokenizers, decoders } = check(given, lists, `${path}.`);
   const parts = [normalizers ?? [], pretokenizers ?? [], decoders ?? []].flat();
   return parts.flatMap((part) => componentsOf(part, path, depth + 1));
 }
