@@ -62,8 +62,8 @@ export function clean(block: Block): CleanBlock {
 /** Reads a document of a block; one that is null is empty. */
 function readDocument(block: Block, i: number): string | Conversation {
   const { file, placeUnit, field, conversation, isJson, ends } = block, place = block.places[i]!;
-  const { buffer, byteOffset } = block.bytes.subarray(i === 0 ? 0 : ends[i - 1]!);
-  const bytes = Buffer.from(buffer, byteOffset, ends[i]! - byteOffset),
+  const { buffer, byteOffset, length } = block.bytes.subarray(ends[i - 1] ?? 0, ends[i]);
+  const bytes = Buffer.from(buffer, byteOffset, length),
     record = `${file} as ${placeUnit} ${place}`;
   const refuse = (what: string, at: number, advice = "") =>
     new DataError(
