@@ -78,7 +78,7 @@ const ENTRIES = [
   "commands/serve.ts",
   "commands/shapes.ts",
   "commands/signal_worker.ts",
-  "data/tokens/tokenize_worker.ts",
+  "data/tokens/worker.ts",
   "distributed/heartbeat_worker.ts",
   "commands/tokenizer.ts",
   "bench/main.ts",
@@ -162,7 +162,7 @@ Deno.test("every function, class and constant that a file exports is named in an
 });
 
 Deno.test("mod.ts and its worker reach no bare specifier and pin what they take from npm", () => {
-  const worker = graphs[ENTRIES.indexOf("data/tokens/tokenize_worker.ts")]!;
+  const worker = graphs[ENTRIES.indexOf("data/tokens/worker.ts")]!;
   for (const [path, imports] of [...graphs[0]!, ...worker]) {
     for (const specifier of imports) {
       const known = /^[\w-]+\/.*\.(ts|wgsl|json)$|^node:\w+|^npm:(@[\w-]+\/)?[\w-]+@\d+\.\d+\.\d+/;

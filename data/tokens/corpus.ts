@@ -21,7 +21,7 @@ import { openCached, tokenizeDocuments, type TokenizeOptions } from "./tokenize.
  *     Documents           for training and, if the data set has them, for validation
  *        │ read()                 text/formats.ts and its readers, blocks.ts
  *     Block               about a megabyte of documents as they stand in their file
- *        │ clean() and tokenize   text/clean.ts, tokenize_block.ts; in workers: token_blocks.ts
+ *        │ clean() and tokenize   text/clean.ts, tokenize_block.ts; in workers: workers.ts
  *     TokenBlock          clean text, which is hashed, and tokens
  *        │ tokenizeDocuments()    tokenize.ts
  *     TokenizedDocuments  tokens.bin, documents.bin and meta.json in the cache: token_file.ts

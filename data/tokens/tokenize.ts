@@ -5,7 +5,7 @@ import { isSystemError, reasonOf } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
 import { type Documents, type ReadOptions, reported } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { tokenBlocks } from "./token_blocks.ts";
+import { tokenBlocks } from "./workers.ts";
 import { concatenated, tokenDataset, type Tokens } from "./token_dataset.ts";
 import { createTokenFiles, openTokenFiles, type TokenizedDocuments } from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";

@@ -5,7 +5,7 @@ import { DataError } from "../text/data_error.ts";
 import type { Documents } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { createBlockTokenizer, type TokenBlock } from "./tokenize_block.ts";
-import type { FromWorker, ToWorker } from "./tokenize_worker.ts";
+import type { FromWorker, ToWorker } from "./worker.ts";
 
 /** Workers that fit into a gigabyte: each holds vocabulary and merges. */
 const MOST_WORKERS = 3;
@@ -64,7 +64,7 @@ async function thisThread(tokenizer: Tokenizer, areConversations: boolean) {
 
 /** Starts a worker, which tokenizes blocks in their order. */
 function startWorker(tokenizer: Tokenizer, areConversations: boolean) {
-  const worker = new Worker(new URL("./tokenize_worker.ts", import.meta.url), {
+  const worker = new Worker(new URL("./worker.ts", import.meta.url), {
     type: "module",
     name: "tokenizer",
   });
