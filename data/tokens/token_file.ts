@@ -1,7 +1,14 @@
 import { hash as digest } from "node:crypto";
-import { fstatSync, fsyncSync, readFileSync, rmSync, truncateSync } from "node:fs";
+import { fstatSync, fsyncSync, readdirSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { openFile, readAt, replaceFile, syncDirectory, writeAll } from "../../files/disk.ts";
+import {
+  openFile,
+  readAt,
+  replaceFile,
+  syncDirectory,
+  TEMPORARY_NAME,
+  writeAll,
+} from "../../files/disk.ts";
 import { toJsonBytes } from "../../files/json.ts";
 import { UserError } from "../../files/user_error.ts";
 import { type TokenDataset, tokenDataset, tokensType } from "./token_dataset.ts";
@@ -160,6 +167,9 @@ export function createTokenFiles(
 ) {
   const names = areConversations ? [TOKENS, DOCUMENTS, ANSWERS] : [TOKENS, DOCUMENTS];
   const paths = names.map((name) => join(directory, name)), metaFile = join(directory, META);
+  for (const name of readdirSync(directory)) { // what processes left that were killed as they wrote META
+    if (TEMPORARY_NAME.test(name)) rmSync(join(directory, name));
+  }
   using stack = new DisposableStack();
   const handles = paths.map((path) => stack.use(openFile(path, "a+")).handle);
   let { blocks, sizes } = readProgress(metaFile) ?? { blocks: 0, sizes: [] };

@@ -7,6 +7,7 @@ import {
   openTokenFiles,
   type TokenFileWriter,
 } from "../../../data/tokens/token_file.ts";
+import { temporaryBeside } from "../../../files/disk.ts";
 import { freshSeed } from "../../seeds.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -137,6 +138,7 @@ Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the 
     writer.record();
     append(writer, randomDocuments(random, V), random, V); // nothing recorded these
   }
+  Deno.writeTextFileSync(temporaryBeside(join(pathOf("parts"), "meta.json")), "{"); // as if killed
   {
     using writer = writerOf("parts", V);
     assert.ok(writer.done > 0);
@@ -146,6 +148,7 @@ Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the 
   }
   const path = pathOf("parts");
   assert.deepEqual(contentOf(path), whole, `seed ${seed}`);
+  assert.equal([...Deno.readDirSync(path)].length, FILES.length);
   {
     using writer = writerOf("parts", V);
     assert.equal(writer.done, 0); // what is complete is written anew only if it is damaged
