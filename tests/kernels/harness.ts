@@ -12,6 +12,7 @@ import {
   upload,
 } from "../../kernels/tensor.ts";
 import { freshSeed } from "../seeds.ts";
+import { mixInvocationOrder } from "./invocation_order.ts";
 
 export { freshSeed };
 
@@ -31,6 +32,7 @@ export { freshSeed };
 
 /** The device that all kernel tests of one file share. */
 export const device: Device = await openTestDevice();
+mixInvocationOrder(device);
 
 // on an H200 files whose last tests left shaders to compile were aborted after them
 Deno.test.afterAll(async () => {
