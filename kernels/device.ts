@@ -259,7 +259,7 @@ function nameOf({ info }: GPUAdapter, provider: Provider): string {
  * Deno uses OpenGL and does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is
  * not known (4 to 128, Deno 2.9.6, measured November 2026).
  */
-function describeBackend(adapter: GPUAdapter, provider: Provider): string {
+export function describeBackend(adapter: GPUAdapter, provider: Provider): string {
   const { vendor, subgroupMinSize, subgroupMaxSize } = adapter.info;
   const by = vendor ? ` (vendor ${vendor})` : "", { os } = Deno.build;
   if (provider === "dawn") {

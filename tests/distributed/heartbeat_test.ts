@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
-import { Heartbeat } from "../../distributed/heartbeat.ts";
+import { FAILED, Heartbeat } from "../../distributed/heartbeat.ts";
 
 const TIMEOUT_MS = 4000, ALONE = { calls: 0, waiting: 0, limitMs: 0 };
+
+Deno.test("FAILED, which a rank sends in place of its number of calls, is no such number", () => {
+  assert.ok(FAILED < 0);
+});
 
 Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
   const heartbeat = new Heartbeat({ rank: 0, size: 4, timeoutMs: TIMEOUT_MS });

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { describeBackend } from "../../kernels/device.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { openTestDevice } from "../gpu.ts";
 
@@ -25,4 +26,19 @@ Deno.test("Device.check() throws at every call that the device was lost", async 
     await assert.rejects(download(own, x), { name: "DeviceError", kind: "lost", message: /^.+$/ });
   }
   assert.throws(() => own.check(), { kind: "lost", message: /^.+ was lost \(destroyed\)/ });
+});
+
+Deno.test({
+  name: "describeBackend() recognises OpenGL by subgroups of unknown size, without f16",
+  ignore: Deno.build.os !== "linux",
+  fn() {
+    const backendOf = (subgroupMaxSize: number, ...features: string[]) =>
+      describeBackend({
+        features: new Set(features),
+        info: { vendor: "v", subgroupMinSize: 4, subgroupMaxSize },
+      } as unknown as GPUAdapter, "native");
+    assert.equal(backendOf(128), "OpenGL, without Vulkan (vendor v)");
+    assert.equal(backendOf(128, "shader-f16"), "Vulkan (vendor v)");
+    assert.equal(backendOf(8), "Vulkan (vendor v)");
+  },
 });
