@@ -245,8 +245,9 @@ Deno.test("createEngine() ends a request whose signal aborts or whose reader lea
   }
   await unread.return();
   assert.equal((await last).result.tokens, 3);
-  assert.equal(engine.stats().ended, 4);
-  assert.ok(engine.stats().tokensDrawn < 2000, `${engine.stats().tokensDrawn}`);
+  const { ended, tokensDrawn } = engine.stats();
+  assert.equal(ended, 4);
+  assert.ok(tokensDrawn >= 3 && tokensDrawn < 2000, `${tokensDrawn}`);
 });
 
 Deno.test("createEngine() joins the pieces that a slow reader has not taken", async () => {
