@@ -16,7 +16,7 @@ import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
 import type { Device } from "../device.ts";
-import { EPSILON } from "../layernorm/layernorm.ts";
+import { type Normalization, normalizedRows } from "../normalized_rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import {
@@ -79,20 +79,6 @@ export function epilogueTensors(
   if (!epilogue) return {};
   const { kind: _kind, activation: _activation, ...tensors } = epilogue;
   return tensors;
-}
-
-/** A layer-norm, or without a bias an RMS norm. */
-export interface Normalization {
-  /** f32 [K] */
-  readonly weight: Tensor;
-  /** f32 [K]; an RMS norm has none. */
-  readonly bias?: Tensor | undefined;
-  /** Addend of the variance, or of the mean of squares; 1e-5 by default. */
-  readonly epsilon?: number | undefined;
-  /** f32 [addends,M,K]: what is added to a first, such as partial sums of a product with `parts`. */
-  readonly addends?: Tensor | undefined;
-  /** f32 [M,K]: is set to a + Σ addends. */
-  readonly total?: Tensor | undefined;
 }
 
 /** A tensor that a product adds to y. */
@@ -393,9 +379,6 @@ const MOST_ROWS = 8;
 /** Numbers that a workgroup of `vector.wgsl` normalises, at most: they are in its memory and its registers. */
 const MOST_NORMALIZED = 8192;
 
-/** Addends that an invocation of `vector.wgsl` loads at the same time, at most. */
-const MOST_BATCH = 16;
-
 /** Invocations of a workgroup of `vector.wgsl` on a GPU. */
 const VECTOR_INVOCATIONS = 256;
 
@@ -452,13 +435,6 @@ export function partsOf(
   return parts;
 }
 
-/** Invocations whose sums of a row are added up first, of all that have the row: a divisor near its square root. */
-function rowGroupOf(invocations: number): number {
-  let count = Math.min(16, invocations);
-  while (invocations % count !== 0) count--;
-  return count;
-}
-
 /** Lanes that share a row of a transposed b: all have the same number of its fetches, if possible. */
 function lanesOf(fetches: number): number {
   if (fetches % 32 === 0) return 32;
@@ -469,8 +445,7 @@ function lanesOf(fetches: number): number {
 /** vector.wgsl, for a few rows, as in generation. */
 export function vectorProduct(program: Program, product: Product): void {
   const { a, b, bias, M, N, K, transposeB, normalize, parts = 1, scale, scales } = product;
-  const { kernelRows, epilogue, bStride } = product,
-    addendCount = normalize?.addends?.shape[0] ?? 0;
+  const { kernelRows, epilogue, aStride, aStart, bStride } = product;
   const { isCpu } = program.device, isPaired = epilogue?.kind === "pairedForward";
   const EACH = elementsPerFetch(b.dtype, bStride)!, COLUMNS = transposeB ? 4 : EACH;
   const fetches = K / parts / (transposeB ? EACH : 4); // per vector of columns, in groups of four
@@ -485,7 +460,8 @@ export function vectorProduct(program: Program, product: Product): void {
   const mostFetchGroups = isCpu ? 1 : Math.min(MOST_FETCH_GROUPS[type], hasFewRegisters ? 2 : 4);
   const FETCHES = 4 * Math.min(mostFetchGroups, ceilDiv(fetches, LANES));
   const vectors = ceilDiv(N, COLUMNS), invocations = VECTORS * LANES;
-  const TURNS = ceilDiv(K / 4, invocations / ROWS);
+  const sizes = { a, M, K, aStride, aStart, rows: ROWS, invocations };
+  const normalized = normalize && normalizedRows(normalize, sizes);
   const groups = Math.min(ceilDiv(vectors, VECTORS), isCpu ? Infinity : MOST_VECTOR_GROUPS[type]);
   const K_STEPS = ceilDiv(fetches, FETCHES / 4 * LANES);
   const { constants, tensors, uniforms } = epilogueOf(
@@ -494,7 +470,7 @@ export function vectorProduct(program: Program, product: Product): void {
     K / parts,
   );
   const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
-  const normBytes = normalize ? (16 * TURNS + 12) * invocations : 0;
+  const normBytes = normalized?.workgroupBytes ?? 0;
   const sumBytes = LANES > 1 ? (isPaired ? 2 : 1) * 4 * COLUMNS * invocations : 0; // of one turn
   const mostKept = ROWS > 1 || LANES === 1 ? 1 : Math.min(
     Math.floor((program.device.gpu.limits.maxComputeWorkgroupStorageSize - normBytes) / sumBytes),
@@ -504,10 +480,12 @@ export function vectorProduct(program: Program, product: Product): void {
   program.dispatch({
     shader: {
       "kernels/matmul/vector.wgsl": vector,
+      ...normalized?.shader,
       ...(product.scales ? { "kernels/int8.wgsl": int8 } : {}),
       ...EPILOGUE,
     },
     constants: {
+      ...normalized?.constants,
       EACH,
       ROWS,
       VECTORS,
@@ -515,10 +493,6 @@ export function vectorProduct(program: Program, product: Product): void {
       LANES,
       FETCHES,
       TURNS_OF_K: transposeB ? EACH / 4 : 1,
-      TURNS,
-      ROW_GROUP: rowGroupOf(invocations / ROWS),
-      ADDENDS: addendCount,
-      BATCH: Math.max(1, Math.min(ROWS === 1 ? MOST_BATCH : MOST_BATCH / 4, addendCount)),
       SHARED: LANES > 1,
       KEPT,
       OWN_COLUMNS: LANES > 1 ? 1 : COLUMNS,
@@ -530,7 +504,6 @@ export function vectorProduct(program: Program, product: Product): void {
       ONE_FETCH: K_STEPS === 1 && turnsOfColumns === 1,
       A_AHEAD: !isCpu && !normalize && ROWS === 1,
       EVEN: fetches === K_STEPS * FETCHES / 4 * LANES,
-      EPSILON: normalize?.epsilon ?? EPSILON,
       ...constants,
       BIAS: false, // this kernel reads it earlier than the epilogue
       SCALED: false,
@@ -539,9 +512,6 @@ export function vectorProduct(program: Program, product: Product): void {
       TRANSPOSE_B: transposeB,
       QUANTIZED: b.dtype === "i8",
       NORMALIZE: normalize !== undefined,
-      CENTERED: normalize?.bias !== undefined,
-      ADDED: normalize?.addends !== undefined,
-      STORES_TOTAL: normalize?.total !== undefined,
       SPLIT: product.parts !== undefined,
       B_F16: b.dtype === "f16",
       aType: `vec4<${a.dtype}>`,
@@ -554,10 +524,7 @@ export function vectorProduct(program: Program, product: Product): void {
       bias: undefined,
       offset: bias,
       scales,
-      normWeight: normalize?.weight,
-      normBias: normalize?.bias,
-      addends: normalize?.addends,
-      total: normalize?.total,
+      ...normalized?.tensors,
     },
     uniforms: {
       ...uniforms,
@@ -565,7 +532,7 @@ export function vectorProduct(program: Program, product: Product): void {
     },
     constantSizes: true,
     workgroups: [groups, ceilDiv(M, ROWS), parts],
-    iterations: turnsOfColumns * (1 + K_STEPS) + (normalize ? TURNS * addendCount : 0),
+    iterations: turnsOfColumns * (1 + K_STEPS) + (normalized?.iterations ?? 0),
     workgroupBytes: KEPT * sumBytes + normBytes,
   });
 }

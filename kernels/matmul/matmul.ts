@@ -24,6 +24,7 @@
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { hasMatrices } from "../matrices.ts";
+import type { Normalization } from "../normalized_rows.ts";
 import type { Program, Tunable } from "../program.ts";
 import type { Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
@@ -36,7 +37,6 @@ import {
   epilogueTensors,
   lanesProduct,
   matrixProduct,
-  type Normalization,
   type Product,
   tiledProduct,
   vectorProduct,
@@ -49,13 +49,8 @@ import {
   variantsToMeasure,
 } from "./variants.ts";
 
-export type {
-  Addend,
-  BackwardEpilogue,
-  Epilogue,
-  ForwardEpilogue,
-  Normalization,
-} from "./launches.ts";
+export type { Normalization } from "../normalized_rows.ts";
+export type { Addend, BackwardEpilogue, Epilogue, ForwardEpilogue } from "./launches.ts";
 
 /** How `matmul()` reads its operands and stores its result. */
 export interface MatmulOptions {

@@ -1,5 +1,5 @@
 // y = a · b, or norm(a) · b, for a few rows a.   a: [M,K]; b: [K,N], or [N,K] transposed; y: [M,N]
-// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, and fourInt8() from ../int8.wgsl.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, fourInt8() from ../int8.wgsl, and normalizeRows() from ../normalized_rows.wgsl.
 //
 // For generation, whose speed is that of reading b: each element is read once for ROWS rows. A fetch is EACH
 // neighbours in a row of b. A workgroup computes VECTORS vectors of COLUMNS columns of y, and LANES invocations share
@@ -11,11 +11,8 @@
 //     0,0 1,0 0,1 1,1     0,0 0,1 0,2 0,3
 //     0,2 1,2 0,3 1,3     1,0 1,1 1,2 1,3
 //
-// The sums of the lanes are added up in workgroup memory, those of KEPT turns together, because barriers take time. Every
-// workgroup computes the norm of its rows again, which takes less time than another launch: layer-norm if CENTERED, or
-// else RMS norm.   normWeight, normBias: [K]
+// The sums of the lanes are added up in workgroup memory, those of KEPT turns together, because barriers take time.
 //
-// With ADDED a is first replaced by total = a + Σ addends.   addends: [ADDENDS,M,K]; total: [M,K]
 // With SPLIT workgroup z sums over `split` terms of K, and its y is a partial sum.   y: [parts,M,N]
 // With QUANTIZED b, which is transposed then, has int8 elements, and row n counts scales[n] times.   scales: [N]
 // With PAIRED y is the up of a gated MLP, and the kernel also computes its gate, norm(a) · gateWeight.
@@ -46,29 +43,15 @@ const EVEN: bool = true; // whether each lane has whole groups of FETCHES fetche
 const FETCHES: u32 = 12; // a multiple of four
 const TURNS_OF_K: u32 = 1; // vectors of four of a row of a that meet a fetch: EACH / 4 if b is transposed, or else 1
 const NORMALIZE: bool = true;
-const CENTERED: bool = true; // whether the mean is subtracted and normBias added
-const EPSILON: f32 = 1e-5;
-const TURNS: u32 = 1; // vectors of four of a row that an invocation normalises
-const ROW_GROUP: u32 = 16; // invocations whose sums are added up first
-const ADDED: bool = true; // whether there are addends
-const ADDENDS: u32 = 4;
-const BATCH: u32 = 4; // addends that are loaded at the same time
-const STORES_TOTAL: bool = true;
 const SPLIT: bool = true;
 const OFFSET: bool = true; // whether there is a bias
 const FACTOR: bool = true; // whether a · b is multiplied by a number
 
+// unless NORMALIZE
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
-// only if NORMALIZE
-@group(0) @binding(2) var<storage, read> normWeight: array<vec4f>;
-// only if NORMALIZE
-// only if CENTERED
-@group(0) @binding(3) var<storage, read> normBias: array<vec4f>;
 // only if PAIRED
 @group(0) @binding(13) var<storage, read> gateWeight: array<bType>;
-// only if ADDED
-@group(0) @binding(14) var<storage, read> addends: array<vec4f>;
 // only if QUANTIZED
 @group(0) @binding(15) var<storage, read> scales: array<f32>;
 // only if QUANTIZED
@@ -76,8 +59,6 @@ const FACTOR: bool = true; // whether a · b is multiplied by a number
 @group(0) @binding(16) var<storage, read> gateScales: array<f32>;
 // only if OFFSET
 @group(0) @binding(17) var<storage, read> offset: array<f32>; // [N], the bias
-// only if STORES_TOTAL
-@group(0) @binding(18) var<storage, read_write> total: array<vec4f>;
 
 const WORKGROUP_SIZE: u32 = VECTORS * LANES;
 const FOURS: u32 = EACH / 4; // vectors of four in a fetch
@@ -111,120 +92,6 @@ var<workgroup> gateShares: array<vec4f, SHARES>;
 var<private> gateSums: array<vec4f, SUMS>;
 // only if PAIRED
 var<private> fetchedGate: array<bType, FETCHES>;
-// only if NORMALIZE
-const LANES_OF_ROW: u32 = WORKGROUP_SIZE / ROWS;
-// only if NORMALIZE
-const ROW_FOURS: u32 = TURNS * LANES_OF_ROW;
-// only if NORMALIZE
-const NORMALIZED: u32 = ROWS * ROW_FOURS;
-// only if NORMALIZE
-var<workgroup> normalized: array<vec4f, NORMALIZED>; // a row begins at a multiple of ROW_FOURS
-// only if NORMALIZE
-const ROW_PARTS: u32 = LANES_OF_ROW / ROW_GROUP;
-// only if NORMALIZE
-const ALL_ROW_PARTS: u32 = ROWS * ROW_PARTS;
-// only if NORMALIZE
-var<workgroup> rowTerms: array<vec2f, WORKGROUP_SIZE>;
-// only if NORMALIZE
-var<workgroup> rowParts: array<vec2f, ALL_ROW_PARTS>;
-// only if NORMALIZE
-var<private> x: array<vec4f, TURNS>; // an invocation's part of a row
-// only if NORMALIZE
-var<private> near: f32; // a number of the row, or 0 for an RMS norm
-// only if NORMALIZE
-var<private> factor: array<vec4f, TURNS>;
-// only if NORMALIZE
-// only if CENTERED
-var<private> shift: array<vec4f, TURNS>;
-
-// The sums of two numbers per invocation over those that have the same row, in two steps, because barriers take time.
-// only if NORMALIZE
-fn rowSums(terms: vec2f, index: u32) -> vec2f {
-  rowTerms[index] = terms;
-  workgroupBarrier();
-  if (index < ALL_ROW_PARTS) {
-    var part = vec2f();
-    // unroll
-    for (var i = 0u; i < ROW_GROUP; i++) {
-      part += rowTerms[ROW_GROUP * index + i];
-    }
-    rowParts[index] = part;
-  }
-  workgroupBarrier();
-  var sums = vec2f();
-  // unroll
-  for (var i = 0u; i < ROW_PARTS; i++) {
-    sums += rowParts[index / LANES_OF_ROW * ROW_PARTS + i];
-  }
-  return sums;
-}
-
-// Reads the rows from firstRow on.
-// only if NORMALIZE
-fn readRows(firstRow: u32, isFirst: bool, index: u32) {
-  let lane = index % LANES_OF_ROW;
-  let row = min(firstRow + index / LANES_OF_ROW, sizes.M - 1);
-  let K4 = sizes.K / 4;
-  // only if CENTERED
-  near = f32(a[sizes.aStart + row * sizes.aStride].x);
-  // unroll
-  for (var i = 0u; i < TURNS; i++) {
-    let k4 = lane + i * LANES_OF_ROW;
-    if (k4 < K4) {
-      x[i] = vec4f(a[sizes.aStart + row * sizes.aStride + k4]);
-      factor[i] = normWeight[k4];
-      // only if CENTERED
-      shift[i] = normBias[k4];
-      // only if ADDED
-      for (var p = 0u; p < ADDENDS; p += BATCH) {
-        var batch: array<vec4f, BATCH>; // loaded at the same time
-        // unroll
-        for (var q = 0u; q < BATCH; q++) {
-          batch[q] = addends[(min(p + q, ADDENDS - 1) * sizes.M + row) * K4 + k4];
-        }
-        // unroll
-        for (var q = 0u; q < BATCH; q++) {
-          if (p + q < ADDENDS) { x[i] += batch[q]; }
-        }
-      }
-      // only if STORES_TOTAL
-      if (isFirst) { total[row * K4 + k4] = x[i]; }
-    }
-  }
-}
-
-// Sets `normalized` to the rows that were read, in f32. Mean and variance are computed at once, from the differences to
-// a number near the mean: without it the squares could cancel.
-// only if NORMALIZE
-fn normalizeRows(index: u32) {
-  let lane = index % LANES_OF_ROW;
-  let K4 = sizes.K / 4;
-  var terms = vec2f();
-  // unroll
-  for (var i = 0u; i < TURNS; i++) {
-    if (lane + i * LANES_OF_ROW < K4) {
-      let difference = x[i] - near;
-      terms += vec2f(dot(difference, vec4f(1)), dot(difference, difference));
-    }
-  }
-  let moments = rowSums(terms, index) / f32(sizes.K);
-  var mean = 0.0;
-  var variance = moments.y;
-  // only if CENTERED
-  mean = near + moments.x;
-  // only if CENTERED
-  variance = max(variance - moments.x * moments.x, 0);
-  let rstd = inverseSqrt(variance + EPSILON);
-  // unroll
-  for (var i = 0u; i < TURNS; i++) {
-    var y = (x[i] - mean) * rstd * factor[i];
-    // only if CENTERED
-    y += shift[i];
-    normalized[index / LANES_OF_ROW * ROW_FOURS + lane + i * LANES_OF_ROW] = y;
-  }
-  workgroupBarrier();
-}
-
 // Four numbers of a row that the product reads.
 fn rowAt(row: u32, firstRow: u32, k4: u32) -> vec4f {
   var four: vec4f;
