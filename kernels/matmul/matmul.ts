@@ -192,6 +192,10 @@ function checkProduct(
     normalizeBias: [normalize?.bias, "K", "f32"],
     addends: [normalize?.addends, "addends,M,K", "f32"],
     total: [normalize?.total, "M,K", "f32"],
+    tokens: [normalize?.embedded?.tokens, "slots,length", "u32"],
+    cursors: [normalize?.embedded?.cursors, "M,4", "u32"],
+    wte: [normalize?.embedded?.wte, "V,K", "f32"],
+    wpe: [normalize?.embedded?.wpe, "maxT,K", "f32"],
   }, { M, K, ...(parts === undefined ? {} : { parts }) });
   const yStart = firstColumnOfY ?? 0;
   if (aStart < 0 || aStart + count > aColumns || yStart + N > yColumns) {

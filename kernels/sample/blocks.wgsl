@@ -5,7 +5,7 @@
 // allows a token if fewer than k have a higher rank, top-p if those of higher rank have less than the probability p. Both
 // are found in a scan over the blocks that have tokens of a higher rank.
 //
-// In the scan BLOCK_LANES invocations share a block, of which each has EACH tokens. Their number or weight is added up in
+// In the scan BLOCK_LANES invocations share a block, of which each has four tokens. Their number or weight is added up in
 // f32 in one order, and then as an integer, so that the order of the blocks does not matter.
 // summaries: [B,BLOCKS], as summarize.wgsl writes them
 
@@ -15,12 +15,12 @@ struct Drawn {
 }
 
 @group(0) @binding(2) var<storage, read> summaries: array<vec4u>;
+@group(0) @binding(9) var<storage, read> logits4: array<vec4<real>>; // the logits in fours
 
 const LOWEST: f32 = -3e38; // no min-p is as low
-const BLOCK_LANES: u32 = 256;
-const EACH: u32 = BLOCK / BLOCK_LANES;
+const BLOCK_LANES: u32 = BLOCK / 4;
 const AT_ONCE: u32 = WORKGROUP_SIZE / BLOCK_LANES; // blocks that the workgroup scans at the same time
-const CHECKS: u32 = 2 * EACH; // scores that an invocation loads at a time
+const CHECKS: u32 = 2; // blocks of which an invocation loads its tokens at a time
 const FAN: u32 = 8; // values per step of a reduction, because barriers take time
 const WARP: u32 = 32; // sums that are left after the first step of sumOf()
 
@@ -125,28 +125,26 @@ fn blocksAbove(key: u32) -> u32 {
 
 // An invocation's part of the tokens that have a higher rank than one: `unit` times their number, or their weight.
 fn amountAbove(score: f32, token: u32, blocks: u32, byProbability: bool, unit: f32) -> u32 {
+  let lane = id % BLOCK_LANES;
   var amount = 0u;
-  for (var first = id / BLOCK_LANES; first < blocks; first += CHECKS / EACH * AT_ONCE) {
-    var scores: array<f32, CHECKS>;
+  for (var first = id / BLOCK_LANES; first < blocks; first += CHECKS * AT_ONCE) {
+    var block: array<u32, CHECKS>;
+    var scores: array<vec4f, CHECKS>;
     // unroll
     for (var i = 0u; i < CHECKS; i++) {
-      let block = atomicLoad(&bins[min(first + i / EACH * AT_ONCE, blocks - 1)]);
-      scores[i] = logitOf(block * BLOCK + i % EACH * BLOCK_LANES + id % BLOCK_LANES);
+      block[i] = atomicLoad(&bins[min(first + i * AT_ONCE, blocks - 1)]);
+      let four = min(block[i] * BLOCK_LANES + lane, sizes.W / 4 - 1);
+      scores[i] = vec4f(logits4[row * (sizes.W / 4) + four]);
     }
     // unroll
-    for (var i = 0u; i < CHECKS; i += EACH) {
-      let place = first + i / EACH * AT_ONCE;
-      let start = atomicLoad(&bins[min(place, blocks - 1)]) * BLOCK + id % BLOCK_LANES;
-      var part = 0.0;
-      // unroll
-      for (var j = 0u; j < EACH; j++) {
-        let other = start + j * BLOCK_LANES;
-        let own = scores[i + j];
-        if (other < sizes.V && (own > score || (own == score && other < token))) {
-          part += select(1, exp(relativeLogit(own)), byProbability);
-        }
-      }
-      if (place < blocks) { amount += u32(part * unit + 0.5); }
+    for (var i = 0u; i < CHECKS; i++) {
+      let others = 4 * (block[i] * BLOCK_LANES + lane) + vec4u(0, 1, 2, 3);
+      let isAbove = (scores[i] > vec4f(score)) |
+        ((scores[i] == vec4f(score)) & (others < vec4u(token)));
+      var amounts = vec4f(1);
+      if (byProbability) { amounts = exp((scores[i] - highest) * inverseTemperature); }
+      let counted = select(vec4f(), amounts, isAbove & (others < vec4u(sizes.V)));
+      if (first + i * AT_ONCE < blocks) { amount += u32(dot(counted, vec4f(1)) * unit + 0.5); }
     }
   }
   return amount;

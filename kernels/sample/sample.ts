@@ -152,7 +152,7 @@ export function hasPenalties(
  * Draws the next token of every text and appends it: repetition, presence and frequency penalty, temperature, top-k, top-p
  * and min-p, in this order, as in Hugging Face's generate().
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; settings: u32 [slots,SETTINGS_LENGTH], of
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count, on a GPU best a multiple of four; settings: u32 [slots,SETTINGS_LENGTH], of
  * `samplerSettings()`; a random number depends on the text's seed, the index of the token in the text, and the candidate
  * token. tokens: u32 [slots,N], the texts, to which one token is appended; cursors: u32 [B,4], per row the index of its
  * text's last token, which grows by one, a number that does not change, the text's slot, and its end: if the index is not
@@ -189,7 +189,7 @@ export function sample(
   }
   const { device } = program;
   const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = device.gpu.limits;
-  const summarized = !device.isCpu; // a GPU has cores for many workgroups per text
+  const summarized = !device.isCpu && W % 4 === 0; // a GPU has cores for many workgroups per text
   const bytesOf = (invocations: number) => 4 * (2048 + (summarized ? 5 : 1) * invocations + 16);
   let most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
   while (bytesOf(most) > maxComputeWorkgroupStorageSize) most /= 2;
@@ -250,6 +250,7 @@ export function sample(
     },
     tensors: {
       logits,
+      logits4: summarized ? logits : undefined,
       settings,
       summaries,
       tokens,

@@ -124,7 +124,7 @@ async function draw(
   options: SamplerOptions,
   { dtype = "f32" as DType, on = device } = {},
 ): Promise<number[]> {
-  const B = texts.length, V = texts[0]!.logits.length, W = V + PADDING;
+  const B = texts.length, V = texts[0]!.logits.length, W = 4 * Math.ceil((V + PADDING) / 4);
   const N = Math.max(...texts.map(({ history }) => history.length)) + PADDING;
   const rows = new Float32Array(B * W).fill(NaN); // columns beyond V must not be read
   const before = new Uint32Array(B * N).fill(0xabcdef);
