@@ -49,7 +49,7 @@ import {
   variantsToMeasure,
 } from "./variants.ts";
 
-export type { Normalization } from "../normalized_rows.ts";
+export type { EmbeddedTokens, Normalization } from "../normalized_rows.ts";
 export type { Addend, BackwardEpilogue, Epilogue, ForwardEpilogue } from "./launches.ts";
 
 /** How `matmul()` reads its operands and stores its result. */
