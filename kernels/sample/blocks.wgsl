@@ -24,15 +24,21 @@ const CHECKS: u32 = 2; // blocks of which an invocation loads its tokens at a ti
 const FAN: u32 = 8; // values per step of a reduction, because barriers take time
 const WARP: u32 = 32; // sums that are left after the first step of sumOf()
 
+var<private> ownSummary: vec4u; // of the block with the number of the invocation
 var<workgroup> shares: array<Drawn, WORKGROUP_SIZE>;
 var<workgroup> live: atomic<u32>; // number of blocks in `bins`: those that have tokens above the drawn one
 var<workgroup> isRejected: bool;
+
+fn summaryOf(block: u32) -> vec4u {
+  if (block == id) { return ownSummary; }
+  return summaries[row * sizes.BLOCKS + block];
+}
 
 // The highest key of all blocks, of which the first `count` invocations have some.
 fn highestOfBlocks(count: u32) -> u32 {
   var key = 0u;
   for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
-    key = max(key, summaries[row * sizes.BLOCKS + block].x);
+    key = max(key, summaryOf(block).x);
   }
   partial[id] = key;
   for (var left = count; left > 1; ) {
@@ -115,7 +121,7 @@ fn blocksAbove(key: u32) -> u32 {
   if (id == 0) { atomicStore(&live, 0); }
   workgroupBarrier();
   for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
-    if (summaries[row * sizes.BLOCKS + block].x >= key) {
+    if (summaryOf(block).x >= key) {
       atomicStore(&bins[atomicAdd(&live, 1)], block);
     }
   }
@@ -170,7 +176,7 @@ fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> 
   setHighest(highestOfBlocks(count));
   var share = Drawn();
   for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
-    let summary = summaries[row * sizes.BLOCKS + block];
+    let summary = summaryOf(block);
     if (summary.x > KEY_OF_MINUS_INFINITY) {
       share.weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
     }

@@ -40,6 +40,7 @@ const BINS: u32 = 2048;
 
 var<workgroup> bins: array<atomic<u32>, BINS>; // a histogram, or a list of blocks
 var<workgroup> rowCursor: vec4u;
+var<workgroup> isEnd: atomic<u32>; // whether the drawn token ends the text
 
 var<private> id: u32; // of this invocation
 var<private> row: u32;
@@ -86,19 +87,12 @@ fn relativeLogit(score: f32) -> f32 {
   return (score - highest) * inverseTemperature;
 }
 
-fn isEnd(slot: u32, token: u32) -> bool {
-  var found = false;
-  // unroll
-  for (var i = 0u; i < END_IDS; i++) {
-    found = found | (settings[slot].endIds[i] == token); // all are loaded at the same time
-  }
-  return found;
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   id = index;
   row = group.x;
+  // only if SUMMARIZED
+  ownSummary = summaries[row * sizes.BLOCKS + min(id, sizes.BLOCKS - 1)]; // long before it is used
   if (id == 0) { rowCursor = cursors[row]; }
   let cursor = workgroupUniformLoad(&rowCursor);
   let next = cursor.x;
@@ -111,6 +105,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   if (penalizes) { penalize(slot, next); }
   isPenalized = penalizes;
 
+  let endId = settings[slot].endIds[min(id, END_IDS - 1)];
   let topK = settings[slot].topK;
   let topP = settings[slot].topP;
   let noise = pcgHash(next + 1 + pcgHash(settings[slot].seed));
@@ -132,9 +127,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   // only if LOGPROBS
   if (settings[slot].logprobs > 0) { storeLogprobs(slot, next + 1, token); }
 
+  if (endId == token) { atomicStore(&isEnd, 1); }
+  workgroupBarrier();
   if (id == 0) {
     tokens[slot * sizes.N + next + 1] = select(token, problem, infinite);
     cursors[row].x = next + 1;
-    if (infinite || isEnd(slot, token)) { cursors[row].w = 0; }
+    if (infinite || atomicLoad(&isEnd) == 1) { cursors[row].w = 0; }
   }
 }
