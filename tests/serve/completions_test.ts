@@ -144,7 +144,8 @@ Deno.test("/v1/completions gives logprobs of the drawn tokens, whole or streamed
       const before = [...prompt_token_ids, ...token_ids.slice(0, i)];
       const ids = before.slice(windowStart(before.length, CONTEXT));
       const { predictions } = await predictionsOf(model, ids, { top: 1 });
-      assert.ok(Math.abs(Math.log(predictions.at(-1)!.top[0]!.probability) - logprob) < 1e-4);
+      const error = Math.log(predictions.at(-1)!.top[0]!.probability) - logprob;
+      assert.ok(Math.abs(error) < (model.gpt.precision === "f16" ? 1e-2 : 1e-4));
     }
   }
   model.gpt.destroy();
