@@ -20,6 +20,7 @@ import { swigluBackward, swigluForward } from "../kernels/swiglu/swiglu.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
+import { STATISTICS } from "../model/norm.ts";
 import { muonCost } from "./cost.ts";
 import { GPT2_VOCABULARY } from "./models.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
@@ -57,8 +58,8 @@ export function kernelBenches(device: Device): KernelBench[] {
         ? { B: tokens / 1024, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
         : { B: tokens / 64, T: 64, NH: 2, KH: 1, HS: 32, dtype },
     ),
-    ...layernormBenches({ M: rows, C: width, dtype }),
-    ...rmsnormBenches({ M: rows, C: width, dtype }),
+    ...normBenches("layernorm", { M: rows, C: width, dtype }),
+    ...normBenches("rmsnorm", { M: rows, C: width, dtype }),
     ...ropeBenches(
       gpu
         ? { M: rows, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
@@ -276,83 +277,49 @@ function attentionBenches(
   ];
 }
 
-/** Layer-norms together with the residual addition before them, as in training. */
-function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
-  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
+/** Norms together with the residual addition before them, as in training; those of both kinds move the same bytes. */
+function normBenches(
+  kind: keyof typeof STATISTICS,
+  { M, C, dtype }: { M: number; C: number; dtype: DType },
+): KernelBench[] {
+  const stream = bytesOf(M * C, "f32"),
+    branch = bytesOf(M * C, dtype),
+    hasBias = kind === "layernorm";
   return [
     {
-      name: `residual and layernorm forward ${dtype} [${M},${C}]`,
+      name: `residual and ${kind} forward ${dtype} [${M},${C}]`,
       // x and z are read, their sum and y are written
       work: { bytes: 2 * stream + 2 * branch },
       record(program, make) {
-        layernormForward(program, {
-          x: make.noise([M, C], "f32"),
-          z: make.noise([M, C], dtype),
-          weight: make.noise([C], "f32"),
-          bias: make.noise([C], "f32"),
-        }, {
+        const x = make.noise([M, C], "f32"), z = make.noise([M, C], dtype);
+        const weight = make.noise([C], "f32"), bias = make.noise([C], "f32");
+        const outputs = {
           sum: make.zeros([M, C], "f32"),
           y: make.zeros([M, C], dtype),
-          statistics: make.zeros([M, 2], "f32"),
-        });
+          statistics: make.zeros([M, STATISTICS[kind]], "f32"),
+        };
+        if (hasBias) layernormForward(program, { x, z, weight, bias }, outputs);
+        else rmsnormForward(program, { x, z, weight }, outputs);
       },
     },
     {
-      name: `residual and layernorm backward ${dtype} [${M},${C}]`,
+      name: `residual and ${kind} backward ${dtype} [${M},${C}]`,
       // x and dy are read, dx is read and written, dz is written
       work: { bytes: 3 * stream + 2 * branch },
       record(program, make) {
-        layernormBackward(program, {
+        const inputs = {
           x: make.noise([M, C], "f32"),
           weight: make.noise([C], "f32"),
-          statistics: make.noise([M, 2], "f32"),
+          statistics: make.noise([M, STATISTICS[kind]], "f32"),
           dy: make.noise([M, C], dtype),
-        }, {
-          dx: make.zeros([M, C], "f32"),
-          dz: make.zeros([M, C], dtype),
-          dweight: make.zeros([C], "f32"),
-          dbias: make.zeros([C], "f32"),
-        }, { accumulateDx: true });
-      },
-    },
-  ];
-}
-
-/** RMS norms together with the residual addition before them; they move the bytes of layer-norms. */
-function rmsnormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
-  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
-  return [
-    {
-      name: `residual and rmsnorm forward ${dtype} [${M},${C}]`,
-      // x and z are read, their sum and y are written
-      work: { bytes: 2 * stream + 2 * branch },
-      record(program, make) {
-        rmsnormForward(program, {
-          x: make.noise([M, C], "f32"),
-          z: make.noise([M, C], dtype),
-          weight: make.noise([C], "f32"),
-        }, {
-          sum: make.zeros([M, C], "f32"),
-          y: make.zeros([M, C], dtype),
-          statistics: make.zeros([M, 1], "f32"),
-        });
-      },
-    },
-    {
-      name: `residual and rmsnorm backward ${dtype} [${M},${C}]`,
-      // x and dy are read, dx is read and written, dz is written
-      work: { bytes: 3 * stream + 2 * branch },
-      record(program, make) {
-        rmsnormBackward(program, {
-          x: make.noise([M, C], "f32"),
-          weight: make.noise([C], "f32"),
-          statistics: make.noise([M, 1], "f32"),
-          dy: make.noise([M, C], dtype),
-        }, {
-          dx: make.zeros([M, C], "f32"),
-          dz: make.zeros([M, C], dtype),
-          dweight: make.zeros([C], "f32"),
-        }, { accumulateDx: true });
+        };
+        const dx = make.zeros([M, C], "f32"), dz = make.zeros([M, C], dtype);
+        const dweight = make.zeros([C], "f32"), options = { accumulateDx: true };
+        if (!hasBias) rmsnormBackward(program, inputs, { dx, dz, dweight }, options);
+        else {
+          const dbias = make.zeros([C], "f32");
+          layernormBackward(program, inputs, { dx, dz, dweight, dbias }, options);
+        }
       },
     },
   ];

@@ -5,6 +5,7 @@ import { commandLine } from "../files/command_line.ts";
 import { checkReplaceable, replaceText } from "../files/disk.ts";
 import { readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
+import { wrap } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { clockOf } from "../kernels/timing.ts";
@@ -39,7 +40,6 @@ import {
   SCALING_HEAD,
   scalingLine,
   slower,
-  wrap,
 } from "./report.ts";
 import { measureScaling, type Scaling, scalingName, scalingSteps } from "./scaling.ts";
 import {

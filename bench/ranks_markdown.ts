@@ -1,3 +1,4 @@
+import { wrap } from "../files/units.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type PyTorchReport, si, table } from "./markdown.ts";
 import { benchConfig } from "./models.ts";
@@ -17,7 +18,7 @@ import {
   stepMs,
 } from "./ranks_cost.ts";
 import { type RanksReport, type RanksResult, SYNC_EVERY } from "./ranks_report.ts";
-import { percent, time, wrap } from "./report.ts";
+import { percent, time } from "./report.ts";
 
 /**
  * Reports of several ranks as Markdown, which `deno task bench:readme` writes into docs/several-machines.md.

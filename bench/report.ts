@@ -1,5 +1,5 @@
 import { taskCommand } from "../files/command_line.ts";
-import { byteCount } from "../files/units.ts";
+import { byteCount, wrap } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Result, Roofline } from "./harness.ts";
@@ -136,18 +136,6 @@ export function time(ms: number): string {
 /** Formats a share in percent. */
 export function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-}
-
-/** Breaks a text into lines between words; all lines but the first begin with `indent`. */
-export function wrap(text: string, width: number, indent = ""): string {
-  const lines: string[] = [];
-  for (const word of text.split(" ")) {
-    const longer = lines.length === 0 ? word : `${lines.at(-1)} ${word}`;
-    if (lines.length === 0) lines.push(word);
-    else if (longer.length <= width) lines[lines.length - 1] = longer;
-    else lines.push(`${indent}${word}`);
-  }
-  return lines.join("\n");
 }
 
 /** Head of the table whose lines `scalingLine()` formats. */

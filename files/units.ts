@@ -81,6 +81,25 @@ export function fits(text: string, width: number): boolean {
   return text.split("\n").every(({ length }) => length <= width);
 }
 
+/** Breaks a text into lines between words; all lines but the first begin with `indent`. */
+export function wrap(text: string, width: number, indent = ""): string {
+  const lines: string[] = [];
+  for (const word of text.split(" ")) {
+    const longer = lines.length === 0 ? word : `${lines.at(-1)} ${word}`;
+    if (lines.length === 0) lines.push(word);
+    else if (longer.length <= width) lines[lines.length - 1] = longer;
+    else lines.push(`${indent}${word}`);
+  }
+  return lines.join("\n");
+}
+
+/** A number to a few digits; whole numbers up to a million entirely. */
+export function inFewDigits(value: number, digits = 2): string {
+  if (Number.isInteger(value) && Math.abs(value) < 1e6) return `${value}`;
+  const rounded = Number(value.toPrecision(digits)), size = Math.abs(rounded);
+  return size >= 1e-3 && size < 1e6 ? `${rounded}` : value.toExponential(1);
+}
+
 /** A count as people read it: 171 k, 1.12 M. */
 export function inShort(count: number): string {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {

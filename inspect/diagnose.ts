@@ -1,17 +1,25 @@
-import { sampleStories } from "../data/text/stories.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../data/tokenizer/train.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { unknownId } from "../data/tokens/vocabulary_fit.ts";
+import { inFewDigits } from "../files/units.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { type CheckResult, CHECKS, resultOf, RunChecks, unknownResult } from "../train/checks.ts";
+import {
+  type CheckName,
+  type CheckResult,
+  CHECKS,
+  resultOf,
+  RunChecks,
+  unknownResult,
+} from "../train/checks.ts";
 import type { Metric } from "../train/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
 import { normsOf, wholeInF32 } from "./blocks.ts";
+import { answersIn, excerptsOf, type TextRow, textRows } from "./diagnosis_texts.ts";
 import { logitsOf } from "./inspect.ts";
 import {
   COUNTED_TOKENS,
@@ -55,9 +63,6 @@ export interface TrainingFacts {
   readonly targetsPerStep: number;
 }
 
-/** Texts that the model reads, their tokens together at most, and tokens of each at most. */
-const MOST_ROWS = 16, ROW_TOKENS = 1024, LONGEST_ROW = 128;
-
 /** Texts in which tokens are changed, and tokens of each at most: each change takes a forward pass. */
 const LEAK_ROWS = 3, LEAK_TOKENS = 64;
 
@@ -96,14 +101,14 @@ export async function diagnose(
     run.add(metric);
     if (metric.kind === "step" && Number.isFinite(metric.loss)) losses.push(metric.loss!);
   }
-  const found: CheckResult[] = record
-    ? run.results()
-    : run.results().map(({ name }) => unknownResult(name, "no record of its training"));
-  found.push(
+  const ofRecord = run.results();
+  return worstFirst([
+    ...record
+      ? ofRecord
+      : unknownResults(ofRecord.map(({ name }) => name), "no record of its training"),
     ...await checkModel(model, text, { training, losses }),
     ...await checkVocabulary(model.tokenizer, text),
-  );
-  return worstFirst(found);
+  ]);
 }
 
 /** The checks for which the model reads or writes texts. */
@@ -112,17 +117,14 @@ async function checkModel(
   text: DiagnoseOptions["text"],
   progress: Progress,
 ): Promise<CheckResult[]> {
-  const rows = text ? rowsOf(text.validation, model) : [];
-  if (rows.length === 0) rows.push(...storyRows(model));
-  if (rows.length === 0) {
-    return NEED_MODEL.map((name) => unknownResult(name, "it reads a single token"));
-  }
+  const rows = textRows(text?.validation, model);
+  if (rows.length === 0) return unknownResults(NEED_MODEL, "it reads a single token");
   const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
   const predictions = await meanPredictions(model, rows, frequency);
   const blocks = await checkBlocks(model, rows, progress.training);
   if (!predictions) {
     const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
-    return [...blocks, ...others.map((name) => unknownResult(name, "its logits are not finite"))];
+    return [...blocks, ...unknownResults(others, "its logits are not finite")];
   }
   const isOrdered = !frequency || isPredictable(predictions);
   return [
@@ -146,52 +148,20 @@ const NEED_MODEL = [
   "greedy-repetition",
 ] as const;
 
+/** Why checks could not be made that need the text of the training. */
+const NO_TEXT = "its text is not at hand";
+
+/** Several checks that could not be made, and why. */
+function unknownResults(names: readonly CheckName[], reason: string): CheckResult[] {
+  return names.map((name) => unknownResult(name, reason));
+}
+
 /** Results in the order of their verdicts, and within it in that of the table. */
 function worstFirst(results: readonly CheckResult[]): CheckResult[] {
   const names = Object.keys(CHECKS), verdicts = ["sick", "unknown", "ok"];
   const rank = ({ name, verdict }: CheckResult) =>
     verdicts.indexOf(verdict) * names.length + names.indexOf(name);
   return [...results].sort((a, b) => rank(a) - rank(b));
-}
-
-/** A text as the model reads it: its tokens after the one that ends the text before. */
-type TextRow = readonly number[];
-
-/** Beginnings of documents, or if there is one document, parts of it. */
-function rowsOf(dataset: TokenDataset, { gpt, tokenizer }: LoadedModel): TextRow[] {
-  const { length, documents } = dataset, rows: TextRow[] = [];
-  const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
-  const most = documents > 1 ? documents : Math.ceil(length / longest);
-  const count = Math.min(MOST_ROWS, most);
-  for (let i = 0, tokens = 0; i < count && tokens < ROW_TOKENS; i++) {
-    // in an order that spreads the first ones over the whole text
-    const place = (i * GOLDEN_RATIO) % 1;
-    const document = Math.floor(place * documents);
-    const start = documents > 1
-      ? dataset.documentStart(document)
-      : Math.floor(place * Math.max(0, length - longest));
-    const end = documents > 1 ? dataset.documentStart(document + 1) : length;
-    const row = [
-      ...dataset.answersOf ? [] : [tokenizer.endOfText], // conversations begin with their first token
-      ...dataset.read(start, Math.min(end, start + longest - 1)),
-    ];
-    if (row.length < 2) continue;
-    rows.push(row);
-    tokens += row.length;
-  }
-  return rows;
-}
-
-/** Multiples of it, modulo 1, are spread evenly, however many there are. */
-const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
-
-/** Beginnings of built-in stories, for a model whose text is not known. */
-function storyRows({ gpt, tokenizer }: LoadedModel): TextRow[] {
-  const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
-  const first = tokenizer.beginOfText ?? tokenizer.endOfText;
-  return sampleStories({ seed: 1, count: TEXTS })
-    .map((story) => [first, ...tokenizer.encode(story)].slice(0, longest))
-    .filter(({ length }) => length > 1);
 }
 
 /** Whether a later token changes an earlier logit. */
@@ -216,7 +186,7 @@ async function checkLeak(model: LoadedModel, rows: readonly TextRow[]): Promise<
     "leak",
     greatest,
     greatest > 0
-      ? `another token changed logits before it by up to ${number(greatest)}`
+      ? `another token changed logits before it by up to ${inFewDigits(greatest)}`
       : `another token at ${passes} places changed no logit before it`,
   );
 }
@@ -305,7 +275,7 @@ function checkFrequentTokens(
 ): CheckResult {
   const name = "frequent-tokens";
   const { onFrequent: share, onFrequentIgnoring, onFrequentByCounts } = predictions;
-  if (!frequency) return unknownResult(name, "its text is not at hand");
+  if (!frequency) return unknownResult(name, NO_TEXT);
   if (!isPredictable(predictions)) return unknownResult(name, UNPREDICTABLE);
   const finding =
     `${
@@ -329,7 +299,7 @@ async function checkRepetition(
   },
 ): Promise<CheckResult[]> {
   const prompts = rows.slice(0, TEXTS).map((row) => row.slice(0, PROMPT_TOKENS));
-  const own = text && ownTexts(text.validation);
+  const own = text && excerptsOf(text.validation, TEXTS, TEXT_TOKENS);
   const judge = async (
     name: "repetition" | "greedy-repetition",
     what: string,
@@ -363,15 +333,6 @@ async function checkRepetition(
 
 function distincts({ distinct1, distinct2, distinct3, distinct4 }: Repetition): string {
   return [distinct1, distinct2, distinct3, distinct4].map((value) => value.toFixed(2)).join(", ");
-}
-
-/** Parts of a text that are as long as those that are generated. */
-function ownTexts(dataset: TokenDataset): number[][] {
-  const { length } = dataset;
-  return Array.from({ length: TEXTS }, (_, i) => {
-    const start = Math.floor(((i * GOLDEN_RATIO) % 1) * Math.max(0, length - TEXT_TOKENS));
-    return [...dataset.read(start, Math.min(length, start + TEXT_TOKENS))];
-  });
 }
 
 /** The tokens with which a model continues prompts. */
@@ -410,7 +371,7 @@ async function checkBlocks(
   });
   if (problem) {
     const reason = `the device has no room for the gradients of the model ${shortageOf(problem)}`;
-    return names.map((name) => unknownResult(name, reason));
+    return unknownResults(names, reason);
   }
   const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL);
   const growths = blocks.map(({ growth }) => growth), greatest = Math.max(...growths);
@@ -426,7 +387,7 @@ async function checkBlocks(
       "exploding-block",
       greatest,
       `block ${growths.indexOf(greatest)} makes the residual stream ${
-        number(greatest)
+        inFewDigits(greatest)
       } times as large`,
       { figures: Object.fromEntries(growths.map((growth, i) => [`growth${i}`, growth])) },
     ),
@@ -467,15 +428,6 @@ function checkVanishing(belowF16: number, training: TrainingFacts | undefined): 
 /** Tokens of the text with which a vocabulary is compared, and size of the vocabulary that is made for them. */
 const SAMPLE_TOKENS = 2 ** 15, SMALL_VOCABULARY = 512;
 
-/** Tokens that the assistant says at the beginning of conversations: what is around them is the chat template's. */
-function answersIn(dataset: TokenDataset): number[] {
-  const ids: number[] = [];
-  for (let d = 0; d < dataset.documents && ids.length < SAMPLE_TOKENS; d++) {
-    for (const { start, end } of dataset.answersOf!(d)) ids.push(...dataset.read(start, end));
-  }
-  return ids.slice(0, SAMPLE_TOKENS);
-}
-
 /**
  * Whether a vocabulary fits the text. GPT-2's, with which `misfitsOf()` compares, is no measure here: it is made for
  * English, and a vocabulary of bytes is healthy, too.
@@ -484,23 +436,16 @@ async function checkVocabulary(
   tokenizer: Tokenizer,
   text: DiagnoseOptions["text"],
 ): Promise<CheckResult[]> {
-  if (!text) {
-    const reason = "its text is not at hand";
-    return [unknownResult("vocabulary", reason), unknownResult("unknown-tokens", reason)];
-  }
+  const names = ["vocabulary", "unknown-tokens"] as const;
+  if (!text) return unknownResults(names, NO_TEXT);
   const { training } = text, { vocabularySize, beginOfText, endOfText } = tokenizer;
   const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
   const used = new Set(counted).size / vocabularySize;
   const sampled = training.answersOf
-    ? answersIn(training)
+    ? answersIn(training, SAMPLE_TOKENS)
     : [...counted.subarray(0, SAMPLE_TOKENS)];
   const ids = sampled.filter((id) => id !== endOfText && id !== beginOfText);
-  if (ids.length === 0) {
-    return [
-      unknownResult("vocabulary", "its text is empty"),
-      unknownResult("unknown-tokens", "its text is empty"),
-    ];
-  }
+  if (ids.length === 0) return unknownResults(names, "its text is empty");
   const sample = tokenizer.decode(ids), bytes = new TextEncoder().encode(sample).length;
   const unknownToken = unknownId(tokenizer);
   const unknowns = ids.filter((id) => id === unknownToken).length / ids.length;
@@ -513,7 +458,7 @@ async function checkVocabulary(
     resultOf(
       "vocabulary",
       ratio,
-      `its text has ${number(ratio)} times as many tokens as in ${size} tokens made for it, ` +
+      `its text has ${inFewDigits(ratio)} times as many tokens as in ${size} tokens made for it, ` +
         `${figures.bytesPerToken.toFixed(1)} bytes per token; ${
           percent(used)
         } of the vocabulary occur in it`,
@@ -531,12 +476,6 @@ function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** A number to two digits, without an exponent unless it is tiny or huge. */
-function number(value: number): string {
-  const short = Number(value.toPrecision(2));
-  return short === 0 || short >= 1e-4 && short < 1e6 ? `${short}` : value.toExponential(1);
-}
-
 function percent(share: number): string {
-  return `${Number((100 * share).toPrecision(2))} %`;
+  return `${inFewDigits(100 * share)} %`;
 }

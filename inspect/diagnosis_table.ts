@@ -1,5 +1,9 @@
 import { printable } from "../files/printable.ts";
+import { inFewDigits, wrap } from "../files/units.ts";
 import { type CheckResult, CHECKS } from "../train/checks.ts";
+
+/** Before each line under a check. */
+const INDENT = "    ";
 
 /** Columns of a terminal that is too narrow for the range of healthy numbers, and for what is measured. */
 const NARROW = { range: 60, measure: 50 };
@@ -29,7 +33,7 @@ export function diagnosisTable(checks: readonly CheckResult[], columns = Infinit
     lines.push(line(cells));
     if (check.verdict !== "sick") continue;
     for (const text of [sentence(check.finding), `Cause: ${check.cause}.`, `Cure: ${check.cure}`]) {
-      lines.push(...wrap(text, columns));
+      lines.push(wrap(INDENT + text, columns, INDENT));
     }
   }
   return lines.map((text) => `${text}\n`).join("");
@@ -39,7 +43,7 @@ export function diagnosisTable(checks: readonly CheckResult[], columns = Infinit
 function cellsOf({ name, verdict, value, threshold, finding }: CheckResult): string[] {
   const { measure, sick, ...row } = CHECKS[name], isShare = "isShare" in row;
   const number = (value: number, digits = 2) =>
-    isShare ? `${short(100 * value, digits)} %` : short(value, digits);
+    isShare ? `${inFewDigits(100 * value, digits)} %` : inFewDigits(value, digits);
   return [
     verdict,
     name,
@@ -49,28 +53,7 @@ function cellsOf({ name, verdict, value, threshold, finding }: CheckResult): str
   ];
 }
 
-/** A number to a few digits; whole numbers up to a million entirely. */
-function short(value: number, digits = 2): string {
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return `${value}`;
-  const rounded = Number(value.toPrecision(digits)), size = Math.abs(rounded);
-  return size >= 1e-3 && size < 1e6 ? `${rounded}` : value.toExponential(1);
-}
-
 /** A clause as a sentence. */
 function sentence(clause: string): string {
   return `${clause[0]!.toUpperCase()}${printable(clause.slice(1), 1000)}.`;
-}
-
-const INDENT = "    ";
-
-/** A text in indented lines. */
-function wrap(text: string, columns: number): string[] {
-  const lines: string[] = [];
-  for (const word of text.split(" ")) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= columns) {
-      lines[lines.length - 1] = `${last} ${word}`;
-    } else lines.push(INDENT + word);
-  }
-  return lines;
 }

@@ -143,15 +143,10 @@ function answerOf(model: ServedModel, fields: CompletionFields): Answer {
 }
 
 /** The ids of a prompt. */
-function idsOf({ gpt, tokenizer }: ServedModel, prompt: Prompt): readonly number[] {
-  if (typeof prompt === "string") return promptIdsOf(tokenizer, prompt);
-  const { vocabularySize } = gpt.config, unknown = prompt.find((id) => id >= vocabularySize);
-  if (unknown === undefined) return prompt;
-  throw new ApiError(
-    400,
-    `Cannot complete as ids of prompt must be below ${vocabularySize}: current id is ${unknown}`,
-    { param: "prompt" },
-  );
+function idsOf(model: ServedModel, prompt: Prompt): readonly number[] {
+  if (typeof prompt === "string") return promptIdsOf(model.tokenizer, prompt);
+  model.checkIds(prompt, "prompt");
+  return prompt;
 }
 
 /** A completion of a prompt. */

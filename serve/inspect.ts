@@ -57,23 +57,12 @@ const TOP = { ...whole(1, MOST_ALTERNATIVES), fallback: 10 };
 function idsOf(model: ServedModel, { ids, prompt }: TextFields): readonly number[] {
   const { tokenizer } = model;
   const read = ids ?? promptIdsOf(tokenizer, prompt);
-  checkIds(model, read, "ids");
+  model.checkIds(read, "ids");
   if (read.length <= MOST_INSPECTED_IDS) return read;
   throw new ApiError(
     400,
     `Cannot inspect as prompt must have at most ${MOST_INSPECTED_IDS} tokens: current number is ${read.length}`,
     { param: "prompt" },
-  );
-}
-
-function checkIds({ gpt }: ServedModel, ids: readonly number[], param: string): void {
-  const { vocabularySize } = gpt.config;
-  const unknown = ids.find((id) => id >= vocabularySize);
-  if (unknown === undefined) return;
-  throw new ApiError(
-    400,
-    `Cannot inspect as ${param} must be below ${vocabularySize}: current id is ${unknown}`,
-    { param },
   );
 }
 
@@ -160,7 +149,7 @@ const sampler = inspection<
   },
   async (model, fields) => {
     const { gpt, tokenizer } = model, ids = idsOf(model, fields), { include } = fields;
-    if (include !== undefined) checkIds(model, [include], "include");
+    if (include !== undefined) model.checkIds([include], "include");
     // the decoder reads the text as generate() does; what it draws does not matter
     using decoder = createDecoder(gpt, {
       prompts: [ids],

@@ -49,6 +49,18 @@ export class ServedModel implements LoadedModel {
     this.#most = this.engine.stats().slots + queue;
   }
 
+  /** @throws {ApiError} if a field of a request has ids that the model does not know. */
+  checkIds(ids: readonly number[], param: string): void {
+    const { vocabularySize } = this.gpt.config;
+    const unknown = ids.find((id) => id >= vocabularySize);
+    if (unknown === undefined) return;
+    throw new ApiError(
+      400,
+      `Cannot answer as ids must be below ${vocabularySize}: current id of ${param} is ${unknown}`,
+      { param },
+    );
+  }
+
   /**
    * Admits completions of one request, which leave when they are disposed.
    *

@@ -132,11 +132,16 @@ Deno.test("/api/inspect refuses other texts, layers and sizes", async () => {
   const cases: [path: string, body: object, param: string, message: RegExp][] = [
     ["lens", { ids: [] }, "ids", /ids must be a list of 1 to 4096 ids of tokens/],
     ["lens", { ids: [0.5] }, "ids", /ids must be a list/],
-    ["predictions", { ids: [99999] }, "ids", /ids must be below \d+: current id is 99999$/],
+    ["predictions", { ids: [99999] }, "ids", /ids must be below \d+: current id of ids is 99999$/],
     ["predictions", { prompt: "a ".repeat(9000) }, "prompt", /at most 4096 tokens/],
     ["attention", { ids: [1], layer: 1 }, "head", /layer and head must be given together$/],
     ["attention", { ids: [1], layer: 99, head: 0 }, "layer", /current values are 99 and 0$/],
-    ["sampler", { ids: [1], include: 99999 }, "include", /include must be below \d+/],
+    [
+      "sampler",
+      { ids: [1], include: 99999 },
+      "include",
+      /ids must be below \d+: current id of include/,
+    ],
     ["sampler", { ids: [1], top_p: 0 }, "top_p", /top_p must be above 0/],
     ["neighbours", { ids: [1], top: 51 }, "top", /top must be a whole number from 1 to 50/],
   ];
