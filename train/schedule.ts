@@ -1,3 +1,5 @@
+import type { OptimizerName } from "./optimizer.ts";
+
 /** Learning rate over training: a linear warm-up, then what `schedule` says. */
 export interface Schedule {
   /**
@@ -58,6 +60,25 @@ export function learningRateAt(
     ? 0
     : highest * (minLearningRate / learningRate);
   return lowest + (highest - lowest) * SHARES[schedule.schedule](step, schedule);
+}
+
+/** Learning rates of a step: AdamW's, and with Muon its own. */
+export interface Rates {
+  readonly learningRate: number;
+  readonly muonLearningRate?: number;
+}
+
+/** The learning rates of a step of a training. */
+export function ratesAt(
+  step: number,
+  { optimizer, muonLearningRate, ...schedule }: Schedule & {
+    optimizer: OptimizerName;
+    muonLearningRate: number;
+  },
+): Rates {
+  const learningRate = learningRateAt(step, schedule);
+  if (optimizer !== "muon") return { learningRate };
+  return { learningRate, muonLearningRate: learningRateAt(step, schedule, muonLearningRate) };
 }
 
 /** Share of the way from the lowest to the highest rate in a step after the warm-up, by schedule. */

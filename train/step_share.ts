@@ -3,17 +3,16 @@ import { checkSameBits } from "../distributed/same_bits.ts";
 import type { Transport } from "../distributed/transport.ts";
 import type { Gpt } from "../model/gpt.ts";
 import type { OuterStep } from "./diloco.ts";
+import type { Rates } from "./schedule.ts";
 import type { TrainStep } from "./step.ts";
 
 /** Steps between checks that all ranks hold the same weights, which are read back for that. */
 const STEPS_PER_CHECK = 100;
 
 /** A step, with its learning rates. */
-export interface AnnouncedStep {
+export interface AnnouncedStep extends Rates {
   readonly kind: "step";
   readonly step: number;
-  readonly learningRate: number;
-  readonly muonLearningRate?: number;
 }
 
 /** Where a training begins or is resumed. */

@@ -1,21 +1,20 @@
 import { UserError } from "../files/user_error.ts";
 import { generate } from "../generate/generate.ts";
-import { median } from "../kernels/timing.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { notice, noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./metrics.ts";
 import { givenPrompt, heldOutPrompt } from "./prompts.ts";
-import { type ResolvedOptions, tokensPerStepOf } from "./options.ts";
+import { tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { haveOwnStates } from "./rank_states.ts";
 import { announce } from "./ranks.ts";
-import { cooldownStart, lastBeforeCooldown, learningRateAt } from "./schedule.ts";
+import { cooldownStart, lastBeforeCooldown, ratesAt } from "./schedule.ts";
 import type { StepShare } from "./step_share.ts";
 import { allSkipped, checkSkips } from "./skips.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
-import { REPORT_ROWS } from "./step_state.ts";
+import { SubmittedSteps } from "./submitted_steps.ts";
 import { shortened, TimeLimit } from "./time_limit.ts";
 
 /** Tokens per sample. */
@@ -24,11 +23,8 @@ export const SAMPLE_TOKENS = 120;
 /** Share of the steps that fit into the time to which a training is shortened, so that this is seldom done again. */
 const SAFE_SHARE = 0.95;
 
-/** Milliseconds between reports: while they are read back, the device is idle for about 1 % of that time. */
-const REPORT_MS = 1000;
-
-/** Median steps within which a step must make progress, and reports whose steps count. */
-const MOST_MEDIANS = 20, RECENT_REPORTS = 100;
+/** Usual times of a step within which ranks must make progress in one. */
+const MOST_MEDIANS = 20;
 
 /** What the training loop works with. */
 export interface Loop extends Saved {
@@ -59,7 +55,6 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { directory, record, corpus, batches, gpt, trainStep, outer, signal, transport, share } =
     loop;
   let { options } = loop; // their steps change if the time is short
-  const tokensPerStep = tokensPerStepOf(options);
 
   let { step } = share.start, { bestLoss, path } = loop;
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
@@ -69,21 +64,19 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let { evaluationsSinceBest } = record;
   let hasLearned = step === options.steps; // whether a step changed the model, or there is none to do
   let lossScale = 1; // of the last step that was reported
-  let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
-  let waiting: (Rates & { dataMs: number })[] = []; // steps that were submitted and not reported
-  let since = performance.now(), stepsPerReport = 1;
+  const submitted = new SubmittedSteps(loop, tokensPerStepOf(options));
   const limit = loop.secondsLeft && new TimeLimit(loop.secondsLeft);
   let evaluationSeconds = 0;
-  let recentMs: number[] = []; // per step, of the last reports
 
   const { samplePrompt } = options;
   const given = samplePrompt === undefined ? undefined : await givenPrompt(corpus, samplePrompt);
   const promptOf = (turn: number) => given ?? heldOutPrompt(corpus, turn);
   /** Milliseconds in which any rank must make progress in a step: without a limit until its usual time is known. */
-  const limitMs = () =>
-    options.timeout === 0 || recentMs.length === 0
-      ? Infinity
-      : Math.max(1000 * options.timeout, MOST_MEDIANS * median(recentMs));
+  const limitMs = () => {
+    const { usualMs } = submitted;
+    if (options.timeout === 0 || Number.isNaN(usualMs)) return Infinity;
+    return Math.max(1000 * options.timeout, MOST_MEDIANS * usualMs);
+  };
   const isExchanging = () => step % options.syncEvery === 0 || step === options.steps;
   // what is due between two exchanges is done at the second, when all ranks hold the same weights
   const isDue = (every: number) => {
@@ -109,12 +102,12 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     yield* evaluate();
     isEvaluated = true; // if a signal interrupted it, nothing is lost
   }
-  since = performance.now();
+  submitted.restart();
   while (step < options.steps && isPatient() && !signal?.aborted) {
     await submit();
     const isSampling = isDue(options.sampleEvery);
     const isCounting = loop.histograms !== undefined && isDue(options.histogramEvery);
-    const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isCounting ||
+    const isReporting = submitted.areEnough || isEvaluating() || isCounting ||
       isSampling || isSaving() || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
@@ -124,7 +117,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (isSampling && !signal?.aborted) yield* sample();
     // a run with patience may end with this as its best
     if (isSaving() || options.patience > 0 && isEvaluated && isBest) yield* save();
-    since = performance.now();
+    submitted.restart();
   }
   if (!isSaved) yield* save();
   const isDone = step >= options.steps && isEvaluated;
@@ -138,7 +131,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       await announce(transport, announcement);
       return await share.submit({ gpt, trainStep }, announcement);
     });
-    waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
+    submitted.add(rates, dataMs);
     step++;
     isSaved = isEvaluated = false;
     if (isExchanging()) await exchange();
@@ -157,37 +150,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   /** Waits for the submitted steps and reports them. */
   async function* report(): AsyncGenerator<TrainEvent> {
-    const count = waiting.length;
-    const reports = await transport.watch(limitMs(), () => trainStep.reports(count));
-    const elapsedMs = performance.now() - since;
-    const speed = tokensPerStep * count / elapsedMs * 1000;
-    const ms = outer ? outer.takeMs() : trainStep.takeExchangeMs();
-    const exchangeShare = ms && Number(((ms.download + ms.sum + ms.upload) / elapsedMs).toFixed(4));
-    const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => {
-      const { dataMs, ...rates } = waiting[i]!;
-      return {
-        kind: "step" as const,
-        step: step - count + i + 1,
-        loss,
-        ...rates,
-        gradientNorm,
-        lossScale,
-        skipped: skippedSteps,
-        ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
-        dataMs,
-        ...(isCompiled && exchangeShare !== undefined ? { exchangeShare } : {}),
-      };
-    });
+    const { reports, metrics, ms } = await transport.watch(limitMs(), () => submitted.report(step));
+    if (ms !== undefined) limit?.add(reports.length, reports.length * ms / 1000);
     const total = options.steps;
-    const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
-    if (isCompiled) {
-      limit?.add(count, elapsedMs / 1000);
-      recentMs = [...recentMs.slice(1 - RECENT_REPORTS), elapsedMs / count];
-    }
-    waiting = [];
-    isCompiled = true;
-    const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));
-    stepsPerReport = Math.max(1, most);
+    const left = ms === undefined ? {} : { secondsLeft: (total - step) * ms / 1000 };
     const warnings = record.note(metrics); // all in one write, as the device is idle meanwhile
     yield* noticesOf(directory);
     for (const [i, metric] of metrics.entries()) {
@@ -207,7 +173,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (step + fitting >= planned) return;
     const isCooling = step > cooldownStart(options);
     // up to the cool-down no step depends on the last one, and the machine may become faster again
-    const soonest = options.cooldown + stepsPerReport;
+    const soonest = options.cooldown + submitted.perReport;
     if (options.schedule === "wsd" && !isCooling && SAFE_SHARE * fitting > soonest) return;
     options = { ...options, ...shortened(options, step, step + Math.ceil(SAFE_SHARE * fitting)) };
     const first = cooldownStart(options);
@@ -315,19 +281,4 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       ...(typeof bitsPerByte === "number" ? { bitsPerByte } : {}),
     };
   }
-}
-
-/** Learning rates of a step: AdamW's, and with Muon its own. */
-interface Rates {
-  readonly learningRate: number;
-  readonly muonLearningRate?: number;
-}
-
-function ratesAt(step: number, options: ResolvedOptions): Rates {
-  const learningRate = learningRateAt(step, options);
-  if (options.optimizer !== "muon") return { learningRate };
-  return {
-    learningRate,
-    muonLearningRate: learningRateAt(step, options, options.muonLearningRate),
-  };
 }

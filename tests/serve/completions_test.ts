@@ -179,7 +179,12 @@ Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async (
     [{ ...PLAIN, max_tokens: -1 }, 400, "max_tokens", /from 0 to 16384: current value is -1$/],
     [{ ...PLAIN, prompt: [1, -2] }, 400, "prompt", /a list of ids, or .*: .* \[1,-2\]$/],
     [{ ...PLAIN, prompt: [] }, 400, "prompt", /a list of ids, or/],
-    [{ ...PLAIN, prompt: [[1], [9999]] }, 400, "prompt", /ids .* below \d+: current id of prompt is 9999$/],
+    [
+      { ...PLAIN, prompt: [[1], [9999]] },
+      400,
+      "prompt",
+      /ids .* below \d+: current id of prompt is 9999$/,
+    ],
     [{ ...PLAIN, stop: Array(17).fill("a") }, 400, "stop", /or a list of at most 16/],
     [{ ...PLAIN, stop: [""] }, 400, "stop", /a text of 1 to 256 characters/],
     [{ ...PLAIN, stop: "a".repeat(257) }, 400, "stop", /a text of 1 to 256 characters/],
