@@ -3,13 +3,8 @@ import { dirname } from "node:path";
 import { commandLine } from "../files/command_line.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/trainer_state.ts";
-import {
-  caveats,
-  type ComparedRun,
-  compareTable,
-  drawComparison,
-  readRun,
-} from "../train/compare.ts";
+import { caveats, compareTable, drawComparison } from "../train/compare.ts";
+import { type ComparedRun, readRun } from "../train/compared_run.ts";
 import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status } from "./command.ts";
 import { checkPlot, writePlot } from "./plot.ts";

@@ -82,23 +82,10 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
         status(`stopped after step ${event.step}; to resume: ${command}`);
         return interrupts.exitCode;
       }
-      const { out } = options, { step, best } = event;
-      let done = `done: ${step} steps`;
-      const model = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
-      if (event.reason === "patience" && best !== undefined) {
-        done =
-          `ended after step ${step}, as ${start!.options.patience} evaluations found no better ` +
-          `validation loss (--patience; 0 continues); the best checkpoint is ${best}`;
-        model.push("--checkpoint", "best");
-      }
       const isPlain = stderrTerminal().size() === undefined;
       const report = await summary.text(event, { columns: statusColumns(), isPlain });
       if (report !== "") status(report);
-      const hasConversations = start!.corpus.answerTokens !== undefined;
-      const next = hasConversations
-        ? `to talk with it: ${taskCommand("chat", ...model)}`
-        : `to generate text: ${taskCommand("generate", ...model, ...argument(event.prompt))}`;
-      status(`${done}; ${next}`);
+      status(whatIsNext(event, start!));
       if (isJson) continue;
       print(`${start!.options.minutes === undefined ? event.path : resultOf(event, start!)}\n`);
     }
@@ -122,6 +109,25 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   } finally {
     display.close();
   }
+}
+
+/** How a training ended, and the command that uses its model. */
+function whatIsNext(
+  { reason, step, best, prompt }: TrainEvent & { kind: "end" },
+  { options: { out, patience }, corpus }: TrainEvent & { kind: "start" },
+): string {
+  const isBest = reason === "patience" && best !== undefined;
+  const model = [
+    ...out === DEFAULT_OPTIONS.out ? [] : ["--run", out],
+    ...isBest ? ["--checkpoint", "best"] : [],
+  ];
+  const done = isBest
+    ? `ended after step ${step}, as ${patience} evaluations found no better ` +
+      `validation loss (--patience; 0 continues); the best checkpoint is ${best}`
+    : `done: ${step} steps`;
+  return corpus.answerTokens === undefined
+    ? `${done}; to generate text: ${taskCommand("generate", ...model, ...argument(prompt))}`
+    : `${done}; to talk with it: ${taskCommand("chat", ...model)}`;
 }
 
 /**

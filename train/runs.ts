@@ -5,7 +5,7 @@ import { CONFIG_FILE } from "../files/names.ts";
 import { byteCount, fitTable, inShort } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { listCheckpoints } from "../model/files/checkpoint.ts";
-import { costIn, newestState, readEvaluations } from "./compare.ts";
+import { costIn, newestState, readEvaluations } from "./compared_run.ts";
 import { METRICS_FILE } from "./metrics.ts";
 import { tokensPerStepOf } from "./options.ts";
 import { isLocked } from "./run_directory.ts";

@@ -4,13 +4,8 @@ import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { PRESETS } from "../../model/config.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
-import {
-  caveats,
-  compareTable,
-  differences,
-  drawComparison,
-  readRun,
-} from "../../train/compare.ts";
+import { caveats, compareTable, differences, drawComparison } from "../../train/compare.ts";
+import { readRun } from "../../train/compared_run.ts";
 import { flopsPerToken } from "../../train/metrics.ts";
 import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
 
