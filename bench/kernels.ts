@@ -23,7 +23,14 @@ import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
 import { STATISTICS } from "../model/norm.ts";
 import { muonCost } from "./cost.ts";
 import { GPT2_VOCABULARY } from "./models.ts";
-import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
+import {
+  bytesOf,
+  type KernelBench,
+  type Maker,
+  matrixTypes,
+  squareProduct,
+  type Work,
+} from "./harness.ts";
 import { sampleBatch } from "./text.ts";
 
 /**
@@ -75,6 +82,11 @@ export function kernelBenches(device: Device): KernelBench[] {
   ];
 }
 
+/** A benchmark. */
+function bench(name: string, work: Work, record: KernelBench["record"]): KernelBench {
+  return { name, work, record };
+}
+
 const F32 = 4;
 
 function linearBenches(
@@ -113,37 +125,25 @@ function linearBenches(
       gate: make.noise([M, N], dtype),
       activated: make.zeros([M, N], dtype),
     })),
-    {
-      name: `linear dx ${dtype} [${M},${N}]x[${N},${C}]`,
-      work,
-      record(program, make) {
-        const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
-        const dx = make.zeros([M, C], dtype);
-        matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
-      },
-    },
-    {
-      name: `linear dx of swiglu ${dtype} [${M},${N}]x[${N},${C}]`,
-      work,
-      record(program, make) {
-        const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
-        const [gate, up] = [make.noise([M, C], dtype), make.noise([M, C], dtype)];
-        const [dup, dgate] = [make.zeros([M, C], dtype), make.zeros([M, C], dtype)];
-        matmul(program, { a: dy, b: weight }, { y: dup }, {
-          transposeB: true,
-          epilogue: { kind: "gatedBackward", activation: "silu", gate, up, dgate },
-        });
-      },
-    },
-    {
-      name: `linear dweight ${dtype} [${C},${M}]x[${M},${N}]`,
-      work,
-      record(program, make) {
-        const x = make.noise([M, C], dtype), dy = make.noise([M, N], dtype);
-        const dweight = make.zeros([C, N], "f32");
-        matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true });
-      },
-    },
+    bench(`linear dx ${dtype} [${M},${N}]x[${N},${C}]`, work, (program, make) => {
+      const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
+      const dx = make.zeros([M, C], dtype);
+      matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
+    }),
+    bench(`linear dx of swiglu ${dtype} [${M},${N}]x[${N},${C}]`, work, (program, make) => {
+      const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
+      const [gate, up] = [make.noise([M, C], dtype), make.noise([M, C], dtype)];
+      const [dup, dgate] = [make.zeros([M, C], dtype), make.zeros([M, C], dtype)];
+      matmul(program, { a: dy, b: weight }, { y: dup }, {
+        transposeB: true,
+        epilogue: { kind: "gatedBackward", activation: "silu", gate, up, dgate },
+      });
+    }),
+    bench(`linear dweight ${dtype} [${C},${M}]x[${M},${N}]`, work, (program, make) => {
+      const x = make.noise([M, C], dtype), dy = make.noise([M, N], dtype);
+      const dweight = make.zeros([C, N], "f32");
+      matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true });
+    }),
   ];
 }
 
@@ -170,42 +170,30 @@ function headBenches(
   const config = { vocabularySize: V, contextLength: 1, width: C, layers: 1, heads: 1 };
   const chunk = logitsRows(device, config, { rows: M, dtype }), columns = logitsColumns(config);
   return [
-    {
-      name: `head forward ${dtype} [${M},${C}]x[${C},${V}]`,
-      work,
-      record(program, make) {
-        const x = make.noise([M, C], dtype), wte = make.noise([V, C], dtype);
-        headLogits(program, { x, weight: wte }, { logits: make.zeros([M, columns], dtype) });
-      },
-    },
-    {
-      name: `head dx ${dtype} [${M},${V}]x[${V},${C}]`,
-      work,
-      record(program, make) {
-        const dlogits = make.noise([M, columns], dtype), wte = make.noise([V, C], dtype);
-        const dx = make.zeros([M, C], dtype);
-        for (const slice of headSlices(device, wte)) {
-          matmul(program, { a: dlogits, b: slice.view }, { y: dx }, {
-            columnsOfA: { start: slice.first, count: slice.rows },
-            accumulate: slice.first > 0,
-          });
-        }
-      },
-    },
-    {
-      name: `head dweight ${dtype} [${V},${M}]x[${M},${C}]`,
-      work,
-      record(program, make) {
-        const dlogits = make.noise([M, columns], dtype), x = make.noise([M, C], dtype);
-        const dwte = make.zeros([V, C], "f32");
-        for (const { first, rows, view } of headSlices(device, dwte)) {
-          matmul(program, { a: dlogits, b: x }, { y: view }, {
-            columnsOfA: { start: first, count: rows },
-            transposeA: true,
-          });
-        }
-      },
-    },
+    bench(`head forward ${dtype} [${M},${C}]x[${C},${V}]`, work, (program, make) => {
+      const x = make.noise([M, C], dtype), wte = make.noise([V, C], dtype);
+      headLogits(program, { x, weight: wte }, { logits: make.zeros([M, columns], dtype) });
+    }),
+    bench(`head dx ${dtype} [${M},${V}]x[${V},${C}]`, work, (program, make) => {
+      const dlogits = make.noise([M, columns], dtype), wte = make.noise([V, C], dtype);
+      const dx = make.zeros([M, C], dtype);
+      for (const slice of headSlices(device, wte)) {
+        matmul(program, { a: dlogits, b: slice.view }, { y: dx }, {
+          columnsOfA: { start: slice.first, count: slice.rows },
+          accumulate: slice.first > 0,
+        });
+      }
+    }),
+    bench(`head dweight ${dtype} [${V},${M}]x[${M},${C}]`, work, (program, make) => {
+      const dlogits = make.noise([M, columns], dtype), x = make.noise([M, C], dtype);
+      const dwte = make.zeros([V, C], "f32");
+      for (const { first, rows, view } of headSlices(device, dwte)) {
+        matmul(program, { a: dlogits, b: x }, { y: view }, {
+          columnsOfA: { start: first, count: rows },
+          transposeA: true,
+        });
+      }
+    }),
     {
       name: `head and loss, forward and backward, ${dtype} [${M},${C}]x[${C},${V}] in ${
         Math.ceil(M / chunk)
@@ -249,31 +237,23 @@ function attentionBenches(
   const options = { T, heads: NH, ...(KH === NH ? {} : { keyHeads: KH }) };
   const flops = 2 * T * T * HS * NH * B;
   return [
-    {
-      name: `attention forward ${shape}`,
-      work: { flops },
-      record(program, make) {
-        attentionForward(program, { qkv: make.noise([M, row], dtype) }, {
-          y: make.zeros([M, C], dtype),
-          logSumExp: make.zeros([B, NH, T], "f32"),
-        }, options);
-      },
-    },
-    {
-      name: `attention backward ${shape}`,
-      work: { flops: 2.5 * flops },
-      record(program, make) {
-        attentionBackward(program, {
-          qkv: make.noise([M, row], dtype),
-          y: make.noise([M, C], dtype),
-          dy: make.noise([M, C], dtype),
-          logSumExp: make.noise([B, NH, T], "f32"),
-        }, {
-          dqkv: make.zeros([M, row], dtype),
-          delta: make.zeros([B, NH, T], "f32"),
-        }, options);
-      },
-    },
+    bench(`attention forward ${shape}`, { flops }, (program, make) => {
+      attentionForward(program, { qkv: make.noise([M, row], dtype) }, {
+        y: make.zeros([M, C], dtype),
+        logSumExp: make.zeros([B, NH, T], "f32"),
+      }, options);
+    }),
+    bench(`attention backward ${shape}`, { flops: 2.5 * flops }, (program, make) => {
+      attentionBackward(program, {
+        qkv: make.noise([M, row], dtype),
+        y: make.noise([M, C], dtype),
+        dy: make.noise([M, C], dtype),
+        logSumExp: make.noise([B, NH, T], "f32"),
+      }, {
+        dqkv: make.zeros([M, row], dtype),
+        delta: make.zeros([B, NH, T], "f32"),
+      }, options);
+    }),
   ];
 }
 
@@ -286,11 +266,11 @@ function normBenches(
     branch = bytesOf(M * C, dtype),
     hasBias = kind === "layernorm";
   return [
-    {
-      name: `residual and ${kind} forward ${dtype} [${M},${C}]`,
-      // x and z are read, their sum and y are written
-      work: { bytes: 2 * stream + 2 * branch },
-      record(program, make) {
+    // x and z are read, their sum and y are written
+    bench(
+      `residual and ${kind} forward ${dtype} [${M},${C}]`,
+      { bytes: 2 * stream + 2 * branch },
+      (program, make) => {
         const x = make.noise([M, C], "f32"), z = make.noise([M, C], dtype);
         const weight = make.noise([C], "f32"), bias = make.noise([C], "f32");
         const outputs = {
@@ -301,12 +281,12 @@ function normBenches(
         if (hasBias) layernormForward(program, { x, z, weight, bias }, outputs);
         else rmsnormForward(program, { x, z, weight }, outputs);
       },
-    },
-    {
-      name: `residual and ${kind} backward ${dtype} [${M},${C}]`,
-      // x and dy are read, dx is read and written, dz is written
-      work: { bytes: 3 * stream + 2 * branch },
-      record(program, make) {
+    ),
+    // x and dy are read, dx is read and written, dz is written
+    bench(
+      `residual and ${kind} backward ${dtype} [${M},${C}]`,
+      { bytes: 3 * stream + 2 * branch },
+      (program, make) => {
         const inputs = {
           x: make.noise([M, C], "f32"),
           weight: make.noise([C], "f32"),
@@ -321,7 +301,7 @@ function normBenches(
           layernormBackward(program, inputs, { dx, dz, dweight, dbias }, options);
         }
       },
-    },
+    ),
   ];
 }
 
@@ -351,27 +331,19 @@ function ropeBenches(
         : undefined,
     });
     return [
-      {
-        name: `${what} forward ${shape}`,
-        work,
-        record(program, make) {
-          const qkv = make.noise([M, (NH + 2 * KH) * HS], dtype);
-          const qk = withNorm ? make.zeros([M, (NH + KH) * HS], dtype) : undefined;
-          ropeForward(program, inputsOf(make), { qkv, qk }, options);
-        },
-      },
-      {
-        name: `${what} backward ${shape}`,
-        work,
-        record(program, make) {
-          const qk = withNorm ? make.noise([M, (NH + KH) * HS], dtype) : undefined;
-          ropeBackward(program, { ...inputsOf(make), qk }, {
-            dqkv: make.noise([M, (NH + 2 * KH) * HS], dtype),
-            dqWeight: make.zeros([HS], "f32"),
-            dkWeight: make.zeros([HS], "f32"),
-          }, options);
-        },
-      },
+      bench(`${what} forward ${shape}`, work, (program, make) => {
+        const qkv = make.noise([M, (NH + 2 * KH) * HS], dtype);
+        const qk = withNorm ? make.zeros([M, (NH + KH) * HS], dtype) : undefined;
+        ropeForward(program, inputsOf(make), { qkv, qk }, options);
+      }),
+      bench(`${what} backward ${shape}`, work, (program, make) => {
+        const qk = withNorm ? make.noise([M, (NH + KH) * HS], dtype) : undefined;
+        ropeBackward(program, { ...inputsOf(make), qk }, {
+          dqkv: make.noise([M, (NH + 2 * KH) * HS], dtype),
+          dqWeight: make.zeros([HS], "f32"),
+          dkWeight: make.zeros([HS], "f32"),
+        }, options);
+      }),
     ];
   });
 }
@@ -380,41 +352,29 @@ function ropeBenches(
 function swigluBenches({ M, F, dtype }: { M: number; F: number; dtype: DType }): KernelBench[] {
   const bytes = bytesOf(M * F, dtype), activation = "silu";
   return [
-    {
-      name: `swiglu forward ${dtype} [${M},${F}]`,
-      // gate and up are read, activated is written
-      work: { bytes: 3 * bytes },
-      record(program, make) {
-        const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
-        swigluForward(program, { gate, up }, { activated: make.zeros([M, F], dtype) }, {
-          activation,
-        });
-      },
-    },
-    {
-      name: `swiglu backward ${dtype} [${M},${F}]`,
-      // gate, up and dactivated are read, dgate and dup are written
-      work: { bytes: 5 * bytes },
-      record(program, make) {
-        const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
-        const dactivated = make.noise([M, F], dtype);
-        const [dgate, dup] = [make.zeros([M, F], dtype), make.zeros([M, F], dtype)];
-        swigluBackward(program, { gate, up, dactivated }, { dgate, dup }, { activation });
-      },
-    },
+    // gate and up are read, activated is written
+    bench(`swiglu forward ${dtype} [${M},${F}]`, { bytes: 3 * bytes }, (program, make) => {
+      const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
+      swigluForward(program, { gate, up }, { activated: make.zeros([M, F], dtype) }, {
+        activation,
+      });
+    }),
+    // gate, up and dactivated are read, dgate and dup are written
+    bench(`swiglu backward ${dtype} [${M},${F}]`, { bytes: 5 * bytes }, (program, make) => {
+      const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
+      const dactivated = make.noise([M, F], dtype);
+      const [dgate, dup] = [make.zeros([M, F], dtype), make.zeros([M, F], dtype)];
+      swigluBackward(program, { gate, up, dactivated }, { dgate, dup }, { activation });
+    }),
   ];
 }
 
 function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {
-  return {
-    name: `dropout f32 [${M},${C}]`,
-    work: { bytes: 2 * bytesOf(M * C, "f32") },
-    record(program, make) {
-      const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
-      const dropout = { random, rate: 0.1, site: 0 };
-      dropoutForward(program, { x }, { y: make.zeros([M, C], "f32") }, dropout);
-    },
-  };
+  return bench(`dropout f32 [${M},${C}]`, { bytes: 2 * bytesOf(M * C, "f32") }, (program, make) => {
+    const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
+    const dropout = { random, rate: 0.1, site: 0 };
+    dropoutForward(program, { x }, { y: make.zeros([M, C], "f32") }, dropout);
+  });
 }
 
 /** The column sums of dy; the products of `linearBackward()` are small here and are not timed. */
@@ -446,10 +406,10 @@ function embeddingBenches(
   const distinct = new Set(batch.inputs).size;
   const tables = bytesOf((distinct + T) * C, "f32"), stream = bytesOf(M * C, "f32");
   return [
-    {
-      name: `embedding forward f32 [${M},${C}]`,
-      work: { bytes: M * F32 + tables + stream },
-      record(program, make) {
+    bench(
+      `embedding forward f32 [${M},${C}]`,
+      { bytes: M * F32 + tables + stream },
+      (program, make) => {
         embeddingForward(
           program,
           {
@@ -461,22 +421,20 @@ function embeddingBenches(
           { T },
         );
       },
-    },
-    {
-      name: `embedding backward f32 [${M},${C}]`,
-      // dwte is added to
-      work: { bytes: 2 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
-      record(program, make) {
-        embeddingBackward(program, {
-          tokens: make.of([M], "u32", batch.inputs),
-          order: make.of([M], "u32", batch.order),
-          dy: make.noise([M, C], "f32"),
-        }, {
-          dwte: make.zeros([V, C], "f32"),
-          dwpe: make.zeros([T, C], "f32"),
-        }, { T });
-      },
-    },
+    ),
+    // dwte is added to
+    bench(`embedding backward f32 [${M},${C}]`, {
+      bytes: 2 * M * F32 + stream + tables + bytesOf(distinct * C, "f32"),
+    }, (program, make) => {
+      embeddingBackward(program, {
+        tokens: make.of([M], "u32", batch.inputs),
+        order: make.of([M], "u32", batch.order),
+        dy: make.noise([M, C], "f32"),
+      }, {
+        dwte: make.zeros([V, C], "f32"),
+        dwpe: make.zeros([T, C], "f32"),
+      }, { T });
+    }),
   ];
 }
 
@@ -487,25 +445,21 @@ function crossEntropyBenches(
   const logitsBytes = bytesOf(M * V, dtype);
   const columns = logitsColumns({ vocabularySize: V });
   return [
-    {
-      name: `cross-entropy forward ${dtype} [${M},${V}]`,
-      work: { bytes: logitsBytes },
-      record(program, make) {
-        crossEntropyForward(
-          program,
-          {
-            logits: make.noise([M, columns], dtype),
-            targets: make.of([M], "u32", targets),
-          },
-          { losses: make.zeros([M], "f32") },
-          { vocabularySize: V },
-        );
-      },
-    },
-    {
-      name: `cross-entropy backward ${dtype} [${M},${V}]`,
-      work: { bytes: 2 * logitsBytes },
-      record(program, make) {
+    bench(`cross-entropy forward ${dtype} [${M},${V}]`, { bytes: logitsBytes }, (program, make) => {
+      crossEntropyForward(
+        program,
+        {
+          logits: make.noise([M, columns], dtype),
+          targets: make.of([M], "u32", targets),
+        },
+        { losses: make.zeros([M], "f32") },
+        { vocabularySize: V },
+      );
+    }),
+    bench(
+      `cross-entropy backward ${dtype} [${M},${V}]`,
+      { bytes: 2 * logitsBytes },
+      (program, make) => {
         crossEntropyBackward(
           program,
           {
@@ -519,7 +473,7 @@ function crossEntropyBenches(
           },
         );
       },
-    },
+    ),
   ];
 }
 
@@ -529,68 +483,52 @@ function optimizerBenches(
 ): KernelBench[] {
   const blocks = gradientNormBlocks(device, N);
   return [
-    {
-      name: `gradient norm f32 [${N}]`,
-      work: { bytes: F32 * N },
-      record(program, make) {
-        const gradient = make.noise([N], "f32"), lossScale = make.of([1], "f32", [1]);
-        gradientNorm(program, { gradient, lossScale }, {
-          partials: make.zeros([blocks, 2], "f32"),
-        });
-      },
-    },
-    {
-      name: `histogram f32 [${N}]`,
-      work: { bytes: F32 * N },
-      record(program, make) {
-        const x = make.noise([N], "f32");
-        histogram(program, { x }, { counts: make.zeros([HISTOGRAM_LENGTH], "u32") });
-      },
-    },
-    {
-      name: `outer gradient f32 [${N}]`,
-      work: { bytes: 3 * F32 * N },
-      record(program, make) {
-        const start = make.noise([N], "f32"), weights = make.noise([N], "f32");
-        outerGradient(program, { start }, { weights });
-      },
-    },
-    {
-      name: `outer step f32${copy ? " and f16 copy" : ""} [${N}]`,
-      // weights, start and momentum are read and written
-      work: { bytes: 6 * F32 * N + (copy ? 2 * N : 0) },
-      record(program, make) {
-        outerStep(program, {
-          weights: make.noise([N], "f32"),
-          start: make.noise([N], "f32"),
-          momentum: make.zeros([N], "f32"),
-          ...(copy ? { copy: make.zeros([N], "f16") } : {}),
-        }, { ranks: 2, outerLearningRate: 0.7, outerMomentum: 0.9 });
-      },
-    },
-    {
-      name: `adamw f32${copy ? " and f16 copy" : ""} [${N}]`,
-      // gradient, parameter, m and v are read, all but the gradient written
-      work: { bytes: 7 * F32 * N + (copy ? 2 * N : 0) },
-      record(program, make) {
-        adamw(program, {
-          gradient: make.noise([N], "f32"),
-          // learning rate and gradient factor as bits, the first step, not skipped
-          update: make.of([5], "u32", [
-            ...new Uint32Array(Float32Array.of(1e-4, 1).buffer),
-            1,
-            0,
-            0,
-          ]),
-          corrections: make.of([1, 2], "f32", [1, 1]),
-        }, {
-          parameter: make.noise([N], "f32"),
-          m: make.zeros([N], "f32"),
-          v: make.zeros([N], "f32"),
-          ...(copy ? { copy: make.zeros([N], "f16") } : {}),
-        }, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 });
-      },
-    },
+    bench(`gradient norm f32 [${N}]`, { bytes: F32 * N }, (program, make) => {
+      const gradient = make.noise([N], "f32"), lossScale = make.of([1], "f32", [1]);
+      gradientNorm(program, { gradient, lossScale }, {
+        partials: make.zeros([blocks, 2], "f32"),
+      });
+    }),
+    bench(`histogram f32 [${N}]`, { bytes: F32 * N }, (program, make) => {
+      const x = make.noise([N], "f32");
+      histogram(program, { x }, { counts: make.zeros([HISTOGRAM_LENGTH], "u32") });
+    }),
+    bench(`outer gradient f32 [${N}]`, { bytes: 3 * F32 * N }, (program, make) => {
+      const start = make.noise([N], "f32"), weights = make.noise([N], "f32");
+      outerGradient(program, { start }, { weights });
+    }),
+    // weights, start and momentum are read and written
+    bench(`outer step f32${copy ? " and f16 copy" : ""} [${N}]`, {
+      bytes: 6 * F32 * N + (copy ? 2 * N : 0),
+    }, (program, make) => {
+      outerStep(program, {
+        weights: make.noise([N], "f32"),
+        start: make.noise([N], "f32"),
+        momentum: make.zeros([N], "f32"),
+        ...(copy ? { copy: make.zeros([N], "f16") } : {}),
+      }, { ranks: 2, outerLearningRate: 0.7, outerMomentum: 0.9 });
+    }),
+    // gradient, parameter, m and v are read, all but the gradient written
+    bench(`adamw f32${copy ? " and f16 copy" : ""} [${N}]`, {
+      bytes: 7 * F32 * N + (copy ? 2 * N : 0),
+    }, (program, make) => {
+      adamw(program, {
+        gradient: make.noise([N], "f32"),
+        // learning rate and gradient factor as bits, the first step, not skipped
+        update: make.of([5], "u32", [
+          ...new Uint32Array(Float32Array.of(1e-4, 1).buffer),
+          1,
+          0,
+          0,
+        ]),
+        corrections: make.of([1, 2], "f32", [1, 1]),
+      }, {
+        parameter: make.noise([N], "f32"),
+        m: make.zeros([N], "f32"),
+        v: make.zeros([N], "f32"),
+        ...(copy ? { copy: make.zeros([N], "f16") } : {}),
+      }, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 });
+    }),
   ];
 }
 
@@ -607,25 +545,23 @@ export function muonBench(
     { start: 8 * C * C, columns: C, inputs: 4 * C, outputs: C },
   ];
   const shape = [L, 12 * C * C];
-  return {
-    name: `muon f32${copy ? " and f16 copy" : ""} [${shape}]`,
-    work: { flops: L * matrices.reduce((sum, matrix) => sum + muonCost(matrix).flops, 0) },
-    record(program, make) {
-      const [factor, rate] = new Uint32Array(Float32Array.of(1, 1e-4).buffer);
-      muon(
-        program,
-        {
-          gradient: make.noise(shape, "f32"),
-          update: make.of([5], "u32", [0, factor!, 1, 0, rate!]), // a step that is not skipped
-        },
-        {
-          parameter: make.noise(shape, "f32"),
-          momentum: make.zeros(shape, "f32"),
-          ...(copy ? { copy: make.zeros(shape, "f16") } : {}),
-        },
-        matrices,
-        { momentum: 0.95, weightDecay: 0.01 },
-      );
-    },
-  };
+  return bench(`muon f32${copy ? " and f16 copy" : ""} [${shape}]`, {
+    flops: L * matrices.reduce((sum, matrix) => sum + muonCost(matrix).flops, 0),
+  }, (program, make) => {
+    const [factor, rate] = new Uint32Array(Float32Array.of(1, 1e-4).buffer);
+    muon(
+      program,
+      {
+        gradient: make.noise(shape, "f32"),
+        update: make.of([5], "u32", [0, factor!, 1, 0, rate!]), // a step that is not skipped
+      },
+      {
+        parameter: make.noise(shape, "f32"),
+        momentum: make.zeros(shape, "f32"),
+        ...(copy ? { copy: make.zeros(shape, "f16") } : {}),
+      },
+      matrices,
+      { momentum: 0.95, weightDecay: 0.01 },
+    );
+  });
 }
