@@ -206,20 +206,10 @@ export function resultOf(
 /** The result of a check that could not be made. */
 export function unknownResult(
   name: CheckName,
-  reason: string,
-  figures?: Readonly<Record<string, number>>,
+  finding: string,
 ): CheckResult {
-  const { cause, cure, threshold }: Check = CHECKS[name];
-  return {
-    name,
-    value: null,
-    threshold: threshold ?? null,
-    verdict: "unknown",
-    finding: reason,
-    cause,
-    cure,
-    ...(figures ? { figures } : {}),
-  };
+  const { cause, cure, threshold: given }: Check = CHECKS[name], threshold = given ?? null;
+  return { name, value: null, threshold, verdict: "unknown", finding, cause, cure };
 }
 
 /** What a check says about a run. */
@@ -311,7 +301,8 @@ export class RunChecks {
       else this.#sick.delete(name);
     };
     if (kind === "evaluation") {
-      note("below-entropy", this.#isBelowEntropy(), () => this.#belowEntropy());
+      const belowEntropy = this.#belowEntropy();
+      note("below-entropy", belowEntropy.verdict === "sick", () => belowEntropy);
       note("overfitting", this.#overfits(), () => this.#overfitting());
     }
     note("diverging", this.#diverges(), () => this.#diverging());
@@ -372,19 +363,12 @@ export class RunChecks {
     return this.#average.sum / this.#average.weight;
   }
 
-  #isBelowEntropy(): boolean {
-    return this.#belowEntropy().verdict === "sick";
-  }
-
   #belowEntropy(): CheckResult {
     const name = "below-entropy";
     if (!this.#lastEvaluation) return unknownResult(name, "the record has no evaluation");
     const { loss, entropyPerToken, tokens = 0 } = this.#lastEvaluation;
     if (entropyPerToken === undefined) {
-      return unknownResult(
-        name,
-        "the entropy is known of the built-in stories alone",
-      );
+      return unknownResult(name, "the entropy is known of the built-in stories alone");
     }
     if (!(tokens > 0)) {
       return unknownResult(name, "the record does not say how many tokens were evaluated");

@@ -90,27 +90,20 @@ export interface TrainerState {
 
 /** Upgrades of a state from each older format to the next one. */
 const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
-  0: addSkipCounters,
-  1: addTuning,
-  2: addTyped,
-  3: dropSchedule,
-};
-
-/** Format 0 did not count skipped steps: every step was applied. */
-function addSkipCounters(state: JsonObject): JsonObject {
-  return {
+  // every step was applied
+  0: (state) => ({
     ...state,
     formatVersion: 1,
     optimizerSteps: state.step,
     skippedSteps: 0,
     consecutiveSkips: 0,
-  };
-}
-
-/** Format 1 had no choice of kernels: the preferred ones were used. */
-function addTuning(state: JsonObject): JsonObject {
-  return { ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } };
-}
+  }),
+  // the preferred kernels were used
+  1: (state) => ({ ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } }),
+  2: addTyped,
+  // the schedule of the learning rate was there twice: the options have it, too
+  3: ({ schedule: _, ...state }) => ({ ...state, formatVersion: 4 }),
+};
 
 /**
  * Format 2 did not store which options the user gave. An option counts as derived if its value is the one that
@@ -133,11 +126,6 @@ function addTyped(state: JsonObject): JsonObject {
   const typed = Object.keys(options)
     .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
   return { ...state, formatVersion: 3, typed };
-}
-
-/** Format 3 had the schedule of the learning rate twice: the options have it, too. */
-function dropSchedule({ schedule: _, ...state }: JsonObject): JsonObject {
-  return { ...state, formatVersion: 4 };
 }
 
 /**
