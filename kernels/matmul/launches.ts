@@ -295,6 +295,7 @@ export function matrixProduct(
         WHOLE_K: K % step === 0,
         BATCH: batch !== undefined,
         SYMMETRIC: symmetric,
+        READS_AHEAD: constants.ADDEND || constants.BACKWARD || constants.GATED,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
       },

@@ -8,6 +8,11 @@
 // ROWS + COLUMNS matrices from there for ROWS · COLUMNS products; a transposed operand is loaded in columns. Before
 // these products each invocation fetches its vectors of a later step, the AHEAD-th from there, into registers.
 //
+// If rows of an operand lie along k, a step has half a line of the cache of each of them. So eight neighbours fetch a
+// whole line of row i, which has the vectors of two steps, and for the next step that of row i + 4 with its halves
+// exchanged. Then each has vectors of both steps. In one step four of them stage those of row i, and the others those of
+// row i + 4; in the other step the other four.
+//
 //       b: 16·X·COLUMNS columns       Rows of a tile are padded by a vector, so that the eight rows that tensor cores
 //        ┌────────┬────────┐          read together are in different banks of workgroup memory.
 //     k  │        │▓▓▓▓▓▓▓▓│
@@ -39,10 +44,11 @@ const COLUMNS: u32 = 4; // matrices of 16 columns per subgroup
 const X: u32 = 2; // subgroups along the columns
 const Y: u32 = 2; // subgroups along the rows
 const BAND: u32 = 16; // rows of tiles that workgroups compute together, column by column
-const AHEAD: u32 = 2; // steps whose vectors are in registers or on their way
+const AHEAD: u32 = 2; // steps whose vectors are in registers or on their way; so many as a line of the cache has
 const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 const SYMMETRIC: bool = false; // whether y is: no tile above the diagonal is computed; those below it are stored twice
+const READS_AHEAD: bool = true; // whether what belongs to y is read before vectors above it are stored
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -60,19 +66,31 @@ const B_STRIDE: u32 = B_WIDTH + 1;
 const A_SIZE: u32 = select(TILE_M, TILE_K, TRANSPOSE_A) * A_STRIDE;
 const B_SIZE: u32 = select(TILE_K, TILE_N, TRANSPOSE_B) * B_STRIDE;
 
-// Vectors of a tile that an invocation fetches per step, and stored rows from one of them to the next.
+// Vectors of a tile that an invocation fetches per step.
 const A_FETCHES: u32 = TILE_M * TILE_K / 8 / WORKGROUP_SIZE;
 const B_FETCHES: u32 = TILE_N * TILE_K / 8 / WORKGROUP_SIZE;
-const A_ROWS: u32 = WORKGROUP_SIZE / A_WIDTH;
-const B_ROWS: u32 = WORKGROUP_SIZE / B_WIDTH;
 const A_FETCHED: u32 = AHEAD * A_FETCHES;
 const B_FETCHED: u32 = AHEAD * B_FETCHES;
+
+// Whether rows lie along k.
+const A_LINES: bool = !TRANSPOSE_A;
+const B_LINES: bool = TRANSPOSE_B;
+
+// Vectors of a stored row that a workgroup fetches at the same time: unless these are lines of the cache a whole row of
+// several, or, if such rows would not share its invocations equally, some of each row.
+const A_TOGETHER: u32 = select(A_WIDTH, WORKGROUP_SIZE / TILE_K, WORKGROUP_SIZE % A_WIDTH != 0);
+const B_TOGETHER: u32 = select(B_WIDTH, WORKGROUP_SIZE / TILE_K, WORKGROUP_SIZE % B_WIDTH != 0);
+
+// Rows, and vectors of a row, from an invocation's fetch to its next one in the same step.
+const A_ROWS: u32 = select(select(0u, WORKGROUP_SIZE / A_WIDTH, A_TOGETHER == A_WIDTH), WORKGROUP_SIZE / 4, A_LINES);
+const B_ROWS: u32 = select(select(0u, WORKGROUP_SIZE / B_WIDTH, B_TOGETHER == B_WIDTH), WORKGROUP_SIZE / 4, B_LINES);
+const A_VECTORS: u32 = select(A_TOGETHER, 0u, A_TOGETHER == A_WIDTH);
+const B_VECTORS: u32 = select(B_TOGETHER, 0u, B_TOGETHER == B_WIDTH);
 
 // A subgroup stores 16 rows of sums at a time, with four columns per vector.
 const STRIP_WIDTH: u32 = 4 * COLUMNS;
 const STRIP_STRIDE: u32 = STRIP_WIDTH + 1;
 const STRIP_SIZE: u32 = 16 * STRIP_STRIDE;
-const ROWS_PER_STORE: u32 = 32 / STRIP_WIDTH; // a vector per invocation
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -99,13 +117,18 @@ fn tileBelow(number: u32) -> vec2u {
   return vec2u(number - row * (row + 1) / 2, row);
 }
 
-// Stored row of a tile, and vector in this row, of the first vector that an invocation fetches, if rows have `width`
-// vectors. Eight neighbours stage theirs together, in rows that are not in the same banks: with four vectors per row
-// and a padding of one these are rows i and i + 4.
+// Stored row of a tile, and vector in this row, of the first vector that an invocation fetches, if `width` vectors of a
+// row are fetched together. Eight neighbours stage theirs together, in rows that are not in the same banks: with four
+// vectors and a padding of one these are rows i and i + 4.
 fn placeOf(index: u32, width: u32) -> vec2u {
   let together = max(8 / width, 1u);
   let row = index / width;
   return vec2u(row / 8 * 8 + row % together * width + row % 8 / together, index % width);
+}
+
+// As placeOf(), if lines of the cache are fetched: the vector is one of eight, four of each step.
+fn placeInLines(index: u32) -> vec2u {
+  return vec2u(index / 32 * 8 + index / 8 % 4, index % 8);
 }
 
 // A vector of which only the elements before the `count`-th are kept; the others become zero.
@@ -121,24 +144,40 @@ fn countOf(k: u32, end: u32, isRow: bool) -> u32 {
   return select(max(k, end) - k, select(0u, 8u, k < end), isRow);
 }
 
-// Stores the 16 rows and 16 · COLUMNS columns of a strip that lie in y, from row m and column n on.
-fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, split: u32) {
-  let column = n + 4 * (lane % STRIP_WIDTH);
-  let first = m + lane / STRIP_WIDTH;
-  // half of the vectors at a time: to write out all takes a driver's compiler twice as long
+// Row and vector of a strip of the i-th vector that a lane stores.
+fn placeInStrip(lane: u32, i: u32) -> vec2u {
+  let vector = lane + 32 * i;
+  return vec2u(vector / STRIP_WIDTH, vector % STRIP_WIDTH);
+}
+
+// Reads what belongs to the first or second half of the vectors of a strip, from row m and column n of y on.
+fn besidesOf(lane: u32, half: u32, m: u32, n: u32) -> array<Beside, COLUMNS> {
+  var besides: array<Beside, COLUMNS>;
+  // unroll
+  for (var i = 0u; i < COLUMNS; i++) {
+    let place = placeInStrip(lane, half * COLUMNS + i);
+    besides[i] = besideOf(m + place.x, n / 4 + place.y);
+  }
+  return besides;
+}
+
+// Stores what lies in y of a strip, from row m and column n on, of which the first row is `matrixRow` of all matrices.
+// `besides` are those of its first half, and in the end those of the strip below it: each half is read before the one
+// above it is stored. Unless READS_AHEAD they are not used.
+fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, matrixRow: u32, besides: ptr<function, array<Beside, COLUMNS>>) {
+  // in a loop of two: to write out all takes a driver's compiler twice as long
   for (var half = 0u; half < 2u; half++) {
-    var besides: array<Beside, COLUMNS>;
+    // only if READS_AHEAD
+    let these = *besides;
+    // unless READS_AHEAD
+    let these = besidesOf(lane, half, matrixRow + m, n);
+    // only if READS_AHEAD
+    *besides = besidesOf(lane, 1 - half, matrixRow + m + 16 * half, n);
     // unroll
     for (var i = 0u; i < COLUMNS; i++) {
-      let row = (half * COLUMNS + i) * ROWS_PER_STORE;
-      besides[i] = besideOf(split * sizes.M + first + row, column / 4);
-    }
-    // unroll
-    for (var i = 0u; i < COLUMNS; i++) {
-      let row = (half * COLUMNS + i) * ROWS_PER_STORE;
-      if (first + row < sizes.M && column < sizes.N) {
-        let four = tiles[strip + (lane / STRIP_WIDTH + row) * STRIP_STRIDE + lane % STRIP_WIDTH];
-        storeWith(besides[i], bitcast<vec4f>(four));
+      let place = placeInStrip(lane, half * COLUMNS + i);
+      if (m + place.x < sizes.M && n + 4 * place.y < sizes.N) {
+        storeWith(these[i], bitcast<vec4f>(tiles[strip + place.x * STRIP_STRIDE + place.y]));
       }
     }
   }
@@ -164,16 +203,24 @@ fn main(
   let end = min(start + sizes.split, sizes.K);
 
   // where the invocation's first vector of each operand lies, the step to its next one, and that to the next tile
-  let aPlace = placeOf(index, A_WIDTH);
-  let bPlace = placeOf(index, B_WIDTH);
+  let aPlace = select(placeOf(index, A_TOGETHER), placeInLines(index), A_LINES);
+  let bPlace = select(placeOf(index, B_TOGETHER), placeInLines(index), B_LINES);
   let aCorner = select(firstRow * sizes.aStride + start / 8, start * sizes.aStride + firstRow / 8, TRANSPOSE_A);
   let bCorner = select(start * sizes.bStride + firstColumn / 8, firstColumn * sizes.bStride + start / 8, TRANSPOSE_B);
   var aFirst = sizes.aStart + matrix * sizes.aMatrix + aCorner + aPlace.x * sizes.aStride + aPlace.y;
   var bFirst = matrix * sizes.bMatrix + bCorner + bPlace.x * sizes.bStride + bPlace.y;
-  let aNext = A_ROWS * sizes.aStride;
-  let bNext = B_ROWS * sizes.bStride;
+  let aNext = A_ROWS * sizes.aStride + A_VECTORS;
+  let bNext = B_ROWS * sizes.bStride + B_VECTORS;
   let aStep = select(TILE_K / 8, TILE_K * sizes.aStride, TRANSPOSE_A);
   let bStep = select(TILE_K * sizes.bStride, TILE_K / 8, TRANSPOSE_B);
+
+  // where it stages those of lines, whether their halves are exchanged, and the step to the first one for the next step
+  let aVector = aPlace.y % A_WIDTH;
+  let bVector = bPlace.y % B_WIDTH;
+  let exchanges = (index & 4) != 0;
+  let toOtherHalf = select(4u, 0xfffffffcu, exchanges); // 4 or -4
+  let aOther = select(aStep, 4 * sizes.aStride + toOtherHalf, A_LINES);
+  let bOther = select(bStep, 4 * sizes.bStride + toOtherHalf, B_LINES);
 
   var aFetched: array<vec4u, A_FETCHED>;
   var bFetched: array<vec4u, B_FETCHED>;
@@ -181,50 +228,65 @@ fn main(
   for (var s = 0u; s < AHEAD; s++) {
     // unroll
     for (var i = 0u; i < A_FETCHES; i++) {
-      aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+      aFetched[s * A_FETCHES + i] = a[aFirst + s * aOther + i * aNext];
     }
     // unroll
     for (var i = 0u; i < B_FETCHES; i++) {
-      bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
+      bFetched[s * B_FETCHES + i] = b[bFirst + s * bOther + i * bNext];
     }
-    aFirst += aStep;
-    bFirst += bStep;
   }
+  aFirst += AHEAD * aStep;
+  bFirst += AHEAD * bStep;
   var sums: array<Sum, SUMS>;
   var first = start;
   loop {
+    // those of the first step, and those of the second
+    // unless TRANSPOSE_A
+    // unroll
+    for (var i = 0u; i < A_FETCHES; i++) {
+      let first = aFetched[i];
+      let second = aFetched[A_FETCHES + i];
+      aFetched[i] = select(first, second, exchanges);
+      aFetched[A_FETCHES + i] = select(second, first, exchanges);
+    }
+    // only if TRANSPOSE_B
+    // unroll
+    for (var i = 0u; i < B_FETCHES; i++) {
+      let first = bFetched[i];
+      let second = bFetched[B_FETCHES + i];
+      bFetched[i] = select(first, second, exchanges);
+      bFetched[B_FETCHES + i] = select(second, first, exchanges);
+    }
     // unroll
     for (var s = 0u; s < AHEAD; s++) {
       // unroll
       for (var i = 0u; i < A_FETCHES; i++) {
-        let row = aPlace.x + i * A_ROWS;
+        let row = aPlace.x + i * A_ROWS + select(0u, 4u, A_LINES && exchanges == (s == 0));
         var eight = aFetched[s * A_FETCHES + i];
         // unless WHOLE_K
-        eight = keep(eight, countOf(first + select(8 * aPlace.y, row, TRANSPOSE_A), end, TRANSPOSE_A));
-        tiles[row * A_STRIDE + aPlace.y] = eight;
+        eight = keep(eight, countOf(first + select(8 * aVector, row, TRANSPOSE_A), end, TRANSPOSE_A));
+        tiles[row * A_STRIDE + aVector + i * A_VECTORS] = eight;
       }
       // unroll
       for (var i = 0u; i < B_FETCHES; i++) {
-        let row = bPlace.x + i * B_ROWS;
+        let row = bPlace.x + i * B_ROWS + select(0u, 4u, B_LINES && exchanges == (s == 0));
         var eight = bFetched[s * B_FETCHES + i];
         // unless WHOLE_K
-        eight = keep(eight, countOf(first + select(row, 8 * bPlace.y, TRANSPOSE_B), end, !TRANSPOSE_B));
-        tiles[A_SIZE + row * B_STRIDE + bPlace.y] = eight;
+        eight = keep(eight, countOf(first + select(row, 8 * bVector, TRANSPOSE_B), end, !TRANSPOSE_B));
+        tiles[A_SIZE + row * B_STRIDE + bVector + i * B_VECTORS] = eight;
       }
       workgroupBarrier();
       // In a branch, because NVIDIA's compiler would otherwise move the loads behind the products, to where they are
       // needed. Past the end the vectors stay what they were; they count as zero.
-      if (first + AHEAD * TILE_K < end) {
+      if (first + (AHEAD - s) * TILE_K < end) {
         // unroll
         for (var i = 0u; i < A_FETCHES; i++) {
-          aFetched[s * A_FETCHES + i] = a[aFirst + i * aNext];
+          aFetched[s * A_FETCHES + i] = a[aFirst + s * aOther + i * aNext];
         }
         // unroll
         for (var i = 0u; i < B_FETCHES; i++) {
-          bFetched[s * B_FETCHES + i] = b[bFirst + i * bNext];
+          bFetched[s * B_FETCHES + i] = b[bFirst + s * bOther + i * bNext];
         }
-        aFirst += aStep;
-        bFirst += bStep;
       }
       // unroll
       for (var k = 0u; k < TILE_K; k += 16u) {
@@ -253,6 +315,8 @@ fn main(
       workgroupBarrier();
       first += TILE_K;
     }
+    aFirst += AHEAD * aStep;
+    bFirst += AHEAD * bStep;
 
     continuing {
       break if first >= end;
@@ -263,7 +327,13 @@ fn main(
   // they are in registers.
   let strip = subgroup * STRIP_SIZE;
   let lane = index % 32;
+  let matrixRow = group.z * sizes.M;
+  let m = firstRow + subgroupRow;
+  let n = firstColumn + subgroupColumn;
   let strips = min(ROWS, (sizes.M - firstRow + 15) / 16);
+  var besides: array<Beside, COLUMNS>;
+  // only if READS_AHEAD
+  besides = besidesOf(lane, 0, matrixRow + m, n);
   for (var i = 0u; i < strips; i++) {
     // unroll
     for (var r = 0u; r < ROWS; r++) {
@@ -275,10 +345,13 @@ fn main(
       }
     }
     workgroupBarrier();
-    storeStrip(strip, lane, firstRow + subgroupRow + 16 * i, firstColumn + subgroupColumn, group.z);
+    storeStrip(strip, lane, m + 16 * i, n, matrixRow, &besides);
     workgroupBarrier();
   }
   // the same sums, in columns: a strip has those of 16 columns of y, as rows
+  // only if SYMMETRIC
+  // only if READS_AHEAD
+  besides = besidesOf(lane, 0, matrixRow + n, m);
   // only if SYMMETRIC
   for (var i = 0u; i < select(COLUMNS, 0u, tile.x == tile.y); i++) {
     // unroll
@@ -291,7 +364,7 @@ fn main(
       }
     }
     workgroupBarrier();
-    storeStrip(strip, lane, firstColumn + subgroupColumn + 16 * i, firstRow + subgroupRow, group.z);
+    storeStrip(strip, lane, n + 16 * i, m, matrixRow, &besides);
     workgroupBarrier();
   }
 }

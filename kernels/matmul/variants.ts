@@ -59,12 +59,14 @@ export interface MatrixTile {
 
 /**
  * The tiles of matrices among which the tuner chooses, named by their rows × columns of y × terms of K per step;
- * bench/NOTES.md has those that did not pay. The speed of the largest is that of products of 4096 × 4096 on an H200
- * (November 2026); those of the others, and their `perCore`, are guesses from earlier kernels.
+ * bench/NOTES.md has those that did not pay. The last one is the fastest if the product fills a GPU: its speed is that of
+ * products of 4096 × 4096 on an H200 (November 2026). The one before pays where rounds of its workgroups occupy all cores,
+ * and its speed is that of such products. Those of the others, and their `perCore`, are guesses from earlier kernels.
  */
 export const MATRIX_TILES: Readonly<Record<string, MatrixTile>> = {
   "matrix 32x32x32": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, perCore: 8, nsPerTerm: 25 },
   "matrix 64x64x32": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, perCore: 4, nsPerTerm: 22 },
+  "matrix 128x192x32": { X: 4, Y: 2, ROWS: 4, COLUMNS: 3, TILE_K: 32, perCore: 1, nsPerTerm: 24 },
   "matrix 128x128x32": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, perCore: 2, nsPerTerm: 26 },
 };
 
@@ -148,9 +150,11 @@ export function tileVariants(sizes: ProductSizes): TileVariant[] {
   return variantsOf(TILES, sizes);
 }
 
-/** The variants of matrices.wgsl that can compute a product. */
+/** The variants of matrices.wgsl that can compute a product: only square tiles lie on the diagonal of a symmetric one. */
 export function matrixVariants(sizes: ProductSizes): TileVariant<MatrixTile>[] {
-  return variantsOf(MATRIX_TILES, sizes);
+  return variantsOf(MATRIX_TILES, sizes).filter(({ tile }) =>
+    !sizes.symmetric || tileRows(tile) === tileColumns(tile)
+  );
 }
 
 /** Tiles with all numbers of parts that a product may have. */
