@@ -65,8 +65,8 @@ const ROUNDS = 5;
 /**
  * Rounds in groups, each of which begins with a product of x, for matrices in f16 whose longer side is at least `WIDE`
  * times the other. Products of x are the longest of these: of gpt2's 768 × 3072 groups save a third of the operations.
- * Errors are those of single rounds, but in groups of up to five ten times as many: singular values next to nothing are
- * lost in an A that no product of x corrects.
+ * Errors are those of single rounds. In one group of five they would be ten times as large, as nothing would correct those
+ * of A.
  */
 const GROUPS = [3, 2], WIDE = 2;
 

@@ -520,8 +520,15 @@ Deno.test("matrixVariantsToMeasure() splits K where this fills the rounds of wor
   assert.ok(small.every((name) => name.endsWith("/1")), `${small}`); // K is too short for parts
 });
 
-Deno.test("matrixTileBytes() is at most what GPUs have", () => {
+Deno.test("matrixTileBytes() is at most what GPUs have, and each invocation fetches as many vectors", () => {
   for (const [name, tile] of Object.entries(MATRIX_TILES)) {
+    const { X, Y, ROWS, COLUMNS, TILE_K } = tile, invocations = 32 * X * Y;
+    for (const side of [16 * Y * ROWS, 16 * X * COLUMNS]) {
+      const [width, fetches] = [side / 8, side * TILE_K / 8 / invocations];
+      assert.ok(Number.isInteger(fetches), `${name}: ${fetches} fetches`);
+      const together = invocations % width === 0 ? width : invocations / TILE_K;
+      assert.equal(width % together, 0, `${name}: ${together} of the ${width} vectors of a row`);
+    }
     for (const { layout, ...transposed } of LAYOUTS) {
       const bytes = matrixTileBytes(tile, transposed);
       assert.ok(bytes <= 48 * 2 ** 10, `${name} ${layout}: ${bytes}`);
