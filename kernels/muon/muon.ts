@@ -263,13 +263,13 @@ function orthogonalize(program: Program, x: Tensor): Tensor {
 
 /** y = x + shift · I.  x, y: f16 [G,M,M] */
 function shift(program: Program, { x }: { x: Tensor }, { y }: { y: Tensor }, shift: number): void {
-  const [G, M] = x.shape as [number, number];
+  const [G, M] = x.shape as [number, number], N = G * M * M / 4;
   program.dispatch({
     shader: { "kernels/muon/shift.wgsl": shiftShader },
     constants: { WORKGROUP_SIZE },
     tensors: { x, y },
-    uniforms: { G, M, shift },
-    workgroups: splitWorkgroups(ceilDiv(G * M * M / 4, WORKGROUP_SIZE)),
+    uniforms: { N, M, shift },
+    workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
   });
 }
 

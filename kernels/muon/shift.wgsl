@@ -5,7 +5,7 @@ const WORKGROUP_SIZE: u32 = 256;
 alias xType = vec4<f16>; // four columns
 
 struct Sizes {
-  G: u32,
+  N: u32, // vectors of all matrices
   M: u32,
   shift: f32,
 }
@@ -19,8 +19,8 @@ const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
+  if (i >= sizes.N) { return; }
   let columns4 = sizes.M / 4;
-  if (i >= sizes.G * sizes.M * columns4) { return; }
   let column = i % columns4 * 4 + vec4u(0, 1, 2, 3);
   let row = i / columns4 % sizes.M;
   y[i] = xType(vec4f(x[i]) + select(vec4f(), vec4f(sizes.shift), column == vec4u(row)));
