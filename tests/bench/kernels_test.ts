@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { decodeBenches } from "../../bench/generate.ts";
 import { checkDistinct, rooflineBenches, type Work } from "../../bench/harness.ts";
 import { kernelBenches } from "../../bench/kernels.ts";
+import { sampleBatch } from "../../bench/text.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
@@ -101,6 +102,15 @@ Deno.test("benchmarks of kernels state the work that is counted by hand", () => 
     new Map([...kernelBenches(on), ...decodeBenches(on)].map(({ name, work }) => [name, work])),
   ]));
   for (const [on, name, work] of WORK) assert.deepEqual(benches.get(on)!.get(name), work, name);
+  // 8192 tokens of 64 components in contexts of 64: rows of wte that occur, wpe, y; backward also the order, and dwte twice
+  const { inputs } = sampleBatch({ batchSize: 128, sequenceLength: 64, vocabularySize: 1048 });
+  const rows = new Set(inputs).size, work = benches.get(cpu)!;
+  assert.deepEqual(work.get("embedding forward f32 [8192,64]"), {
+    bytes: 4 * (8192 + 64 * (rows + 64 + 8192)),
+  });
+  assert.deepEqual(work.get("embedding backward f32 [8192,64]"), {
+    bytes: 4 * (2 * 8192 + 64 * (2 * rows + 64 + 8192)),
+  });
 });
 
 /**
