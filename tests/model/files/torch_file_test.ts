@@ -90,14 +90,15 @@ const storage = (type: string, key: string) => [
   0x51,
 ];
 const tensor = (
-  { type = "FloatStorage", key = "0", offset = 0, shape = [2], strides = [1] } = {},
+  { type = "FloatStorage", key = "0", offset = 0, shape = [2], strides = [1], integer = number } =
+    {},
 ) => [
   ...name("torch._utils", "_rebuild_tensor_v2"),
   ...tuple(
     storage(type, key),
-    number(offset),
-    tuple(...shape.map(number)),
-    tuple(...strides.map(number)),
+    integer(offset),
+    tuple(...shape.map(integer)),
+    tuple(...strides.map(integer)),
     [0x89],
     tuple(),
   ),
@@ -109,12 +110,20 @@ const saved = (pickle: number[] | Uint8Array, more: Record<string, string | numb
   archive({ "m/data.pkl": pickle, "m/data/0": new Array(16).fill(0), ...more });
 
 Deno.test("parseTorchFile() finds tensors, whatever comes with them", () => {
-  const bytes = saved(table(...tensor({ offset: 2 })), {
-    "m/byteorder": "little",
-    "m/version": "3",
-  });
-  const [[key, { dtype, shape, begin, end }]] = [...parse(bytes)] as [[string, never]];
-  assert.deepEqual([key, dtype, shape, end - begin], ["x", "F32", [2], 8]);
+  for (
+    const integer of [
+      number,
+      (value: number) => [0x4d, value, 0], // of two bytes
+      (value: number) => [0x4a, value, 0, 0, 0], // of four
+    ]
+  ) {
+    const bytes = saved(table(...tensor({ offset: 2, integer })), {
+      "m/byteorder": "little",
+      "m/version": "3",
+    });
+    const [[key, { dtype, shape, begin, end }]] = [...parse(bytes)] as [[string, never]];
+    assert.deepEqual([key, dtype, shape, end - begin], ["x", "F32", [2], 8]);
+  }
 });
 
 /** A pickle of one operation over and over, with a value on the stack. */
