@@ -56,7 +56,6 @@ export function dryDevice(device: Device): DryDevice {
     createShaderModule: () => object,
     createComputePipeline: () => object,
     createBindGroup: () => object,
-    createQuerySet: () => object,
     createCommandEncoder: () => object,
   };
   return {
