@@ -6,35 +6,49 @@ export interface ShaderSource {
 }
 
 /**
- * Milliseconds after which other devices help, unless half of the shaders are compiled by then, as they are if the driver
+ * Milliseconds after which other devices help, unless `SOON` of the shaders are compiled by then, as they are if the driver
  * has kept them (mini's training step: all in 0.2 s on an H200, and in 4.8 s if not, November 2026).
  */
-const PATIENCE_MS = 200;
+const PATIENCE_MS = 60, SOON = 1 / 8;
 
-/** Threads that Dawn has per device to compile. */
-const THREADS = 2;
+/** Shaders that the device compiles at the same time: Dawn has two threads per device. A further device compiles one. */
+const OWN_THREADS = 2;
 
 /**
- * Compiles the shaders of a device of Dawn in other threads. Dawn has two threads per device. While more shaders wait than
- * these compile, further devices compile them too, the longest ones first: drivers keep what they have compiled, so that
- * the device itself then compiles them in milliseconds. Where a driver keeps nothing, the device does not wait for others.
+ * Logical cores per thread that compiles: two of one core take twice as long. On an H200 with 16 of them, a shader of 1.1 s
+ * took 2 to 3.4 s beside 15 others.
+ */
+const CORES_PER_THREAD = 2;
+
+/** A shader that is to be compiled, and what is told the result. */
+interface Job extends ShaderSource {
+  readonly resolve: (pipeline: Promise<GPUComputePipeline>) => void;
+}
+
+/**
+ * Compiles the shaders of a device of Dawn in other threads, the longest ones first, which take the longest. Dawn has two
+ * threads per device. While more shaders wait than these can compile, further devices compile some: drivers keep what they
+ * have compiled, so that the device itself then compiles these in milliseconds.
  */
 export class BackgroundCompiler {
   readonly #gpu: GPUDevice;
   readonly #openHelper: () => Promise<GPUDevice>;
   readonly #mostHelpers: number;
   readonly #patienceMs: number;
-  /** What is not compiled, in the order in which the device compiles it. */
-  readonly #waiting = new Set<ShaderSource>();
-  /** What a further device has compiled, or begun to. */
-  readonly #helped = new WeakSet<ShaderSource>();
-  /** Shaders that are compiled since the device began to compile, and whether it has begun. */
-  #compiled = 0;
+  /** What nobody has begun to compile. */
+  readonly #waiting: Job[] = [];
+  /** Shaders that the device was given and has not compiled. */
+  #given = 0;
+  /** What compiles on the device or on another, and devices that are being opened. */
+  readonly #underWay: Set<Promise<unknown>> = new Set();
+  /** Whether helpers work or may soon; shaders that were asked for, and were compiled, since then. */
   #isBusy = false;
+  #asked = 0;
+  #compiled = 0;
 
   /**
    * @param openHelper opens a further device of the same adapter.
-   * @param options.cores of the machine, which has further devices for as many threads; by default its own.
+   * @param options.cores logical ones of the machine; by default its own.
    */
   constructor(
     gpu: GPUDevice,
@@ -43,37 +57,69 @@ export class BackgroundCompiler {
   ) {
     this.#gpu = gpu;
     this.#openHelper = openHelper;
-    this.#mostHelpers = Math.floor(cores / THREADS) - 1;
+    this.#mostHelpers = Math.floor(cores / CORES_PER_THREAD) - OWN_THREADS;
     this.#patienceMs = patienceMs;
   }
 
   /** Compiles a shader. */
-  async compile({ label, code }: ShaderSource): Promise<GPUComputePipeline> {
-    const source = { label, code };
-    this.#waiting.add(source);
-    const compiled = compileOn(this.#gpu, source);
+  compile({ label, code }: ShaderSource): Promise<GPUComputePipeline> {
+    const { promise, resolve } = Promise.withResolvers<GPUComputePipeline>();
+    this.#waiting.push({ label, code, resolve });
     if (!this.#isBusy) {
       this.#isBusy = true;
-      this.#compiled = 0;
-      Deno.unrefTimer(setTimeout(() => this.#help(), this.#patienceMs)); // a program that ends does not wait for it
+      this.#asked = this.#compiled = 0;
+      void this.#help();
     }
-    try {
-      return await compiled;
-    } finally {
-      this.#waiting.delete(source);
-      this.#compiled++;
-    }
+    this.#asked++;
+    this.#giveMore();
+    return promise;
+  }
+
+  /** Resolves once nothing compiles: a process that ends before may be aborted. */
+  async idle(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+  }
+
+  #track<T>(work: Promise<T>): Promise<T> {
+    this.#underWay.add(work);
+    const end = () => this.#underWay.delete(work);
+    work.then(end, end);
+    return work;
+  }
+
+  /** Gives the device what nobody has begun, so that its threads are busy. */
+  #giveMore(): void {
+    while (this.#given < OWN_THREADS && this.#waiting.length > 0) this.#give(this.#takeLongest()!);
+  }
+
+  /** Gives a shader to the device. */
+  #give(job: Job): void {
+    const pipeline = this.#track(compileOn(this.#gpu, job)),
+      next = () => {
+        this.#given--;
+        this.#compiled++;
+        this.#giveMore();
+      };
+    this.#given++;
+    pipeline.then(next, next);
+    job.resolve(pipeline);
+  }
+
+  #takeLongest(): Job | undefined {
+    this.#waiting.sort((a, b) => a.code.length - b.code.length);
+    return this.#waiting.pop();
   }
 
   /** Opens devices while there is enough to do for one more, and lets them compile. */
   async #help(): Promise<void> {
-    const helpers: Promise<void>[] = [],
-      wants = () => this.#left().length > THREADS * helpers.length;
+    const helpers: Promise<void>[] = [];
+    await timer(0); // until the caller has asked for all that it needs
+    await timer(this.#patienceMs);
+    const mostHelpers = this.#compiled < SOON * this.#asked ? this.#mostHelpers : 0;
     try {
-      while (this.#compiled < this.#waiting.size && wants() && helpers.length < this.#mostHelpers) {
-        const helper = await this.#openHelper();
-        const threads = Array.from({ length: THREADS }, () => this.#compileLongest(helper));
-        helpers.push(Promise.all(threads).then(() => helper.destroy()));
+      while (this.#waiting.length > helpers.length && helpers.length < mostHelpers) {
+        const helper = await this.#track(this.#openHelper());
+        helpers.push(this.#compileOn(helper).then(() => helper.destroy()));
       }
     } catch {
       // no further device could be opened: the device compiles by itself
@@ -82,17 +128,11 @@ export class BackgroundCompiler {
     this.#isBusy = false;
   }
 
-  /** What nobody has begun to compile, as far as is known; the longest, which take the longest, first. */
-  #left(): ShaderSource[] {
-    return [...this.#waiting].slice(THREADS).filter((source) => !this.#helped.has(source))
-      .sort((a, b) => b.code.length - a.code.length);
-  }
-
-  /** Compiles on a further device, until the device itself has begun to compile what is left. */
-  async #compileLongest(helper: GPUDevice): Promise<void> {
-    for (let [source] = this.#left(); source; [source] = this.#left()) {
-      this.#helped.add(source);
-      await compileOn(helper, source).catch(() => {}); // the device itself reports why
+  /** Compiles on a further device what nobody has begun, and gives it to the device, whose driver then has it. */
+  async #compileOn(helper: GPUDevice): Promise<void> {
+    for (let job = this.#takeLongest(); job; job = this.#takeLongest()) {
+      await this.#track(compileOn(helper, job)).catch(() => {}); // the device itself reports why
+      this.#give(job);
     }
   }
 }
@@ -100,4 +140,9 @@ export class BackgroundCompiler {
 function compileOn(gpu: GPUDevice, { label, code }: ShaderSource): Promise<GPUComputePipeline> {
   const module = gpu.createShaderModule({ label, code });
   return gpu.createComputePipelineAsync({ label, layout: "auto", compute: { module } });
+}
+
+/** A timer for which a program that ends does not wait. */
+function timer(ms: number): Promise<void> {
+  return new Promise((resolve) => Deno.unrefTimer(setTimeout(resolve, ms)));
 }

@@ -42,7 +42,7 @@ export interface Device {
   readonly matrixShapes: readonly MatrixShape[];
   /** What compiles shaders in other threads, several at once; Deno's own WebGPU cannot. */
   readonly background:
-    | { compile(shader: { label: string; code: string }): Promise<GPUComputePipeline> }
+    | Pick<BackgroundCompiler, "compile" | "idle">
     | undefined;
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;

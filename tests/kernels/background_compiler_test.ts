@@ -28,23 +28,23 @@ function compilingDevice(ready: () => Promise<unknown>) {
 
 const after = (ms: number) => () => new Promise((resolve) => setTimeout(resolve, ms));
 
-Deno.test("BackgroundCompiler has further devices compile the longest shaders while the device compiles the first", async () => {
+Deno.test("BackgroundCompiler has further devices compile, the longest shaders first, and then the device itself", async () => {
   const main = compilingDevice(after(8)), helpers: ReturnType<typeof compilingDevice>[] = [];
   const openHelper = () => {
     helpers.push(compilingDevice(after(1)));
     return Promise.resolve(helpers.at(-1)!.gpu);
   };
-  const compiler = new BackgroundCompiler(main.gpu, openHelper, { cores: 6, patienceMs: 1 });
+  const compiler = new BackgroundCompiler(main.gpu, openHelper, { cores: 8, patienceMs: 1 });
   const made = await Promise.all(sources.map((source) => compiler.compile(source)));
   assert.deepEqual(made as unknown, sources.map(({ code }) => `pipeline of ${code}`));
-  assert.deepEqual(main.state.compiled, sources.map(({ code }) => code)); // also those that others compiled
-  assert.equal(helpers.length, 2); // and its own are the threads of six cores
+  assert.equal(helpers.length, 2); // and its own two threads have two logical cores each
   const helped = helpers.flatMap(({ state: { compiled } }) => compiled);
   assert.equal(new Set(helped).size, helped.length, `${helped}`);
-  assert.ok(
-    helped.length >= 4 && helped[0]!.length === 12 && !helped.includes("x"),
-    `${helped}`,
-  );
+  assert.equal(Math.max(...helped.map(({ length }) => length)), 12);
+  assert.ok(helped.length >= 4, `${helped}`);
+  const { compiled } = main.state; // once each, also what others compiled
+  assert.equal(compiled.length, sources.length);
+  assert.equal(new Set(compiled).size, sources.length);
   await after(5)();
   assert.deepEqual(helpers.map(({ state: { destroyed } }) => destroyed), [1, 1]);
 });
@@ -56,9 +56,10 @@ Deno.test("BackgroundCompiler opens no further device if all is compiled soon, a
     return Promise.reject(new Error("there is none"));
   };
   for (const [patienceMs, tries] of [[60_000, 0], [1, 1]] as const) {
-    const { gpu, state } = compilingDevice(after(1));
+    const { gpu, state } = compilingDevice(after(5));
     const compiler = new BackgroundCompiler(gpu, openHelper, { cores: 8, patienceMs });
-    await Promise.all(sources.map((source) => compiler.compile(source)));
+    for (const source of sources) void compiler.compile(source);
+    await compiler.idle();
     assert.equal(state.compiled.length, sources.length);
     assert.equal(opened, tries);
   }

@@ -36,7 +36,7 @@ mixInvocationOrder(device);
 
 // on an H200 files whose last tests left shaders to compile were aborted after them
 Deno.test.afterAll(async () => {
-  await Promise.all(device.pipelines.all.map(({ compiling }) => compiling));
+  await device.background?.idle();
 });
 
 /** Element types to test in: f16 only if the adapter has it. */

@@ -344,6 +344,7 @@ Deno.test("Program.compiling() resolves once the shaders that compile in the bac
     pipelines: new Pipelines(),
     background: {
       compile: () => pending[made.push("background") - 1]!.promise as Promise<GPUComputePipeline>,
+      idle: () => Promise.resolve(),
     },
   };
   const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
