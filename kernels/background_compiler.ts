@@ -6,10 +6,13 @@ export interface ShaderSource {
 }
 
 /**
- * Milliseconds after which other devices help, unless `SOON` of the shaders are compiled by then, as they are if the driver
- * has kept them (mini's training step: all in 0.2 s on an H200, and in 4.8 s if not, November 2026).
+ * Milliseconds that a shader takes at most if the driver has kept it: if one takes longer, further devices help. Of mini's
+ * training step a shader takes 5 to 25 ms on an H200 if the driver has kept it, and up to 1.1 s if not (November 2026).
  */
-const PATIENCE_MS = 60, SOON = 1 / 8;
+const PATIENCE_MS = 60;
+
+/** Milliseconds after which further devices are destroyed, as that takes 30 ms each of the thread that awaits shaders. */
+const DESTROY_MS = 2000;
 
 /** Shaders that the device compiles at the same time: Dawn has two threads per device. A further device compiles one. */
 const OWN_THREADS = 2;
@@ -26,25 +29,23 @@ interface Job extends ShaderSource {
 }
 
 /**
- * Compiles the shaders of a device of Dawn in other threads, the longest ones first, which take the longest. Dawn has two
- * threads per device. While more shaders wait than these can compile, further devices compile some: drivers keep what they
- * have compiled, so that the device itself then compiles these in milliseconds.
+ * Compiles the shaders of a device of Dawn in other threads, those with the longest text first, as they take the longest. If
+ * the driver has not kept them, further devices compile shaders that wait, too: it keeps what these have compiled, so that
+ * the device itself then compiles that in milliseconds.
  */
 export class BackgroundCompiler {
   readonly #gpu: GPUDevice;
   readonly #openHelper: () => Promise<GPUDevice>;
-  readonly #mostHelpers: number;
+  #mostHelpers: number;
   readonly #patienceMs: number;
+  readonly #destroyMs: number;
   /** What nobody has begun to compile. */
   readonly #waiting: Job[] = [];
   /** Shaders that the device was given and has not compiled. */
   #given = 0;
   /** What compiles on the device or on another, and devices that are being opened. */
   readonly #underWay: Set<Promise<unknown>> = new Set();
-  /** Whether helpers work or may soon; shaders that were asked for, and were compiled, since then. */
-  #isBusy = false;
-  #asked = 0;
-  #compiled = 0;
+  #isHelped = false;
 
   /**
    * @param openHelper opens a further device of the same adapter.
@@ -53,24 +54,20 @@ export class BackgroundCompiler {
   constructor(
     gpu: GPUDevice,
     openHelper: () => Promise<GPUDevice>,
-    { cores = navigator.hardwareConcurrency, patienceMs = PATIENCE_MS } = {},
+    { cores = navigator.hardwareConcurrency, patienceMs = PATIENCE_MS, destroyMs = DESTROY_MS } =
+      {},
   ) {
     this.#gpu = gpu;
     this.#openHelper = openHelper;
     this.#mostHelpers = Math.floor(cores / CORES_PER_THREAD) - OWN_THREADS;
     this.#patienceMs = patienceMs;
+    this.#destroyMs = destroyMs;
   }
 
   /** Compiles a shader. */
   compile({ label, code }: ShaderSource): Promise<GPUComputePipeline> {
     const { promise, resolve } = Promise.withResolvers<GPUComputePipeline>();
     this.#waiting.push({ label, code, resolve });
-    if (!this.#isBusy) {
-      this.#isBusy = true;
-      this.#asked = this.#compiled = 0;
-      void this.#help();
-    }
-    this.#asked++;
     this.#giveMore();
     return promise;
   }
@@ -94,15 +91,20 @@ export class BackgroundCompiler {
 
   /** Gives a shader to the device. */
   #give(job: Job): void {
-    const pipeline = this.#track(compileOn(this.#gpu, job)),
-      next = () => {
-        this.#given--;
-        this.#compiled++;
-        this.#giveMore();
-      };
+    let isCompiled = false;
+    const pipeline = this.#track(compileOn(this.#gpu, job));
+    const end = () => {
+      isCompiled = true;
+      this.#given--;
+      this.#giveMore();
+    };
     this.#given++;
-    pipeline.then(next, next);
+    pipeline.then(end, end);
     job.resolve(pipeline);
+    // until the caller has asked for all that it needs, nothing is known of what was compiled meanwhile
+    timer(0).then(() => timer(this.#patienceMs)).then(() => {
+      if (!isCompiled) return this.#help();
+    });
   }
 
   #takeLongest(): Job | undefined {
@@ -112,20 +114,20 @@ export class BackgroundCompiler {
 
   /** Opens devices while there is enough to do for one more, and lets them compile. */
   async #help(): Promise<void> {
+    if (this.#isHelped) return;
+    this.#isHelped = true;
     const helpers: Promise<void>[] = [];
-    await timer(0); // until the caller has asked for all that it needs
-    await timer(this.#patienceMs);
-    const mostHelpers = this.#compiled < SOON * this.#asked ? this.#mostHelpers : 0;
     try {
-      while (this.#waiting.length > helpers.length && helpers.length < mostHelpers) {
+      while (this.#waiting.length > helpers.length && helpers.length < this.#mostHelpers) {
         const helper = await this.#track(this.#openHelper());
-        helpers.push(this.#compileOn(helper).then(() => helper.destroy()));
+        const end = () => helper.destroy();
+        helpers.push(this.#compileOn(helper).then(() => void timer(this.#destroyMs).then(end)));
       }
     } catch {
-      // no further device could be opened: the device compiles by itself
+      this.#mostHelpers = helpers.length; // no further one can be opened
     }
     await Promise.all(helpers);
-    this.#isBusy = false;
+    this.#isHelped = false;
   }
 
   /** Compiles on a further device what nobody has begun, and gives it to the device, whose driver then has it. */

@@ -34,7 +34,11 @@ Deno.test("BackgroundCompiler has further devices compile, the longest shaders f
     helpers.push(compilingDevice(after(1)));
     return Promise.resolve(helpers.at(-1)!.gpu);
   };
-  const compiler = new BackgroundCompiler(main.gpu, openHelper, { cores: 8, patienceMs: 1 });
+  const compiler = new BackgroundCompiler(main.gpu, openHelper, {
+    cores: 8,
+    patienceMs: 1,
+    destroyMs: 1,
+  });
   const made = await Promise.all(sources.map((source) => compiler.compile(source)));
   assert.deepEqual(made as unknown, sources.map(({ code }) => `pipeline of ${code}`));
   assert.equal(helpers.length, 2); // and its own two threads have two logical cores each
