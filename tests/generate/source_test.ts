@@ -233,6 +233,12 @@ Deno.test("findModel() finds adapters, and their base on the hub", async () => {
   });
   assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
 
+  // a model without adapters
+  await assert.rejects(loaded(local(), { base: "x" }), {
+    name: "UserError",
+    message: /with a base as it must hold adapters: current base is x$/,
+  });
+
   // adapters that name themselves
   const file = join(moved, "adapter_config.json");
   Deno.writeTextFileSync(file, JSON.stringify({ ...config, base_model_name_or_path: moved }));
