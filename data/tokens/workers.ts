@@ -70,28 +70,36 @@ function startWorker(tokenizer: Tokenizer, areConversations: boolean) {
   });
   const post = (message: ToWorker, memory: Transferable[] = []) =>
     worker.postMessage(message, memory);
-  const results: ((result: TokenBlock) => void)[] = [], failed = Promise.withResolvers<never>();
-  failed.promise.catch(() => {}); // tokenize() returns it
+  const pending: PromiseWithResolvers<TokenBlock>[] = [];
+  let failure: { error: unknown } | undefined;
+  const fail = (error: unknown) => {
+    failure = { error };
+    for (const { reject } of pending.splice(0)) reject(error);
+  };
   worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
-    if ("result" in data) return results.shift()!(data.result);
-    if ("error" in data) return failed.reject(data.error);
+    if ("result" in data) return pending.shift()?.resolve(data.result); // none is pending after a failure
+    if ("error" in data) return fail(data.error);
     const { sentence, hint, reason } = data.refusal;
-    failed.reject(
+    fail(
       reason === undefined ? new UserError(sentence, { hint }) : new DataError(reason, { hint }),
     );
   };
   worker.onerror = (event) => {
     event.preventDefault();
-    failed.reject(new Error(`Cannot tokenize as a worker failed: ${event.message}`));
+    fail(new Error(`Cannot tokenize as a worker failed: ${event.message}`));
   };
   const fields = Object.entries(tokenizer).filter(([, value]) => typeof value !== "function");
   post({ tokenizer: Object.fromEntries(fields), areConversations });
   return {
     /** Tokenizes a block, whose memory is transferred. */
     tokenize(block: Block): Promise<TokenBlock> {
-      const result = new Promise<TokenBlock>((resolve) => results.push(resolve));
-      post({ block }, [block.bytes.buffer]);
-      return Promise.race([result, failed.promise]);
+      const result = Promise.withResolvers<TokenBlock>();
+      if (failure) result.reject(failure.error);
+      else {
+        pending.push(result);
+        post({ block }, [block.bytes.buffer]);
+      }
+      return result.promise;
     },
     close: () => worker.terminate(),
   };
