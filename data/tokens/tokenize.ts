@@ -125,7 +125,7 @@ async function tokenizeIntoCache(
       files.finish({ ...about, origin });
       found = { ...openTokenFiles(path, origin), cached: false };
     }
-    rmSync(lockFile);
+    rmSync(lockFile, { force: true }); // a process that has just finished may have removed it
     return found;
   } catch (error) {
     if (!isSystemError(error)) throw error;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import { openDataset } from "../../../data/text/dataset.ts";
@@ -369,6 +369,17 @@ Deno.test("tokenizeDocuments() starts again if an interrupted run left damaged f
   const [name] = readdirSync(cacheDirectory);
   Deno.truncateSync(join(cacheDirectory, name!, "tokens.bin"), 1000);
   await tokenizeStories(cacheDirectory);
+  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
+});
+
+Deno.test("tokenizeDocuments() ends if another process has just finished, and removed the lock", async () => {
+  const cacheDirectory = join(directory, "finished");
+  await tokenizeStories(cacheDirectory, {
+    onProgress() {
+      const [name] = readdirSync(cacheDirectory);
+      rmSync(join(cacheDirectory, name!, "lock"), { force: true });
+    },
+  });
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
