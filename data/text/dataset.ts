@@ -55,7 +55,7 @@ export function asFound(asked: DataSpec, found: DataSpec): DataSpec {
       ? found
       : asked;
   }
-  return asked.map((name, i) => isSameName(name, found[i] ?? "") ? found[i]! : name);
+  return asked.map((name, i) => i < found.length && isSameName(name, found[i]!) ? found[i]! : name);
 }
 
 function isSameName(asked: string, found: string): boolean {

@@ -593,6 +593,7 @@ Deno.test("asFound() replaces names by equivalent ones that were found, and no o
     [found[0], found[1], "moved/b.txt"],
   );
   assert.deepEqual(asFound(["hf:o/n/f@abd"], found), ["hf:o/n/f@abd"]);
+  assert.deepEqual(asFound(["a.txt", "."], ["b.txt"]), ["a.txt", "."]);
   assert.equal(asFound("tinystories", "tinystories@abc"), "tinystories@abc");
   assert.equal(asFound("sample", found), "sample");
   assert.deepEqual(asFound(["tinystories"], "tinystories"), ["tinystories"]);
