@@ -214,7 +214,8 @@ fn main(
   let aStep = select(TILE_K / 8, TILE_K * sizes.aStride, TRANSPOSE_A);
   let bStep = select(TILE_K * sizes.bStride, TILE_K / 8, TRANSPOSE_B);
 
-  // where it stages those of lines, whether their halves are exchanged, and the step to the first one for the next step
+  // the vector's place in a staged row, whether it is of the second step, and the way from there to the first vector that is
+  // fetched a step later: of the line of row i + 4, with its halves exchanged, or of the next step
   let aVector = aPlace.y % A_WIDTH;
   let bVector = bPlace.y % B_WIDTH;
   let exchanges = (index & 4) != 0;
@@ -240,22 +241,22 @@ fn main(
   var sums: array<Sum, SUMS>;
   var first = start;
   loop {
-    // those of the first step, and those of the second
+    // vectors of lines: first those of the first step
     // unless TRANSPOSE_A
     // unroll
     for (var i = 0u; i < A_FETCHES; i++) {
-      let first = aFetched[i];
-      let second = aFetched[A_FETCHES + i];
-      aFetched[i] = select(first, second, exchanges);
-      aFetched[A_FETCHES + i] = select(second, first, exchanges);
+      let ofLine = aFetched[i];
+      let ofOtherLine = aFetched[A_FETCHES + i];
+      aFetched[i] = select(ofLine, ofOtherLine, exchanges);
+      aFetched[A_FETCHES + i] = select(ofOtherLine, ofLine, exchanges);
     }
     // only if TRANSPOSE_B
     // unroll
     for (var i = 0u; i < B_FETCHES; i++) {
-      let first = bFetched[i];
-      let second = bFetched[B_FETCHES + i];
-      bFetched[i] = select(first, second, exchanges);
-      bFetched[B_FETCHES + i] = select(second, first, exchanges);
+      let ofLine = bFetched[i];
+      let ofOtherLine = bFetched[B_FETCHES + i];
+      bFetched[i] = select(ofLine, ofOtherLine, exchanges);
+      bFetched[B_FETCHES + i] = select(ofOtherLine, ofLine, exchanges);
     }
     // unroll
     for (var s = 0u; s < AHEAD; s++) {
