@@ -366,7 +366,6 @@ export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
   type Addend,
   type BackwardEpilogue,
-  type EmbeddedTokens,
   type Epilogue,
   type ForwardEpilogue,
   matmul,

@@ -15,20 +15,6 @@ export interface Normalization {
   readonly addends?: Tensor | undefined;
   /** f32 [M,K]: is set to a + Σ addends. */
   readonly total?: Tensor | undefined;
-  /** The new tokens, one per row, whose embedding takes the place of a, which is not read. */
-  readonly embedded?: EmbeddedTokens | undefined;
-}
-
-/** Tokens whose embedding is read, as by `embeddingDecode()`. */
-export interface EmbeddedTokens {
-  /** u32 [slots,N] */
-  readonly tokens: Tensor;
-  /** u32 [M,4] */
-  readonly cursors: Tensor;
-  /** f32 [V,K], in one binding. */
-  readonly wte: Tensor;
-  /** f32 [maxT,K] */
-  readonly wpe?: Tensor | undefined;
 }
 
 /** Addends that an invocation loads at the same time, at most. */
@@ -43,7 +29,7 @@ function rowGroupOf(invocations: number): number {
 
 /** normalized_rows.wgsl in a workgroup of so many invocations, which normalises so many rows of a at a time. */
 export function normalizedRows(
-  { weight, bias, epsilon = EPSILON, addends, total, embedded }: Normalization,
+  { weight, bias, epsilon = EPSILON, addends, total }: Normalization,
   { a, M, K, aStride = K, aStart = 0, rows, invocations }: {
     a: Tensor;
     M: number;
@@ -60,7 +46,6 @@ export function normalizedRows(
   iterations: number;
   workgroupBytes: number;
 } {
-  const { tokens, cursors, wte, wpe } = embedded ?? {};
   const ADDENDS = addends?.shape[0] ?? 0, ROW_TURNS = ceilDiv(K / 4, invocations / rows);
   const most = rows === 1 ? MOST_ADDENDS_AT_ONCE : MOST_ADDENDS_AT_ONCE / 4;
   return {
@@ -81,13 +66,8 @@ export function normalizedRows(
       ADDENDS,
       ADDENDS_AT_ONCE: Math.max(1, Math.min(most, ADDENDS)),
       STORES_TOTAL: total !== undefined,
-      EMBEDDED: embedded !== undefined,
-      POSITIONS: wpe !== undefined,
-      SLOTS: tokens?.shape[0] ?? 1,
-      V: wte?.shape[0] ?? 1,
-      maxT: wpe?.shape[0] ?? 1,
     },
-    tensors: { a, normWeight: weight, normBias: bias, addends, total, tokens, cursors, wte, wpe },
+    tensors: { a, normWeight: weight, normBias: bias, addends, total },
     iterations: ROW_TURNS * ADDENDS,
     workgroupBytes: (16 * ROW_TURNS + 12) * invocations,
   };

@@ -3,9 +3,6 @@
 // Layer-norm if CENTERED, or else RMS norm. With ADDED a is first replaced by total = a + Σ addends.
 // addends: [ADDENDS,M,K]; total: [M,K]
 //
-// With EMBEDDED a is not read, but computed as embedding/decode.wgsl does for one new token per text: wte[token], and with
-// POSITIONS plus wpe[position].   tokens: [SLOTS,length]; cursors: [M,4]; wte: [V,K]; wpe: [maxT,K]
-//
 // A kernel calls readRows() before its other loads, as these would arrive first otherwise, and normalizeRows() after them. Each
 // workgroup computes the norm of its rows again, which takes less time than another launch.
 enable f16;
@@ -25,29 +22,15 @@ const ADDED: bool = true; // whether there are addends
 const ADDENDS: u32 = 4;
 const ADDENDS_AT_ONCE: u32 = 4; // addends that are loaded at the same time
 const STORES_TOTAL: bool = true;
-const EMBEDDED: bool = false;
-const POSITIONS: bool = false;
-const SLOTS: u32 = 1; // the length of texts is no constant, or each would need to be compiled for
-const V: u32 = 1;
-const maxT: u32 = 1;
 
-// unless EMBEDDED
 @group(0) @binding(20) var<storage, read> a: array<rowType>;
 @group(0) @binding(21) var<storage, read> normWeight: array<vec4f>;
 // only if CENTERED
 @group(0) @binding(22) var<storage, read> normBias: array<vec4f>;
 // only if ADDED
 @group(0) @binding(23) var<storage, read> addends: array<vec4f>;
-// only if EMBEDDED
-@group(0) @binding(24) var<storage, read> tokens: array<u32>;
-// only if EMBEDDED
-@group(0) @binding(25) var<storage, read> cursors: array<vec4u>; // next token, token at position 0, slot, end
-// only if EMBEDDED
-@group(0) @binding(26) var<storage, read> wte: array<vec4f>;
-// only if POSITIONS
-@group(0) @binding(27) var<storage, read> wpe: array<vec4f>;
 // only if STORES_TOTAL
-@group(0) @binding(28) var<storage, read_write> total: array<vec4f>;
+@group(0) @binding(24) var<storage, read_write> total: array<vec4f>;
 
 const ROW_LENGTH4: u32 = ROW_LENGTH / 4;
 const LANES_OF_ROW: u32 = ROW_INVOCATIONS / ROWS_AT_ONCE;
@@ -85,34 +68,17 @@ fn rowSums(terms: vec2f, index: u32) -> vec2f {
   return sums;
 }
 
-// Four numbers of a row before anything is added.
-fn rowFour(row: u32, k4: u32) -> vec4f {
-  var four: vec4f;
-  // unless EMBEDDED
-  four = vec4f(a[ROW_START + row * ROW_STRIDE + k4]);
-  // only if EMBEDDED
-  {
-    let cursor = cursors[row];
-    let length = arrayLength(&tokens) / SLOTS;
-    let token = tokens[cursor.z * length + min(cursor.x, length - 1)];
-    four = wte[min(token, V - 1) * ROW_LENGTH4 + k4];
-    // only if POSITIONS
-    four += wpe[min(cursor.x - cursor.y, maxT - 1) * ROW_LENGTH4 + k4];
-  }
-  return four;
-}
-
 // Reads the rows from firstRow on.
 fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   let lane = index % LANES_OF_ROW;
   let row = min(firstRow + index / LANES_OF_ROW, ROW_COUNT - 1);
   // only if CENTERED
-  near = rowFour(row, 0).x;
+  near = f32(a[ROW_START + row * ROW_STRIDE].x);
   // unroll
   for (var i = 0u; i < ROW_TURNS; i++) {
     let k4 = lane + i * LANES_OF_ROW;
     if (k4 < ROW_LENGTH4) {
-      ownRow[i] = rowFour(row, k4);
+      ownRow[i] = vec4f(a[ROW_START + row * ROW_STRIDE + k4]);
       rowFactor[i] = normWeight[k4];
       // only if CENTERED
       rowShift[i] = normBias[k4];

@@ -121,7 +121,7 @@ export function forward(
   const stream = at("x"); // [M,C], the residual stream
   if (cache) {
     const inputs = { tokens, cursors: cache.cursors, wte, scales, wpe };
-    if (!parts.embed(inputs)) embeddingDecode(program, inputs, { y: stream });
+    embeddingDecode(program, inputs, { y: stream });
   } else {
     const embedded = dropout ? at("embedded") : stream;
     embeddingForward(program, { tokens, positions, wte, scales, wpe }, { y: embedded }, { T });
@@ -170,7 +170,6 @@ function forwardParts(
     }
   };
   return {
-    embed: stream.embed.bind(stream),
     normalize: (norm: Norm) => stream.normalize(norm),
     inner,
     /** stream += attention(ln); returns its norm. */

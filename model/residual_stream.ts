@@ -2,10 +2,9 @@ import type { Projection } from "../kernels/attention/decode.ts";
 import type { Device } from "../kernels/device.ts";
 import { canNormalize, MOST_BUFFERS, partsOf } from "../kernels/matmul/launches.ts";
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
-import type { EmbeddedTokens } from "../kernels/normalized_rows.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
-import { type Tensor, tensorBytes } from "../kernels/tensor.ts";
+import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
 import { headsOf, innerWidthOf } from "./config.ts";
 import { type Gpt, matrixOf } from "./gpt.ts";
@@ -45,8 +44,8 @@ const MOST_PROJECTED = 16_384;
  * The residual stream of a forward pass, [M,C]: linear layers add to it, and the next ones read it normalised.
  *
  * A pass over a cache is fused if it has few rows, for which a launch costs a GPU more than a norm: products normalise the
- * rows that they read, the first one embeds the tokens, attention computes the product after it, and sums over K are stored in
- * parts, which the next norm adds to the stream.
+ * rows that they read, attention computes the product after it, and sums over K are stored in parts, which the next norm
+ * adds to the stream.
  */
 export class ResidualStream {
   readonly #program: Program;
@@ -56,8 +55,6 @@ export class ResidualStream {
   readonly #isFused: boolean;
   /** The stream after the last addition that was recorded. */
   #x: Tensor;
-  /** The tokens with which it begins, if the first norm embeds them. */
-  #embedded: EmbeddedTokens | undefined;
 
   /** @param options.kernelRows see `forward()`. */
   constructor(
@@ -76,15 +73,6 @@ export class ResidualStream {
     this.#x = activations.at("x");
   }
 
-  /** Begins the stream with new tokens; false if the first norm cannot embed them. */
-  embed({ scales, ...tokens }: EmbeddedTokens & { scales?: Tensor | undefined }): boolean {
-    const { sequenceLength } = this.#activations, { maxBindingBytes } = this.#program.device;
-    const embeds = this.#isFused && sequenceLength === 1 && !scales &&
-      tensorBytes(tokens.wte) <= maxBindingBytes;
-    if (embeds) this.#embedded = tokens;
-    return embeds;
-  }
-
   /**
    * Normalises the stream, to which z is added if it is given, fused its partial sums.
    *
@@ -94,9 +82,8 @@ export class ResidualStream {
     const x = z ? this.#x : sum, kernelRows = this.#kernelRows; // without z the stream begins there
     this.#x = sum;
     if (this.#isFused) {
-      const embedded = z ? undefined : this.#embedded, total = z || embedded ? sum : undefined;
       const parameters = normParameters(this.#model, name);
-      return { x, kernelRows, normalize: { ...parameters, addends: z, total, embedded } };
+      return { x, kernelRows, normalize: { ...parameters, addends: z, total: z && sum } };
     }
     const outputs = { sum: z && sum, y, statistics };
     normForward(this.#program, this.#model, name, { x, z }, outputs, { dropout });

@@ -49,7 +49,7 @@ import {
   variantsToMeasure,
 } from "./variants.ts";
 
-export type { EmbeddedTokens, Normalization } from "../normalized_rows.ts";
+export type { Normalization } from "../normalized_rows.ts";
 export type { Addend, BackwardEpilogue, Epilogue, ForwardEpilogue } from "./launches.ts";
 
 /** How `matmul()` reads its operands and stores its result. */
@@ -192,10 +192,6 @@ function checkProduct(
     normalizeBias: [normalize?.bias, "K", "f32"],
     addends: [normalize?.addends, "addends,M,K", "f32"],
     total: [normalize?.total, "M,K", "f32"],
-    tokens: [normalize?.embedded?.tokens, "slots,length", "u32"],
-    cursors: [normalize?.embedded?.cursors, "M,4", "u32"],
-    wte: [normalize?.embedded?.wte, "V,K", "f32"],
-    wpe: [normalize?.embedded?.wpe, "maxT,K", "f32"],
   }, { M, K, ...(parts === undefined ? {} : { parts }) });
   const yStart = firstColumnOfY ?? 0;
   if (aStart < 0 || aStart + count > aColumns || yStart + N > yColumns) {

@@ -225,7 +225,7 @@ const FEW_ROWS = [
 for (const { dtype, ...shape } of FEW_ROWS) {
   const { M, K, N, transposeB } = shape, layout = transposeB ? "NT" : "NN";
   Deno.test(
-    `matmul() ${layout} [${M},${K}]x[${K},${N}] of ${dtype} adds addends, embeds, normalises and stores partial sums`,
+    `matmul() ${layout} [${M},${K}]x[${K},${N}] of ${dtype} adds addends, normalises and stores partial sums`,
     withRandom(async (random) => {
       const [weight, offset] = [1, 2].map(() => randomValues(random, K)), addendCount = 11;
       const a = randomValues(random, M * K), b = randomValues(random, K * N, { dtype });
@@ -234,22 +234,6 @@ for (const { dtype, ...shape } of FEW_ROWS) {
       const total = a.map((value, i) => {
         for (let p = 0; p < addendCount; p++) value += addends[p * M * K + i]!;
         return value;
-      });
-      // text m is in slot M - 1 - m, its last token is the m-th, and its window begins with token 1
-      const wte = randomValues(random, 5 * K), wpe = randomValues(random, 3 * K);
-      const embedding = {
-        tokens: [[M, M + 1], "u32", Array.from({ length: M * (M + 1) }, (_, i) => i * 3 % 5)],
-        cursors: [
-          [M, 4],
-          "u32",
-          Array.from({ length: M }, (_, m) => [m + 1, m, M - 1 - m, 99]).flat(),
-        ],
-        wte: [[5, K], "f32", wte],
-        wpe: [[3, K], "f32", wpe],
-      } as const;
-      const embeddings = Float32Array.from({ length: M * K }, (_, i) => {
-        const m = Math.floor(i / K), token = ((M - 1 - m) * (M + 1) + m + 1) * 3 % 5;
-        return wte[token * K + i % K]! + wpe[K + i % K]!;
       });
       const t = tensors({
         a: [[M, K], "f32", a],
@@ -262,12 +246,9 @@ for (const { dtype, ...shape } of FEW_ROWS) {
         layernorm: [[M, N], "f32"],
         rmsnorm: [[M, N], "f32"],
         partial: [[parts, M, N], "f32"],
-        ...embedding,
-        embedded: [[M, N], "f32"],
-        embeddings: [[M, K], "f32"],
       });
       const on = { ...device, isCpu: false };
-      const [layernorm, rmsnorm, partial, stored, embedded, streamed] = await runProgram(
+      const [layernorm, rmsnorm, partial, stored] = await runProgram(
         (program) => {
           const normalize = { weight: t.weight, addends: t.addends };
           matmul(program, t, { y: t.layernorm }, {
@@ -276,12 +257,8 @@ for (const { dtype, ...shape } of FEW_ROWS) {
           });
           matmul(program, t, { y: t.rmsnorm }, { transposeB, normalize });
           matmul(program, t, { y: t.partial }, { transposeB, parts, scale: 0.5 });
-          matmul(program, { ...t, a: t.embeddings }, { y: t.embedded }, {
-            transposeB,
-            normalize: { weight: t.weight, bias: t.offset, total: t.embeddings, embedded: t },
-          });
         },
-        [t.layernorm, t.rmsnorm, t.partial, t.total, t.embedded, t.embeddings],
+        [t.layernorm, t.rmsnorm, t.partial, t.total],
         { on },
       );
       const tolerance = 2 * TOLERANCE.f32! * Math.max(1, K / 144), norms = { M, C: K };
@@ -289,12 +266,6 @@ for (const { dtype, ...shape } of FEW_ROWS) {
       assertClose(stored!, total, 1e-5, "total");
       const { y } = layernormForward({ x: total, weight: weight!, bias: offset! }, norms);
       assertClose(layernorm!, product(y), tolerance, "layernorm");
-      assertClose(streamed!, embeddings, 1e-6, "embeddings");
-      const { y: first } = layernormForward(
-        { x: embeddings, weight: weight!, bias: offset! },
-        norms,
-      );
-      assertClose(embedded!, product(first), tolerance, "embedded");
       const { y: rms } = rmsnormForward({ x: total, weight: weight! }, norms);
       assertClose(rmsnorm!, product(rms), tolerance, "rmsnorm");
       const sums = Float32Array.from({ length: M * N }, (_, i) => {
