@@ -99,6 +99,8 @@ for (const [kind, recipe] of Object.entries(HEALTHY)) {
     const checks = await diagnose(trained.model, trained);
     assert.deepEqual(named(checks, "sick"), [], JSON.stringify(checks, null, 2));
     assert.deepEqual(checks.map(({ name }) => name).sort(), Object.keys(CHECKS).sort());
+    const { finding } = checks.find(({ name }) => name === "vocabulary")!;
+    assert.match(finding, /, \d+\.\d bytes per token; /);
   });
 }
 
