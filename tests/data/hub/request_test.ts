@@ -179,6 +179,13 @@ Deno.test("request() follows ten redirects in a row, and no more", async () => {
   );
 });
 
+Deno.test("request() closes the connection of an answer that it refuses", async () => {
+  let closed = 0;
+  const body = () => new ReadableStream({ cancel: () => void closed++ });
+  await assert.rejects(requestWith(() => new Response(body(), { status: 404 })), /does not exist/);
+  assert.equal(closed, 1);
+});
+
 Deno.test("within() returns what arrives in time, and throws on silence", async () => {
   assert.equal(await within(Promise.resolve(3)), 3);
   await assert.rejects(within(Promise.reject(new Error("no"))), /no/);
