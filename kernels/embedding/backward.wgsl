@@ -1,27 +1,29 @@
-// dwte[token] += sum of dy over the token's positions, if these lie in one chunk; dwpe[t] = sum of dy over the
+// dwte[token] += sum of dy over the token's positions, if these lie in one block; dwpe[t] = sum of dy over the
 // sequences, 0 for t ≥ T, set or accumulated; the latter with POSITIONS.
 //
-// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [maxT,C]; C in vectors of four
+// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [blocks,2,C]; dwpe: [maxT,C]; C in vectors of four
 //
 // `order` lists the positions sorted by token, so the places of a token in it form one run. One workgroup per
-// run would be slow for a frequent token; instead an invocation sums a chunk of CHUNK places. A run within one
-// chunk is added to dwte here. A run that crosses chunks leaves its sum over the chunk in which it begins in
-// partials[chunk,1], and its sum over each further chunk in partials[chunk,0]; backward_long_runs.wgsl adds
-// them. There are no atomics, and the order of summation is fixed.
+// run would be slow for a frequent token; instead a workgroup sums a block of ROWS chunks of CHUNK places, a row of its
+// invocations one chunk. A run within a chunk is added to dwte by that row, a run that crosses chunks by the row in
+// which it begins, which finds the others' sums in workgroup memory. A run that crosses blocks leaves its sum over the
+// block in which it begins in partials[block,1], and its sum over each further block in partials[block,0];
+// backward_long_runs.wgsl adds them. There are no atomics, and the order of summation is fixed.
 //
-//     place in order    0 1 2 3 4 5 6 7 8 9 …       with CHUNK = 4:
-//     token             a a b b b b b b b c …       a is added to dwte here
-//     chunk             ───0─── ───1─── ──2──       b leaves partials[0,1], partials[1,0] and partials[2,0]
+//     place in order    0 1 2 3 4 5 6 7 8 9 …       with CHUNK = 2 and ROWS = 2:
+//     token             a b b b c c c c c d …       a and b are added to dwte by row 0 of block 0
+//     chunk             ─0─ ─1─ ─2─ ─3─ ─4─ …
+//     block             ───0─── ───1─── ──2── …     c leaves partials[1,1] and partials[2,0]
 //
 // GPUs start workgroups in the order of their numbers, z slowest. The sums over positions of some columns start
 // right after the sums over tokens of the same columns, and find part of dy in the cache.
 enable f16;
 
 alias dyType = vec4<f16>;
-const CHUNK: u32 = 16; // places per invocation, a multiple of AHEAD
-const AHEAD: u32 = 8; // rows of dy that are loaded together, so that their latencies overlap
+const CHUNK: u32 = 16; // places per row of invocations, a multiple of AHEAD
+const AHEAD: u32 = 4; // rows of dy that are loaded together, so that their latencies overlap
 const COLUMNS: u32 = 16; // vectors of four columns per workgroup
-const ROWS: u32 = 4; // chunks, or positions, per workgroup
+const ROWS: u32 = 8; // chunks, or positions, per workgroup
 const POSITIONS: bool = true; // whether there is dwpe
 const KINDS: u32 = 2; // 2: sums over tokens and over positions; 1: over tokens alone
 
@@ -49,6 +51,9 @@ const NONE: u32 = 0xffffffff;
 // positions and tokens of each chunk, from the place before it to the place after it
 var<workgroup> chunkPositions: array<array<u32, CHUNK + 2>, ROWS>;
 var<workgroup> chunkTokens: array<array<u32, CHUNK + 2>, ROWS>;
+// sums over each chunk of the run that began before it, and of the run that begins in it and continues after it
+var<workgroup> fromBefore: array<array<vec4f, COLUMNS>, ROWS>;
+var<workgroup> toNext: array<array<vec4f, COLUMNS>, ROWS>;
 
 // The token at a place in the order, NONE before the first place and past the last.
 fn tokenAt(place: u32) -> u32 {
@@ -56,7 +61,8 @@ fn tokenAt(place: u32) -> u32 {
   return tokens[order[place]];
 }
 
-fn addTokens(chunk: u32, c: u32, y: u32) {
+// Sums the chunk of row y by runs, and adds those within it to dwte.
+fn addTokens(c: u32, x: u32, y: u32) {
   let before = chunkTokens[y][0];
   var sum = vec4f();
   for (var first = 1u; first <= CHUNK; first += AHEAD) {
@@ -79,15 +85,44 @@ fn addTokens(chunk: u32, c: u32, y: u32) {
       let endsHere = token != chunkTokens[y][first + i + 1];
       if (endsHere || first + i == CHUNK) {
         let row = token - sizes.firstToken;
-        if (row < sizes.slicedTokens) {
-          if (beginsHere && endsHere) {
-            dwte[row * sizes.columns4 + c] = previous[i] + sum;
-          } else {
-            partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
-          }
+        if (!beginsHere) {
+          fromBefore[y][x] = sum;
+        } else if (!endsHere) {
+          toNext[y][x] = sum;
+        } else if (row < sizes.slicedTokens) {
+          dwte[row * sizes.columns4 + c] = previous[i] + sum;
         }
         sum = vec4f();
       }
+    }
+  }
+}
+
+// sum + the sums of a run over the chunks after that of row y, as far as it continues in the block.
+fn continued(sum: vec4f, token: u32, x: u32, y: u32) -> vec4f {
+  var total = sum;
+  for (var next = y + 1; next < ROWS; next++) {
+    if (chunkTokens[next][1] != token) { break; }
+    total += fromBefore[next][x];
+  }
+  return total;
+}
+
+// Adds the run that crosses the end of the chunk of row y, if it begins there, to dwte, or leaves it in partials; row 0
+// also leaves the run that began before the block.
+fn addCrossingRuns(block: u32, c: u32, x: u32, y: u32) {
+  let before = chunkTokens[y][0];
+  if (y == 0 && chunkTokens[0][1] == before && before - sizes.firstToken < sizes.slicedTokens) {
+    partials[block * 2 * sizes.columns4 + c] = continued(fromBefore[0][x], before, x, 0);
+  }
+  let token = chunkTokens[y][CHUNK];
+  let row = token - sizes.firstToken;
+  if (token != before && token == chunkTokens[y][CHUNK + 1] && row < sizes.slicedTokens) {
+    let sum = continued(toNext[y][x], token, x, y);
+    if (chunkTokens[ROWS - 1][CHUNK + 1] == token) {
+      partials[(block * 2 + 1) * sizes.columns4 + c] = sum;
+    } else {
+      dwte[row * sizes.columns4 + c] += sum;
     }
   }
 }
@@ -112,7 +147,8 @@ fn addPosition(t: u32, c: u32) {
 
 @compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let row = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
+  let block = group.y * WORKGROUPS_PER_ROW + group.x;
+  let row = block * ROWS + local.y; // a chunk, or a position
   let c = group.z / KINDS * COLUMNS + local.x;
   let inside = c < sizes.columns4;
   if (group.z % KINDS == 0) {
@@ -122,7 +158,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       chunkTokens[local.y][i] = tokenAt(place);
     }
     workgroupBarrier();
-    if (inside) { addTokens(row, c, local.y); }
+    if (inside) { addTokens(c, local.x, local.y); }
+    workgroupBarrier();
+    if (inside) { addCrossingRuns(block, c, local.x, local.y); }
   } else if (inside) {
     // only if POSITIONS
     addPosition(row, c);

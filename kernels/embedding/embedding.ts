@@ -118,12 +118,10 @@ export function embeddingBackward(
     );
   }
 
-  // shorter chunks would occupy more invocations, but leave more partial sums to add
-  const CHUNK = 16, ROWS = 4, SHARES = 8;
-  // a CPU gains nothing by loading ahead; SwiftShader compiles 4 rows in 0.1 s, but 8 in 33 s
-  const AHEAD = program.device.isCpu ? 4 : 8;
-  const chunks = ceilDiv(M, CHUNK);
-  const partials = program.scratch([chunks, 2, C]);
+  const CHUNK = 16, ROWS = 8, SHARES = 8;
+  const AHEAD = 4; // SwiftShader compiles 4 rows in 0.1 s, but 8 in 33 s
+  const BLOCK = ROWS * CHUNK, blocks = ceilDiv(M, BLOCK);
+  const partials = program.scratch([blocks, 2, C]);
   for (const { first, rows, view } of rowSlices(program.device, dwte)) {
     const uniforms = { firstToken: first, slicedTokens: rows, M, columns4: C / 4 };
     const KINDS = first === 0 && dwpe ? 2 : 1; // the first launch also sums over positions
@@ -141,20 +139,20 @@ export function embeddingBackward(
       tensors: { tokens, order, dy, dwte: view, partials, dwpe },
       uniforms: { ...uniforms, maxT, T, accumulate },
       workgroups: [
-        ...splitWorkgroups(ceilDiv(KINDS === 2 ? Math.max(chunks, maxT) : chunks, ROWS)),
+        ...splitWorkgroups(Math.max(blocks, KINDS === 2 ? ceilDiv(maxT, ROWS) : 0)),
         ceilDiv(C / 4, COLUMNS) * KINDS,
       ],
-      iterations: Math.max(CHUNK, M / T),
-      workgroupBytes: ROWS * (CHUNK + 2) * 2 * 4,
+      iterations: Math.max(CHUNK + 2 * ROWS, M / T),
+      workgroupBytes: 8 * ROWS * (CHUNK + 2) + 32 * ROWS * COLUMNS,
     });
-    if (chunks === 1) continue;
+    if (blocks === 1) continue;
     program.dispatch({
       shader: { "kernels/embedding/backward_long_runs.wgsl": backwardLongRuns },
-      constants: { CHUNK, COLUMNS, SHARES },
+      constants: { BLOCK, COLUMNS, SHARES },
       tensors: { tokens, order, partials, dwte: view },
       uniforms,
-      workgroups: [ceilDiv(chunks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
-      iterations: ceilDiv(chunks, SHARES), // at worst one run through nearly all chunks
+      workgroups: [ceilDiv(blocks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
+      iterations: ceilDiv(blocks, SHARES), // at worst one run through nearly all blocks
       workgroupBytes: 20 * COLUMNS * SHARES + 12,
     });
   }

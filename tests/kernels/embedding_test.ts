@@ -151,15 +151,16 @@ for (const dtype of REAL_TYPES) {
   );
 }
 
-// chunks have 16 places: runs within, of and across them, up to more chunks than there are shares or invocations
+// chunks have 16 places, blocks 128: runs within, of and across both, up to more blocks than there are shares or
+// invocations
 const LENGTHS = [16, 15, 1, 17, 31, 32, 1, 5, 10, 33, 65, 350, 10, 128, 144, 3];
-const MANY_LENGTHS = [...LENGTHS, 2080, ...LENGTHS];
+const MANY_LENGTHS = [...LENGTHS, 1200, ...LENGTHS, 16640, ...LENGTHS];
 
 for (const dtype of REAL_TYPES) {
   for (
     const [where, on, V, C, lengths] of [
       ["", device, 20, 132, LENGTHS],
-      [" of many chunks", device, 40, 4, MANY_LENGTHS],
+      [" of many blocks", device, 60, 4, MANY_LENGTHS],
       [" if dwte needs three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4, LENGTHS],
     ] as const
   ) {
