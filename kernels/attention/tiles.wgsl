@@ -86,17 +86,26 @@ const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks per step of rows
 const FACTOR_BLOCKS: u32 = Y * TERMS4; // blocks per step of a, and of b
 const FACTOR_FETCHES: u32 = TERMS / 16; // blocks of a and b per invocation and step
 
+// The place of a block of a or b in a step: which vector of components, and which vector of tokens. Eight neighbours
+// have four by two of these, so that what they store, transposed, lies on different banks.
+fn quadOf(block: u32) -> u32 {
+  return block % 4 + block / 8 % (TERMS4 / 4) * 4;
+}
+fn vectorOf(block: u32) -> u32 {
+  return block % FACTOR_BLOCKS / (2 * TERMS4) * 2 + block / 4 % 2;
+}
+
 // The first half of the blocks of a and b are those of a.
 fn isOfA(block: u32) -> bool {
   return block < FACTOR_BLOCKS;
 }
 // The tokens of a or b in a block.
 fn tokensOfBlock(block: u32) -> vec4u {
-  return vec4u(0, 1, 2, 3) + 4 * (block % FACTOR_BLOCKS / TERMS4);
+  return vec4u(0, 1, 2, 3) + 4 * vectorOf(block);
 }
 // The index of the block's vector in the components of a token.
 fn quadOfBlock(block: u32, step: u32) -> u32 {
-  return step * TERMS4 + block % TERMS4;
+  return step * TERMS4 + quadOf(block);
 }
 
 // Stages a block of a or b.
@@ -104,8 +113,8 @@ fn stageTransposed(block: u32, tokens: Block) {
   let terms = transpose(
     mat4x4f(unpacked(tokens[0]), unpacked(tokens[1]), unpacked(tokens[2]), unpacked(tokens[3])),
   );
-  let quad = block % TERMS4;
-  let vector = block % FACTOR_BLOCKS / TERMS4; // of four tokens
+  let quad = quadOf(block);
+  let vector = vectorOf(block);
   if (isOfA(block)) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
