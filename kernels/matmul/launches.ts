@@ -186,7 +186,7 @@ const WORKGROUP_SIZE = 256;
 interface Part {
   /** The product, or one that stores partial sums, if there are several parts. */
   readonly stored: Product;
-  /** Terms of a part. */
+  /** Terms of a part, at most. */
   readonly split: number;
   /** Number of parts. */
   readonly splits: number;
@@ -237,7 +237,7 @@ export function tiledProduct(
   const areF16 = a.dtype === "f16" && b.dtype === "f16";
   const { perCore: _perCore, ...tileConstants } = tile, step = TILE_K * tile.GROUPS;
   inParts(program, product, { most, step }, ({ stored, split, splits }) => {
-    const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 4, result: 4 }, split);
+    const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 4, result: 4 });
     program.dispatch({
       shader: {
         "kernels/matmul/tiles.wgsl": tiles,

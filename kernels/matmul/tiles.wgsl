@@ -54,6 +54,7 @@ const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by ro
 @group(0) @binding(1) var<storage, read> b: array<bType>;
 
 const GROUP: u32 = X * Y; // invocations per group
+const STEP: u32 = GROUPS * TILE_K; // terms per iteration
 const WORKGROUP_SIZE: u32 = GROUPS * GROUP;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
@@ -252,7 +253,11 @@ fn storeHalf(sums: ptr<function, Sums>, g: u32, member: u32, row: u32, column: u
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
   let g = index / GROUP % GROUPS;
   let member = index % GROUP; // of the group
   let warp = member / 32;
@@ -261,8 +266,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
   let matrix = select(0u, group.z, BATCH);
-  let start = select(group.z, 0u, BATCH) * sizes.split;
-  let end = min(start + sizes.split, sizes.K);
+  let part = select(vec2u(group.z, group.z + 1), vec2u(0, groups.z), BATCH);
+  let steps = (sizes.K + (STEP - 1)) / STEP * part / groups.z; // where the part begins and ends; parts differ by one at most
+  let start = steps.x * STEP;
+  let end = min(steps.y * STEP, sizes.K);
 
   var fetched: array<Block, FETCHES>;
   // unroll
@@ -314,7 +321,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     workgroupBarrier();
 
     continuing {
-      first += GROUPS * TILE_K;
+      first += STEP;
       break if first >= end;
     }
   }
