@@ -40,9 +40,15 @@ export interface Device {
    * if subgroups do not have 32 invocations.
    */
   readonly matrixShapes: readonly MatrixShape[];
-  /** What compiles shaders in other threads, several at once; Deno's own WebGPU cannot. */
+  /**
+   * What compiles shaders in other threads, several at once; Deno's own WebGPU cannot. `idle()` resolves once nothing
+   * compiles: a process that ends before may be aborted.
+   */
   readonly background:
-    | Pick<BackgroundCompiler, "compile" | "idle">
+    | {
+      compile(shader: { label: string; code: string }): Promise<GPUComputePipeline>;
+      idle(): Promise<void>;
+    }
     | undefined;
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
