@@ -1,5 +1,13 @@
 import { hash as digest } from "node:crypto";
-import { fstatSync, fsyncSync, readdirSync, readFileSync, rmSync, truncateSync } from "node:fs";
+import {
+  fstatSync,
+  fsyncSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from "node:fs";
 import { join } from "node:path";
 import {
   openFile,
@@ -170,13 +178,13 @@ export function createTokenFiles(
   for (const name of readdirSync(directory)) { // what processes left that were killed as they wrote META
     if (TEMPORARY_NAME.test(name)) rmSync(join(directory, name));
   }
+  const progress = readProgress(metaFile, paths);
+  if (!progress) { // another process may be reading damaged or outdated files: they are replaced, not emptied
+    for (const path of [metaFile, ...paths]) rmSync(path, { force: true });
+  }
+  let { blocks, sizes } = progress ?? { blocks: 0, sizes: names.map(() => 0) };
   using stack = new DisposableStack();
   const handles = paths.map((path) => stack.use(openFile(path, "a+")).handle);
-  let { blocks, sizes } = readProgress(metaFile) ?? { blocks: 0, sizes: [] };
-  if (handles.some((handle, i) => !(fstatSync(handle).size >= sizes[i]!))) {
-    [blocks, sizes] = [0, names.map(() => 0)];
-    rmSync(metaFile, { force: true }); // of damaged or outdated files
-  }
   paths.forEach((path, i) => truncateSync(path, sizes[i]));
   const Type = tokensType(vocabularySize), opened = stack.move();
   /** Makes all that has been appended survive a power cut, and then what describes it. */
@@ -222,10 +230,16 @@ export function createTokenFiles(
   };
 }
 
-function readProgress(path: string): { blocks: number; sizes: number[] } | undefined {
+/** How far files are recorded; undefined if they hold less than that. */
+function readProgress(
+  metaFile: string,
+  paths: readonly string[],
+): { blocks: number; sizes: number[] } | undefined {
   try {
-    const { version, blocks, sizes } = JSON.parse(readFileSync(path, "utf8"));
-    return version === VERSION && sizes ? { blocks, sizes } : undefined;
+    const { version, blocks, sizes } = JSON.parse(readFileSync(metaFile, "utf8"));
+    const isUsable = version === VERSION &&
+      paths.every((path, i) => statSync(path).size >= sizes[i]!);
+    return isUsable ? { blocks, sizes } : undefined;
   } catch {
     return undefined; // no process has recorded anything
   }

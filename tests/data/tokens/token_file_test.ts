@@ -149,12 +149,19 @@ Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the 
   const path = pathOf("parts");
   assert.deepEqual(contentOf(path), whole, `seed ${seed}`);
   assert.equal([...Deno.readDirSync(path)].length, FILES.length);
+  const read = openTokenFiles(path, ORIGIN), tokens = read.read(0, read.length);
   {
     using writer = writerOf("parts", V);
     assert.equal(writer.done, 0); // what is complete is written anew only if it is damaged
     append(writer, more, random, V);
     writer.record();
   }
+  assert.deepEqual(
+    read.read(0, read.length),
+    tokens,
+    "who has the old files open still reads them",
+  );
+  read.close();
   Deno.truncateSync(join(path, "tokens.bin"), 1); // less than is recorded
   using writer = writerOf("parts", V);
   assert.equal(writer.done, 0);
