@@ -139,9 +139,12 @@ export class BackgroundCompiler {
   }
 }
 
-function compileOn(gpu: GPUDevice, { label, code }: ShaderSource): Promise<GPUComputePipeline> {
+async function compileOn(
+  gpu: GPUDevice,
+  { label, code }: ShaderSource,
+): Promise<GPUComputePipeline> {
   const module = gpu.createShaderModule({ label, code });
-  return gpu.createComputePipelineAsync({ label, layout: "auto", compute: { module } });
+  return await gpu.createComputePipelineAsync({ label, layout: "auto", compute: { module } });
 }
 
 /** A timer for which a program that ends does not wait. */

@@ -29,9 +29,13 @@ function compilingDevice(ready: () => Promise<unknown>) {
 const after = (ms: number) => () => new Promise((resolve) => setTimeout(resolve, ms));
 
 Deno.test("BackgroundCompiler has further devices compile, the longest shaders first, and then the device itself", async () => {
-  const main = compilingDevice(after(8)), helpers: ReturnType<typeof compilingDevice>[] = [];
+  const helpers: ReturnType<typeof compilingDevice>[] = [], ready = Promise.withResolvers<void>();
+  const main = compilingDevice(() => ready.promise); // when the others have compiled four
   const openHelper = () => {
-    helpers.push(compilingDevice(after(1)));
+    helpers.push(compilingDevice(async () => {
+      await after(1)();
+      if (helpers.flatMap(({ state }) => state.compiled).length >= 3) ready.resolve();
+    }));
     return Promise.resolve(helpers.at(-1)!.gpu);
   };
   const compiler = new BackgroundCompiler(main.gpu, openHelper, {
@@ -39,7 +43,9 @@ Deno.test("BackgroundCompiler has further devices compile, the longest shaders f
     patienceMs: 1,
     destroyMs: 1,
   });
+  const working = setInterval(() => {}, 10); // a device that compiles keeps the process alive
   const made = await Promise.all(sources.map((source) => compiler.compile(source)));
+  clearInterval(working);
   assert.deepEqual(made as unknown, sources.map(({ code }) => `pipeline of ${code}`));
   assert.equal(helpers.length, 2); // and its own two threads have two logical cores each
   const helped = helpers.flatMap(({ state: { compiled } }) => compiled);
@@ -67,4 +73,18 @@ Deno.test("BackgroundCompiler opens no further device if all is compiled soon, a
     assert.equal(state.compiled.length, sources.length);
     assert.equal(opened, tries);
   }
+});
+
+Deno.test("BackgroundCompiler compiles on the device what a further device refuses", async () => {
+  const { gpu, state } = compilingDevice(after(8));
+  const lost = {
+    createShaderModule() {
+      throw new Error("it is lost");
+    },
+    destroy() {},
+  } as unknown as GPUDevice;
+  const openHelper = () => Promise.resolve(lost);
+  const compiler = new BackgroundCompiler(gpu, openHelper, { cores: 8, patienceMs: 1 });
+  await Promise.all(sources.map((source) => compiler.compile(source)));
+  assert.equal(state.compiled.length, sources.length);
 });
