@@ -129,4 +129,3 @@ fn normalizeRows(index: u32) {
   }
   workgroupBarrier();
 }
-

@@ -92,6 +92,7 @@ var<workgroup> gateShares: array<vec4f, SHARES>;
 var<private> gateSums: array<vec4f, SUMS>;
 // only if PAIRED
 var<private> fetchedGate: array<bType, FETCHES>;
+
 // Four numbers of a row that the product reads.
 fn rowAt(row: u32, firstRow: u32, k4: u32) -> vec4f {
   var four: vec4f;

@@ -152,11 +152,12 @@ export function hasPenalties(
  * Draws the next token of every text and appends it: repetition, presence and frequency penalty, temperature, top-k, top-p
  * and min-p, in this order, as in Hugging Face's generate().
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count, on a GPU best a multiple of four; settings: u32 [slots,SETTINGS_LENGTH], of
- * `samplerSettings()`; a random number depends on the text's seed, the index of the token in the text, and the candidate
- * token. tokens: u32 [slots,N], the texts, to which one token is appended; cursors: u32 [B,4], per row the index of its
- * text's last token, which grows by one, a number that does not change, the text's slot, and its end: if the index is not
- * below it, nothing is drawn. After a token that ends the text the end becomes 0.
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; a GPU is slower unless W is a
+ * multiple of four. settings: u32 [slots,SETTINGS_LENGTH], of `samplerSettings()`; a random number depends on the
+ * text's seed, the index of the token in the text, and the candidate token. tokens: u32 [slots,N], the texts, to
+ * which one token is appended; cursors: u32 [B,4], per row the index of its text's last token, which grows by one, a
+ * number that does not change, the text's slot, and its end: if the index is not below it, nothing is drawn. After a
+ * token that ends the text the end becomes 0.
  *
  * logprobs: u32 [slots,P,TOP,2], if a text may have some: in row i % P, if i is the index of the drawn token, are tokens
  * and the bits of the f32 logarithms of their probabilities, before any option is applied: of the drawn token, then of as
