@@ -45,7 +45,7 @@ export {
 export type {
   Estimate as TrainingEstimate,
   EstimatedTime as TrainingTimeEstimate,
-} from "./train/estimate.ts";
+} from "./train/events.ts";
 export {
   type LaunchRange,
   SHAPE_OPTIONS,

@@ -2,7 +2,7 @@ import { byteCount, duration, shortDuration } from "../files/units.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import type { TrainEvent } from "./events.ts";
+import type { Estimate, EstimatedTime, TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import type { Run } from "./setup.ts";
@@ -19,48 +19,6 @@ import { REPORT_ROWS } from "./step_state.ts";
  *
  * @module
  */
-
-/** What a training needs. */
-export interface Estimate {
-  /** Bytes on the device, exact. */
-  readonly memory: TrainingMemory;
-  /** Floating-point operations, see `costOf()`. */
-  readonly flops: {
-    /** Of one token. */
-    readonly perToken: number;
-    /** Of one step. */
-    readonly perStep: number;
-    /** Of all steps that remain. */
-    readonly total: number;
-  };
-  /** Files of the run directory and of the cache. */
-  readonly disk: {
-    /** Bytes of one checkpoint, at most. */
-    readonly checkpointBytes: number;
-    /** Whole checkpoints that the run directory holds at the end, at most. */
-    readonly checkpoints: number;
-    /** Bytes of a checkpoint that holds only weights, at most. */
-    readonly weightsOnlyBytes: number;
-    /** Checkpoints that hold only weights at the end, at most. */
-    readonly weightsOnlyCheckpoints: number;
-    /** Bytes of the token files. */
-    readonly tokenBytes: number;
-    /** Whether the token files exist already. */
-    readonly hasTokens: boolean;
-  };
-}
-
-/** Time of the steps alone, without evaluations, samples and checkpoints. */
-export interface EstimatedTime {
-  /** Mean of the steps that were timed. */
-  readonly secondsPerStep: number;
-  /** Steps that were timed. */
-  readonly timedSteps: number;
-  /** Steps that remain. */
-  readonly steps: number;
-  /** Time of these. */
-  readonly seconds: number;
-}
 
 /** The checkpoints that a run will save. */
 export function plannedSaves(

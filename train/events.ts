@@ -1,7 +1,7 @@
 import type { DataProgress } from "../data/text/documents.ts";
-import type { Estimate, EstimatedTime } from "./estimate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { ParameterHistogram } from "./histograms.ts";
+import type { TrainingMemory } from "./limits.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /** What `train()` reports while it works. */
@@ -111,6 +111,48 @@ export type TrainEvent =
     /** The same in bits per byte. */
     bitsPerByte?: number;
   };
+
+/** What a training needs. */
+export interface Estimate {
+  /** Bytes on the device, exact. */
+  readonly memory: TrainingMemory;
+  /** Floating-point operations, see `costOf()`. */
+  readonly flops: {
+    /** Of one token. */
+    readonly perToken: number;
+    /** Of one step. */
+    readonly perStep: number;
+    /** Of all steps that remain. */
+    readonly total: number;
+  };
+  /** Files of the run directory and of the cache. */
+  readonly disk: {
+    /** Bytes of one checkpoint, at most. */
+    readonly checkpointBytes: number;
+    /** Whole checkpoints that the run directory holds at the end, at most. */
+    readonly checkpoints: number;
+    /** Bytes of a checkpoint that holds only weights, at most. */
+    readonly weightsOnlyBytes: number;
+    /** Checkpoints that hold only weights at the end, at most. */
+    readonly weightsOnlyCheckpoints: number;
+    /** Bytes of the token files. */
+    readonly tokenBytes: number;
+    /** Whether the token files exist already. */
+    readonly hasTokens: boolean;
+  };
+}
+
+/** Time of the steps alone, without evaluations, samples and checkpoints. */
+export interface EstimatedTime {
+  /** Mean of the steps that were timed. */
+  readonly secondsPerStep: number;
+  /** Steps that were timed. */
+  readonly timedSteps: number;
+  /** Steps that remain. */
+  readonly steps: number;
+  /** Time of these. */
+  readonly seconds: number;
+}
 
 /** Functions that work on models and data calls with its reports, and a signal that ends the work. */
 export interface Callbacks {

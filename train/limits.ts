@@ -15,8 +15,8 @@ import { OuterStep } from "./diloco.ts";
 import { recordEvaluation } from "./evaluate.ts";
 import { createHistograms } from "./histograms.ts";
 import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
+import { SAMPLE_TOKENS } from "./prompts.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
-import { SAMPLE_TOKENS } from "./steps.ts";
 
 /** What determines the memory and launches of a training. */
 export interface TrainingSpec extends

@@ -1,6 +1,9 @@
 import { createChatFormat } from "../data/tokenizer/chat_format.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 
+/** Tokens of a sample after its prompt. */
+export const SAMPLE_TOKENS = 120;
+
 /** Tokens of a document that are decoded to find its first words. */
 const DECODED_TOKENS = 256;
 

@@ -51,8 +51,13 @@ import { loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts"
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import { type ResolvedOptions, savedIn } from "./options.ts";
-import { gatherRankStates, haveOwnStates, RESIDUAL, residualOf } from "./rank_states.ts";
-import type { RankTraining } from "./rank_training.ts";
+import {
+  gatherRankStates,
+  haveOwnStates,
+  type RankTraining,
+  RESIDUAL,
+  residualOf,
+} from "./rank_states.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";

@@ -5,7 +5,7 @@ import type { Evaluation } from "./evaluate.ts";
 import { notice, noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./metrics.ts";
-import { givenPrompt, heldOutPrompt } from "./prompts.ts";
+import { givenPrompt, heldOutPrompt, SAMPLE_TOKENS } from "./prompts.ts";
 import { tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { haveOwnStates } from "./rank_states.ts";
@@ -16,9 +16,6 @@ import { allSkipped, checkSkips } from "./skips.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { SubmittedSteps } from "./submitted_steps.ts";
 import { shortened, TimeLimit } from "./time_limit.ts";
-
-/** Tokens per sample. */
-export const SAMPLE_TOKENS = 120;
 
 /** Share of the steps that fit into the time to which a training is shortened, so that this is seldom done again. */
 const SAFE_SHARE = 0.95;

@@ -18,7 +18,7 @@ import type { TrainingSpec } from "../../train/limits.ts";
 import { type LaunchRange, lifetimesIn, shapesOf, trainingShapes } from "../../train/shapes.ts";
 import { drawShapes, shapesTable } from "../../train/shapes_report.ts";
 import { createTrainStep } from "../../train/step.ts";
-import { SAMPLE_TOKENS } from "../../train/steps.ts";
+import { SAMPLE_TOKENS } from "../../train/prompts.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device, REAL_TYPES } from "../kernels/harness.ts";
