@@ -1,7 +1,8 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_LOGPROBS, samplerSettings } from "../kernels/sample/sample.ts";
-import { download, type HostArray, type Tensor } from "../kernels/tensor.ts";
+import { download, type Tensor } from "../kernels/tensor.ts";
+import { intervalOf, PassTimer } from "../kernels/timing.ts";
 import {
   checkPromptIds,
   Completion,
@@ -95,6 +96,8 @@ interface Job {
 interface Chunk extends Work {
   /** The tokens that it draws. */
   readonly drawn: readonly { job: Job; span: SequenceSpan }[];
+  /** When the device began and ended them, if it can tell: the passes that read, and the steps. */
+  readonly ticks: { readonly reads: Tensor | undefined; readonly steps: Tensor | undefined };
 }
 
 /**
@@ -161,6 +164,8 @@ export class BatchingEngine implements Engine {
   readonly #slotCount: number;
   readonly #slots: Slots;
   readonly #pace: Pace;
+  readonly #readTimer: PassTimer;
+  readonly #stepTimer: PassTimer;
   readonly #waiting: Job[] = [];
   readonly #running: Set<Job> = new Set();
   #work: Promise<void> | undefined;
@@ -181,6 +186,8 @@ export class BatchingEngine implements Engine {
     this.#slotCount = slots;
     this.#maxTokens = maxTokens;
     this.#pace = pace;
+    this.#readTimer = new PassTimer(model.gpt.device);
+    this.#stepTimer = new PassTimer(model.gpt.device);
   }
 
   submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void> {
@@ -209,7 +216,7 @@ export class BatchingEngine implements Engine {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#work;
-    this.#slots[Symbol.dispose]();
+    for (const owned of [this.#slots, this.#readTimer, this.#stepTimer]) owned[Symbol.dispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -266,15 +273,11 @@ export class BatchingEngine implements Engine {
     try {
       await this.#slots.compiling();
       for (let chunk = this.#begin(); chunk;) {
-        let sinceMs = performance.now();
         const results = download(device, ...this.#resultsOf(chunk));
         results.catch(() => {}); // begin() may throw before they are awaited
-        if (device.provider === "native") this.#pace.computed(chunk, sinceMs); // download() has waited for it
         const next = this.#begin();
-        sinceMs = performance.now();
-        const arrays = await results;
-        if (device.provider === "dawn") this.#pace.computed(chunk, sinceMs);
-        this.#deliver(chunk, arrays);
+        const arrays = (await results).values();
+        this.#deliver(chunk, arrays as ArrayIterator<Uint32Array<ArrayBuffer>>);
         if (next) await this.#pace.pause(next);
         chunk = next ?? this.#begin();
       }
@@ -301,12 +304,17 @@ export class BatchingEngine implements Engine {
     );
     const logprobs = [...jobs.values()].some(({ request }) => request.logprobs !== undefined);
     const left = Math.max(...sequences.map((sequence) => this.#slots.drawable(sequence)));
-    const spans = this.#slots.draw(this.#pace.tokens(rows, { isFirst, logprobs, left }));
+    const spans = this.#slots.draw(
+      this.#pace.tokens(rows, { isFirst, logprobs, left }),
+      this.#stepTimer,
+    );
     return {
       drawn: spans.map((span) => ({ span, job: jobs.get(span.sequence)! })),
       steps: Math.max(0, ...spans.map(({ count }) => count)),
       rows,
       reads,
+      isFirst,
+      ticks: { reads: this.#readTimer.stop(), steps: this.#stepTimer.stop() },
       sinceMs,
     };
   }
@@ -341,23 +349,24 @@ export class BatchingEngine implements Engine {
       if (!oldest) return reads;
       // the shortest first, so that they wait for no long prompt, and the oldest, so that it waits for no short ones
       others.sort((a, b) => unread(a) - unread(b));
-      slots.read([oldest, ...others.slice(0, slots.mostRead - 1)]);
+      slots.read([oldest, ...others.slice(0, slots.mostRead - 1)], this.#readTimer);
     }
     return most;
   }
 
   /** What is read back of a chunk. */
-  #resultsOf({ drawn }: Chunk): Tensor[] {
+  #resultsOf({ drawn, ticks: { reads, steps } }: Chunk): Tensor[] {
     const tensors = drawn.flatMap(({ job, span }) => [
       this.#slots.tokensOf(span),
       ...(job.request.logprobs === undefined ? [] : this.#slots.logprobsOf(span)),
     ]);
+    for (const ticks of [reads, steps]) if (ticks) tensors.push(ticks);
     return tensors.length > 0 ? tensors : [this.#slots.anyTensor];
   }
 
-  /** Adds the results of a chunk to the outputs. */
-  #deliver({ drawn }: Chunk, results: readonly HostArray[]): void {
-    const arrays = results.values() as ArrayIterator<Uint32Array<ArrayBuffer>>;
+  /** Adds the results of a chunk, in the order of `#resultsOf()`, to the outputs, and its times to what the pace knows. */
+  #deliver(chunk: Chunk, arrays: Iterator<Uint32Array<ArrayBuffer>>): void {
+    const { drawn, ticks: { reads, steps } } = chunk;
     for (const { job, span } of drawn) {
       const { request, completion, output } = job;
       const tokens = arrays.next().value!;
@@ -377,6 +386,10 @@ export class BatchingEngine implements Engine {
       if (isWhole && !completion.result) output.add(completion.end("length"), []);
       if (completion.result) this.#end(job);
     }
+    this.#pace.computed(chunk, {
+      reads: reads && intervalOf(arrays.next().value!),
+      steps: steps && intervalOf(arrays.next().value!),
+    });
   }
 
   #end(job: Job): void {

@@ -1,4 +1,5 @@
 import { Program } from "../kernels/program.ts";
+import type { PassTimer } from "../kernels/timing.ts";
 import {
   hasPenalties,
   MOST_LOGPROBS,
@@ -347,13 +348,13 @@ export class Slots implements Disposable {
   }
 
   /** Reads the next known tokens of some sequences, at most `mostRead`, without waiting for the device. */
-  read(sequences: readonly Sequence[]): void {
+  read(sequences: readonly Sequence[], timer?: PassTimer): void {
     const { program, cursors } = this.#readingPass(sequences.length);
     const held = sequences as readonly Held[];
     const words = new Uint32Array(cursors.shape[0]! * 4); // a row that ends at 0 is not computed
     words.set(held.flatMap(({ read, start, slot, length }) => [read, start, slot, length - 1]));
     upload(this.#model.device, cursors, words);
-    program.run();
+    program.run({ timestampWrites: timer?.writes() });
     for (const sequence of held) {
       const end = sequence.read + this.#knownTokens;
       if (sequence.start === 0 && end < sequence.length) this.#kept[sequence.slot]!.count = end;
@@ -368,7 +369,7 @@ export class Slots implements Disposable {
    *
    * @returns the drawn tokens of each, in which a token that ends the text is the last that counts.
    */
-  draw(most: number): SequenceSpan[] {
+  draw(most: number, timer?: PassTimer): SequenceSpan[] {
     const drawing = this.#rows.filter((sequence) =>
       sequence && this.drawable(sequence) > 0
     ) as Held[];
@@ -381,7 +382,7 @@ export class Slots implements Disposable {
     let left = count;
     for (let next = FIRST_SUBMIT; left > 0; next = Math.min(2 * next, MOST_SUBMIT)) {
       const repeats = Math.min(left, next);
-      pass.program.run({ repeats });
+      pass.program.run({ repeats, timestampWrites: timer?.writes() });
       left -= repeats;
     }
     return drawing.map((sequence) => {

@@ -56,6 +56,7 @@ export function dryDevice(device: Device): DryDevice {
     createShaderModule: () => object,
     createComputePipeline: () => object,
     createBindGroup: () => object,
+    createQuerySet: () => object,
     createCommandEncoder: () => object,
   };
   return {

@@ -105,6 +105,18 @@ interface Step extends Launch {
   readonly workgroups: readonly [number, number?, number?];
 }
 
+/** What a program runs, and how often. */
+export interface RunOptions {
+  /** Times in a row, once by default. */
+  readonly repeats?: number;
+  /** Index of the first launch, 0 by default. */
+  readonly from?: number;
+  /** Index after the last launch; by default that of the end. */
+  readonly to?: number;
+  /** The timestamps that the pass writes; none by default. */
+  readonly timestampWrites?: GPUComputePassTimestampWrites | undefined;
+}
+
 /**
  * A list of kernel launches, recorded once and replayed every step.
  *
@@ -283,12 +295,9 @@ export class Program implements Disposable {
    * Submits launches `from` to `to` − 1 in one pass, `repeats` times in a row; by default all launches once.
    * Does not wait for the device.
    */
-  run(
-    { repeats = 1, from = 0, to = this.length }: { repeats?: number; from?: number; to?: number } =
-      {},
-  ): void {
+  run({ repeats = 1, from = 0, to = this.length, timestampWrites }: RunOptions = {}): void {
     const encoder = this.device.gpu.createCommandEncoder();
-    const pass = encoder.beginComputePass();
+    const pass = encoder.beginComputePass(timestampWrites ? { timestampWrites } : {});
     const steps = this.#steps.slice(from, to);
     for (let i = 0; i < repeats; i++) encodeSteps(this.device, pass, steps);
     pass.end();

@@ -1,5 +1,6 @@
 import type { Device } from "./device.ts";
 import type { Program } from "./program.ts";
+import type { HostArray, Tensor } from "./tensor.ts";
 
 /** A program, or some of its launches, to time. */
 export interface Timed {
@@ -121,6 +122,63 @@ async function timeByWallClock(
   }
   device.check();
   return ms;
+}
+
+/** Measures on the device the time from the begin of a pass to the end of that pass or of a later one. */
+export class PassTimer implements Disposable {
+  readonly #device: Device;
+  readonly #querySet: GPUQuerySet | undefined; // undefined if the device has no timestamp queries
+  readonly #ticks: Tensor | undefined;
+  #isRunning = false;
+
+  /** Creates a timer that is not running. */
+  constructor(device: Device) {
+    this.#device = device;
+    if (clockOf(device) !== "timestamps") return;
+    this.#querySet = device.gpu.createQuerySet({ type: "timestamp", count: 2 });
+    const buffer = device.gpu.createBuffer({ size: 16, usage: 0x200 | 0x04 }); // QUERY_RESOLVE | COPY_SRC
+    this.#ticks = { name: "ticks", shape: [4], dtype: "u32", buffer, offsetBytes: 0 };
+  }
+
+  /** What the next pass has to write. */
+  writes(): GPUComputePassTimestampWrites | undefined {
+    if (!this.#querySet) return undefined;
+    const isFirst = !this.#isRunning;
+    this.#isRunning = true;
+    return {
+      querySet: this.#querySet,
+      ...isFirst ? { beginningOfPassWriteIndex: 0 } : {},
+      endOfPassWriteIndex: 1,
+    };
+  }
+
+  /** Stops after the last pass; returns what `intervalOf()` reads, undefined without a pass or timestamp queries. */
+  stop(): Tensor | undefined {
+    if (!this.#isRunning) return undefined;
+    this.#isRunning = false;
+    const encoder = this.#device.gpu.createCommandEncoder();
+    encoder.resolveQuerySet(this.#querySet!, 0, 2, this.#ticks!.buffer, 0);
+    this.#device.gpu.queue.submit([encoder.finish()]);
+    return this.#ticks;
+  }
+
+  /** Frees the queries. */
+  [Symbol.dispose](): void {
+    this.#querySet?.destroy();
+    this.#ticks?.buffer.destroy();
+  }
+}
+
+/** An interval on the clock of a device. */
+export interface Interval {
+  readonly beginMs: number;
+  readonly endMs: number;
+}
+
+/** The interval that a timer has measured, if a tick is a nanosecond, as the standard says. */
+export function intervalOf(ticks: HostArray): Interval {
+  const at = (i: number) => (ticks[i]! + ticks[i + 1]! * 2 ** 32) / 1e6;
+  return { beginMs: at(0), endMs: at(2) };
 }
 
 function encode(pass: GPUComputePassEncoder, { program, repeats, launches }: Timed): void {

@@ -2,31 +2,31 @@ import assert from "node:assert/strict";
 import { Pace } from "../../generate/pace.ts";
 import { LOGPROBS_KEPT } from "../../generate/slots.ts";
 
+const GPU = { isCpu: false, provider: "native" } as const;
+
 /** Later chunks than the first ones, of requests without logprobs. */
 const LATER = { isFirst: false, logprobs: false, left: Infinity };
 
-Deno.test("Pace does not wait for a CPU adapter, however long a chunk took once", async () => {
+Deno.test("Pace does not pause for a CPU adapter, however long a chunk took", async () => {
   const pace = new Pace({ isCpu: true, provider: "native" }), begin = performance.now();
-  const work = { steps: 1, rows: 1, reads: 0 };
-  pace.computed({ ...work, sinceMs: begin - 60_000 }, begin - 60_000);
-  await pace.pause({ ...work, sinceMs: begin });
+  const work = { steps: 1, rows: 1, reads: 0, isFirst: true, sinceMs: begin };
+  pace.computed(work, { steps: { beginMs: 1, endMs: 60_001 } });
+  await pace.pause(work);
   assert.ok(performance.now() - begin < 10_000);
   assert.equal(pace.tokens(1, LATER), 1);
 });
 
 Deno.test("Pace has at most the tokens in a chunk whose logprobs are kept, if there are logprobs", () => {
-  const pace = new Pace({ isCpu: true, provider: "native" });
-  for (let i = 0; i < 12; i++) {
-    const sinceMs = performance.now() - 100;
-    pace.computed({ steps: 1e6, rows: 1, reads: 0, sinceMs }, sinceMs);
-  }
+  const pace = new Pace(GPU);
+  const work = { steps: 1000, rows: 1, reads: 0, isFirst: true, sinceMs: 0 };
+  pace.computed(work, { steps: { beginMs: 1, endMs: 17 } });
   assert.equal(pace.tokens(1, { ...LATER, logprobs: true }), LOGPROBS_KEPT);
-  assert.ok(pace.tokens(1, LATER) > 10 * LOGPROBS_KEPT);
+  assert.equal(pace.tokens(1, LATER), 1000);
 });
 
 Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the first one a quarter, in the last one the rest", () => {
   for (const chunkMs of [16, 160]) {
-    const pace = new Pace({ isCpu: false, provider: "native" }, { chunkMs }); // a token takes 1 ms, it supposes
+    const pace = new Pace(GPU, { chunkMs }); // a token takes 1 ms, it supposes
     assert.equal(pace.tokens(1, LATER), chunkMs);
     assert.equal(pace.tokens(1, { ...LATER, isFirst: true }), chunkMs / 4);
     assert.equal(pace.tokens(1, { ...LATER, left: chunkMs + 9 }), chunkMs + 9); // the rest takes less than to read it back
@@ -34,37 +34,59 @@ Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the f
   }
 });
 
-/** What a host learns of a device with these times, if each chunk also reads prompts and the host is late at some times. */
-function learned({ stepMs, readMs, late }: { stepMs: number; readMs: number; late: number }) {
-  const pace = new Pace({ isCpu: false, provider: "native" });
-  for (let i = 0, now = 0; i < 400; i++) {
-    const steps = pace.tokens(64, LATER), reads = Math.min(pace.reads(true), 1 + i * 7 % 8);
-    const sinceMs = now, readyMs = now + steps * stepMs + reads * readMs;
-    now = i * 13 % 100 < 100 * late ? readyMs + 3 : readyMs;
-    pace.computed({ steps, rows: 64, reads, sinceMs }, now === readyMs ? now - 2 : now, now);
+/** What a pace has learnt of a device on which a step takes half a millisecond and a pass that reads 1.5 ms. */
+function learnt({ isCpu = false, idleMs, unit = 1, hostMs = () => 0 }: {
+  isCpu?: boolean;
+  /** Milliseconds of the device without work before a chunk. */
+  idleMs: number;
+  /** Milliseconds of the device's clock per millisecond. */
+  unit?: number;
+  /** Milliseconds for which the host waits in vain for chunk i. */
+  hostMs?: (i: number) => number;
+}) {
+  const pace = new Pace({ ...GPU, isCpu });
+  for (let i = 0, now = 1000; i < 100; i++) {
+    const steps = pace.tokens(64, LATER), reads = Math.min(pace.reads(true), i * 7 % 8);
+    const begin = now + idleMs, middle = begin + reads * 1.5, end = middle + steps * 0.5;
+    const interval = (beginMs: number, endMs: number) => ({
+      beginMs: unit * beginMs,
+      endMs: unit * endMs,
+    });
+    const work = { steps, rows: 64, reads, isFirst: i === 0, sinceMs: now };
+    const times = {
+      reads: reads ? interval(begin, middle) : undefined,
+      steps: interval(middle, end),
+    };
+    pace.computed(work, times, end + hostMs(i));
+    now = end;
   }
   return { tokens: pace.tokens(64, LATER), reads: pace.reads(true) };
 }
 
-Deno.test("Pace tells steps and passes that read apart though each chunk has both, also if the host is late", () => {
-  for (const late of [0, 0.3]) {
-    const { tokens, reads } = learned({ stepMs: 0.4, readMs: 1.5, late });
-    assert.ok(tokens >= 36 && tokens <= 48, `${tokens} of 40`);
-    assert.ok(reads >= 8 && reads <= 12, `${reads} of 10`);
+Deno.test("Pace has steps and passes that read for 16 ms of the device each, however long the host waits", () => {
+  for (const hostMs of [() => 0, (i: number) => i * 13 % 40]) {
+    assert.deepEqual(learnt({ idleMs: 0.5, hostMs }), { tokens: 32, reads: 10 });
   }
 });
 
-Deno.test("Pace has longer chunks for a host that is always late, up to a bound", () => {
-  const { tokens } = learned({ stepMs: 0.4, readMs: 1.5, late: 1 });
-  assert.ok(tokens >= 80 && tokens <= 120, `${tokens} of 100`);
+Deno.test("Pace knows the unit of the device's clock by the host's", () => {
+  for (const unit of [0.02, 10]) {
+    const { tokens, reads } = learnt({ idleMs: 0.5, unit, hostMs: (i) => i * 13 % 40 });
+    assert.ok(tokens >= 30 && tokens <= 34, `${tokens} of 32`);
+    assert.ok(reads >= 9 && reads <= 11, `${reads} of 10`);
+  }
 });
 
-Deno.test("Pace has eight steps in a chunk at least, however long a busy host waits for any", () => {
-  const pace = new Pace({ isCpu: false, provider: "native" });
-  for (let i = 0, now = 0; i < 100; i++) {
-    const steps = pace.tokens(1, LATER), sinceMs = now;
-    now += 50;
-    pace.computed({ steps, rows: 1, reads: 0, sinceMs }, sinceMs, now);
+Deno.test("Pace has longer chunks if a GPU waits for each of them, up to a bound", () => {
+  assert.deepEqual(learnt({ idleMs: 3 }), { tokens: 80, reads: 16 });
+  assert.deepEqual(learnt({ idleMs: 1.5 }), { tokens: 32, reads: 10 });
+  assert.deepEqual(learnt({ isCpu: true, idleMs: 3 }), { tokens: 32, reads: 10 });
+});
+
+Deno.test("Pace learns nothing of a device that has no timestamps, or gives none", () => {
+  const pace = new Pace(GPU), work = { steps: 7, rows: 64, reads: 1, isFirst: false, sinceMs: 0 };
+  for (const times of [{}, { reads: { beginMs: 0, endMs: 0 }, steps: { beginMs: 0, endMs: 0 } }]) {
+    pace.computed(work, times);
+    assert.deepEqual([pace.tokens(64, LATER), pace.reads(true)], [16, 4]);
   }
-  assert.equal(pace.tokens(1, LATER), 8);
 });
