@@ -53,8 +53,9 @@ async function main(name: string | undefined, options: DiagnoseOptions): Promise
     if (options.json) output(`${JSON.stringify(diagnosis, null, 2)}\n`);
     else output(diagnosisTable(checks, outputColumns()));
     status(
-      `${count("sick")} of ${checks.length} checks found something, ` +
-        `${count("unknown")} could not be made`,
+      `${checks.length} checks: ${count("sick")} sick, ${count("unknown")} unknown, ${
+        count("ok")
+      } ok`,
     );
     return count("sick") > 0 ? SICK : 0;
   } finally {

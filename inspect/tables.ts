@@ -126,7 +126,8 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
     text = tableOf(kept);
   }
   const left = layers.length - kept.length;
-  return left === 0 ? text : `${text}\n${left} of ${layers.length} layers are left out\n`;
+  if (left === 0) return text;
+  return `${text}\nlayers that do not fit: ${left} of ${layers.length}\n`;
 }
 
 /** Where the residual stream is read after some blocks of all: layers have the numbers of the attention's. */
