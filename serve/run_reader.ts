@@ -190,7 +190,10 @@ export function glance(path: string): RunIndex {
   const found = [find("step"), find("evaluation")].flat();
   const { steps } = (index.start?.options ?? {}) as Record<string, unknown>;
   const done = Math.max(...[...found, ...last].map(({ step }) => step));
-  const start = typeof steps === "number" && done > steps ? [find("start")].flat() : [];
+  // a run that was made longer or shorter has another start
+  const ended = last.some(({ kind }) => kind === "end");
+  const changed = typeof steps === "number" && (done > steps || ended && done < steps);
+  const start = changed ? [find("start")].flat() : [];
   found.sort((a, b) => a.step - b.step); // a step comes before its evaluation
   for (const metric of [...start, ...found, ...last]) index.add(metric);
   return index;

@@ -166,11 +166,17 @@ Deno.test("glance() finds the last step before long lines of other kinds", () =>
   assert.equal(index.last("evaluation.loss")?.value, 0.5);
 });
 
-Deno.test("glance() has the options of the last start if the run was made longer", () => {
-  const longer = JSON.stringify({ ...JSON.parse(start(300)), step: 100 });
+Deno.test("glance() has the options of the last start if the run was made longer or shorter", () => {
+  const stepsOf = (lines: string[]) => {
+    const { options } = glance(record(lines)).start!;
+    return (options as Record<string, unknown>).steps;
+  };
+  const resumed = (steps: number) => JSON.stringify({ ...JSON.parse(start(steps)), step: 100 });
   const later = Array.from({ length: 200 }, (_, i) => step(101 + i));
-  const index = glance(record([start(100), ...steps(100), longer, ...later]));
-  assert.equal((index.start?.options as Record<string, unknown>).steps, 300);
+  assert.equal(stepsOf([start(100), ...steps(100), resumed(300), ...later]), 300);
+  const end = '{"kind":"end","step":300,"reason":"steps"}';
+  assert.equal(stepsOf([start(900), ...steps(100), resumed(300), ...later, end]), 300);
+  assert.equal(stepsOf([start(900), ...steps(100), end]), 900);
 });
 
 Deno.test("RunReader waits for no pipe", async () => {
