@@ -237,7 +237,7 @@ function readProgress(
 ): { blocks: number; sizes: number[] } | undefined {
   try {
     const { version, blocks, sizes } = JSON.parse(readFileSync(metaFile, "utf8"));
-    const isUsable = version === VERSION &&
+    const isUsable = version === VERSION && Number.isSafeInteger(blocks) && blocks >= 0 &&
       paths.every((path, i) => statSync(path).size >= sizes[i]!);
     return isUsable ? { blocks, sizes } : undefined;
   } catch {

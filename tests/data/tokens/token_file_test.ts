@@ -162,6 +162,14 @@ Deno.test("createTokenFiles() resumes after the recorded tokens, and writes the 
     "who has the old files open still reads them",
   );
   read.close();
+  const record = Deno.readTextFileSync(join(path, "meta.json"));
+  Deno.writeTextFileSync(join(path, "meta.json"), record.replace(/"blocks":\d+/, '"blocks":-1'));
+  {
+    using writer = writerOf("parts", V);
+    assert.equal(writer.done, 0);
+    append(writer, more, random, V);
+    writer.record();
+  }
   Deno.truncateSync(join(path, "tokens.bin"), 1); // less than is recorded
   using writer = writerOf("parts", V);
   assert.equal(writer.done, 0);
