@@ -1,6 +1,11 @@
 import { quoted } from "../../files/printable.ts";
 import { toByteAlphabet } from "./byte_level.ts";
-import { type AddedToken, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import {
+  type AddedToken,
+  type Model,
+  type TokenizerFile,
+  UnsupportedTokenizer,
+} from "./tokenizer_file.ts";
 
 /**
  * Names of tokens that end a document, the likeliest first: GPT-2's, that of SentencePiece and Llama 2, Gemma's,
@@ -58,8 +63,10 @@ export function readVocabulary(
   const special = added.filter((token) => token.special);
   const suffix = model.end_of_word_suffix ?? "";
   /** Whether a token that is declared special is no text: text has tokens of the model alone. */
-  const isMark = ({ id }: { id: number }) =>
-    ofModel[id] === undefined || isName(ofModel[id].replace(suffix, ""));
+  const isMark = ({ id }: { id: number }) => {
+    const token = ofModel[id];
+    return token === undefined || isName(token.replace(suffix, "")) && !isMerged(model, token);
+  };
   const usualEnd = usualEndOf(added, special.filter(isMark), tokens);
   const content = endOfText ?? usualEnd;
   if (content === undefined) {
@@ -127,4 +134,13 @@ export const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 function isName(token: string): boolean {
   return /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su.test(token) &&
     !BYTE_TOKEN.test(token);
+}
+
+/** Whether merges make a token of a BPE, which then stands for text whatever its form is. */
+function isMerged(model: Model, token: string): boolean {
+  if (model.kind !== "BPE") return false;
+  const prefix = model.continuing_subword_prefix?.length ?? 0;
+  return model.merges.some(([left, right]) =>
+    left.length + right.length - prefix === token.length && left + right.slice(prefix) === token
+  );
 }
