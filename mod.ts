@@ -161,6 +161,7 @@ export {
 export {
   type CompletionRequest,
   DEFAULT_SAMPLER,
+  type EngineRequest,
   type GenerateOptions,
   promptIdsOf,
 } from "./generate/request.ts";
@@ -169,7 +170,6 @@ export {
   createEngine,
   type Engine,
   type EngineOptions,
-  type EngineRequest,
   type EngineStats,
 } from "./generate/engine.ts";
 
@@ -334,7 +334,8 @@ export {
   type Shader,
   type Tunable,
 } from "./kernels/program.ts";
-export type { Binding, Pipeline, Pipelines } from "./kernels/shader.ts";
+export type { Pipeline, Pipelines } from "./kernels/pipelines.ts";
+export type { Binding } from "./kernels/shader.ts";
 export type { Dropout, DropoutSite } from "./kernels/random.ts";
 export { ACTIVATION_FUNCTIONS, type ActivationFunction } from "./kernels/activation.ts";
 export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";

@@ -1,13 +1,13 @@
 import type { Device } from "../kernels/device.ts";
 import { muonDtype } from "../kernels/muon/muon.ts";
 import { bytesPerElement, type DType, size } from "../kernels/tensor.ts";
+import type { RecomputeMode } from "../model/activations.ts";
 import { attentionOf, type GptConfig, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { blockMatrices, blockOf, parameterTable } from "../model/parameters.ts";
-import { dtypesOf } from "../model/precision.ts";
-import { OPTIMIZERS } from "../train/optimizer.ts";
+import { dtypesOf, type Precision } from "../model/precision.ts";
+import { type OptimizerName, OPTIMIZERS } from "../train/optimizer.ts";
 import type { Roofline } from "./harness.ts";
-import type { TrainStepBench } from "./train_step.ts";
 
 /**
  * A model of the time of a training step, from its dimensions and three figures of the device. If a step
@@ -15,6 +15,18 @@ import type { TrainStepBench } from "./train_step.ts";
  *
  * @module
  */
+
+/** What the cost of a training step depends on. */
+export interface CostedStep {
+  readonly config: GptConfig;
+  readonly batchSize: number;
+  readonly sequenceLength: number;
+  readonly precision: Precision;
+  /** AdamW by default. */
+  readonly optimizer?: OptimizerName;
+  /** What the backward pass computes again, nothing by default. */
+  readonly recompute?: RecomputeMode;
+}
 
 /** Work that a step needs at least. */
 export interface StepCost {
@@ -63,10 +75,7 @@ export function modelledMs(
  */
 export function stepCost(
   { config, batchSize, sequenceLength: T, precision, optimizer = "adamw", recompute = "none" }:
-    Pick<
-      TrainStepBench,
-      "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer" | "recompute"
-    >,
+    CostedStep,
   { matrixShapes = [] }: Partial<Pick<Device, "matrixShapes">> = {},
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;

@@ -6,31 +6,20 @@ import type { Program } from "../kernels/program.ts";
 import type { Provider } from "../kernels/provider.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
-import type { RecomputeMode } from "../model/activations.ts";
-import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
-import type { OptimizerName } from "../train/optimizer.ts";
 import { createTrainStep, type TrainStep } from "../train/step.ts";
-import { muonFlops } from "./cost.ts";
+import { type CostedStep, muonFlops } from "./cost.ts";
 import type { Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
 import { benchConfig, type BenchModel, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 
 /** A training step to time. */
-export interface TrainStepBench {
+export interface TrainStepBench extends CostedStep {
   /** Such as `mini`. */
   readonly model: string;
-  readonly config: GptConfig;
-  readonly batchSize: number;
-  readonly sequenceLength: number;
-  readonly precision: Precision;
-  /** AdamW by default. */
-  readonly optimizer?: OptimizerName;
-  /** Nothing by default. */
-  readonly recompute?: RecomputeMode;
 }
 
 /** Measurements of one training step. */

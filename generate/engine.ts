@@ -10,17 +10,11 @@ import {
   type TokenLogprob,
   type TokenLogprobs,
 } from "./completion.ts";
-import { type GenerateOptions, MAX_NEW_TOKENS, promptIdsOf, resolveSampler } from "./request.ts";
+import { type EngineRequest, MAX_NEW_TOKENS, promptIdsOf, resolveSampler } from "./request.ts";
 import type { LoadedModel } from "./load.ts";
 import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
 import { mostSequences, type Sequence, type SequenceSpan, Slots } from "./slots.ts";
-
-/** A completion that an engine computes. Its seed gives the same completion, whatever else the engine computes. */
-export type EngineRequest = GenerateOptions & {
-  /** Alternatives per token whose logprobs are wanted, 0 for the drawn token alone; by default there are no logprobs. */
-  readonly logprobs?: number | undefined;
-};
 
 /** What an engine does, and has done since it was created. */
 export interface EngineStats {

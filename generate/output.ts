@@ -1,5 +1,5 @@
 import type { CompletionPiece, GenerateResult, TokenLogprobs } from "./completion.ts";
-import type { EngineRequest } from "./engine.ts";
+import type { EngineRequest } from "./request.ts";
 
 /** What the reader of a request has not taken yet. */
 export class Output {

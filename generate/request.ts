@@ -26,6 +26,12 @@ export interface GenerateOptions extends CompletionRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** A completion that an engine computes. Its seed gives the same completion, whatever else the engine computes. */
+export type EngineRequest = GenerateOptions & {
+  /** Alternatives per token whose logprobs are wanted, 0 for the drawn token alone; by default there are no logprobs. */
+  readonly logprobs?: number | undefined;
+};
+
 /** Tokens that are added to a prompt by default, at most. */
 export const MAX_NEW_TOKENS = 256;
 

@@ -9,9 +9,8 @@ import {
   type Provider,
   requestAdapter,
 } from "./provider.ts";
-import { Pipelines } from "./shader.ts";
+import { Pipelines } from "./pipelines.ts";
 import { testSubgroups } from "./subgroups.ts";
-import type { Tensor } from "./tensor.ts";
 
 /** A WebGPU device with its capabilities, its compiled shaders and the first error that it reported. */
 export interface Device {
@@ -57,7 +56,7 @@ export interface Device {
   /** Names of the fastest kernels on this device by `Tunable.key`, as tune.ts measured them. */
   readonly choices: Map<string, string>;
   /** Is called with each tensor that is created in a buffer of the device; only a `dryDevice()` has it. */
-  readonly onTensor?: (tensor: Tensor) => void;
+  onTensor?(tensor: { readonly buffer: GPUBuffer }): void;
   /**
    * Throws the first error that the device reported since it was opened, if there is one.
    *

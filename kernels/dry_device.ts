@@ -1,5 +1,5 @@
 import type { Device } from "./device.ts";
-import { Pipelines } from "./shader.ts";
+import { Pipelines } from "./pipelines.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A device that allocates nothing: see `dryDevice()`. */
@@ -8,6 +8,7 @@ export interface DryDevice extends Device {
   readonly bytes: number;
   /** The tensors in these buffers, each whole, in the order of their creation; uniforms are none. */
   readonly tensors: Iterable<Tensor>;
+  onTensor(tensor: Tensor): void;
 }
 
 /** What takes the place of all objects that a device makes but buffers. */

@@ -1,12 +1,11 @@
 import { type Device, LimitError } from "./device.ts";
+import { compile, type Pipeline } from "./pipelines.ts";
 import {
   type Binding,
   bindingsOf,
   compilable,
-  compile,
   type Constants,
   labelOf,
-  type Pipeline,
   type Shader,
   SIZES,
   specialize,

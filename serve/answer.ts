@@ -1,5 +1,5 @@
 import type { CompletionPiece, GenerateResult } from "../generate/completion.ts";
-import type { EngineRequest } from "../generate/engine.ts";
+import type { EngineRequest } from "../generate/request.ts";
 import { merged } from "../generate/merged.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";

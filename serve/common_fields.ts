@@ -1,5 +1,5 @@
 import { isObject } from "../files/json.ts";
-import type { EngineRequest } from "../generate/engine.ts";
+import type { EngineRequest } from "../generate/request.ts";
 import { randomSeed, seedsFrom } from "../generate/request.ts";
 import { MOST_COMPLETIONS, MOST_STOP_UNITS, MOST_STOPS } from "./limits.ts";
 import type { Models } from "./models.ts";

@@ -23,7 +23,7 @@ import { timeSteps } from "./estimate.ts";
 import { type Callbacks, notice, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import { type OptionName, tokensPerStepOf, type TrainOptions } from "./options.ts";
-import type { Setup, Workplace } from "./setup.ts";
+import type { Setup, Workplace } from "./run.ts";
 import { sizesOf } from "./resolve.ts";
 import { allowedDepths, isPlanned, isSizeOpen, typedAmong, withPlanned } from "./size.ts";
 import { createTrainStep } from "./step.ts";

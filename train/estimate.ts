@@ -5,7 +5,7 @@ import { initializeParameters } from "../model/weights.ts";
 import type { Estimate, EstimatedTime, TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
-import type { Run } from "./setup.ts";
+import type { Run } from "./run.ts";
 import { cacheBeside } from "./training_data.ts";
 import { lastBeforeCooldown } from "./schedule.ts";
 import { tokensPerStepOf, type TrainOptions } from "./options.ts";

@@ -11,7 +11,7 @@ import {
 } from "../model/files/checkpoint.ts";
 import { notices, reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
-import type { Workplace } from "./setup.ts";
+import type { Workplace } from "./run.ts";
 import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
 
 /**

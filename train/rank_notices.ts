@@ -1,5 +1,5 @@
 import { savedIn } from "./options.ts";
-import type { Run } from "./setup.ts";
+import type { Run } from "./run.ts";
 import { hasResiduals } from "./state.ts";
 
 /** Sentences about the ranks of a training, if there are several, or were when it was saved, or they exchange weights. */

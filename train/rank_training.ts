@@ -2,7 +2,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import { OuterStep } from "./diloco.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import type { RankTraining } from "./rank_states.ts";
-import type { Run } from "./setup.ts";
+import type { Run } from "./run.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 
 /**

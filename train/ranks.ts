@@ -14,7 +14,7 @@ import type { GptConfig } from "../model/config.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { gatherRankStates, type RankTraining, residualOf } from "./rank_states.ts";
 import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
-import type { Run, Workplace } from "./setup.ts";
+import type { Run, Workplace } from "./run.ts";
 import { hasResiduals, readMoments, readResidual, type Resumed } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";

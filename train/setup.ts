@@ -1,24 +1,19 @@
-import type { Documents } from "../data/text/documents.ts";
-import type { Batches } from "../data/tokens/batches.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
-import type { HubOptions } from "../data/hub/hub.ts";
-import type { Transport } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
-import { hashModel, MODEL_NAMES, type ModelSource } from "../generate/source.ts";
+import { hashModel, MODEL_NAMES } from "../generate/source.ts";
 import { shortageOf } from "../generate/limits.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig, PresetName } from "../model/config.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";
 import { parameterTable } from "../model/parameters.ts";
-import { type Precision, resolvePrecision } from "../model/precision.ts";
+import { resolvePrecision } from "../model/precision.ts";
 import { newModel } from "./architecture.ts";
 import { notice, notices, reporting, type TrainEvent } from "./events.ts";
 import { findInitial, holdBase, loraOf, withAdapters } from "./initial_model.ts";
-import { checkTraining, type TrainingMemory } from "./limits.ts";
+import { checkTraining } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
-import { DEFAULT_OPTIONS, type ResolvedOptions, savedIn, type TrainOptions } from "./options.ts";
-import { DEPTHS, describePlan, type Plan, withFigures } from "./plan.ts";
+import { DEFAULT_OPTIONS, savedIn, type TrainOptions } from "./options.ts";
+import { DEPTHS, describePlan, withFigures } from "./plan.ts";
 import { checkSamePlan, planOptions } from "./plan_file.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
@@ -33,7 +28,7 @@ import {
   type TrainingDefaults,
   typedNames,
 } from "./resolve.ts";
-import type { RunDirectory } from "./run_directory.ts";
+import type { Run, Setup, Workplace } from "./run.ts";
 import { jumpOf } from "./schedule.ts";
 import { allowedDepths, checkSizes, isPlanned, isSizeOpen, sizeReason, withSizes } from "./size.ts";
 import { StepShare } from "./step_share.ts";
@@ -46,23 +41,6 @@ import { batchesOf, dataPlaces, littleHeldOut, shortRows } from "./training_data
  *
  * @module
  */
-
-/** The device and directory of a training, and the signal that ends it early. */
-export interface Workplace {
-  readonly device: Device;
-  /** The path of the run directory. */
-  readonly out: string;
-  /** The run directory; undefined for a dry run, which changes nothing on the disk. */
-  readonly directory: RunDirectory | undefined;
-  readonly signal: AbortSignal | undefined;
-  readonly hub: Pick<HubOptions, "environment">;
-  /** The transport to the other ranks of the training. */
-  readonly transport: Transport;
-  /** The documents that the caller has given in place of a name. */
-  readonly documents?: Documents | undefined;
-  /** Likewise those to validate with. */
-  readonly validationDocuments?: Documents | undefined;
-}
 
 /**
  * Opens a device of the provider that is given, or of the one that the checkpoint names.
@@ -85,43 +63,6 @@ export async function* openDeviceFor(
     }
     throw error;
   }
-}
-
-/** The choices of a training that do not depend on its data. */
-export interface Setup {
-  /** The options that are given; the others have the values of the checkpoint, if there is one, or their defaults. */
-  readonly given: TrainOptions & Pick<ResolvedOptions, "optimizer">;
-  /** Names of the options that the user typed, now or at an earlier start. */
-  readonly typed: readonly string[];
-  /** The checkpoint of this run from which it is resumed. */
-  readonly resumed: Resumed | undefined;
-  /** Whether the options give the data another name than the checkpoint does. */
-  readonly hasNewData: boolean;
-  /** The model from which a new run starts, unless it starts from random parameters. */
-  readonly initial: ModelSource | undefined;
-  /** The configuration of the resumed or initial model, with the adapters that are trained. */
-  readonly config: GptConfig | undefined;
-  readonly preset: PresetName | "auto";
-  readonly precision: Precision;
-  readonly defaults: TrainingDefaults;
-  /** The plan that decides sizes and steps, if one does. */
-  readonly plan?: Plan;
-}
-
-/** A training with every choice made. */
-export interface Run extends Workplace, Setup {
-  readonly corpus: Corpus;
-  readonly batches: Batches;
-  readonly options: ResolvedOptions;
-  readonly config: GptConfig;
-  /** What the backward pass computes again. */
-  readonly recompute: RecomputeMode;
-  /** Bytes on the device. */
-  readonly memory: TrainingMemory;
-  /** The model from which the run started, as its checkpoints record it. */
-  readonly source: TrainerState["source"] | undefined;
-  /** What this rank computes of each step. */
-  readonly share: StepShare;
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */

@@ -24,14 +24,8 @@ import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
-import {
-  finishSetup,
-  makeSetup,
-  openDeviceFor,
-  type Run,
-  type Setup,
-  type Workplace,
-} from "./setup.ts";
+import type { Run, Setup, Workplace } from "./run.ts";
+import { finishSetup, makeSetup, openDeviceFor } from "./setup.ts";
 import { cacheBeside, fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { TrainingTime } from "./training_time.ts";
 import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";

@@ -12,7 +12,7 @@ import { UserError } from "../files/user_error.ts";
 import { type Callbacks, notice, notices, reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
 import { NAME_THE_TEXT } from "./resolve.ts";
-import type { Setup, Workplace } from "./setup.ts";
+import type { Setup, Workplace } from "./run.ts";
 
 /**
  * The data of a training: its text, found and tokenized, and what is said about it.

@@ -1,6 +1,6 @@
 import type { Device } from "../../kernels/device.ts";
 import { hasMatrices, MATRIX_SIDE as SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
-import { Pipelines } from "../../kernels/shader.ts";
+import { Pipelines } from "../../kernels/pipelines.ts";
 
 /**
  * Subgroup matrices for adapters that have none. The text of a kernel stays as it is, but for the types and functions

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
-import { bindingsOf, compilable, Pipelines, specialize, unroll } from "../../kernels/shader.ts";
+import { Pipelines } from "../../kernels/pipelines.ts";
+import { bindingsOf, compilable, specialize, unroll } from "../../kernels/shader.ts";
 import { createTensor, download, type Tensor } from "../../kernels/tensor.ts";
 import { openTestDevice } from "../gpu.ts";
 import { device, poisoned, tensorOf } from "./harness.ts";

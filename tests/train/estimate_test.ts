@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { estimateTable, timeTable } from "../../train/estimate.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import type { Device } from "../../kernels/device.ts";
-import { Pipelines } from "../../kernels/shader.ts";
+import { Pipelines } from "../../kernels/pipelines.ts";
 import { costOf } from "../../train/metrics.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
