@@ -179,18 +179,24 @@ export class TrainDisplay {
 
 /** The data of a training. */
 function describeData(corpus: Start["corpus"], options: ResolvedOptions): string {
-  const { name, vocabulary, vocabularySize, documents, trainingTokens, validationTokens } = corpus;
-  const { evalTokens, tokenizer } = options;
+  const { name, vocabularySize, documents, trainingTokens, validationTokens } = corpus;
+  const { evalTokens } = options;
   const isPart = evalTokens > 0 && evalTokens < validationTokens;
-  const isOwn = ![undefined, "gpt2"].includes(tokenizer);
   const { answerTokens } = corpus, one = answerTokens === undefined ? "document" : "conversation";
   return `data ${name}: ${documents} ${documents === 1 ? one : `${one}s`}, ` +
     `${trainingTokens} tokens to train on, ` +
     (answerTokens === undefined ? "" : `${answerTokens} of them in answers, `) +
     `${validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
     (isPart ? `, of which ${evalTokens} are evaluated` : "") +
-    `; ${isOwn && vocabulary === "full" ? "" : `${vocabulary} `}vocabulary of ${vocabularySize}` +
+    `; ${partOfVocabulary(options)}vocabulary of ${vocabularySize}` +
     (corpus.cached ? "; found in the cache" : "");
+}
+
+/** Whether a model has all of GPT-2's tokens or a part, as words before "vocabulary"; empty if they are other tokens. */
+function partOfVocabulary({ vocabulary, tokenizer = "gpt2" }: ResolvedOptions): string {
+  // with a model to start from, whose tokens are kept, the choice stays open
+  if (vocabulary === "auto" || vocabulary === "full" && tokenizer !== "gpt2") return "";
+  return `${vocabulary} `;
 }
 
 /** What continues a training that has done its steps. */

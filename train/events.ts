@@ -23,7 +23,6 @@ export type TrainEvent =
     trainedParameters: number;
     corpus: {
       name: string;
-      vocabulary: "full" | "compact";
       vocabularySize: number;
       /** Documents of the training text, with those that are held out. */
       documents: number;

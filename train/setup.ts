@@ -157,7 +157,7 @@ export function* finishSetup(
     validationData: corpus.validationData,
     tokenizer: wholeSpec(given.tokenizer, ["gpt2"]),
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
-    vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
+    vocabulary: corpus.vocabulary ?? given.vocabulary,
   };
   const { step: first = 0, batchIndex = 0 } = resumed?.state ?? {};
   const ranks = place.transport.size, batchesPerStep = ranks * given.gradientAccumulation;

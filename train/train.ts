@@ -416,11 +416,10 @@ function operationsOf({ config, options, batches }: Run): number {
 
 /** The data of a training, for its first event. */
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, documents, training, validation } = corpus;
+  const { name, tokenizer, documents, training, validation } = corpus;
   const { cached, entropyPerToken } = corpus, answerTokens = countAnswers(training);
   return {
     name,
-    vocabulary,
     vocabularySize: tokenizer.vocabularySize,
     documents,
     trainingTokens: training.length,

@@ -53,8 +53,8 @@ export interface Corpus
   readonly training: TokenDataset;
   /** Tokens of the validation text, or of documents that were held out if there is none. */
   readonly validation: TokenDataset;
-  /** Whether the tokenizer has all tokens of its vocabulary, or those that the data uses. */
-  readonly vocabulary: "full" | "compact";
+  /** Whether the tokenizer has all tokens of its vocabulary, or those that the data uses; absent if it was given. */
+  readonly vocabulary?: "full" | "compact";
   /** Least loss that a model can reach, in nats per token; known if all text is `sample`. */
   readonly entropyPerToken?: number;
   /** SHA-256 of all documents, in hexadecimal. */
@@ -81,9 +81,6 @@ export interface CorpusOptions
 /** Share of the full vocabulary that the data uses, below which `auto` chooses the compact one. */
 const COMPACT_SHARE = 1 / 5;
 
-/** Tokens in GPT-2's vocabulary. */
-const GPT2_TOKENS = 50257;
-
 /**
  * Finds a data set, chooses its vocabulary, and tokenizes it or finds its tokens in the cache.
  *
@@ -96,7 +93,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const dataset = await openDataset(data, options), { training, validation } = dataset;
   using stack = new DisposableStack();
   const parts = { ...options, documents: validation ? [training, validation] : [training], stack };
-  const { tokenized, tokenizer, isCompact, newIds } = options.tokenizer
+  const { tokenized, tokenizer, vocabulary, newIds } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts)
     : await tokenizeAndChoose(parts);
   const hashes = tokenized.map(({ hash }) => hash), [trainingHash, validationHash] = hashes;
@@ -117,7 +114,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     tokenizer,
     documents: first!.documents,
     ...divided,
-    vocabulary: isCompact ? "compact" : "full",
+    ...(vocabulary ? { vocabulary } : {}),
     ...(isSample ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: tokenized.every(({ cached }) => cached),
     hash: validation ? digest("sha256", hashes.join("")) : trainingHash!,
@@ -139,8 +136,8 @@ interface Parts extends CorpusOptions {
 interface TokenizedParts {
   readonly tokenized: readonly TokenizedDocuments[];
   readonly tokenizer: Tokenizer;
-  /** Whether the tokenizer has a part of a vocabulary only. */
-  readonly isCompact: boolean;
+  /** The vocabulary that was chosen; absent for the tokenizer of a model. */
+  readonly vocabulary?: "full" | "compact";
   /** The ids of the tokenizer by the ids in the parts, if those differ. */
   readonly newIds?: Uint32Array;
 }
@@ -151,16 +148,15 @@ interface TokenizedParts {
  */
 async function tokenizeFor(given: Tokenizer, parts: Parts): Promise<TokenizedParts> {
   const tokenizer = await fittingTo(given, parts);
-  const isCompact = parts.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
   const found = findAll(tokenizer, parts);
-  if (found) return { tokenized: found, tokenizer, isCompact };
+  if (found) return { tokenized: found, tokenizer };
   const { chatTemplate } = tokenizer, usual = parts.baseTokenizer ?? await gpt2Tokenizer();
   const base = chatTemplate === undefined ? usual : { ...usual, chatTemplate };
   const whole = findAll(base, parts);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
-    return { tokenized: whole, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
+    return { tokenized: whole, tokenizer, newIds: idsInPart(tokenizer, base) };
   }
-  return { tokenized: await tokenizeAll(tokenizer, parts), tokenizer, isCompact };
+  return { tokenized: await tokenizeAll(tokenizer, parts), tokenizer };
 }
 
 /** Tokenizes with the base tokenizer, then keeps its vocabulary or the part that the data uses. */
@@ -170,9 +166,9 @@ async function tokenizeAndChoose(parts: Parts): Promise<TokenizedParts> {
   const tokenized = await tokenizeAll(base, parts), used = usedIds(tokenized);
   const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
   const isCompact = vocabulary === "compact" || (vocabulary === "auto" && isSmallPart);
-  if (!isCompact) return { tokenized, tokenizer: base, isCompact };
+  if (!isCompact) return { tokenized, tokenizer: base, vocabulary: "full" };
   const tokenizer = await fittingTo(await compactTokenizer(base, used), parts);
-  return { tokenized, tokenizer, isCompact, newIds: idsInPart(tokenizer, base) };
+  return { tokenized, tokenizer, vocabulary: "compact", newIds: idsInPart(tokenizer, base) };
 }
 
 /** A tokenizer, with a chat template if any documents are conversations. */

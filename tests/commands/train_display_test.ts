@@ -18,11 +18,13 @@ function* training(steps: number, logEvery: number, pace = 0.5): Generator<Train
   yield event("notice", { message: "preset nano, as asked" });
   yield event("start", {
     ...{ steps, epochs: steps * pace },
-    options: { logEvery, precision: "f32", evalTokens: 0, out: "runs/x" } as never,
+    options: {
+      ...{ logEvery, precision: "f32", evalTokens: 0, out: "runs/x", vocabulary: "compact" },
+    } as never,
     parameters: 7,
     trainedParameters: 7,
     corpus: {
-      ...{ name: "sample", vocabulary: "compact", vocabularySize: 5, ownValidation: false },
+      ...{ name: "sample", vocabularySize: 5, ownValidation: false },
       ...{ documents: 20, trainingTokens: 90, validationTokens: 10, cached: false },
     },
   });
@@ -51,7 +53,7 @@ function* training(steps: number, logEvery: number, pace = 0.5): Generator<Train
 const HEAD = [
   "preset nano, as asked",
   "data sample: 20 documents, 90 tokens to train on, 10 held out; compact vocabulary of 5",
-  "options: --log-every 1, --precision f32, --eval-tokens 0",
+  "options: --log-every 1, --precision f32, --eval-tokens 0, --vocabulary compact",
   "training 7 parameters for 4 steps, 2.0 epochs, into runs/x",
 ];
 
@@ -139,6 +141,26 @@ Deno.test("TrainDisplay wraps the options at the width of the terminal", () => {
     const longest = Math.max(...lines.map((line) => line.length));
     assert.ok(longest <= columns && (longest > columns - 25 || lines.length === 1), `${longest}`);
   }
+});
+
+Deno.test("TrainDisplay says how much of GPT-2's vocabulary a model has, and nothing of the kind about another", () => {
+  const of = (options: Partial<ResolvedOptions>) => {
+    let written = "";
+    const write = (text: string) => written += text;
+    const display = new TrainDisplay(new ProgressBar({ write, size: () => undefined }));
+    for (const event of training(1, 1)) {
+      if (event.kind !== "start") continue;
+      Object.assign(event.options, options);
+      display.show(event);
+    }
+    return /; (.*) of 5$/m.exec(written)?.[1];
+  };
+  assert.equal(of({ vocabulary: "compact" }), "compact vocabulary");
+  assert.equal(of({ vocabulary: "full" }), "full vocabulary");
+  assert.equal(of({ vocabulary: "full", tokenizer: "gpt2" }), "full vocabulary");
+  assert.equal(of({ vocabulary: "full", tokenizer: "own.json" }), "vocabulary");
+  assert.equal(of({ vocabulary: "compact", tokenizer: "own.json" }), "compact vocabulary");
+  assert.equal(of({ vocabulary: "auto", initFrom: "runs/own" }), "vocabulary");
 });
 
 Deno.test("TrainDisplay prints the options of ranks if there are several, or weights are exchanged", () => {

@@ -227,6 +227,7 @@ Deno.test("train() begins where the model that it starts from ended", async () =
     [[0, again, false], [1, again, true]],
     "first the model to start from",
   );
+  assert.equal(find(events, "start").options.vocabulary, "auto", "its tokens are kept");
   const expected = lossOf(
     await run(copy("base", "continued"), {
       preset: "nano",

@@ -101,7 +101,7 @@ Deno.test("loadCorpus() gives the ids of a model's tokenizer, also from cached t
     assert.equal(second.cached, "cacheDirectory" in again);
     assert.deepEqual(
       [second.tokenizer.hash, second.vocabulary, second.hash],
-      [tokenizer.hash, "compact", first.hash],
+      [tokenizer.hash, undefined, first.hash],
     );
     assert.deepEqual(all(second.training), all(first.training));
     assert.deepEqual(all(second.validation), all(first.validation));
