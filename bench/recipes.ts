@@ -93,7 +93,7 @@ interface Run {
 }
 
 /** All results. */
-interface Results {
+export interface Results {
   /** Milliseconds per step and turn, by text and recipe. */
   readonly stepMs: Record<string, Record<string, number[]>>;
   /** The machine on which steps were timed. */
@@ -104,7 +104,7 @@ interface Results {
 const FILE = new URL("recipes.json", import.meta.url);
 const PAGE = new URL("../docs/recipes.md", import.meta.url);
 
-function readResults(): Results {
+export function readResults(): Results {
   try {
     return JSON.parse(Deno.readTextFileSync(FILE));
   } catch (error) {
@@ -268,13 +268,13 @@ async function storiesKept(
   return { heroes: hero.count, animals: animal.count };
 }
 
-const MARKERS: Markers = {
+export const MARKERS: Markers = {
   begin: "<!-- begin: made by `deno task bench:recipes write` from bench/recipes.json -->",
   end: "<!-- end: made by `deno task bench:recipes write` -->",
 };
 
 /** A table per text, with a row per recipe that was timed and trained. */
-function sections({ runs, stepMs, timedOn }: Results): string {
+export function sections({ runs, stepMs, timedOn }: Results): string {
   const texts = [STORIES, GIVEN].filter((text) => runs.some((run) => run.text === text));
   return texts.map((text) => {
     const runsOf = (recipe: string, steps: number) =>
