@@ -163,7 +163,7 @@ export class RunIndex {
     this.best = this.#evaluations.at(-1);
     const last = this.last("step.loss");
     if (last) this.#trainingTime?.goBack(last.step, last.seconds);
-    else this.#trainingTime?.goBack(step, 0);
+    else this.#trainingTime?.goBack(step);
   }
 }
 

@@ -63,6 +63,10 @@ export interface Metric {
   flopsPerToken?: number;
   /** Of a start: bytes of the training on the device. */
   memoryBytes?: number;
+  /** Of a start that continues a checkpoint of another run: tokens of the steps before it. */
+  tokensBefore?: number;
+  /** Of such a start: seconds of the same steps, as `TrainingTime` counts them; null if unknown. */
+  secondsBefore?: number | null;
   /** Of a sample: the text that it continues. */
   prompt?: string;
   /** Of a sample: the continuation. */
@@ -108,6 +112,8 @@ const FIGURES = [
   "parameters",
   "flopsPerToken",
   "memoryBytes",
+  "tokensBefore",
+  "secondsBefore",
   "count",
   "zeros",
   "notFinite",

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { countAnswers } from "../data/tokens/token_dataset.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
@@ -13,6 +12,7 @@ import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import type { Gpt } from "../model/gpt.ts";
+import { isSystemError } from "../files/disk.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -50,6 +50,7 @@ import {
   openRunDirectory,
   type RunDirectory,
 } from "./run_directory.ts";
+import { placeInRun } from "./run_place.ts";
 import { restore, type Resumed } from "./state.ts";
 import type { TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
@@ -214,8 +215,8 @@ async function* lead(
   const chosen = yield* makeSetup(place, wanted, checkpoint);
   const corpus = resources.adopt(yield* openCorpus(place, chosen), (corpus) => corpus.close());
   const setup = yield* fittingTo(chosen, corpus);
-  const { minutes } = setup.given, done = secondsBefore(out, setup);
-  const seconds = () => done + (performance.now() - since) / 1000;
+  const { minutes } = setup.given, before = secondsBefore(setup);
+  const seconds = () => (before || 0) + (performance.now() - since) / 1000;
   const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();
   const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
   const run = yield* finishSetup(place, sized, corpus), { start } = run.share;
@@ -236,6 +237,7 @@ async function* lead(
   yield* noticesOf(directory);
   yield* trainModel({ ...run, directory }, {
     ...lifetime,
+    secondsBefore: before,
     seconds,
     secondsLeft,
     ours,
@@ -246,7 +248,8 @@ async function* lead(
 /** Allocates the model and what trains it, and takes the steps. */
 async function* trainModel(
   run: Run & { directory: RunDirectory },
-  { resources, opened, leave, seconds, secondsLeft, ours, isGoingBack }: Lifetime & {
+  { resources, opened, leave, secondsBefore, seconds, secondsLeft, ours, isGoingBack }: Lifetime & {
+    secondsBefore: number;
     seconds: () => number;
     secondsLeft: (() => number) | undefined;
     /** The checkpoint of this run from which it is resumed. */
@@ -255,7 +258,7 @@ async function* trainModel(
     isGoingBack: boolean;
   },
 ): AsyncGenerator<TrainEvent> {
-  const { directory, options, transport, signal } = run, { start } = run.share;
+  const { directory, options, transport, signal, resumed } = run, { start } = run.share;
   const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
   const trainStep = resources.use(yield* recordStep(run, gpt));
   const histograms = options.histogramEvery > 0
@@ -274,6 +277,7 @@ async function* trainModel(
     record.note([{
       kind: "start",
       step: start.step,
+      ...(resumed && !ours ? { tokensBefore: tokensBefore(run), secondsBefore } : {}),
       ...costOf(run.config, run),
       device: run.device.name,
       memoryBytes: run.memory.total,
@@ -315,16 +319,27 @@ async function* trainModel(
   }
 }
 
-/** Seconds that the steps of a training have taken before it is resumed, by its record. */
-function secondsBefore(run: string, { resumed }: Setup): number {
-  const path = join(run, METRICS_FILE);
-  if (!resumed || !existsSync(path)) return 0;
-  const time = new TrainingTime(tokensPerStepOf(resumed.state.options));
-  let seconds = 0;
-  for (const metric of readMetrics(path, () => {})) {
-    if (metric.step <= resumed.state.step) seconds = time.add(metric) || seconds;
+/**
+ * Seconds that the steps of a training have taken before it is resumed, by the record of the run that has the
+ * checkpoint, which may be another one; NaN if unknown.
+ */
+function secondsBefore({ resumed }: Setup): number {
+  if (!resumed) return 0;
+  const { path, state } = resumed, time = new TrainingTime(tokensPerStepOf(state.options));
+  const place = placeInRun(path);
+  try {
+    for (const metric of place ? readMetrics(join(place.run, METRICS_FILE), () => {}) : []) {
+      if (metric.step <= state.step) time.add(metric);
+    }
+  } catch (error) {
+    if (!isSystemError(error)) throw error; // the record is missing, or cannot be read
   }
-  return seconds;
+  return time.upTo(state.step);
+}
+
+/** Tokens of the steps of a training before it is resumed. */
+function tokensBefore({ options, share }: Run): number {
+  return share.start.batchIndex * options.batchSize * options.contextLength;
 }
 
 /** Reports what a training would need, and then how long it would take. */

@@ -2,7 +2,8 @@ import type { Metric } from "./metrics.ts";
 import { tokensPerStepOf } from "./options.ts";
 
 /**
- * Seconds of the steps of a training, without evaluations, samples and checkpoints, from the speeds in its record.
+ * Seconds of the steps of a training, without evaluations, samples and checkpoints, from the speeds in its record. The
+ * steps of another run that it continues count as well.
  */
 export class TrainingTime {
   #tokensPerStep: number;
@@ -11,7 +12,10 @@ export class TrainingTime {
   #seconds = 0;
   /** Steps whose seconds are counted. */
   #done = 0;
-  #hasStarted = false;
+  /** Seconds of the steps before the record; NaN if unknown. */
+  #secondsBefore = 0;
+  /** Whether no line was added. */
+  #isEmpty = true;
 
   /**
    * @param tokensPerStep those that count unless the record has others.
@@ -23,12 +27,13 @@ export class TrainingTime {
   }
 
   /** Adds the next line of the record, and returns the seconds up to its step; NaN if they are unknown. */
-  add({ kind, step, tokensPerSecond = 0, options }: Metric): number {
-    // a run that continues another one begins with the steps of that, whose time it does not know
-    if (kind === "start" && !this.#hasStarted) {
-      this.#done = step;
-      this.#hasStarted = true;
+  add({ kind, step, tokensPerSecond = 0, options, secondsBefore }: Metric): number {
+    if (kind === "start" && (secondsBefore !== undefined || this.#isEmpty)) {
+      // earlier versions did not note the seconds of another run that they continued
+      this.#secondsBefore = secondsBefore ?? (step === 0 ? 0 : NaN);
+      this.goBack(step);
     }
+    this.#isEmpty = false;
     if (kind === "step" && tokensPerSecond > 0) {
       if (Number.isNaN(this.#speed)) this.#speed = tokensPerSecond;
       this.#count(step - 1);
@@ -42,16 +47,21 @@ export class TrainingTime {
         this.#tokensPerStep = tokensPerStep;
       }
     }
+    return this.upTo(step);
+  }
+
+  /** Seconds up to a step; NaN if they are unknown. A step without a speed is as fast as the one before it. */
+  upTo(step: number): number {
+    this.#count(step);
     return step > this.#done ? NaN : this.#seconds;
   }
 
-  /** Continues after an earlier step, whose seconds are given. */
-  goBack(step: number, seconds: number): void {
+  /** Continues after a step. @param seconds those up to it, by default those before the record. */
+  goBack(step: number, seconds = this.#secondsBefore): void {
     this.#done = step;
     this.#seconds = seconds;
   }
 
-  /** Counts the seconds up to a step. A step without a speed is as fast as the one before it. */
   #count(step: number): void {
     if (step <= this.#done || Number.isNaN(this.#speed)) return;
     this.#seconds += this.#tokensPerStep * (step - this.#done) / this.#speed;
@@ -59,7 +69,10 @@ export class TrainingTime {
   }
 }
 
-/** Tokens of the steps of a training, by its record: a step has others if it was resumed on other ranks. */
+/**
+ * Tokens of the steps of a training, by its record: a step has others if it was resumed on other ranks. The steps of
+ * another run that it continues count as well.
+ */
 export class TrainingTokens {
   /** The starts whose steps are not repeated: their steps, the tokens before them, and those of their steps. */
   readonly #starts: { step: number; tokens: number; tokensPerStep: number }[];
@@ -70,10 +83,11 @@ export class TrainingTokens {
   }
 
   /** Adds the next line of the record, and returns the tokens up to its step. */
-  add({ kind, step, options }: Metric): number {
+  add({ kind, step, options, tokensBefore }: Metric): number {
     if (kind === "start") {
       while (this.#starts.length > 1 && this.#starts.at(-1)!.step >= step) this.#starts.pop();
-      const tokens = this.#at(step), { tokensPerStep: before } = this.#starts.at(-1)!;
+      const tokens = tokensBefore ?? this.#at(step);
+      const { tokensPerStep: before } = this.#starts.at(-1)!;
       this.#starts.push({ step, tokens, tokensPerStep: tokensPerStepOf(options) || before });
     }
     return this.#at(step);

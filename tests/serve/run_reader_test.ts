@@ -78,6 +78,13 @@ Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
   assert.deepEqual(index.curves()["evaluation.loss"]?.value, []);
   assert.equal(index.best, undefined);
   assert.notEqual(reader.generation, before);
+  // a run that continues another one has the seconds of both, also if it was killed and repeats its first step
+  const branch = { ...JSON.parse(start()), step: 10, secondsBefore: 7 };
+  const lines = [branch, JSON.parse(step(11)), { ...branch, secondsBefore: undefined }];
+  const other = readAll(
+    new RunReader(record([...lines.map((line) => JSON.stringify(line)), step(11)])),
+  );
+  assert.deepEqual(other.index.curves()["step.loss"]?.seconds, [7.1]);
 });
 
 Deno.test("RunReader has the same index whether it reads all at once or what is appended", () => {

@@ -117,11 +117,19 @@ Deno.test("readRun() reads the size of older runs' models from their checkpoint"
   assert.equal(points[0]!.flops, 400 * flopsPerToken(config));
 });
 
-Deno.test("readRun() counts only the time of its own steps when a run continues another one", () => {
-  // 400 tokens a step
-  const path = makeRun("branch", [{ ...start, step: 10 }, step(11, 400), evaluation(11, 5)]);
-  const { last } = readRun(path, noWarning);
-  assert.deepEqual([last.step, last.tokens, last.seconds], [11, 4400, 1]);
+Deno.test("readRun() counts tokens, seconds and operations of both when a run continues another one", () => {
+  // 400 tokens per step; the steps of the other run had twice as many
+  const branch = { ...start, step: 10, tokensBefore: 8000, secondsBefore: 7 };
+  const path = makeRun("branch", [branch, step(11, 400), evaluation(11, 5)]);
+  const { last } = readRun(path, noWarning), { tokens, seconds, flops } = last;
+  assert.deepEqual([last.step, tokens, seconds, flops], [11, 8400, 8, 8400 * 7000]);
+
+  const older = readRun(
+    makeRun("older branch", [{ ...start, step: 10 }, step(11, 400), evaluation(11, 5)]),
+    noWarning,
+  );
+  assert.deepEqual([older.last.tokens, older.last.seconds], [4400, NaN]);
+  assert.match(compareTable([older]), / 11 +4\.4 k +— +3\.1e7 /);
 });
 
 Deno.test("readRun() skips damaged lines with a warning", () => {

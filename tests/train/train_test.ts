@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { listCheckpoints, readTrainerState } from "../../model/files/checkpoint.ts";
 import { serializeState } from "../../model/files/trainer_state.ts";
+import { readMetrics } from "../../train/metrics.ts";
 import { train } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 import { findModel } from "../../generate/source.ts";
@@ -79,6 +80,14 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   assert.deepEqual(await trained({ ...flat, steps: 3, out: branch, resumeFrom: source }), [
     losses[2],
   ]);
+  const record = (run: string, kind: string) =>
+    readMetrics(join(run, "metrics.jsonl"), assert.fail).filter((line) => line.kind === kind);
+  const [start] = record(branch, "start"), [, second] = record(out, "step");
+  const { tokensBefore, secondsBefore, options: { gradientAccumulation } } = Object(start);
+  assert.equal(tokensBefore, 2 * gradientAccumulation * 2 * 8);
+  // the first step of a training has no speed, and counts as fast as the second
+  assert.equal(secondsBefore, tokensBefore / second!.tokensPerSecond!);
+  assert.equal(record(out, "start").next().value!.tokensBefore, undefined);
   // the first is the evaluated start
   assert.deepEqual(names(join(branch, "checkpoints")), ["000002", "000003"]);
   assert.deepEqual(names(join(out, "checkpoints")), ["000001", "000002", "000003", "000004"]);

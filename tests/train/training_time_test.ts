@@ -18,6 +18,26 @@ Deno.test("TrainingTime.add() counts the tokens of all ranks, whose number may c
   assert.equal(step(21, 400), 20.5);
 });
 
+Deno.test("TrainingTime.add() continues the time of another run if the start knows it", () => {
+  const before = (step: number, secondsBefore?: number | null) => {
+    const time = new TrainingTime(100);
+    time.add({ kind: "start", step, ...(secondsBefore === undefined ? {} : { secondsBefore }) });
+    return time;
+  };
+  const step = { kind: "step", step: 11, tokensPerSecond: 50 };
+  assert.deepEqual([0, null, undefined, 7].map((s) => before(10, s).add(step)), [2, NaN, NaN, 9]);
+  const time = before(10, 7);
+  time.add(step);
+  time.goBack(10);
+  time.add({ kind: "start", step: 10 }); // resumed from the copy of the other run's checkpoint
+  assert.equal(time.add(step), 9);
+  // a run that ended before its first checkpoint, and then continued another one
+  const other = before(0);
+  other.add({ ...step, step: 1 });
+  other.add({ kind: "start", step: 10, secondsBefore: 7 });
+  assert.equal(other.add(step), 9);
+});
+
 Deno.test("TrainingTokens.add() counts the tokens of all ranks, and none of repeated steps", () => {
   const tokens = new TrainingTokens(NaN);
   const start = (step: number, options = {}) => tokens.add({ kind: "start", step, options });
@@ -30,4 +50,6 @@ Deno.test("TrainingTokens.add() counts the tokens of all ranks, and none of repe
   assert.equal(at(6), 1100);
   start(6); // a record that does not say more
   assert.equal(at(7), 1200);
+  tokens.add({ kind: "start", step: 10, options: optionsOf(2), tokensBefore: 4000 });
+  assert.deepEqual([at(10), at(11)], [4000, 4200]);
 });
