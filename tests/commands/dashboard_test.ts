@@ -31,10 +31,8 @@ Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl
     `Error: Cannot serve the page as another program uses port ${port}\nChoose another --port\n`,
   );
   const events = await fetch(`${address}api/events`); // an open page does not hold it
-  const begin = performance.now();
   child.kill("SIGINT");
-  await child.status;
-  assert.ok(performance.now() - begin < 5000);
+  assert.equal((await child.status).signal, "SIGINT");
   await events.body!.cancel().catch(() => {});
   const stderr = await new Response(child.stderr).text();
   assert.match(stderr, /Ctrl-C ends it\n/);

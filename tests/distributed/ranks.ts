@@ -21,6 +21,19 @@ async function sums() {
   return { first, odd, last: String(values[length - 1]), short: [...short] };
 }
 
+/** Returns only if the event loop of rank 0 is alive while its call waits for rank 1, which waits for a signal of that loop. */
+async function aliveWhileWaiting() {
+  const called = Promise.withResolvers<void>(), call = () => called.resolve();
+  Deno.addSignalListener("SIGUSR1", call);
+  const pids = await transport.gather(new Uint8Array(Uint32Array.of(Deno.pid).buffer));
+  if (rank === 0) {
+    const [pid] = new Uint32Array(pids[1]!.slice().buffer);
+    setTimeout(() => Deno.kill(pid!, "SIGUSR1"), 5);
+  } else if (rank === 1) await called.promise;
+  await transport.barrier();
+  Deno.removeSignalListener("SIGUSR1", call);
+}
+
 /** What a program does that lives on after its training has failed. */
 const livingOn = () => new Promise((resolve) => setTimeout(resolve, 60_000));
 
@@ -37,14 +50,9 @@ if (task === "verbs") {
   const received = (await transport.alltoall(sent)).map((bytes) => [...bytes]);
   const lengths = await transport.sum(new Float32Array(10 + rank))
     .catch((error) => (error as Error).message);
-  // the event loop is alive while a call waits for another rank
-  if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 200));
-  let ticks = 0;
-  const timer = setInterval(() => ticks++, 5);
-  await transport.barrier();
-  clearInterval(timer);
+  await aliveWhileWaiting();
   print({
-    ...{ rank, size, localRank, received, lengths, ticks },
+    ...{ rank, size, localRank, received, lengths },
     gathered: gathered.map((b) => [...b]),
     first: [...first],
     empty: empty.length,

@@ -146,9 +146,8 @@ for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
       }
       return await completed(engine, request);
     }));
-    // a request that leaves has its slot until the chunk ends
-    for (let tries = 0; engine.stats().running > 0 && tries < 100; tries++) await delay(10);
-    assert.equal(engine.stats().running + engine.stats().waiting, 0);
+    while (engine.stats().running > 0) await delay(5); // one that leaves has its slot until the chunk ends
+    assert.equal(engine.stats().waiting, 0);
     assert.equal(engine.stats().ended, requests.length);
     for (const [i, whole] of together.entries()) {
       if (!whole) continue;
@@ -281,6 +280,7 @@ Deno.test("createEngine() needs no more memory, however many requests it complet
     const random = new Random(7),
       requests = Array.from({ length: 30 }, () => randomRequest(random));
     await Promise.all(requests.map((request) => completed(engine, request)));
+    await completed(engine, PLAIN); // behind which nothing is computed, as its length ends it
     assert.deepEqual([bytes, buffers], atStart);
     await engine.close();
     assert.deepEqual([bytes, buffers], [0, 0]);
