@@ -47,7 +47,7 @@ const program = command(
     "address to listen on; beyond this machine TOY_API_KEY is needed",
     "127.0.0.1",
   )
-  .option("--port <n>", "port to listen on", wholeNumber(1, 65535), 8000)
+  .option("--port <n>", "port to listen on; 0: a free one", wholeNumber(0, 65535), 8000)
   .option("--allow-host <names...>", "names of this server beside localhost and IP addresses")
   .option("--cors <origins...>", "pages of these origins may use the API; '*': all pages")
   .optionsGroup("Limits:")

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { Command } from "@commander-js/extra-typings";
-import { command, helpLayout, realNumber, wholeNumber } from "../../commands/command.ts";
+import {
+  command,
+  helpLayout,
+  listenForInterrupts,
+  realNumber,
+  wholeNumber,
+} from "../../commands/command.ts";
 import { commandLine } from "../../files/command_line.ts";
 import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
@@ -140,23 +146,54 @@ Deno.test({
   },
 });
 
-Deno.test({
-  name: "listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless the rank was stopped",
-  ignore,
-  async fn() {
-    const { process, stdout } = await interruptible("rank");
-    const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-    await wait(300); // a busy machine may have stopped it until now
-    process.kill("SIGSTOP");
-    await wait(400);
-    process.kill("SIGCONT");
-    const ended = process.status.then(() => "ended");
-    assert.equal(await Promise.race([ended, wait(400)]), undefined);
-    process.kill("SIGCONT");
-    assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
-    assert.equal((await process.status).code, 143);
-    await process.stderr.cancel();
-  },
+Deno.test("listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless the rank was stopped", async () => {
+  const { setInterval, Worker } = globalThis, { now } = performance;
+  const { addSignalListener } = Deno, listeners = new Map<Deno.Signal, () => void>();
+  let clock = 1000, look = () => {};
+  /** A worker of this thread, with signals and a clock of the test. */
+  class ThisThread {
+    onmessage = (_: object) => {};
+    readonly #module: Promise<unknown>;
+
+    constructor(module: URL) {
+      Object.assign(globalThis, { postMessage: (data: unknown) => this.onmessage({ data }) });
+      this.#module = import(module.href);
+    }
+
+    async postMessage(data: object) {
+      await this.#module;
+      (self as unknown as { onmessage: (event: object) => void }).onmessage({ data });
+    }
+  }
+  /** Lets time pass, in which the worker looks at the clock every 50 ms, or is stopped. */
+  const pass = (ms: number, { isStopped = false } = {}) => {
+    for (const end = clock + ms; clock < end;) {
+      clock += isStopped ? ms : 50;
+      if (!isStopped) look();
+    }
+  };
+  Deno.addSignalListener = (signal, listener) => void listeners.set(signal, listener);
+  performance.now = () => clock;
+  Object.assign(globalThis, {
+    Worker: ThisThread,
+    setInterval: (action: () => void) => look = action,
+  });
+  try {
+    const interrupts = await listenForInterrupts("", { isRank: true });
+    const resume = listeners.get("SIGCONT")!;
+    pass(1000);
+    pass(300, { isStopped: true });
+    resume();
+    assert.equal(interrupts.signal.aborted, false);
+    pass(300);
+    resume();
+    assert.deepEqual([interrupts.signal.aborted, interrupts.exitCode], [true, 143]);
+  } finally {
+    Object.assign(globalThis, { setInterval, Worker });
+    for (const name of ["postMessage", "onmessage"]) Reflect.deleteProperty(globalThis, name);
+    Object.assign(performance, { now });
+    Object.assign(Deno, { addSignalListener });
+  }
 });
 
 Deno.test({
