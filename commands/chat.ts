@@ -3,12 +3,10 @@ import { environmentVariable } from "../files/environment.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Chat, type ChatAnswer, createChat } from "../generate/chat.ts";
 import type { GenerateResult } from "../generate/completion.ts";
-import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { MAX_NEW_TOKENS } from "../generate/request.ts";
 import type { ModelSource } from "../generate/source.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
-import { resolvePrecision } from "../model/precision.ts";
 import { ChatCommands } from "./chat_commands.ts";
 import { LineEditor, type LineSource, PlainLines, readMessage } from "./chat_input.ts";
 import {
@@ -22,7 +20,7 @@ import {
   wholeNumber,
 } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
+import { checkRoom, findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
@@ -57,18 +55,10 @@ async function main(options: ChatCommandOptions): Promise<number> {
   const source = await findNamedModel(options);
   giveBack(...HUB);
   const device = await openGpu(options);
-  const { config, config: { contextLength } } = source;
-  sequencesAtOnce({
-    device,
-    config,
-    precision: resolvePrecision(device, "auto"),
-    quantize,
-  }, {
-    promptTokens: 1,
-    maxNewTokens: contextLength - 1,
-    completions: 1,
-    sampler,
-    freeBytes: freeMemory(),
+  const { contextLength } = source.config;
+  checkRoom(device, source, {
+    ...{ quantize, sampler, completions: 1 },
+    ...{ promptTokens: 1, maxNewTokens: contextLength - 1 }, // as long as a conversation may become
   });
   const model = loadSource(device, source, { quantize });
   const chat = await createChat(model, { system, seed, sampler, maxNewTokens, now: new Date() });

@@ -3,13 +3,17 @@ import { windowStart } from "../generate/slots.ts";
 import type { GenerateResult } from "../generate/completion.ts";
 import { type BatchPiece, generateBatch } from "../generate/generate.ts";
 import { MAX_NEW_TOKENS, promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
-import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
-import { resolvePrecision } from "../model/precision.ts";
 import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { findNamedModel, modelWords, quantizeOption, withModelOptions } from "./named_model.ts";
+import {
+  checkRoom,
+  findNamedModel,
+  modelWords,
+  quantizeOption,
+  withModelOptions,
+} from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
@@ -40,47 +44,38 @@ const program = withSamplerOptions(
   )
   .optionsGroup("Output:")
   .option("--json", "one JSON object per completion instead of text")
-  .action((given, options) =>
-    run(async () => {
-      const sampler = samplerOf(options);
-      validateSampler(sampler);
-      const prompt = given === "-" ? await readStandardInput("continue") : given;
-      // before the device is opened, as a wrong name is the likeliest mistake
-      const source = await findNamedModel(options);
-      giveBack(...HUB, "write");
-      const device = await openGpu(options);
-      const { maxNewTokens, stop, samples, quantize } = options;
-      const promptTokens = promptIdsOf(source.tokenizer, prompt).length;
-      sequencesAtOnce({
-        device,
-        config: source.config,
-        precision: resolvePrecision(device, "auto"),
-        quantize,
-      }, {
-        promptTokens,
-        maxNewTokens,
-        completions: samples,
-        sampler,
-        freeBytes: freeMemory(),
-      });
-      if (source.tokenizer.chatTemplate !== undefined) {
-        const command = taskCommand("chat", ...modelWords(options));
-        status(`the model has a chat template; to talk with it: ${command}`);
-      }
-      const { contextLength } = source.config, unseen = windowStart(promptTokens, contextLength);
-      if (unseen > 0) {
-        status(
-          `the prompt has ${promptTokens} tokens, of which the model reads the last ` +
-            `${promptTokens - unseen}: its context has ${contextLength}`,
-        );
-      }
-      const model = loadSource(device, source, { quantize });
-      const requests = seedsFrom(options.seed ?? randomSeed(), samples)
-        .map((seed) => ({ prompt, seed }));
-      const pieces = generateBatch(model, { requests, maxNewTokens, stop, sampler });
-      await (options.json ? printObjects : printTexts)(requests, pieces);
-    })
-  );
+  .action((given, options) => run(() => main(given, options)));
+
+async function main(given: string, options: ReturnType<typeof program.opts>): Promise<void> {
+  const sampler = samplerOf(options), { maxNewTokens, stop, samples, quantize } = options;
+  validateSampler(sampler);
+  const prompt = given === "-" ? await readStandardInput("continue") : given;
+  // before the device is opened, as a wrong name is the likeliest mistake
+  const source = await findNamedModel(options), { tokenizer, config: { contextLength } } = source;
+  giveBack(...HUB, "write");
+  const device = await openGpu(options);
+  const promptTokens = promptIdsOf(tokenizer, prompt).length;
+  checkRoom(device, source, {
+    ...{ quantize, promptTokens, maxNewTokens, sampler },
+    completions: samples,
+  });
+  if (tokenizer.chatTemplate !== undefined) {
+    const chat = taskCommand("chat", ...modelWords(options));
+    status(`the model has a chat template; to talk with it: ${chat}`);
+  }
+  const unseen = windowStart(promptTokens, contextLength);
+  if (unseen > 0) {
+    status(
+      `the prompt has ${promptTokens} tokens, of which the model reads the last ` +
+        `${promptTokens - unseen}: its context has ${contextLength}`,
+    );
+  }
+  const model = loadSource(device, source, { quantize });
+  const requests = seedsFrom(options.seed ?? randomSeed(), samples)
+    .map((seed) => ({ prompt, seed }));
+  const pieces = generateBatch(model, { requests, maxNewTokens, stop, sampler });
+  await (options.json ? printObjects : printTexts)(requests, pieces);
+}
 
 type Requests = readonly { prompt: string; seed: number }[];
 

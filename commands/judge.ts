@@ -81,21 +81,87 @@ async function main(
 ): Promise<void> {
   validateSampler(options);
   if (options.svg !== undefined) checkPlot(options.svg);
-  const { checkpoints, isAsked } = await checkpointsOf(options, isTyped), { length } = checkpoints;
-  const run = runOf(options);
-  const judged: JudgedCheckpoint[] = [];
+  const chosen = await chooseCheckpoints(options, isTyped), judgedRun = runOfJudged(options);
+  const judged = await judgeAll(chosen, options), last = judged.at(-1);
+  if (!last) {
+    throw new CheckpointError(`Cannot judge ${judgedRun} as none of its checkpoints can be loaded`);
+  }
+  if (!options.json) {
+    output(tables(judged, options));
+    status(`docs/${chosen.answerQuestions ? "chat" : "judge"}.md says what is counted`);
+    reportCopying(last);
+  }
+  if (options.svg !== undefined) await draw(options.svg, judged, judgedRun);
+}
+
+/** The checkpoints that are judged. */
+interface ChosenCheckpoints {
+  /** Their directories, the oldest first. */
+  readonly paths: readonly string[];
+  /** Whether they answer questions; otherwise they continue stories. */
+  readonly answerQuestions: boolean;
+}
+
+/**
+ * Chooses the checkpoints that the options name.
+ *
+ * @throws {CheckpointError} if there is none; {UserError} if an option of the other kind of judgement was typed.
+ */
+async function chooseCheckpoints(
+  { run, checkpoint }: JudgeCommandOptions,
+  isTyped: (name: keyof JudgeCommandOptions) => boolean,
+): Promise<ChosenCheckpoints> {
+  const newest = checkpoint === undefined
+    ? newestIn(run, warn)
+    : (await findSource({ run, checkpoint, onWarning: warn })).checkpoint!;
+  const { data } = readTrainerState(newest), answerQuestions = data.name === "conversations";
+  const [used, unused, others] = answerQuestions
+    ? ["questions", "stories", "of texts"] as const
+    : ["stories", "questions", "of --data conversations"] as const;
+  if (isTyped(unused)) {
+    throw new UserError(
+      `Cannot judge with --${unused} as it is for models ${others}: ` +
+        `this one was trained on ${printable(data.name)}`,
+      { hint: `Leave it out, or choose --${used}` },
+    );
+  }
+  if (!answerQuestions && data.name !== "sample") {
+    warn(
+      `the model was trained on ${printable(data.name)}, and the grammar is that of the built-in ` +
+        "stories alone",
+    );
+  }
+  const paths = checkpoint !== undefined
+    ? [newest]
+    : listCheckpoints(run).map(({ path }) => path).reverse();
+  return { paths, answerQuestions };
+}
+
+function warn(sentence: string): void {
+  status(`Warning: ${sentence}`);
+}
+
+/** The run of the judged checkpoints: that of the options, or the one that holds the directory of a checkpoint. */
+function runOfJudged({ run, checkpoint = "latest" }: JudgeCommandOptions): string {
+  const isDirectory = checkpoint !== "latest" && !isNameInRun(checkpoint);
+  return isDirectory ? placeInRun(checkpoint)?.run ?? run : run;
+}
+
+/** Judges the checkpoints one after another, shows the progress, and skips those that cannot be loaded. */
+async function judgeAll(
+  { paths, answerQuestions }: ChosenCheckpoints,
+  options: JudgeCommandOptions,
+): Promise<JudgedCheckpoint[]> {
+  const judged: JudgedCheckpoint[] = [], { length } = paths;
   const device = await openGpu(options), bar = new ProgressBar();
   try {
-    for (const [i, checkpoint] of checkpoints.entries()) {
+    for (const [i, path] of paths.entries()) {
       const place = `checkpoint ${i + 1} of ${length}`;
       const onProgress = (share: number) =>
         bar.update(i + share, length, `${place}: ${Math.floor(100 * share)} %`);
       const judgement = await attempt(
-        () => judgeCheckpoint(device, checkpoint, { ...options, isAsked, onProgress }),
-        {
-          isOnly: length === 1,
-          bar,
-        },
+        () => judgeCheckpoint(device, path, { ...options, answerQuestions, onProgress }),
+        { isOnly: length === 1, bar },
       );
       if (!judgement) continue;
       judged.push(judgement);
@@ -105,67 +171,17 @@ async function main(
   } finally {
     bar.close();
   }
-  const last = judged.at(-1);
-  if (!last) {
-    throw new CheckpointError(`Cannot judge ${run} as none of its checkpoints can be loaded`);
-  }
-  if (!options.json) {
-    output(tables(judged, options));
-    status(`docs/${isAsked ? "chat" : "judge"}.md says what is counted`);
-    const [head] = last.heads ?? [];
-    if (head) {
-      status(
-        `where the name of the hero comes again, head ${head.layer}.${head.head} gives it the most ` +
-          `attention at step ${last.step}: ${
-            (100 * head.weight).toFixed(0)
-          } % (a head that copies the ` +
-          "name gives it more than half)",
-      );
-    }
-  }
-  if (options.svg !== undefined) await draw(options.svg, judged, run);
+  return judged;
 }
 
-/**
- * The directories of the checkpoints to judge, oldest first, and whether they answer questions.
- *
- * @throws {CheckpointError} if there is none; {UserError} if an option of the other kind of judgement was typed.
- */
-async function checkpointsOf(
-  { run, checkpoint }: JudgeCommandOptions,
-  isTyped: (name: keyof JudgeCommandOptions) => boolean,
-): Promise<{ checkpoints: string[]; isAsked: boolean }> {
-  const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
-  const newest = checkpoint === undefined
-    ? newestIn(run, onWarning)
-    : (await findSource({ run, checkpoint, onWarning })).checkpoint!;
-  const { data } = readTrainerState(newest), isAsked = data.name === "conversations";
-  const unused = isAsked ? "stories" : "questions";
-  if (isTyped(unused)) {
-    throw new UserError(
-      `Cannot judge with --${unused} as it is for models ${
-        isAsked ? "of texts" : "of --data conversations"
-      }: ` +
-        `this one was trained on ${printable(data.name)}`,
-      { hint: `Leave it out, or choose --${isAsked ? "questions" : "stories"}` },
-    );
-  }
-  if (!isAsked && data.name !== "sample") {
-    onWarning(
-      `the model was trained on ${printable(data.name)}, and the grammar is that of the built-in ` +
-        "stories alone",
-    );
-  }
-  const checkpoints = checkpoint !== undefined
-    ? [newest]
-    : listCheckpoints(run).map(({ path }) => path).reverse();
-  return { checkpoints, isAsked };
-}
-
-/** The run whose losses are drawn: the one of the options, or the one that holds the directory of a checkpoint. */
-function runOf({ run, checkpoint = "latest" }: JudgeCommandOptions): string {
-  const isDirectory = checkpoint !== "latest" && !isNameInRun(checkpoint);
-  return isDirectory ? placeInRun(checkpoint)?.run ?? run : run;
+/** Reports the head that attends most to the name of the hero. */
+function reportCopying({ step, heads: [first] = [] }: JudgedCheckpoint): void {
+  if (!first) return;
+  const { layer, head, weight } = first, percent = (100 * weight).toFixed(0);
+  status(
+    `where the name of the hero comes again, head ${layer}.${head} gives it the most attention ` +
+      `at step ${step}: ${percent} % (a head that copies the name gives it more than half)`,
+  );
 }
 
 /** The result of an action; undefined, with a warning, if it fails by a user's mistake and is not the only one. */
@@ -182,15 +198,15 @@ async function attempt<T>(
   }
 }
 
-/** Texts in which a head is looked for that copies the name. */
-const COPIES = 24;
+/** Texts by which the heads are found that copy the name of the hero. */
+const COPIED_NAMES = 24;
 
 /** Judges a checkpoint, greedily and with the sampler. */
 async function judgeCheckpoint(
   device: Device,
   checkpoint: string,
-  { stories, questions, seed, isAsked, onProgress, ...options }: JudgeCommandOptions & {
-    isAsked: boolean;
+  { stories, questions, seed, answerQuestions, onProgress, ...options }: JudgeCommandOptions & {
+    answerQuestions: boolean;
     onProgress: (share: number) => void;
   },
 ): Promise<JudgedCheckpoint> {
@@ -204,15 +220,15 @@ async function judgeCheckpoint(
       seed,
       sampler: { ...sampler, temperature },
       onProgress: (done: number) =>
-        onProgress((part + done / (isAsked ? questions : stories)) / parts),
+        onProgress((part + done / (answerQuestions ? questions : stories)) / parts),
     };
-    return isAsked
+    return answerQuestions
       ? judgeAnswers(model, { questions, ...common })
       : judgeModel(model, { stories, ...common });
   };
   onProgress(0);
   const { tokenizer, gpt: { config: { contextLength } } } = model;
-  const texts = beforeNames({ seed, count: isAsked ? 0 : COPIES })
+  const texts = beforeNames({ seed, count: answerQuestions ? 0 : COPIED_NAMES })
     .filter(({ text }) => tokenizer.encode(text).length < contextLength);
   return {
     step,
@@ -222,31 +238,37 @@ async function judgeCheckpoint(
   };
 }
 
-/** A table of the greedy stories, and one of the sampled ones, as wide as the terminal allows. */
+/** A table of the greedy texts, and one of the sampled ones; without intervals if the terminal is too narrow for them. */
 function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): string {
-  const width = outputColumns() ?? Infinity, figures = figuresOf(judged);
-  const table = (
-    temperature: number,
-    of: (checkpoint: JudgedCheckpoint) => Shares,
-    cell: Cell,
-  ) =>
-    `${samplerText({ ...sampler, temperature })}: ${CELLS.get(cell)}\n` + fitTable(
-      {
-        step: ({ step }: JudgedCheckpoint) => `${step}`,
-        ...Object.fromEntries(figures.map((name) => [name, (one) => cell(of(one)[name]!)])),
-      },
-      judged,
-      { spare: cell === percentOf ? figures.slice(1).reverse() : [], width },
-    );
-  const all = (cell: Cell) =>
-    [
-      table(0, ({ greedy }) => greedy, cell),
-      ...(sampler.temperature > 0
-        ? [table(sampler.temperature, ({ sampled }) => sampled!, cell)]
-        : []),
-    ].join("\n");
-  const wide = all(withInterval);
-  return fits(wide, width) ? wide : all(percentOf);
+  const width = outputColumns() ?? Infinity;
+  const tablesOf = (cell: Cell) => {
+    const tableOf = (temperature: number, sharesOf: (checkpoint: JudgedCheckpoint) => Shares) =>
+      `${samplerText({ ...sampler, temperature })}: ${cell.unit}\n` +
+      shareTable(judged, sharesOf, { cell, width });
+    const greedy = tableOf(0, ({ greedy }) => greedy);
+    if (sampler.temperature === 0) return greedy;
+    return `${greedy}\n${tableOf(sampler.temperature, ({ sampled }) => sampled!)}`;
+  };
+  const wide = tablesOf(WITH_INTERVAL);
+  return fits(wide, width) ? wide : tablesOf(PERCENT);
+}
+
+/** A line per checkpoint with a column per figure, the last of which are left out if only percentages do not fit. */
+function shareTable(
+  judged: readonly JudgedCheckpoint[],
+  sharesOf: (checkpoint: JudgedCheckpoint) => Shares,
+  { cell, width }: { cell: Cell; width: number },
+): string {
+  const figures = figuresOf(judged);
+  const columns = figures.map((figure): [string, (checkpoint: JudgedCheckpoint) => string] => [
+    figure,
+    (checkpoint) => cell.text(sharesOf(checkpoint)[figure]!),
+  ]);
+  return fitTable(
+    { step: ({ step }: JudgedCheckpoint) => `${step}`, ...Object.fromEntries(columns) },
+    judged,
+    { spare: cell === PERCENT ? figures.slice(1).reverse() : [], width },
+  );
 }
 
 /** How tokens are drawn: the options that do something. */
@@ -277,50 +299,54 @@ function figuresOf([first]: readonly JudgedCheckpoint[]): readonly string[] {
   return "all" in first!.greedy ? ANSWER_FIGURES : STORY_FIGURES;
 }
 
-/** Makes a cell of a table. */
-type Cell = (share: Share) => string;
+/** How a share is written in a table. */
+interface Cell {
+  /** What the text says, for the heading. */
+  readonly unit: string;
+  text(share: Share): string;
+}
 
-const percentOf: Cell = ({ count, of }) => of === 0 ? "—" : (100 * count / of).toFixed(0);
-
-const withInterval: Cell = (share) => {
-  const [low, high] = shareInterval(share).map((value) => (100 * value).toFixed(0));
-  return `${percentOf(share)} (${low}–${high}) of ${share.of}`;
+const PERCENT: Cell = {
+  unit: "%",
+  text: ({ count, of }) => of === 0 ? "—" : (100 * count / of).toFixed(0),
 };
 
-/** What the cells of a table are. */
-const CELLS = new Map([
-  [percentOf, "%"],
-  [withInterval, "% (95 % confidence interval) of how many"],
-]);
+const WITH_INTERVAL: Cell = {
+  unit: "% (95 % confidence interval) of how many",
+  text(share) {
+    const [low, high] = shareInterval(share).map((value) => (100 * value).toFixed(0));
+    return `${PERCENT.text(share)} (${low}–${high}) of ${share.of}`;
+  },
+};
 
 /** A judgement for JSON: each share with its interval. */
-function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {
-  const shares = (of: Shares) =>
+function withIntervals({ step, heads, greedy, sampled }: JudgedCheckpoint): object {
+  const shares = (all: Shares) =>
     Object.fromEntries(
-      Object.entries(of).map(([figure, share]) => [
+      Object.entries(all).map(([figure, share]) => [
         figure,
         { ...share, interval: shareInterval(share) },
       ]),
     );
   return {
     step,
-    ...Object.fromEntries(Object.entries(drawn).map(([how, of]) => [how, shares(of)])),
+    greedy: shares(greedy),
+    ...(sampled ? { sampled: shares(sampled) } : {}),
     heads,
   };
 }
 
-/** Draws the judgements below the loss curve of the run, as far as the run has a record. */
+/** Draws the judgements below the loss curve of the run, if the run has a record. */
 async function draw(
   svg: string,
   judged: readonly JudgedCheckpoint[],
-  run: string,
+  judgedRun: string,
 ): Promise<void> {
-  const losses = new LossCurve(), record = join(run, METRICS_FILE);
-  const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
+  const losses = new LossCurve(), record = join(judgedRun, METRICS_FILE);
   if (existsSync(record)) {
-    for (const metric of readMetrics(record, onWarning)) losses.add(metric);
+    for (const metric of readMetrics(record, warn)) losses.add(metric);
   }
-  writePlot(svg, await drawJudgements(judged, { title: `What ${run} has learned`, losses }));
+  writePlot(svg, await drawJudgements(judged, { title: `What ${judgedRun} has learned`, losses }));
 }
 
 await program.parseAsync();

@@ -1,7 +1,11 @@
 import { type Command, Option } from "@commander-js/extra-typings";
-import { findSource } from "../generate/load.ts";
-import { MODEL_NAMES } from "../generate/source.ts";
 import { flagOf } from "../files/command_line.ts";
+import { freeMemory, type GenerationPlan, sequencesAtOnce } from "../generate/limits.ts";
+import { findSource } from "../generate/load.ts";
+import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
+import type { Device } from "../kernels/device.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { resolvePrecision } from "../model/precision.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { gpuOption } from "./gpu.ts";
 import { DataProgressDisplay } from "./progress.ts";
@@ -53,6 +57,20 @@ export function quantizeOption() {
     "--quantize <type>",
     "keep matrices as int8: half the memory of f16, and faster on a GPU",
   ).choices(["int8"] as const);
+}
+
+/**
+ * Makes sure that a device has room for a model and what it generates.
+ *
+ * @throws {UserError} naming the option to lower.
+ */
+export function checkRoom(
+  device: Device,
+  { config }: Pick<ModelSource, "config">,
+  { quantize, ...plan }: Omit<GenerationPlan, "freeBytes"> & Pick<Gpt, "quantize">,
+): void {
+  const model = { device, config, precision: resolvePrecision(device, "auto"), quantize };
+  sequencesAtOnce(model, { ...plan, freeBytes: freeMemory() });
 }
 
 /** Finds the model that a command's options name, and displays the progress of a download on stderr. */

@@ -26,62 +26,68 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "number of workers (default: one per core, at most 3)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
-  .action((data, { cache, validationData, dataVersion, textField, tokenizer, workers }) =>
-    run(async () => {
-      if (cache === "") {
-        throw new UserError(
-          "Cannot prepare as --cache must name a directory: it is empty",
-        );
-      }
-      const interrupts = await listenForInterrupts("stopping; press Ctrl-C again to quit at once");
-      const { signal } = interrupts;
-      const display = new DataProgressDisplay();
-      const start = performance.now();
-      if (!namesHub(...data, ...validationData ?? [], tokenizer)) giveBack(...HUB);
-      try {
-        const baseTokenizer = await loadTokenizer(tokenizer, {
-          signal,
-          onNotice: display.status,
-        });
-        const corpus = await loadCorpus({
-          data: parseDataSpec(data),
-          validationData: validationData && parseDataSpec(validationData),
-          vocabulary: "full",
-          baseTokenizer,
-          dataVersion,
-          textField,
-          workers,
-          cacheDirectory: cache,
-          signal,
-          onProgress: (progress) => display.show(progress),
-          onNotice: display.status,
-        });
-        display.close();
-        const { training, validation, cached, name, bytes } = corpus;
-        const seconds = (performance.now() - start) / 1000;
-        status(
-          cached
-            ? `found in ${cache}`
-            : `written to ${cache}: ${byteCount(bytes)} of text in ${duration(seconds)}, ` +
-              `${byteCount(bytes / seconds)}/s`,
-        );
-        const documents = training.documents + validation.documents;
-        const answers = countAnswers(training);
-        const said = answers === undefined
-          ? ""
-          : `, ${answers + (countAnswers(validation) ?? 0)} of them in answers`;
-        output(
-          `${name}: ${documents} ${training.answersOf ? "conversations" : "documents"}, ` +
-            `${training.length + validation.length} tokens${said}\n`,
-        );
-        corpus.close();
-      } catch (error) {
-        display.close();
-        if (!signal.aborted) throw error;
-        status("stopped; the same command resumes here");
-        return interrupts.exitCode;
-      }
-    })
+  .action((data, options) => run(() => main(data, options)));
+
+/** The options that were typed, and defaults. */
+type PrepareOptions = ReturnType<typeof program.opts>;
+
+async function main(data: string[], options: PrepareOptions): Promise<number> {
+  if (options.cache === "") {
+    throw new UserError("Cannot prepare as --cache must name a directory: it is empty");
+  }
+  const interrupts = await listenForInterrupts("stopping; press Ctrl-C again to quit at once");
+  const display = new DataProgressDisplay();
+  if (!namesHub(...data, ...options.validationData ?? [], options.tokenizer)) giveBack(...HUB);
+  try {
+    await prepare(data, options, { signal: interrupts.signal, display });
+    return 0;
+  } catch (error) {
+    display.close();
+    if (!interrupts.signal.aborted) throw error;
+    status("stopped; the same command resumes here");
+    return interrupts.exitCode;
+  }
+}
+
+/** Tokenizes the data into the cache, or finds it there. */
+async function prepare(
+  data: string[],
+  { cache, validationData, dataVersion, textField, tokenizer, workers }: PrepareOptions,
+  { signal, display }: { signal: AbortSignal; display: DataProgressDisplay },
+): Promise<void> {
+  const startMs = performance.now(), onNotice = display.status;
+  const corpus = await loadCorpus({
+    data: parseDataSpec(data),
+    validationData: validationData && parseDataSpec(validationData),
+    vocabulary: "full",
+    baseTokenizer: await loadTokenizer(tokenizer, { signal, onNotice }),
+    dataVersion,
+    textField,
+    workers,
+    cacheDirectory: cache,
+    signal,
+    onProgress: (progress) => display.show(progress),
+    onNotice,
+  });
+  display.close();
+  const { training, validation, cached, name, bytes } = corpus;
+  const seconds = (performance.now() - startMs) / 1000;
+  status(
+    cached
+      ? `found in ${cache}`
+      : `written to ${cache}: ${byteCount(bytes)} of text in ${duration(seconds)}, ` +
+        `${byteCount(bytes / seconds)}/s`,
   );
+  const documents = training.documents + validation.documents;
+  const answerTokens = countAnswers(training);
+  const inAnswers = answerTokens === undefined
+    ? ""
+    : `, ${answerTokens + (countAnswers(validation) ?? 0)} of them in answers`;
+  output(
+    `${name}: ${documents} ${training.answersOf ? "conversations" : "documents"}, ` +
+      `${training.length + validation.length} tokens${inAnswers}\n`,
+  );
+  corpus.close();
+}
 
 await program.parseAsync();

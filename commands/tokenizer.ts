@@ -1,15 +1,15 @@
-import { taskCommand } from "../files/command_line.ts";
-import { checkFilePath, replaceText } from "../files/disk.ts";
-import { UserError } from "../files/user_error.ts";
-import { byteCount, duration } from "../files/units.ts";
-import { command, output, run, status, wholeNumber } from "./command.ts";
-import { TEXT_FIELD } from "../data/text/formats.ts";
-import { giveBack, HUB, namesHub } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
 import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
 import { type DataProgress, readTexts } from "../data/text/documents.ts";
+import { TEXT_FIELD } from "../data/text/formats.ts";
 import { CHATML_TOKENS } from "../data/tokenizer/chat_format.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
+import { taskCommand } from "../files/command_line.ts";
+import { checkFilePath, replaceText } from "../files/disk.ts";
+import { byteCount, duration } from "../files/units.ts";
+import { UserError } from "../files/user_error.ts";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { giveBack, HUB, namesHub } from "./permissions.ts";
+import { DataProgressDisplay } from "./progress.ts";
 
 /** `tokenizer`: trains a tokenizer for `train --tokenizer`. */
 const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.")
@@ -28,53 +28,57 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
   .option("--out <file>", "file to write", "tokenizer.json")
   .option("--force", "replace an existing file")
   .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
-  .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
-    run(async () => {
-      if (checkFilePath(out, "--out") && !force) {
-        throw new UserError(
-          `Cannot write ${out} as the file exists: choose another --out, or --force`,
-        );
-      }
-      const display = new DataProgressDisplay();
-      const start = performance.now();
-      if (!namesHub(...data)) giveBack(...HUB);
-      try {
-        const callbacks = {
-          onProgress: (progress: DataProgress) => display.show(progress),
-          onNotice: display.status,
-        };
-        const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
-        const { name } = training;
-        const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
-          vocabularySize,
-          minFrequency,
-          ...(training.areConversations ? { specialTokens: CHATML_TOKENS } : {}),
-          onProgress: (done, total) =>
-            display.show({
-              stage: "merging tokens of",
-              name,
-              counted: "tokens",
-              doneBytes: done,
-              totalBytes: total,
-            }),
-        });
-        display.close();
-        replaceText(out, tokenizer.json);
-        const made = tokenizer.vocabularySize;
-        if (made < vocabularySize) {
-          status(
-            `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
-          );
-        }
-        const seconds = (performance.now() - start) / 1000;
-        status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-        const field = textField === undefined ? [] : ["--text-field", textField];
-        const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
-        output(`${out}: ${made} tokens; to use it: ${use}\n`);
-      } finally {
-        display.close();
-      }
-    })
-  );
+  .action((data, options) => run(() => main(data, options)));
+
+async function main(
+  data: string[],
+  { vocabSize: vocabularySize, minFrequency, out, force, textField }: ReturnType<
+    typeof program.opts
+  >,
+): Promise<void> {
+  if (checkFilePath(out, "--out") && !force) {
+    throw new UserError(
+      `Cannot write ${out} as the file exists: choose another --out, or --force`,
+    );
+  }
+  const display = new DataProgressDisplay(), startMs = performance.now();
+  if (!namesHub(...data)) giveBack(...HUB);
+  try {
+    const callbacks = {
+      onProgress: (progress: DataProgress) => display.show(progress),
+      onNotice: display.status,
+    };
+    const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
+    const { name } = training;
+    const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
+      vocabularySize,
+      minFrequency,
+      ...(training.areConversations ? { specialTokens: CHATML_TOKENS } : {}),
+      onProgress: (done, total) =>
+        display.show({
+          stage: "merging tokens of",
+          name,
+          counted: "tokens",
+          doneBytes: done,
+          totalBytes: total,
+        }),
+    });
+    display.close();
+    replaceText(out, tokenizer.json);
+    const made = tokenizer.vocabularySize;
+    if (made < vocabularySize) {
+      status(
+        `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
+      );
+    }
+    const seconds = (performance.now() - startMs) / 1000;
+    status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
+    const field = textField === undefined ? [] : ["--text-field", textField];
+    const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
+    output(`${out}: ${made} tokens; to use it: ${use}\n`);
+  } finally {
+    display.close(); // an open bar would leave the terminal without its cursor
+  }
+}
 
 await program.parseAsync();

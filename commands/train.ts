@@ -47,74 +47,94 @@ const RANKS_NOTICE =
 /** Milliseconds in which rank 0 prints an error of all ranks, and they are ended. */
 const END_MS = 10_000;
 
+/** The first and the last event of a training. */
+type Start = TrainEvent & { kind: "start" };
+type End = TrainEvent & { kind: "end" };
+
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end
   const { rank, size } = (options.distributed === "off" ? undefined : placementOf()) ??
     { rank: 0, size: 1 };
   const follows = rank > 0;
   if (options.dryRun && !follows) return await dryRun(options, isJson);
-  const interrupts = await listenForInterrupts(
-    follows
-      ? ""
-      : size > 1
-      ? RANKS_NOTICE
-      : "saving a checkpoint; press Ctrl-C again to quit at once",
-    { isRank: size > 1 },
-  );
+  const notice = size > 1
+    ? RANKS_NOTICE
+    : "saving a checkpoint; press Ctrl-C again to quit at once";
+  const interrupts = await listenForInterrupts(follows ? "" : notice, { isRank: size > 1 });
+  const { signal } = interrupts;
   // a bar on the terminal that shows the events would be written over them
   const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));
-  const summary = new TrainSummary();
-  let start: TrainEvent & { kind: "start" } | undefined;
-  interrupts.signal.addEventListener("abort", () => display.close());
+  signal.addEventListener("abort", () => display.close());
   try {
-    for await (const event of train({ ...options, signal: interrupts.signal })) {
-      display.show(event);
-      summary.add(event);
-      if (isJson) print(`${JSON.stringify(event)}\n`);
-      if (event.kind === "start") {
-        giveBack(...HUB, "ffi"); // data and models are downloaded, and the device is open
-        start = event;
-      }
-      if (event.kind !== "end") continue;
-      display.close();
-      if (event.reason === "interrupted") {
-        const command = size > 1 ? "the same command" : commandGiven(start!.options.gpu);
-        status(`stopped after step ${event.step}; to resume: ${command}`);
-        return interrupts.exitCode;
-      }
-      const isPlain = stderrTerminal().size() === undefined;
-      const report = await summary.text(event, { columns: statusColumns(), isPlain });
-      if (report !== "") status(report);
-      status(whatIsNext(event, start!));
-      if (isJson) continue;
-      print(`${start!.options.minutes === undefined ? event.path : resultOf(event, start!)}\n`);
+    const trained = await trainAndShow({ ...options, signal }, { display, isJson });
+    if (!trained) return 0; // the events are those of rank 0
+    const { start, end } = trained;
+    if (end.reason === "interrupted") {
+      const again = size > 1 ? "the same command" : commandGiven(start.options.gpu);
+      status(`stopped after step ${end.step}; to resume: ${again}`);
+      return interrupts.exitCode;
     }
+    await reportEnd(trained, isJson);
     return 0;
   } catch (error) {
     if (follows && error instanceof CommonError) {
       await delay(END_MS);
       return 1;
     }
-    const { aborted, reason } = interrupts.signal;
-    if (!aborted || !display.isPreparing && error !== reason) throw error;
+    const isStopped = signal.aborted && (display.isPreparing || error === signal.reason);
+    if (!isStopped) throw error;
     display.close();
     if (!follows) {
-      status(
-        `stopped before the first step; to train: ${
-          taskCommand(taskFor(options.gpu), ...Deno.args)
-        }`,
-      );
+      const again = taskCommand(taskFor(options.gpu), ...Deno.args);
+      status(`stopped before the first step; to train: ${again}`);
     }
     return interrupts.exitCode;
   } finally {
     display.close();
   }
 }
+/** A training that was not cut short by an error. */
+interface Trained {
+  readonly start: Start;
+  readonly end: End;
+  readonly summary: TrainSummary;
+}
+
+/** Trains and shows each event; returns undefined on ranks that follow rank 0, which have no events. */
+async function trainAndShow(
+  options: Parameters<typeof train>[0],
+  { display, isJson }: { display: TrainDisplay; isJson: boolean },
+): Promise<Trained | undefined> {
+  const summary = new TrainSummary();
+  let start: Start | undefined, end: End | undefined;
+  for await (const event of train(options)) {
+    display.show(event);
+    summary.add(event);
+    if (isJson) print(`${JSON.stringify(event)}\n`);
+    if (event.kind === "start") {
+      giveBack(...HUB, "ffi"); // data and models are downloaded, and the device is open
+      start = event;
+    }
+    if (event.kind === "end") end = event;
+  }
+  display.close();
+  return start && end && { start, end, summary };
+}
+
+/** Prints the summary of a training, the command that uses its model, and the result on stdout. */
+async function reportEnd({ start, end, summary }: Trained, isJson: boolean): Promise<void> {
+  const isPlain = stderrTerminal().size() === undefined;
+  const report = await summary.text(end, { columns: statusColumns(), isPlain });
+  if (report !== "") status(report);
+  status(whatIsNext(end, start));
+  if (isJson) return;
+  print(`${start.options.minutes === undefined ? end.path : resultOf(end, start)}\n`);
+}
 
 /** How a training ended, and the command that uses its model. */
 function whatIsNext(
-  { reason, step, best, prompt }: TrainEvent & { kind: "end" },
-  { options: { out, patience }, corpus }: TrainEvent & { kind: "start" },
+  { reason, step, best, prompt }: End,
+  { options: { out, patience }, corpus }: Start,
 ): string {
   const isBest = reason === "patience" && best !== undefined;
   const model = [
@@ -136,7 +156,7 @@ function whatIsNext(
  */
 async function dryRun(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   const display = new TrainDisplay(progressBar(false)); // a signal would leave a bar behind
-  let start: TrainEvent & { kind: "start" } | undefined;
+  let start: Start | undefined;
   let time: TrainEvent & { kind: "time" } | undefined;
   for await (const event of train(options)) {
     display.show(event);
@@ -173,8 +193,8 @@ function progressBar(isBar: boolean): ProgressBar {
 
 /** What a training in a limited time has reached, as one line of JSON. */
 function resultOf(
-  { path, step, seconds, tokens, flops, loss, bitsPerByte }: TrainEvent & { kind: "end" },
-  { options, parameters }: TrainEvent & { kind: "start" },
+  { path, step, seconds, tokens, flops, loss, bitsPerByte }: End,
+  { options, parameters }: Start,
 ): string {
   const { depth, minutes } = options, figures = { tokens, flops, loss, bitsPerByte };
   return JSON.stringify({ path, minutes, seconds, depth, parameters, steps: step, ...figures });
@@ -199,7 +219,7 @@ function argument(text: string): string[] {
   return text === "" ? [] : text.startsWith("-") ? ["--", text] : [text];
 }
 
-/** The task that may load the code of a provider. */
+/** The task that trains, with permission to load native code if the provider needs it. */
 function taskFor(gpu: GpuChoice = "native"): string {
   return gpu === "native" ? "train" : "train:ffi";
 }
