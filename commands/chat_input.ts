@@ -32,7 +32,7 @@ export interface TypedMessage {
   readonly isTypedLine: boolean;
 }
 
-/** Encloses a message of several lines, as in ollama and Python. */
+/** The mark before and after a message of several lines, as in ollama and Python. */
 const QUOTES = '"""';
 
 /** Prompts for the first line of a message and for further ones. */
@@ -142,7 +142,7 @@ function withoutReturn(line: string): string {
   return line.endsWith("\r") ? line.slice(0, -1) : line;
 }
 
-/** Switches a terminal to marking what is pasted, and back; and the marks. */
+/** Turns the marks around pasted text on and off, and the marks. */
 const MARK_PASTES = "\x1b[?2004h", LEAVE_PASTES = "\x1b[?2004l";
 const PASTE_BEGIN = "\x1b[200~", PASTE_END = "\x1b[201~";
 
@@ -157,10 +157,10 @@ export class LineEditor implements LineSource {
   readonly #keys = new PassThrough();
   readonly #editor: Interface;
   readonly #output: Writable;
-  #typed = ""; // what the editor has not received
+  #typed = ""; // that the editor has not received yet
   #isPasting = false;
   #isEnded = false;
-  /** The line that is waited for; once the editor has received its end, whether more lines were pasted with it. */
+  /** The line that `next()` waits for; `continues` is set with its end: whether more lines were pasted with it. */
   #line: { resolve(input: Input): void; continues?: boolean } | undefined;
 
   /**

@@ -67,7 +67,7 @@ export function helpLayout(helpWidth: number): Partial<Help> {
   };
 }
 
-/** Arguments that are texts, which may be empty. */
+/** Names of arguments that are texts: they may be empty, and have several words. */
 const TEXTS = ["prompt", "text"];
 
 /** Ends the command if an option's value or a name is empty, as an unset variable of the shell is. */
@@ -111,9 +111,7 @@ function argumentHint(program: Command, error: string): string {
       commandLine(["--", unknown])
     }\n`;
   }
-  const isText = program.registeredArguments.some((argument) =>
-    /^(text|prompt)$/.test(argument.name())
-  );
+  const isText = program.registeredArguments.some((argument) => TEXTS.includes(argument.name()));
   return isText && error.startsWith("error: too many arguments")
     ? "Put a text of several words between quotes\n"
     : "";

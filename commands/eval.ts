@@ -112,7 +112,7 @@ bits per byte  ${bitsPerByte.toFixed(4)}
 `);
 }
 
-/** The shape of the batches: that of the training whose text is evaluated, as far as it is known and fits. */
+/** The shape of the batches: that of the training whose text is evaluated, if it is known and fits. */
 function shapeOf(device: Device, config: GptConfig, state: TrainerState | undefined) {
   const saved = state?.options as ResolvedOptions | undefined;
   const precision = resolvePrecision(device, "auto");

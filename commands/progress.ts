@@ -16,8 +16,8 @@ const DRAW_MS = 100;
 /** Characters of the graph in a bar. */
 const GRAPH_WIDTH = 12;
 
-/** Ends and begins again that text continues on the next row: a bar never does, not even during a resize. */
-const CUT = "\x1b[?7l", WRAP = "\x1b[?7h";
+/** Turns the wrapping of long lines off and on: a bar is never wrapped, not even during a resize. */
+const NO_WRAP = "\x1b[?7l", WRAP = "\x1b[?7h";
 
 /**
  * A bar at the bottom of a terminal. Lines are printed above it.
@@ -42,7 +42,7 @@ export class ProgressBar {
     return this.#terminal.size() !== undefined;
   }
 
-  /** Replaces the bar, but not more often than eyes need. */
+  /** Replaces the bar; it is drawn every `DRAW_MS` at most. */
   update(done: number, total: number, report: string): void {
     if (this.#isClosed) return;
     const full = Math.round(GRAPH_WIDTH * Math.min(1, done / total));
@@ -75,7 +75,7 @@ export class ProgressBar {
     this.#isDrawn = rows.length > 0;
     this.#drawnMs = performance.now();
     const up = rows.length > 1 ? `\x1b[${rows.length - 1}A` : "";
-    const bar = this.#isDrawn ? `${CUT}${rows.join("\n")}${WRAP}${up}\r` : "";
+    const bar = this.#isDrawn ? `${NO_WRAP}${rows.join("\n")}${WRAP}${up}\r` : "";
     if (erase || above || bar) this.#terminal.write(erase + above + bar);
   }
 

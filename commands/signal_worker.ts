@@ -8,7 +8,7 @@ import { fstatSync, readSync } from "node:fs";
  * @module
  */
 
-/** What the main thread wants of the worker. */
+/** The message with which the main thread starts the worker. */
 export interface Listening {
   /** What to write at the first signal. */
   readonly notice: string;
@@ -59,24 +59,24 @@ function interrupt(signal: Deno.Signal): void {
   }, REPEATED_MS);
 }
 
-/** Milliseconds between looks at the clock, and milliseconds without one in which this process must have been stopped. */
-const LOOK_MS = 50, STOPPED_MS = 250;
+/** Milliseconds between readings of the clock, and the least gap between two of them that means that this process was stopped. */
+const CLOCK_MS = 50, STOPPED_MS = 250;
 
 /**
  * Listens for the SIGCONT that `mpirun` and `srun` send before SIGTERM, which wakes ranks that are stopped. To a rank that
  * was not stopped it means that it must end, under `mpirun` a second or more before SIGTERM.
  */
 function listenForLauncher(): void {
-  let lookedMs = performance.now(), stoppedMs = -Infinity;
-  const look = () => {
-    const now = performance.now();
-    if (now - lookedMs > STOPPED_MS) stoppedMs = now;
-    lookedMs = now;
+  let nowMs = performance.now(), stoppedMs = -Infinity;
+  const readClock = () => {
+    const beforeMs = nowMs;
+    nowMs = performance.now();
+    if (nowMs - beforeMs > STOPPED_MS) stoppedMs = nowMs;
   };
-  setInterval(look, LOOK_MS);
+  setInterval(readClock, CLOCK_MS);
   Deno.addSignalListener("SIGCONT", () => {
-    look();
-    if (!received && lookedMs - stoppedMs > STOPPED_MS) interrupt("SIGTERM");
+    readClock();
+    if (!received && nowMs - stoppedMs > STOPPED_MS) interrupt("SIGTERM");
   });
 }
 

@@ -191,7 +191,7 @@ function progressBar(isBar: boolean): ProgressBar {
   return new ProgressBar(isBar ? terminal : { ...terminal, size: () => undefined });
 }
 
-/** What a training in a limited time has reached, as one line of JSON. */
+/** The result of a training whose time is limited, as one line of JSON. */
 function resultOf(
   { path, step, seconds, tokens, flops, loss, bitsPerByte }: End,
   { options, parameters }: Start,
@@ -200,7 +200,7 @@ function resultOf(
   return JSON.stringify({ path, minutes, seconds, depth, parameters, steps: step, ...figures });
 }
 
-/** Whether nobody reads stdout, or it cannot be written. */
+/** Whether stdout is closed or cannot be written. */
 let isClosed = false;
 
 /** Writes to stdout as long as that is possible: the result of a training is the checkpoint. */

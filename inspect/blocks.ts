@@ -2,13 +2,13 @@ import type { Tensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { oneRow, prepareBackward } from "./pass.ts";
 
-/** What a block does to the residual stream, and how large its gradients are, on one text. */
+/** Norms of a block on one text: of its changes of the residual stream, and of its gradients. */
 export interface BlockNorms {
   /** Norm of the residual stream after the block over that before it, the median over positions. */
   readonly growth: number;
   /** Norm of what attention adds to the residual stream over that of the stream, the median over positions. */
   readonly attention: number;
-  /** The same of the MLP. */
+  /** Norm of what the MLP adds to the residual stream over that of the stream before it, the median over positions. */
   readonly mlp: number;
   /** Norm of the gradient of the block's parameters. */
   readonly gradientNorm: number;
@@ -90,7 +90,7 @@ function rowNorms(values: Float32Array, C: number): number[] {
   });
 }
 
-/** The median of the ratios of two lists; what is not finite counts as infinite. */
+/** The median of the ratios of two lists; a ratio that is NaN counts as infinite. */
 function medianRatio(a: readonly number[], b: readonly number[]): number {
   const ratios = a.map((value, i) => value / b[i]!).map((r) => Number.isNaN(r) ? Infinity : r);
   return ratios.sort((x, y) => x - y)[Math.floor(ratios.length / 2)]!;

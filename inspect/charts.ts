@@ -9,7 +9,7 @@ import type { Token } from "./tokens.ts";
  * @module
  */
 
-/** A colour through which the background shows; text on it stays legible in light and dark. */
+/** A translucent colour, on which text is legible in light and in dark mode. */
 function faint(color: string, opacity: number): string {
   return color + Math.round(255 * opacity).toString(16).padStart(2, "0");
 }
@@ -42,8 +42,8 @@ const NO_AXES = {
 const shown = (token: Token) => quotedToken(token).slice(1, -1);
 
 /**
- * Draws a text whose tokens are coloured by their probability. Where the mouse points, a viewer of SVG shows
- * probability, rank and alternatives.
+ * Draws a text whose tokens are coloured by their probability. A viewer of SVG shows probability, rank and alternatives
+ * of the token under the mouse.
  */
 export function drawPredictions(
   { tokens, predictions }: TextPredictions,
@@ -111,8 +111,14 @@ function colored({ next, top }: Prediction): { color: string; hint: string } {
   };
 }
 
-/** Pixels of the names of tokens beside a matrix, and the side of the smallest and the largest cell. */
-const NAMES = 130, LEAST_CELL = 3, LARGEST_CELL = 18;
+/** Pixels of the names of tokens beside a matrix. */
+const NAMES = 130;
+
+/** Pixels of the side of a cell of attention, at least and at most, and of a row of cells, unless these are the smallest. */
+const LEAST_CELL = 3, LARGEST_CELL = 18, LARGEST_ROW = 1000;
+
+/** Pixels that the legend and the title need. */
+const LEAST_WIDTH = 360;
 
 /** Draws the attention of a head as a matrix: a row per query, a column per key. */
 export function drawAttention(
@@ -120,7 +126,7 @@ export function drawAttention(
   { title }: { title: string },
 ): Promise<string> {
   const T = tokens.length;
-  const cell = Math.max(LEAST_CELL, Math.min(LARGEST_CELL, Math.floor(1000 / T)));
+  const cell = Math.max(LEAST_CELL, Math.min(LARGEST_CELL, Math.floor(LARGEST_ROW / T)));
   const cells = weights.flatMap((row, t) =>
     row.flatMap((weight, s) =>
       weight < LEAST_WEIGHT ? [] : [{
@@ -138,7 +144,6 @@ export function drawAttention(
   const scale = { type: "band", domain: places, padding: 0, tickFormat: nameOf } as const;
   const axis = hasNames ? {} : { axis: null };
   const margin = hasNames ? NAMES : NO_AXES.marginLeft;
-  const least = 360; // the legend and the title need some width
   return drawChart({
     title,
     legend: [1, 0.5, 0.1].map((weight) => (
@@ -146,14 +151,14 @@ export function drawAttention(
     )),
     columns: 1,
     panel: {
-      width: Math.max(least, T * cell + margin + NO_AXES.marginRight),
+      width: Math.max(LEAST_WIDTH, T * cell + margin + NO_AXES.marginRight),
       height: T * cell + margin + NO_AXES.marginBottom,
     },
     panels: (plot) => [{
       marginLeft: margin,
       marginTop: margin,
       marginBottom: NO_AXES.marginBottom,
-      marginRight: Math.max(NO_AXES.marginRight, least - T * cell - margin),
+      marginRight: Math.max(NO_AXES.marginRight, LEAST_WIDTH - T * cell - margin),
       x: { ...scale, axis: "top", tickRotate: -90, label: null, ...axis },
       y: { ...scale, label: null, ...axis },
       marks: [

@@ -13,7 +13,7 @@ export interface CopyingHead {
   readonly weight: number;
 }
 
-/** A text at whose end a word of it comes again. */
+/** A text that ends where a word of it is to come again. */
 export interface BeforeCopy {
   /** The text, which ends before the word comes again. */
   readonly text: string;

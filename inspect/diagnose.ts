@@ -28,7 +28,7 @@ import {
   type MeanPredictions,
   meanPredictions,
 } from "./mean_predictions.ts";
-import { preparePass } from "./pass.ts";
+import { preparePass, USUAL_STEP } from "./pass.ts";
 import { loopShareOf, meanRepetition, type Repetition } from "./repetition.ts";
 
 /**
@@ -96,12 +96,12 @@ export async function diagnose(
   model: LoadedModel,
   { text, record, training }: DiagnoseOptions = {},
 ): Promise<CheckResult[]> {
-  const run = new RunChecks(), losses: number[] = [];
+  const recordChecks = new RunChecks(), losses: number[] = [];
   for (const metric of record ?? []) {
-    run.add(metric);
+    recordChecks.add(metric);
     if (metric.kind === "step" && Number.isFinite(metric.loss)) losses.push(metric.loss!);
   }
-  const ofRecord = run.results();
+  const ofRecord = recordChecks.results();
   return worstFirst([
     ...record
       ? ofRecord
@@ -126,17 +126,17 @@ async function checkModel(
     const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
     return [...blocks, ...unknownResults(others, "its logits are not finite")];
   }
-  const isOrdered = !frequency || isPredictable(predictions);
+  const isRandom = frequency !== undefined && !isPredictable(predictions);
   return [
     ...blocks,
     await checkLeak(model, rows),
     checkCopies(predictions, progress),
     checkFrequentTokens(predictions, frequency, progress),
-    ...await checkRepetition(model, rows, { text, progress, isPredictable: isOrdered }),
+    ...await checkRepetition(model, rows, { text, progress, isRandom }),
   ];
 }
 
-/** The names of these checks. */
+/** The names of the checks that `checkModel()` makes. */
 const NEED_MODEL = [
   "leak",
   "vanishing-gradients",
@@ -148,10 +148,10 @@ const NEED_MODEL = [
   "greedy-repetition",
 ] as const;
 
-/** Why checks could not be made that need the text of the training. */
-const NO_TEXT = "its text is not at hand";
+/** The reason of checks that need the text of the training. */
+const NO_TEXT = "the text of its training is missing";
 
-/** Several checks that could not be made, and why. */
+/** The results of several checks that could not be made for the same reason. */
 function unknownResults(names: readonly CheckName[], reason: string): CheckResult[] {
   return names.map((name) => unknownResult(name, reason));
 }
@@ -253,15 +253,15 @@ function checkCopies(
   return isMeasured ? result : unlessEarly(result, { training, losses: [] });
 }
 
-/** Difference of the shares of two models from which on a threshold between them means something. */
+/** Least difference of the shares of two models for which a threshold between them is meaningful. */
 const LEAST_DIFFERENCE = 0.1;
 
-/** Whether a token of a text says something about the one after it. */
+/** Whether a token of the text helps to predict the next one. */
 function isPredictable({ onFrequentIgnoring, onFrequentByCounts }: MeanPredictions): boolean {
   return onFrequentIgnoring - onFrequentByCounts > LEAST_DIFFERENCE;
 }
 
-/** The reason if it does not. */
+/** The reason of checks that need a text in which it does. */
 const UNPREDICTABLE = "a token of this text says little about the one after it";
 
 /**
@@ -277,11 +277,9 @@ function checkFrequentTokens(
   const { onFrequent: share, onFrequentIgnoring, onFrequentByCounts } = predictions;
   if (!frequency) return unknownResult(name, NO_TEXT);
   if (!isPredictable(predictions)) return unknownResult(name, UNPREDICTABLE);
-  const finding =
-    `${
-      percent(share)
-    } of the probability is on the ${frequency.frequent.size} most frequent tokens ` +
-    `where another follows, ${percent(onFrequentIgnoring)} if a model ignores its text, ` +
+  const finding = `${percent(share)} of the probability is on the ` +
+    `${frequency.frequent.size} most frequent tokens where another follows, ` +
+    `${percent(onFrequentIgnoring)} if a model ignores its text, ` +
     `${percent(onFrequentByCounts)} if it knows one token`;
   const threshold = onFrequentByCounts + 0.75 * (onFrequentIgnoring - onFrequentByCounts);
   const figures = { ignoringText: onFrequentIgnoring, knowingOneToken: onFrequentByCounts };
@@ -292,45 +290,42 @@ function checkFrequentTokens(
 async function checkRepetition(
   model: LoadedModel,
   rows: readonly TextRow[],
-  { text, progress, isPredictable }: {
+  { text, progress, isRandom }: {
     text: DiagnoseOptions["text"];
     progress: Progress;
-    isPredictable: boolean;
+    /** Whether the text is in random order, so that its likeliest next token is always the same. */
+    isRandom: boolean;
   },
 ): Promise<CheckResult[]> {
   const prompts = rows.slice(0, TEXTS).map((row) => row.slice(0, PROMPT_TOKENS));
   const own = text && excerptsOf(text.validation, TEXTS, TEXT_TOKENS);
-  const judge = async (
+  const check = async (
     name: "repetition" | "greedy-repetition",
     what: string,
     { sampler, longestUnit }: { sampler: SamplerOptions; longestUnit?: number },
   ) => {
-    const shareOf = (texts: readonly number[][]) =>
+    const loopShare = (texts: readonly number[][]) =>
       mean(texts.map((ids) => loopShareOf(ids, longestUnit)));
-    const texts = await completions(model, prompts, sampler), share = shareOf(texts);
-    const figures = { ...meanRepetition(texts) }, ownShare = own && shareOf(own);
-    const compared = ownShare === undefined
-      ? ""
-      : `, and ${percent(ownShare)} of the text it learns`;
-    const finding = `${percent(share)} of ${what}${compared}; distinct-1 to 4 are ${
-      distincts(figures)
-    }`;
+    const texts = await completions(model, prompts, sampler), share = loopShare(texts);
+    const figures = { ...meanRepetition(texts) }, ownShare = own && loopShare(own);
+    const finding = `${percent(share)} of ${what}` +
+      (ownShare === undefined ? "" : `, and ${percent(ownShare)} of the text it learns`) +
+      `; distinct-1 to 4 are ${distincts(figures)}`;
     const threshold = CHECKS[name].threshold + (ownShare ?? 0);
     return unlessEarly(resultOf(name, share, finding, { threshold, figures }), progress);
   };
-  const greedy = { ...DEFAULT_SAMPLER, temperature: 0 };
-  return [
-    await judge("repetition", "the text it samples is in loops", { sampler: DEFAULT_SAMPLER }),
-    // the likeliest token of a text in random order is always the same
-    !isPredictable
-      ? unknownResult("greedy-repetition", UNPREDICTABLE)
-      : await judge("greedy-repetition", "its greedy text repeats one token", {
-        sampler: greedy,
-        longestUnit: GREEDY_UNIT,
-      }),
-  ];
+  const sampled = await check("repetition", "the text it samples is in loops", {
+    sampler: DEFAULT_SAMPLER,
+  });
+  if (isRandom) return [sampled, unknownResult("greedy-repetition", UNPREDICTABLE)];
+  const greedy = await check("greedy-repetition", "its greedy text repeats one token", {
+    sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
+    longestUnit: GREEDY_UNIT,
+  });
+  return [sampled, greedy];
 }
 
+/** Distinct-1 to distinct-4 as text. */
 function distincts({ distinct1, distinct2, distinct3, distinct4 }: Repetition): string {
   return [distinct1, distinct2, distinct3, distinct4].map((value) => value.toFixed(2)).join(", ");
 }
@@ -349,9 +344,6 @@ async function completions(
     return [...end < 0 ? ids : ids.subarray(0, end)];
   });
 }
-
-/** Loss scale per target if it is not known: that of a first step of 4,096 targets. */
-const USUAL = { targetsPerStep: 4096, lossScale: 65536 };
 
 /** Share of the gradient norm of the other blocks below which a block is dead. */
 const DEAD_GRADIENT = 1e-4;
@@ -373,7 +365,7 @@ async function checkBlocks(
     const reason = `the device has no room for the gradients of the model ${shortageOf(problem)}`;
     return unknownResults(names, reason);
   }
-  const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL);
+  const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL_STEP);
   const growths = blocks.map(({ growth }) => growth), greatest = Math.max(...growths);
   const norms = blocks.map(({ gradientNorm }) => gradientNorm), highest = Math.max(...norms);
   const parts = blocks.flatMap(({ attention, mlp }, i) => [

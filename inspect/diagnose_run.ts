@@ -18,6 +18,7 @@ import { type ResolvedOptions, tokensPerStepOf } from "../train/options.ts";
 import { cacheBeside, offline } from "../train/training_data.ts";
 import { choicesOf } from "../train/tuning.ts";
 import { diagnose, type TrainingFacts } from "./diagnose.ts";
+import { USUAL_STEP } from "./pass.ts";
 
 /** What to diagnose: a model, and the text to read if it is not that of its training. */
 export interface DiagnoseRunOptions extends LoadOptions {
@@ -36,8 +37,8 @@ export interface Diagnosis {
 }
 
 /**
- * Finds out what is wrong with a run or another model, as `diagnose()` does, with the text and the record of the run as
- * far as they are at hand. Nothing is downloaded but a model that `model` names.
+ * Finds out what is wrong with a run or another model, as `diagnose()` does, with the text and the record of the run if
+ * they can be read on this machine. Nothing is downloaded but a model that `model` names.
  *
  * @throws {UserError} if the model cannot be loaded, or the text of `data` cannot be read; {DeviceError} if the device
  * fails.
@@ -110,7 +111,7 @@ async function openOwnText(
     .options as unknown as ResolvedOptions;
   const from = { data, validationData, dataVersion, textField };
   const refuse = (reason: string) =>
-    onNotice(`the text of the training is not at hand: ${reason}; --data names another one`);
+    onNotice(`the text of the training cannot be used: ${reason}; --data names another one`);
   try {
     const environment = offline();
     const corpus = await loadCorpus({
@@ -122,7 +123,7 @@ async function openOwnText(
     });
     if (corpus.hash === state.data.hash) return corpus;
     corpus.close();
-    refuse(`${corpus.name} is not what it was`);
+    refuse(`${corpus.name} has changed since`);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     refuse(sentenceOf(error));
@@ -154,6 +155,6 @@ function factsOf({ step, lossScale, options }: TrainerState): TrainingFacts {
     warmupSteps,
     precision: precision === "f16" ? "f16" : "f32",
     lossScale,
-    targetsPerStep: targets >= 1 ? targets : 4096,
+    targetsPerStep: targets >= 1 ? targets : USUAL_STEP.targetsPerStep,
   };
 }

@@ -8,7 +8,7 @@ import type { LoadedModel } from "../generate/load.ts";
  * @module
  */
 
-/** Texts that the model reads, their tokens together at most, and tokens of each at most. */
+/** Texts that the model reads, tokens of all of them, and tokens of each, at most. */
 const MOST_ROWS = 16, ROW_TOKENS = 1024, LONGEST_ROW = 128;
 
 /** Built-in stories that a model reads whose text is not known. */
@@ -60,7 +60,7 @@ function storyRows({ gpt, tokenizer }: LoadedModel): TextRow[] {
     .filter(({ length }) => length > 1);
 }
 
-/** Parts of a text, of so many tokens each. */
+/** `count` parts of a text that are spread over it, of `tokens` tokens each. */
 export function excerptsOf(dataset: TokenDataset, count: number, tokens: number): number[][] {
   const { length } = dataset;
   return Array.from({ length: count }, (_, i) => {
@@ -69,7 +69,7 @@ export function excerptsOf(dataset: TokenDataset, count: number, tokens: number)
   });
 }
 
-/** Tokens that the assistant says at the beginning of conversations: what is around them is the chat template's. */
+/** Tokens that the assistant says in the first conversations, without those of the chat template; `most` at most. */
 export function answersIn(dataset: TokenDataset, most: number): number[] {
   const ids: number[] = [];
   for (let d = 0; d < dataset.documents && ids.length < most; d++) {

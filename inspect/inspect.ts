@@ -10,6 +10,7 @@ import {
   prepareBackward,
   preparePass,
   readLogits,
+  USUAL_STEP,
 } from "./pass.ts";
 
 /**
@@ -110,9 +111,6 @@ export interface TextGradients extends ReadText {
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
-/** Loss scale per target: as in training, where 4,096 targets share the scale 65,536. */
-const SCALE_PER_TARGET = 16;
-
 /**
  * Computes the gradients of a text's mean loss. Parameters and gradients of the model's size are allocated on the
  * device and on the host.
@@ -135,7 +133,9 @@ export async function gradientsOf(
   text: string | readonly number[],
 ): Promise<TextGradients> {
   const { gpt } = model, ids = idsOf(model, text), batch = oneRow(ids), { counted } = batch;
-  const lossScale = gpt.precision === "f16" ? SCALE_PER_TARGET * counted : 1;
+  // gradients of each target are as large as in a training step
+  const scalePerTarget = USUAL_STEP.lossScale / USUAL_STEP.targetsPerStep;
+  const lossScale = gpt.precision === "f16" ? scalePerTarget * counted : 1;
   using pass = prepareBackward(gpt, batch, { lossScale, targets: counted });
   const { tensors } = pass.gradients;
   const [losses, ...scaled] = await pass.run(

@@ -38,18 +38,18 @@ import {
  * @module
  */
 
-/** A part of what was counted. */
+/** How many of some sentences, stories or answers pass a judgement. */
 export interface Share {
-  /** How many of them have it. */
+  /** Those that pass. */
   readonly count: number;
-  /** How many there are. */
+  /** All that were judged. */
   readonly of: number;
 }
 
 /** What is judged of stories. */
 export type StoryFigure = "sentences" | StoryRole;
 
-/** What is judged, in the order in which it is shown. */
+/** The figures of stories in the order in which they are shown. */
 export const STORY_FIGURES: readonly StoryFigure[] = ["sentences", ...STORY_ROLES];
 
 /** The figures of a model's stories; `of` is 0 if there was nothing to count. */
@@ -58,17 +58,11 @@ export type StoryShares = Readonly<Record<StoryFigure, Share>>;
 /** What is judged of answers: all of them, and those to each kind of question. */
 export type AnswerFigure = "all" | QuestionKind;
 
-/** What is judged, in the order in which it is shown. */
+/** The figures of answers in the order in which they are shown. */
 export const ANSWER_FIGURES: readonly AnswerFigure[] = ["all", ...QUESTION_KINDS];
 
 /** The right answers of a model. */
 export type AnswerShares = Readonly<Record<AnswerFigure, Share>>;
-
-/** How to judge the answers of a model. */
-export interface JudgeAnswersOptions extends Omit<JudgeOptions, "stories"> {
-  /** Questions that the model answers, 200 by default. */
-  questions?: number;
-}
 
 /** How to judge a model. */
 export interface JudgeOptions {
@@ -80,6 +74,12 @@ export interface JudgeOptions {
   sampler?: Partial<SamplerOptions>;
   /** Is called with the number of stories or answers that are complete. */
   onProgress?: (done: number) => void;
+}
+
+/** How to judge the answers of a model. */
+export interface JudgeAnswersOptions extends Omit<JudgeOptions, "stories"> {
+  /** Questions that the model answers, 200 by default. */
+  questions?: number;
 }
 
 /** Stories that are judged by default: a share of 50 % is then known to 9 %, with 95 % confidence. */
@@ -236,6 +236,7 @@ export function answerSharesOf(
   return shares as AnswerShares;
 }
 
+/** A share before anything was judged. */
 const zero = () => ({ count: 0, of: 0 });
 
 /**

@@ -5,17 +5,18 @@ import { preparePass, readLogits } from "./pass.ts";
 import { lossesOf } from "./tokens.ts";
 
 /**
- * What a model expects on texts, in the mean: of the token that it has just read, and of the frequent tokens.
+ * The mean predictions of a model on texts: for the token that it has just read, and for the frequent tokens.
  *
  * @module
  */
 
-/** How often tokens occur in the text of a training, and after which tokens the frequent ones do. */
+/** How often tokens occur in the text of a training, and how often a frequent one comes after each. */
 export interface Frequency {
   /** The most frequent tokens, which together make up half of the text. */
   readonly frequent: ReadonlySet<number>;
-  /** Per token its share of the text, and its number. */
+  /** Per token its share of the text. */
   readonly shares: Float64Array;
+  /** Per token how often it occurs. */
   readonly counts: Float64Array;
   /** Per token how often a frequent token comes after it. */
   readonly before: Float64Array;
@@ -41,10 +42,11 @@ export function frequencyOf(dataset: TokenDataset, vocabularySize: number): Freq
   return { frequent, shares: counts.map((count) => count / ids.length), counts, before };
 }
 
-/** What a model expects on texts, as means over their positions. */
+/** Predictions of a model, as means over the positions of texts. */
 export interface MeanPredictions {
-  /** Loss of the next token, and of the token just read, in nats, where the two differ. */
+  /** Loss of the next token in nats, where it differs from the token just read. */
   readonly nextLoss: number;
+  /** Loss of the token just read at the same positions, in nats. */
   readonly inputLoss: number;
   /** Probability of the frequent tokens except the last two, where another token comes next. */
   readonly onFrequent: number;

@@ -17,6 +17,7 @@ import { backward, forward } from "../model/forward_backward.ts";
 import { type Gpt, headMatrixOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
+import { INITIAL_SCALE } from "../train/step_state.ts";
 
 /**
  * One pass of a model over one text: its ids, its memory, and what is read of it.
@@ -98,6 +99,9 @@ export function preparePass(
     [Symbol.dispose]: () => owned.dispose(),
   };
 }
+
+/** Targets and loss scale of a step in f16, where those of the training are not known. */
+export const USUAL_STEP = { targetsPerStep: 4096, lossScale: INITIAL_SCALE } as const;
 
 /** A forward pass and a backward pass. */
 export interface BackwardPass extends Pass {

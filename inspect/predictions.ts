@@ -144,7 +144,7 @@ export async function logitLensOf(
   return { ids, tokens: ids.map(tokenAt), layers };
 }
 
-/** `tokenOf()` that describes each token once. */
+/** `tokenOf()` with a cache. */
 function describing({ tokenizer }: LoadedModel): (id: number) => Token {
   const tokens = new Map<number, Token>();
   return (id) => {

@@ -10,9 +10,9 @@ export interface Repetition {
   readonly distinct1: number;
   /** Distinct-2: different pairs of neighbours per pair. */
   readonly distinct2: number;
-  /** Distinct-3: in the same way for three tokens in a row. */
+  /** Distinct-3: different sequences of three tokens per such sequence. */
   readonly distinct3: number;
-  /** Distinct-4: in the same way for four tokens in a row. */
+  /** Distinct-4: different sequences of four tokens per such sequence. */
   readonly distinct4: number;
   /** Tokens of the longest span that occurs twice; both may overlap. */
   readonly longestRepeat: number;

@@ -14,10 +14,10 @@ import { Random } from "../data/random.ts";
  * @module
  */
 
-/** A slot that says whom or what a story is about. */
+/** A slot of the grammar that names a subject of the story. */
 export type StoryRole = "hero" | "animal" | "thing";
 
-/** All of them. */
+/** All roles. */
 export const STORY_ROLES: readonly StoryRole[] = ["hero", "animal", "thing"];
 
 /** A story of the grammar in two parts. A model continues the first one. */
@@ -94,11 +94,11 @@ export function judgeStory(text: string, { from = 0 }: { from?: number } = {}): 
   };
 }
 
-/** What matches the sentences of the grammar. */
+/** Patterns of the sentences of the grammar. */
 const SENTENCES: readonly RegExp[] = [...new Set(STORIES.flat(2))]
   .flatMap((pattern) => SEXES.map((sex) => matcherOf(pattern, sex)));
 
-/** What matches a sentence about heroes of one sex, whatever the words of its slots. */
+/** The pattern of a sentence about heroes of one sex, with any words in its slots. */
 function matcherOf(pattern: Pattern, sex: string): RegExp {
   const bound = new Set<string>();
   const parts = pattern.map((part, place) => {

@@ -11,8 +11,11 @@ import { highest, type Token } from "./tokens.ts";
  * @module
  */
 
-/** Most characters of a token, which may be a line of blanks, and in tables narrower than `NARROW` characters. */
-const LONGEST_TOKEN = 24, LONGEST_IN_NARROW = 10, NARROW = 60;
+/** Characters of a token, which may be a line of blanks, at most. */
+const LONGEST_TOKEN = 24;
+
+/** Characters of a table below which it is narrow, and of a token in a narrow table, at most. */
+const NARROW = 60, LONGEST_IN_NARROW = 10;
 
 /** The attention of one head to a text. */
 export interface HeadAttention {

@@ -41,8 +41,11 @@ export interface StepReport {
   skippedSteps: number;
 }
 
-/** Loss scale of the first step in f16, and applied steps in a row after which it doubles, as torch.amp.GradScaler has. */
-const INITIAL_SCALE = 65536, GROWTH_INTERVAL = 2000;
+/** Loss scale of the first step in f16, as torch.amp.GradScaler has. */
+export const INITIAL_SCALE = 65536;
+
+/** Applied steps in a row after which the loss scale doubles, as in torch.amp.GradScaler. */
+const GROWTH_INTERVAL = 2000;
 
 /** Reports that the device stores, of which a newer one overwrites the oldest, and numbers of a report. */
 export const REPORT_ROWS = 256;

@@ -137,7 +137,7 @@ Deno.test("diagnoseRun() finds nothing wrong with runs that are resumed, fine-tu
   }
 });
 
-Deno.test("diagnoseRun() says why there is no verdict if text and record are not at hand", async () => {
+Deno.test("diagnoseRun() says why there is no verdict if text and record are missing", async () => {
   const copy = join(directory, "copy");
   cpSync(join(await run(), "checkpoints"), copy, { recursive: true });
   const notices: string[] = [], onNotice = (sentence: string) => notices.push(sentence);
@@ -152,7 +152,7 @@ Deno.test("diagnoseRun() says why there is no verdict if text and record are not
       return [[name, finding]];
     });
     const noRecord = "no record of its training";
-    const noText = "its text is not at hand";
+    const noText = "the text of its training is missing";
     assert.deepEqual(Object.fromEntries(reasons), {
       ...Object.fromEntries(
         ["diverging", "overflowing-gradients", "below-entropy", "overfitting"].map((
@@ -165,7 +165,7 @@ Deno.test("diagnoseRun() says why there is no verdict if text and record are not
     });
     assert.match(
       notices.join(),
-      /^the text of the training is not at hand: .*texts\.txt.*--data names/,
+      /^the text of the training cannot be used: .*texts\.txt.*--data names/,
     );
 
     const data = [join(directory, "moved.txt")];

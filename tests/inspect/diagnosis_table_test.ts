@@ -6,7 +6,7 @@ const CHECKED = [
   resultOf("diverging", 3.745, "the training loss, 10.863, is far above its lowest", {
     threshold: 2.8,
   }),
-  unknownResult("vocabulary", "the text of its training is not at hand"),
+  unknownResult("vocabulary", "the text of its training is missing"),
   resultOf("leak", 0, "nothing changed"),
   resultOf("overfitting", 0.00312, "it does not rise"),
 ];
@@ -21,7 +21,7 @@ sick     diverging       3.7    ≤ 2.8  rise of the training loss, nats
     The training loss, 10.863, is far above its lowest.
     Cause: ${cause}.
     Cure: ${cure}
-unknown  vocabulary        —   ≤ 1.25  the text of its training is not at hand
+unknown  vocabulary        —   ≤ 1.25  the text of its training is missing
 ok       leak              0      ≤ 0  change of a logit by a later token
 ok       overfitting  0.31 %    ≤ 1 %  rise of the validation loss
 `,
