@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { listCheckpoints, readTrainerState } from "../../model/files/checkpoint.ts";
 import { serializeState } from "../../model/files/trainer_state.ts";
 import { readMetrics } from "../../train/metrics.ts";
-import { train } from "../../train/train.ts";
+import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 import { findModel } from "../../generate/source.ts";
 import { directory } from "../checkpoints.ts";
@@ -87,12 +87,13 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   assert.equal(tokensBefore, 2 * gradientAccumulation * 2 * 8);
   // the first step of a training has no speed, and counts as fast as the second
   assert.equal(secondsBefore, tokensBefore / second!.tokensPerSecond!);
-  assert.equal(record(out, "start").next().value!.tokensBefore, undefined);
   // the first is the evaluated start
   assert.deepEqual(names(join(branch, "checkpoints")), ["000002", "000003"]);
   assert.deepEqual(names(join(out, "checkpoints")), ["000001", "000002", "000003", "000004"]);
 
   assert.deepEqual(await trained({ ...flat, steps: 4, out, resumeFrom: "2" }), losses.slice(2));
+  const starts = [...record(out, "start")];
+  assert.deepEqual(starts.map((line) => line.tokensBefore), [undefined, undefined]);
   assert.deepEqual(names(join(out, "checkpoints-after-000002-1")), ["000003", "000004"]);
   assert.deepEqual(names(join(out, "checkpoints")), ["000001", "000002", "000003", "000004"]);
 
@@ -114,13 +115,24 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
     message: /fresh must be given without resumeFrom, whose checkpoint it may move aside/,
   });
 
-  // a new run has the checkpoint at once, and its best evaluation is one of its own
+  // a new run has the checkpoint at once, its best evaluation is one of its own, and its time is that of both
+  const lines = Deno.readTextFileSync(join(out, "metrics.jsonl"));
+  Deno.writeTextFileSync(
+    join(out, "metrics.jsonl"),
+    lines.replace(/"tokensPerSecond":\d+/g, '"tokensPerSecond":0.01'),
+  );
   const third = join(directory, "third"), later = { ...flat, steps: 9, evalEvery: 4, out: third };
   for await (const event of train({ ...OPTIONS, ...later, resumeFrom: source })) {
     if (event.kind === "step") break;
   }
   assert.deepEqual(names(join(third, "checkpoints")), ["000002"]);
-  assert.deepEqual(await trained({ ...later, steps: 4 }), losses.slice(2));
+  const events = await Array.fromAsync(train({ ...OPTIONS, ...later, steps: 4 }));
+  const ofKind = <K extends TrainEvent["kind"]>(kind: K) =>
+    events.filter((event): event is TrainEvent & { kind: K } => event.kind === kind);
+  assert.deepEqual(ofKind("step").map(({ loss }) => loss), losses.slice(2));
+  const [{ seconds, tokens }] = ofKind("end") as [TrainEvent & { kind: "end" }];
+  assert.equal(tokens, 2 * tokensBefore);
+  assert.ok(seconds > tokensBefore / 0.01, `${seconds} s`);
   assert.equal(Deno.readTextFileSync(join(third, "best")), "000004\n");
 });
 
