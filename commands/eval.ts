@@ -4,7 +4,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
+import { type Corpus, type CorpusOptions, loadCorpus } from "../data/tokens/corpus.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { runOf } from "../generate/base.ts";
@@ -19,7 +19,7 @@ import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
-import { cacheBeside } from "../train/training_data.ts";
+import { cacheBeside, textOf } from "../train/training_data.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
@@ -78,7 +78,7 @@ async function main(options: EvalOptions): Promise<void> {
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
   const shape = shapeOf(device, config, trained);
   const { gpt, tokenizer } = loadSource(device, source, { quantize: options.quantize });
-  const { text, name } = await openText(options, { path, checkpoint, state: trained, tokenizer });
+  const { text, name } = await openText(options, { path, checkpoint, trained, tokenizer });
   giveBack(...HUB, "write");
 
   const maxTokens = options.tokens || Infinity;
@@ -126,57 +126,87 @@ function shapeOf(device: Device, config: GptConfig, state: TrainerState | undefi
   return { sequenceLength, batchSize };
 }
 
-/** The model whose text is opened. */
-interface Evaluated {
-  path: string;
-  checkpoint: string | undefined;
-  state: TrainerState | undefined;
-  tokenizer: Tokenizer;
+/** What is known of the text to evaluate. */
+interface TextSource {
+  /** The model, for messages. */
+  readonly path: string;
+  /** Its checkpoint, if it has one. */
+  readonly checkpoint: string | undefined;
+  /** The training whose held-out text is evaluated, if it is known. */
+  readonly trained: TrainerState | undefined;
+  readonly tokenizer: Tokenizer;
 }
 
-/** The text that `--data` names, or the held-out text of the training, with its name. */
+/** How `loadCorpus()` reads a text. */
+type Reading = Omit<CorpusOptions, "data">;
+
+/** A text to evaluate, and its name. */
+interface EvaluatedText {
+  readonly text: TokenDataset;
+  readonly name: string;
+}
+
+/** The text that `--data` names, or the held-out text of the training. */
 async function openText(
-  { data: words, textField }: EvalOptions,
-  { path, checkpoint, state, tokenizer }: Evaluated,
-): Promise<{ text: TokenDataset; name: string }> {
+  { data, textField }: EvalOptions,
+  { path, checkpoint, trained, tokenizer }: TextSource,
+): Promise<EvaluatedText> {
   const display = new DataProgressDisplay();
   const run = checkpoint && runOf(checkpoint); // a checkpoint that was copied out of its run has none
-  const reading = {
+  const reading: Reading = {
     ...run ? { cacheDirectory: cacheBeside(run) } : {},
     tokenizer,
     onProgress: (progress: DataProgress) => display.show(progress),
     onNotice: display.status,
   };
   try {
-    if (words) {
-      const from = { data: parseDataSpec(words), textField };
-      const { training, hash } = await loadCorpus({ ...from, ...reading, whole: true });
-      if (hash !== state?.data.hash) return { text: training, name: words.join(", ") };
-      // of the run's text, which may have moved, only the held-out part was not trained on
-      return heldOut(await loadCorpus({ ...from, ...reading }));
-    }
-    const saved = state?.options as ResolvedOptions | undefined;
-    const { data = "sample", validationData, dataVersion, textField: savedField } = saved ?? {};
-    const refuse = (requirement: string, reason: string) =>
-      new UserError(
-        `Cannot evaluate ${path} on its held-out text as its data must be ${requirement}: ${reason}; ` +
-          `give the present path of its text, or another text, with --data`,
-      );
-    const from = { data, validationData, dataVersion, textField: savedField };
-    const corpus = await loadCorpus({ ...from, ...reading }).catch((error) => {
-      throw error instanceof DataError ? refuse("readable", error.reason) : error;
-    });
-    if (state && corpus.hash !== state.data.hash) {
-      throw refuse("unchanged", `${corpus.name} has changed since`);
-    }
-    return heldOut(corpus);
+    if (data) return await openNamed(data, { ...reading, textField }, trained);
+    return await openHeldOut(trained!, reading, path);
   } finally {
     display.close(); // an open bar would leave the terminal without its cursor
   }
 }
 
+/** The text that is named; of that of the training, which may have moved, only the part that was not trained on. */
+async function openNamed(
+  words: string[],
+  reading: Reading,
+  trained: TrainerState | undefined,
+): Promise<EvaluatedText> {
+  const from = { ...reading, data: parseDataSpec(words) };
+  const { training, hash } = await loadCorpus({ ...from, whole: true });
+  if (hash !== trained?.data.hash) return { text: training, name: words.join(", ") };
+  return heldOut(await loadCorpus(from));
+}
+
+/**
+ * The text that a training has held out.
+ *
+ * @throws {UserError} if it cannot be read, or has changed.
+ */
+async function openHeldOut(
+  trained: TrainerState,
+  reading: Reading,
+  path: string,
+): Promise<EvaluatedText> {
+  const refuse = (requirement: string, reason: string) =>
+    new UserError(
+      `Cannot evaluate ${path} on its held-out text as its data must be ${requirement}: ${reason}; ` +
+        `give the present path of its text, or another text, with --data`,
+    );
+  const corpus = await loadCorpus({ ...reading, ...textOf(trained) }).catch((error) => {
+    throw error instanceof DataError ? refuse("readable", error.reason) : error;
+  });
+  if (corpus.hash !== trained.data.hash) {
+    throw refuse("unchanged", `${corpus.name} has changed since`);
+  }
+  return heldOut(corpus);
+}
+
 /** The validation text of a corpus. */
-function heldOut({ validation, validationData, validationHash, name }: Corpus) {
+function heldOut(
+  { validation, validationData, validationHash, name }: Corpus,
+): EvaluatedText {
   const named = validationData && [validationData].flat().join(", ");
   const text = `${validationHash ? "validation text" : "held out"} of ${name}`;
   return { text: validation, name: named ?? text };

@@ -15,7 +15,7 @@ import type { TrainerState } from "../model/files/trainer_state.ts";
 import type { CheckResult } from "../train/checks.ts";
 import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { type ResolvedOptions, tokensPerStepOf } from "../train/options.ts";
-import { cacheBeside, offline } from "../train/training_data.ts";
+import { cacheBeside, offline, textOf } from "../train/training_data.ts";
 import { choicesOf } from "../train/tuning.ts";
 import { diagnose, type TrainingFacts } from "./diagnose.ts";
 import { USUAL_STEP } from "./pass.ts";
@@ -107,15 +107,12 @@ async function openOwnText(
   },
 ): Promise<Corpus | undefined> {
   if (!state) return undefined;
-  const { data = "sample", validationData, dataVersion, textField } = state
-    .options as unknown as ResolvedOptions;
-  const from = { data, validationData, dataVersion, textField };
-  const refuse = (reason: string) =>
+  const report = (reason: string) =>
     onNotice(`the text of the training cannot be used: ${reason}; --data names another one`);
   try {
     const environment = offline();
     const corpus = await loadCorpus({
-      ...from,
+      ...textOf(state),
       tokenizer,
       ...reading,
       environment,
@@ -123,10 +120,10 @@ async function openOwnText(
     });
     if (corpus.hash === state.data.hash) return corpus;
     corpus.close();
-    refuse(`${corpus.name} has changed since`);
+    report(`${corpus.name} has changed since`);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    refuse(sentenceOf(error));
+    report(sentenceOf(error));
   }
 }
 

@@ -10,7 +10,8 @@ import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Callbacks, notice, notices, reporting, type TrainEvent } from "./events.ts";
-import type { TrainOptions } from "./options.ts";
+import type { TrainerState } from "../model/files/trainer_state.ts";
+import type { ResolvedOptions, TrainOptions } from "./options.ts";
 import { NAME_THE_TEXT } from "./resolve.ts";
 import type { Setup, Workplace } from "./run.ts";
 
@@ -23,6 +24,13 @@ import type { Setup, Workplace } from "./run.ts";
 /** The cache directory and the hub of a training's data. */
 export function dataPlaces({ hub, out, directory }: Workplace) {
   return { ...hub, cacheDirectory: cacheBeside(out), readOnly: directory === undefined };
+}
+
+/** The text of a training by its checkpoint, as `loadCorpus()` finds it again. */
+export function textOf({ options }: Pick<TrainerState, "options">) {
+  const saved = options as Partial<ResolvedOptions>;
+  const { data = "sample", validationData, dataVersion, textField } = saved;
+  return { data, validationData, dataVersion, textField };
 }
 
 /** Finds and tokenizes the data, or finds its tokens in the cache. */
