@@ -19,7 +19,7 @@ import {
 } from "./command.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
-import { TrainDisplay } from "./train_display.ts";
+import { type StartEvent, TrainDisplay } from "./train_display.ts";
 import { TrainSummary } from "./train_summary.ts";
 import { addTrainOptions, givenOptions } from "./train_options.ts";
 
@@ -47,9 +47,8 @@ const RANKS_NOTICE =
 /** Milliseconds in which rank 0 prints an error of all ranks, and they are ended. */
 const END_MS = 10_000;
 
-/** The first and the last event of a training. */
-type Start = TrainEvent & { kind: "start" };
-type End = TrainEvent & { kind: "end" };
+/** The event that ends a training. */
+type EndEvent = TrainEvent & { kind: "end" };
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   // rank 0 prints for all ranks, and decides when they end
@@ -93,10 +92,11 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
     display.close();
   }
 }
+
 /** A training that was not cut short by an error. */
 interface Trained {
-  readonly start: Start;
-  readonly end: End;
+  readonly start: StartEvent;
+  readonly end: EndEvent;
   readonly summary: TrainSummary;
 }
 
@@ -106,7 +106,7 @@ async function trainAndShow(
   { display, isJson }: { display: TrainDisplay; isJson: boolean },
 ): Promise<Trained | undefined> {
   const summary = new TrainSummary();
-  let start: Start | undefined, end: End | undefined;
+  let start: StartEvent | undefined, end: EndEvent | undefined;
   for await (const event of train(options)) {
     display.show(event);
     summary.add(event);
@@ -133,8 +133,8 @@ async function reportEnd({ start, end, summary }: Trained, isJson: boolean): Pro
 
 /** How a training ended, and the command that uses its model. */
 function whatIsNext(
-  { reason, step, best, prompt }: End,
-  { options: { out, patience }, corpus }: Start,
+  { reason, step, best, prompt }: EndEvent,
+  { options: { out, patience }, corpus }: StartEvent,
 ): string {
   const isBest = reason === "patience" && best !== undefined;
   const model = [
@@ -156,7 +156,7 @@ function whatIsNext(
  */
 async function dryRun(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   const display = new TrainDisplay(progressBar(false)); // a signal would leave a bar behind
-  let start: Start | undefined;
+  let start: StartEvent | undefined;
   let time: TrainEvent & { kind: "time" } | undefined;
   for await (const event of train(options)) {
     display.show(event);
@@ -193,8 +193,8 @@ function progressBar(isBar: boolean): ProgressBar {
 
 /** The result of a training whose time is limited, as one line of JSON. */
 function resultOf(
-  { path, step, seconds, tokens, flops, loss, bitsPerByte }: End,
-  { options, parameters }: Start,
+  { path, step, seconds, tokens, flops, loss, bitsPerByte }: EndEvent,
+  { options, parameters }: StartEvent,
 ): string {
   const { depth, minutes } = options, figures = { tokens, flops, loss, bitsPerByte };
   return JSON.stringify({ path, minutes, seconds, depth, parameters, steps: step, ...figures });

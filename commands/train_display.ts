@@ -1,5 +1,3 @@
-import { statusColumns } from "./command.ts";
-import { DataProgressDisplay, ProgressBar } from "./progress.ts";
 import { flagOf, offFlagOf } from "../files/command_line.ts";
 import { duration } from "../files/units.ts";
 import {
@@ -12,6 +10,8 @@ import {
 } from "../train/options.ts";
 import { lastBeforeCooldown } from "../train/schedule.ts";
 import type { TrainEvent } from "../train/train.ts";
+import { statusColumns } from "./command.ts";
+import { DataProgressDisplay, ProgressBar } from "./progress.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
 const SILENCE_MS = 60_000;
@@ -23,7 +23,7 @@ const SLOW_STEP_MS = 20_000;
 const LOG_COLUMNS = 80;
 
 /** The event that begins a training. */
-type Start = TrainEvent & { kind: "start" };
+export type StartEvent = TrainEvent & { kind: "start" };
 
 /** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
 export class TrainDisplay {
@@ -35,11 +35,11 @@ export class TrainDisplay {
   #isScaled = false;
   #epochDigits = 1;
   #loggedMs = -Infinity;
-  /** Whether a line has said what a validation loss is counted in: one that does is wider than most terminals. */
+  /** Whether a line had the unit of validation losses: later ones do not, as they would be wider than most terminals. */
   #isUnitKnown = false;
   /** When the wait for the first step began; undefined once it is over. */
   #waitingSinceMs: number | undefined;
-  /** What decides how many tokens a step has. */
+  /** The options that decide how many tokens a step has. */
   #stepSizes = { batchSize: 0, contextLength: 0, gradientAccumulation: 0, ranks: 1 };
 
   /** @param columns those of the terminal that shows the lines, if there is one. */
@@ -66,38 +66,11 @@ export class TrainDisplay {
       case "start":
         return this.#showStart(event);
       case "tuning":
-        this.#waitingSinceMs = performance.now();
-        this.#bar.update(
-          event.done,
-          event.of,
-          `finding the fastest kernels: ${event.done} of ${event.of}`,
-        );
-        if (!this.#bar.isVisible && event.done === 0) {
-          this.#bar.print(`finding the fastest kernels, ${event.of} in all`);
-        }
-        return;
-      case "step": {
-        this.#noteSlowStep();
-        const line = this.#describeStep(event);
-        this.#bar.update(event.step, event.steps, line);
-        if (this.#isLogged(event)) {
-          this.#loggedMs = performance.now();
-          this.#bar.print(line);
-        }
-        return;
-      }
-      case "evaluation": {
-        const { loss, perplexity, bitsPerByte, entropyPerToken } = event;
-        const least = entropyPerToken === undefined
-          ? ""
-          : ` (at best ${entropyPerToken.toFixed(3)}, the entropy of the stories)`;
-        const unit = this.#isUnitKnown ? "" : ` nats per token${least}`;
-        this.#isUnitKnown = true;
-        return this.#bar.print(
-          `step ${event.step}: validation loss ${loss.toFixed(3)}${unit}, ` +
-            `perplexity ${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits per byte`,
-        );
-      }
+        return this.#showTuning(event);
+      case "step":
+        return this.#showStep(event);
+      case "evaluation":
+        return this.#showEvaluation(event);
       case "sample":
         return this.#bar.print(`\n${event.prompt}${event.text}\n`);
       case "checkpoint":
@@ -111,7 +84,7 @@ export class TrainDisplay {
   }
 
   /** Says on what a training trains, how, and how long. */
-  #showStart(event: Start): void {
+  #showStart(event: StartEvent): void {
     const { corpus, options, parameters, trainedParameters, steps, epochs, resumedFrom } = event;
     this.#logEvery = options.logEvery;
     this.#stepSizes = options;
@@ -134,6 +107,36 @@ export class TrainDisplay {
         `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
     );
     if (!options.dryRun) this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
+  }
+
+  #showTuning({ done, of }: TrainEvent & { kind: "tuning" }): void {
+    this.#waitingSinceMs = performance.now();
+    this.#bar.update(done, of, `finding the fastest kernels: ${done} of ${of}`);
+    if (!this.#bar.isVisible && done === 0) {
+      this.#bar.print(`finding the fastest kernels, ${of} in all`);
+    }
+  }
+
+  #showStep(event: TrainEvent & { kind: "step" }): void {
+    this.#noteSlowStep();
+    const line = this.#describeStep(event);
+    this.#bar.update(event.step, event.steps, line);
+    if (!this.#isLogged(event)) return;
+    this.#loggedMs = performance.now();
+    this.#bar.print(line);
+  }
+
+  #showEvaluation(event: TrainEvent & { kind: "evaluation" }): void {
+    const { step, loss, perplexity, bitsPerByte, entropyPerToken } = event;
+    const least = entropyPerToken === undefined
+      ? ""
+      : ` (at best ${entropyPerToken.toFixed(3)}, the entropy of the stories)`;
+    const unit = this.#isUnitKnown ? "" : ` nats per token${least}`;
+    this.#isUnitKnown = true;
+    this.#bar.print(
+      `step ${step}: validation loss ${loss.toFixed(3)}${unit}, ` +
+        `perplexity ${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits per byte`,
+    );
   }
 
   /** Says after a slow first step how large a step is. */
@@ -178,7 +181,7 @@ export class TrainDisplay {
 }
 
 /** The data of a training. */
-function describeData(corpus: Start["corpus"], options: ResolvedOptions): string {
+function describeData(corpus: StartEvent["corpus"], options: ResolvedOptions): string {
   const { name, vocabularySize, documents, trainingTokens, validationTokens } = corpus;
   const { evalTokens } = options;
   const isPart = evalTokens > 0 && evalTokens < validationTokens;
