@@ -104,6 +104,15 @@ async function metric({ address, model }: Server, name: string, labels = ""): Pr
   return Number(after.split("\n")[0]);
 }
 
+/** Waits until the server computes nothing; returns whether it does so within ten seconds. */
+async function becomesFree(server: Server): Promise<boolean> {
+  const since = performance.now();
+  while (await metric(server, "toy_running") + await metric(server, "toy_waiting") > 0) {
+    if (performance.now() - since > 10_000) return false;
+  }
+  return true;
+}
+
 /** Clients that leave at any moment, and how long their slots stay taken. */
 async function leaving(server: Server, count: number) {
   const endless = { model: server.model, prompt: "One cat", max_tokens: 16_384, temperature: 0 };
@@ -122,9 +131,7 @@ async function leaving(server: Server, count: number) {
     await new Promise((resolve) => setTimeout(resolve, 150 * random() ** 2));
     connection.close();
     const since = performance.now();
-    while (await metric(server, "toy_running") + await metric(server, "toy_waiting") > 0) {
-      if (performance.now() - since > 10_000) throw new Error(`client ${i} has left, not its slot`);
-    }
+    if (!await becomesFree(server)) throw new Error(`client ${i} has left, not its slot`);
     times.push(performance.now() - since);
   }
   times.sort((a, b) => a - b);
@@ -327,8 +334,7 @@ async function malformed(server: Server, count: number) {
     examples: faults.slice(0, 5),
     disturbed,
     health: status,
-    running: await metric(server, "toy_running"),
-    waiting: await metric(server, "toy_waiting"),
+    isFree: await becomesFree(server),
   };
 }
 
