@@ -7,7 +7,6 @@ import { checkFilePath } from "../files/disk.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Chat, ChatAnswer } from "../generate/chat.ts";
-import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import { permissionError } from "./permissions.ts";
 
@@ -71,9 +70,6 @@ const HELP_ON_INPUT =
   "with \\; pasted lines are one message.\nCtrl-C stops an answer, and ends the program at an " +
   "empty prompt.\nA message that begins with / needs a blank before it.";
 
-/** Options of `/set` beside those of the sampler. */
-const MAX_NEW_TOKENS = "max-new-tokens";
-
 /** Executes the commands that are typed in a chat. */
 export class ChatCommands {
   /** The conversation that they change. */
@@ -120,42 +116,42 @@ export class ChatCommands {
 
   /** Sets an option of the sampler or the length of answers, or lists them all. */
   set(argument: string): string {
-    const { chat } = this, { sampler, maxNewTokens } = chat;
-    const values: [string, number][] = [
-      ...Object.entries(sampler).map(([name, value]): [string, number] => [optionOf(name), value]),
-      [MAX_NEW_TOKENS, maxNewTokens],
-    ];
+    const { sampler, maxNewTokens } = this.chat;
+    const values = Object.entries({ ...sampler, maxNewTokens })
+      .map(([name, value]) => ({ name, option: flagOf(name).slice(2), value }));
     if (argument === "") {
-      return values.map(([option, value]) => `${option.padEnd(20)}${value}`).join("\n");
+      return values.map(({ option, value }) => `${option.padEnd(20)}${value}`).join("\n");
     }
     const [, option = "", text = ""] = /^(?:--)?([^\s=]+)[\s=]*(\S*)$/.exec(argument) ?? [];
-    const [known] = values.find(([name]) => name === option) ?? [];
-    if (known === undefined) {
+    const known = values.find((row) => row.option === option);
+    if (!known) {
       throw new UserError(
         `Cannot set ${quoted(option || argument, 40)} as it must be one of the options ` +
-          values.map(([name]) => name).join(", "),
+          values.map(({ option }) => option).join(", "),
       );
     }
     const value = Number(text);
     if (text === "" || !Number.isFinite(value)) {
       throw new UserError(
-        `Cannot set ${known} as its value must be a number: current value is ${quoted(text, 40)}`,
+        `Cannot set ${option} as its value must be a number: current value is ${quoted(text, 40)}`,
       );
     }
-    if (known === MAX_NEW_TOKENS) {
-      if (!Number.isSafeInteger(value) || value < 1) {
-        throw new UserError(
-          `Cannot set ${known} as it must be a whole number of at least 1: current value is ${value}`,
-        );
-      }
-      chat.maxNewTokens = value;
-    } else {
-      const name = Object.keys(DEFAULT_SAMPLER).find((name) => optionOf(name) === known)!;
-      const changed: SamplerOptions = { ...sampler, [name]: value };
+    if (known.name === "maxNewTokens") this.#setMaxNewTokens(value);
+    else {
+      const changed: SamplerOptions = { ...sampler, [known.name]: value };
       validateSampler(changed);
-      chat.sampler = changed;
+      this.chat.sampler = changed;
     }
-    return `${known} ${value}`;
+    return `${option} ${value}`;
+  }
+
+  #setMaxNewTokens(value: number): void {
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new UserError(
+        `Cannot set max-new-tokens as it must be a whole number of at least 1: current value is ${value}`,
+      );
+    }
+    this.chat.maxNewTokens = value;
   }
 
   /** Sets or says the seed of the next answer. */
@@ -220,10 +216,6 @@ function undone(chat: Chat): string {
 function cleared(chat: Chat): string {
   chat.messages = chat.messages.filter(({ role }, i) => i === 0 && role === "system");
   return "a new conversation" + (chat.system === undefined ? "" : "; the system message stays");
-}
-
-function optionOf(name: string): string {
-  return flagOf(name).slice(2);
 }
 
 function usageOf(name: string, { argument }: ChatCommand): string {

@@ -49,21 +49,9 @@ export function drawPredictions(
   { tokens, predictions }: TextPredictions,
   { title }: { title: string },
 ): Promise<string> {
-  let line = 0, column = 0;
-  const boxes = tokens.slice(1).map((token, i) => {
-    const prediction = predictions[i]!, text = shown(token);
-    if (column > 0 && column + text.length > CHARACTER.perLine) {
-      line++;
-      column = 0;
-    }
-    const box = { text, x: column, end: column + text.length, line, ...colored(prediction) };
-    column = box.end;
-    if (token.text.endsWith("\n")) {
-      line++;
-      column = 0;
-    }
-    return box;
-  });
+  const boxes = inLines(tokens.slice(1)).map((place, i) => (
+    { ...place, ...colored(predictions[i]!) }
+  ));
   const lines = Math.max(1, ...boxes.map(({ line }) => line + 1));
   const margins = NO_AXES.marginTop + NO_AXES.marginBottom;
   return drawChart({
@@ -101,6 +89,27 @@ export function drawPredictions(
   });
 }
 
+/** A token of a picture: its line, and where in the line it begins and ends, in characters. */
+interface PlacedToken {
+  readonly text: string;
+  readonly line: number;
+  readonly x: number;
+  readonly end: number;
+}
+
+/** Divides tokens into lines, which end where the text has a line break or where they are full. */
+function inLines(tokens: readonly Token[]): PlacedToken[] {
+  let line = 0, x = 0;
+  return tokens.map((token) => {
+    const text = shown(token);
+    if (x > 0 && x + text.length > CHARACTER.perLine) [line, x] = [line + 1, 0];
+    const placed = { text, line, x, end: x + text.length };
+    [line, x] = token.text.endsWith("\n") ? [line + 1, 0] : [line, placed.end];
+    return placed;
+  });
+}
+
+/** The colour of a token by its probability, and what a viewer shows of it under the mouse. */
 function colored({ next, top }: Prediction): { color: string; hint: string } {
   const { probability, rank } = next!;
   const others = top.filter(({ id }) => id !== next!.id)

@@ -121,16 +121,18 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
   };
   let kept = layers.map((_, layer) => layer), text = tableOf(kept);
   while (!fits(text, width) && kept.length > 1) {
-    const parts = kept.length - 2; // between the layers that are kept next
-    kept = Array.from(
-      { length: parts + 1 },
-      (_, i) => parts === 0 ? last : Math.round(i * last / parts),
-    );
+    kept = spread(kept.length - 1, last);
     text = tableOf(kept);
   }
   const left = layers.length - kept.length;
   if (left === 0) return text;
   return `${text}\nlayers that do not fit: ${left} of ${layers.length}\n`;
+}
+
+/** So many whole numbers from 0 to the last, evenly spread; one alone is the last. */
+function spread(count: number, last: number): number[] {
+  if (count === 1) return [last];
+  return Array.from({ length: count }, (_, i) => Math.round(i * last / (count - 1)));
 }
 
 /** Where the residual stream is read after some blocks of all: layers have the numbers of the attention's. */
