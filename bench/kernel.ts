@@ -1,6 +1,6 @@
 import { Argument } from "@commander-js/extra-typings";
 import { type KernelSource, kernelSources } from "./kernel_sources.ts";
-import { command, output, run } from "../commands/command.ts";
+import { command, output, runCommand } from "../commands/command.ts";
 import { specialize, unroll } from "../kernels/shader.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
@@ -18,7 +18,7 @@ const program = command(
   .option("--source", "print it before loops are unrolled")
   .option("--all", "print it for every set of constants, not only for the first")
   .action((op, variant, type, options) =>
-    run(() => {
+    runCommand(() => {
       const words = [op, variant, type].filter((word) => word !== undefined);
       output(print(kernelSources(), words, options));
       return Promise.resolve();

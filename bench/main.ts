@@ -1,5 +1,5 @@
 import { Option } from "@commander-js/extra-typings";
-import { command, output, realNumber, run, status } from "../commands/command.ts";
+import { command, output, realNumber, runCommand, status } from "../commands/command.ts";
 import { gpuOption, openGpu } from "../commands/gpu.ts";
 import { commandLine } from "../files/command_line.ts";
 import { checkReplaceable, replaceText } from "../files/disk.ts";
@@ -73,7 +73,7 @@ const program = command("bench", "Measure the kernels, training and generation o
     "share by which a benchmark may be slower than in --compare (default: 0.1)",
     realNumber,
   )
-  .action((options) => run(() => main(options)));
+  .action((options) => runCommand(() => main(options)));
 
 /** The options that were typed, and defaults. */
 type Options = ReturnType<typeof program.opts>;

@@ -1,4 +1,4 @@
-import { command, output, run, status } from "../commands/command.ts";
+import { command, output, runCommand, status } from "../commands/command.ts";
 import { gpuOption } from "../commands/gpu.ts";
 import { openTransport } from "../distributed/open_mpi.ts";
 import type { Batches } from "../data/tokens/batches.ts";
@@ -52,7 +52,7 @@ const program = command(
   )
   .option("--seconds <seconds>", "begin nothing new after this time", Number)
   .option("--json <file>", "write the report to this file too, anew after each result")
-  .action((options) => run(() => main(options)));
+  .action((options) => runCommand(() => main(options)));
 
 /** A training that is timed on all ranks together, and on one alone. */
 interface Case {

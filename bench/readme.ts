@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { command, run, status } from "../commands/command.ts";
+import { command, runCommand, status } from "../commands/command.ts";
 import { UserError } from "../files/user_error.ts";
 import {
   headline,
@@ -159,5 +159,5 @@ if (import.meta.main) {
     "bench:readme",
     "Write the results in bench/results/ into README.md, docs/ and bench/NOTES.md.",
   )
-    .action(() => run(main)).parseAsync();
+    .action(() => runCommand(main)).parseAsync();
 }

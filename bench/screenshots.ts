@@ -2,7 +2,7 @@
 /// <reference lib="dom.iterable" />
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { command, run, status } from "../commands/command.ts";
+import { command, runCommand, status } from "../commands/command.ts";
 import { byteCount } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { createHandler } from "../serve/handler.ts";
@@ -13,7 +13,7 @@ import { hasCurve, openBrowser, type Page, type PageOptions } from "./browser.ts
 const program = command("screenshots", "Draw the pictures of the dashboard in docs/ from runs.")
   .argument("[folder]", "folder that holds runs", "runs")
   .option("--run <name>", "run to show, and to compare with the others", "default")
-  .action((folder, options) => run(() => main(folder, options.run)));
+  .action((folder, options) => runCommand(() => main(folder, options.run)));
 
 /** Most bytes of a picture: a clone of the project has all versions of it. */
 const MOST_BYTES = 150_000;

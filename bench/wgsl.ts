@@ -1,4 +1,4 @@
-import { output, run, status } from "../commands/command.ts";
+import { output, runCommand, status } from "../commands/command.ts";
 import { load } from "../files/packages.ts";
 import { MATRIX_FEATURE } from "../kernels/matrices.ts";
 import { specialize, unroll } from "../kernels/shader.ts";
@@ -42,4 +42,4 @@ async function main(): Promise<number> {
   return failed > 0 ? 1 : 0;
 }
 
-await run(main);
+await runCommand(main);

@@ -13,7 +13,7 @@ import {
   command,
   EXIT_CODES,
   output,
-  run,
+  runCommand,
   status,
   statusColumns,
   stderrTerminal,
@@ -40,7 +40,7 @@ const program = withSamplerOptions(
   .optionsGroup("Output:")
   .option("--json", "one JSON object per answer instead of text")
   .showHelpAfterError("(messages are typed once it runs, or piped; --help lists all options)")
-  .action((options) => run(() => main(options)));
+  .action((options) => runCommand(() => main(options)));
 
 /** The options that were typed, and defaults. */
 type ChatCommandOptions = ReturnType<typeof program.opts>;

@@ -298,7 +298,9 @@ const EX_SOFTWARE = 70;
  * Any other error is a mistake in the program: it is printed with its stack and with what a report of it needs; the
  * exit status is 70.
  */
-export async function run(main: () => number | void | Promise<number | void>): Promise<never> {
+export async function runCommand(
+  main: () => number | void | Promise<number | void>,
+): Promise<never> {
   try {
     Deno.exit(await main() ?? 0);
   } catch (error) {

@@ -6,7 +6,7 @@ import { CheckpointError } from "../model/files/trainer_state.ts";
 import { caveats, compareTable, drawComparison } from "../train/compare.ts";
 import { type ComparedRun, readRun } from "../train/compared_run.ts";
 import { placeInRun } from "../train/run_place.ts";
-import { command, output, outputColumns, run, status } from "./command.ts";
+import { command, output, outputColumns, runCommand, status } from "./command.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
@@ -17,7 +17,7 @@ const program = command(
   .argument("<run...>", "run directories")
   .option("--svg <file>", "file for the plot (default: compare.svg, if there are several runs)")
   .action((paths, options) =>
-    run(async () => {
+    runCommand(async () => {
       const { svg = paths.length > 1 ? "compare.svg" : undefined } = options;
       if (svg !== undefined) checkPlot(svg);
       const warn = (sentence: string) => status(`Warning: ${sentence}`);

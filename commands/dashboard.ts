@@ -7,7 +7,7 @@ import { requestAdapter } from "../kernels/provider.ts";
 import { createHandler } from "../serve/handler.ts";
 import { RunFolders } from "../serve/run_folders.ts";
 import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
-import { command, output, run, status, wholeNumber } from "./command.ts";
+import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { gpuOption } from "./gpu.ts";
 import { giveBack } from "./permissions.ts";
 
@@ -24,7 +24,7 @@ const program = command(
   )
   .option("--save <file>", "write the page with the data of the runs as one HTML file, and end")
   .addOption(gpuOption())
-  .action((folders, options) => run(() => main(folders, options)));
+  .action((folders, options) => runCommand(() => main(folders, options)));
 
 /** The only address on which the page is served. */
 const HOSTNAME = "127.0.0.1";

@@ -3,14 +3,14 @@ import { DAWN_MEGABYTES, isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { hasMatrices } from "../kernels/matrices.ts";
-import { command, output, run, status } from "./command.ts";
+import { command, output, runCommand, status } from "./command.ts";
 import { probeDawn } from "./probe.ts";
 
 /** `dawn:install`: downloads Dawn, and tries it. */
 const program = command(
   "dawn:install",
   "Download Dawn, which offers tensor cores with --gpu dawn, into dawn/node_modules, and try it.",
-).action(() => run(main));
+).action(() => runCommand(main));
 
 const DIRECTORY = new URL("../dawn/", import.meta.url);
 

@@ -3,7 +3,7 @@ import type { DataProgress } from "../data/text/documents.ts";
 import { UserError } from "../files/user_error.ts";
 import { diagnoseSource } from "../inspect/diagnose_run.ts";
 import { diagnosisTable } from "../inspect/diagnosis_table.ts";
-import { command, output, outputColumns, run, status } from "./command.ts";
+import { command, output, outputColumns, runCommand, status } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, namesHub } from "./permissions.ts";
@@ -63,5 +63,5 @@ async function main(name: string | undefined, options: DiagnoseOptions): Promise
   }
 }
 
-program.action((name, options) => run(() => main(name, options)));
+program.action((name, options) => runCommand(() => main(name, options)));
 await program.parseAsync();

@@ -5,13 +5,13 @@ import { isDawnInstalled } from "../files/packages.ts";
 import { printable } from "../files/printable.ts";
 import { hasMatrices } from "../kernels/matrices.ts";
 import type { MatrixShape } from "../kernels/provider.ts";
-import { command, output, outputColumns, run } from "./command.ts";
+import { command, output, outputColumns, runCommand } from "./command.ts";
 import { type Probe, probe, probeDawn } from "./probe.ts";
 
 /** `doctor`: describes this machine, and says how to fix what is missing. */
 const program = command("doctor", "Say what this machine offers and how to fix what is missing.")
   .option("--json", "print a JSON object instead of a table")
-  .action((options) => run(() => main(options)));
+  .action((options) => runCommand(() => main(options)));
 
 /** The command that installs a driver, by operating system. */
 const DRIVERS: Partial<Record<typeof Deno.build.os, string>> = {

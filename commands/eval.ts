@@ -22,7 +22,7 @@ import type { ResolvedOptions } from "../train/options.ts";
 import { cacheBeside, textOf } from "../train/training_data.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
-import { command, output, run, status, wholeNumber } from "./command.ts";
+import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
@@ -212,5 +212,5 @@ function heldOut(
   return { text: validation, name: named ?? text };
 }
 
-program.action((options) => run(() => main(options)));
+program.action((options) => runCommand(() => main(options)));
 await program.parseAsync();

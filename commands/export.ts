@@ -2,7 +2,7 @@ import { Option } from "@commander-js/extra-typings";
 import { loadSource } from "../generate/load.ts";
 import { countParameters } from "../model/parameters.ts";
 import { checkOutput, exportModel } from "../train/export.ts";
-import { command, output, run, status } from "./command.ts";
+import { command, output, runCommand, status } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
@@ -22,7 +22,7 @@ const program = withModelOptions(
   )
   .option("--out <path>", "file or directory to write (default: exported, or exported.gguf)")
   .action(({ to, dtype, ...options }) =>
-    run(async () => {
+    runCommand(async () => {
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
       checkOutput(out, to, dtype);
       const source = await findNamedModel(options);

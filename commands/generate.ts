@@ -5,7 +5,7 @@ import { type BatchPiece, generateBatch } from "../generate/generate.ts";
 import { MAX_NEW_TOKENS, promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
 import { loadSource } from "../generate/load.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
-import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
+import { command, output, readStandardInput, runCommand, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import {
   checkRoom,
@@ -44,7 +44,7 @@ const program = withSamplerOptions(
   )
   .optionsGroup("Output:")
   .option("--json", "one JSON object per completion instead of text")
-  .action((given, options) => run(() => main(given, options)));
+  .action((given, options) => runCommand(() => main(given, options)));
 
 async function main(given: string, options: ReturnType<typeof program.opts>): Promise<void> {
   const sampler = samplerOf(options), { maxNewTokens, stop, samples, quantize } = options;

@@ -7,7 +7,14 @@ import { neighboursOf } from "../inspect/neighbours.ts";
 import { logitLensOf, predictionsOf } from "../inspect/predictions.ts";
 import { attentionTable, lensTable, neighboursTable, predictionsTable } from "../inspect/tables.ts";
 import { tokenOf } from "../inspect/tokens.ts";
-import { command, output, outputColumns, readStandardInput, run, wholeNumber } from "./command.ts";
+import {
+  command,
+  output,
+  outputColumns,
+  readStandardInput,
+  runCommand,
+  wholeNumber,
+} from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
@@ -49,7 +56,7 @@ const program = withModelOptions(
   .option("--top <n>", "alternatives or neighbours per token", wholeNumber(1, 1000), 10)
   .option("--json", "print a JSON object instead of a table")
   .option("--svg <file>", "draw the view in this file instead")
-  .action((given, options) => run(() => main(given, options)));
+  .action((given, options) => runCommand(() => main(given, options)));
 
 /** What the command shows: the result of a function of the library, as a table and as a picture. */
 interface View {

@@ -25,7 +25,7 @@ import { CheckpointError } from "../model/files/trainer_state.ts";
 import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";
-import { command, output, outputColumns, run, status, wholeNumber } from "./command.ts";
+import { command, output, outputColumns, runCommand, status, wholeNumber } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
@@ -69,7 +69,7 @@ const program = withSamplerOptions(
   .option("--svg <file>", "draw the judgements below the run's loss curve")
   .option("--json", "one JSON object per checkpoint instead of tables")
   .action((options, command) =>
-    run(() => main(options, (name) => command.getOptionValueSource(name) === "cli"))
+    runCommand(() => main(options, (name) => command.getOptionValueSource(name) === "cli"))
   );
 
 /** The options that were typed, and defaults. */

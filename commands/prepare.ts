@@ -6,7 +6,14 @@ import { loadCorpus } from "../data/tokens/corpus.ts";
 import { countAnswers } from "../data/tokens/token_dataset.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
-import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
+import {
+  command,
+  listenForInterrupts,
+  output,
+  runCommand,
+  status,
+  wholeNumber,
+} from "./command.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
@@ -26,7 +33,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "number of workers (default: one per core, at most 3)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
-  .action((data, options) => run(() => main(data, options)));
+  .action((data, options) => runCommand(() => main(data, options)));
 
 /** The options that were typed, and defaults. */
 type PrepareOptions = ReturnType<typeof program.opts>;

@@ -1,12 +1,12 @@
 import { taskCommand } from "../files/command_line.ts";
 import { listRuns, runsTable } from "../train/runs.ts";
-import { command, output, outputColumns, run, status } from "./command.ts";
+import { command, output, outputColumns, runCommand, status } from "./command.ts";
 
 /** `runs`: what was trained, how far, how well. */
 const program = command("runs", "List trainings: how far, how good and how large each is.")
   .argument("[folder]", "folder that holds runs, or a run", "runs")
   .option("--json", "print JSON instead of a table")
-  .action((folder, { json }) => run(() => main(folder, json)));
+  .action((folder, { json }) => runCommand(() => main(folder, json)));
 
 function main(folder: string, json = false): void {
   const runs = listRuns(folder, (sentence) => status(`Warning: ${sentence}`));

@@ -16,7 +16,14 @@ import { ApiError, errorResponse } from "../serve/api_error.ts";
 import { DRAIN_SECONDS, QUEUE, REQUEST_SECONDS, RESTART_SECONDS } from "../serve/limits.ts";
 import { recordServedModel } from "../serve/served_model.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
-import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
+import {
+  command,
+  listenForInterrupts,
+  output,
+  runCommand,
+  status,
+  wholeNumber,
+} from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
 import { findNamedModel, quantizeOption } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
@@ -76,7 +83,7 @@ const program = command(
   )
   .optionsGroup("Output:")
   .option("--log-prompts", "log prompts and completions, too")
-  .action((options) => run(() => main(options)));
+  .action((options) => runCommand(() => main(options)));
 
 /** The options that were typed, and defaults. */
 type Options = ReturnType<typeof program.opts>;

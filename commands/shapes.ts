@@ -1,7 +1,7 @@
 import { Option } from "@commander-js/extra-typings";
 import { SHAPE_OPTIONS, trainingShapes } from "../train/shapes.ts";
 import { drawShapes, shapesTable } from "../train/shapes_report.ts";
-import { command, output, outputColumns, run, stderrTerminal } from "./command.ts";
+import { command, output, outputColumns, runCommand, stderrTerminal } from "./command.ts";
 import { giveBack } from "./permissions.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
@@ -22,7 +22,7 @@ const program = command(
       .conflicts(SHAPE_OPTIONS.filter((name) => name !== "base" && name !== "gpu")),
   );
 addTrainOptions(program, SHAPE_OPTIONS);
-program.action((options) => run(() => main(options)));
+program.action((options) => runCommand(() => main(options)));
 
 async function main(
   { json, svg, run }: { json?: true; svg?: string; run?: string },

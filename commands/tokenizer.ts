@@ -7,7 +7,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
-import { command, output, run, status, wholeNumber } from "./command.ts";
+import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
@@ -28,7 +28,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
   .option("--out <file>", "file to write", "tokenizer.json")
   .option("--force", "replace an existing file")
   .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
-  .action((data, options) => run(() => main(data, options)));
+  .action((data, options) => runCommand(() => main(data, options)));
 
 async function main(
   data: string[],

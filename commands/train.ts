@@ -12,7 +12,7 @@ import {
   command,
   listenForInterrupts,
   output,
-  run,
+  runCommand,
   status,
   statusColumns,
   stderrTerminal,
@@ -241,6 +241,6 @@ if (isFollower()) { // rank 0 has the same command line
 }
 
 program.action(() =>
-  run(() => main(givenOptions(program), program.getOptionValue("json") === true))
+  runCommand(() => main(givenOptions(program), program.getOptionValue("json") === true))
 );
 await program.parseAsync();

@@ -1,9 +1,9 @@
-import { command, output, run, status } from "../../commands/command.ts";
+import { command, output, runCommand, status } from "../../commands/command.ts";
 import { UserError } from "../../files/user_error.ts";
 
 // a child of command_test.ts: prints what files and models may hold, or fails
 const program = command("printed", "Print.").argument("[failure]").action((failure) =>
-  run(() => {
+  runCommand(() => {
     if (failure === "typo") {
       const options: { data?: string[] } = {};
       output(options.data![0]!);

@@ -4,7 +4,7 @@ import {
   command,
   listenForInterrupts,
   output,
-  run,
+  runCommand,
   status,
   wholeNumber,
 } from "../../commands/command.ts";
@@ -72,7 +72,7 @@ const program = command("mutate", "Count the single mistakes in the code that th
     availableParallelism(),
   )
   .action((filter, { seed, count, from, jobs }) =>
-    run(async () => {
+    runCommand(async () => {
       const places = draw(await sources(filter), { seed, count }).slice(from - 1);
       const reach = await testsOf();
       const interrupts = await listenForInterrupts("stopping; once more to quit at once");
