@@ -160,9 +160,8 @@ export class ChatCommands {
       const seed = Number(argument);
       if (!Number.isSafeInteger(seed) || seed < 0) {
         throw new UserError(
-          `Cannot set the seed as it must be a whole number of at least 0: current value is ${
-            quoted(argument, 40)
-          }`,
+          "Cannot set the seed as it must be a whole number of at least 0: " +
+            `current value is ${quoted(argument, 40)}`,
         );
       }
       this.chat.seed = seed;

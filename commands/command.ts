@@ -107,9 +107,8 @@ function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
   const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
   if (unknown !== undefined && !/^--[\w-]+(=.*)?$/s.test(unknown)) {
-    return `Put an argument that begins with - behind --: ${program.name()} ${
-      commandLine(["--", unknown])
-    }\n`;
+    const words = commandLine(["--", unknown]);
+    return `Put an argument that begins with - behind --: ${program.name()} ${words}\n`;
   }
   const isText = program.registeredArguments.some((argument) => TEXTS.includes(argument.name()));
   return isText && error.startsWith("error: too many arguments")

@@ -53,9 +53,8 @@ async function main(name: string | undefined, options: DiagnoseOptions): Promise
     if (options.json) output(`${JSON.stringify(diagnosis, null, 2)}\n`);
     else output(diagnosisTable(checks, outputColumns()));
     status(
-      `${checks.length} checks: ${count("sick")} sick, ${count("unknown")} unknown, ${
-        count("ok")
-      } ok`,
+      `${checks.length} checks: ${count("sick")} sick, ${count("unknown")} unknown, ` +
+        `${count("ok")} ok`,
     );
     return count("sick") > 0 ? SICK : 0;
   } finally {

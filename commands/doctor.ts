@@ -35,11 +35,8 @@ async function main({ json }: { json?: true }): Promise<number> {
     const own = environmentVariable("TOY_GPU_ADDRESS");
     if (own !== undefined) output(`\nthis rank has the GPU at ${printable(own)}\n`);
     else if (gpus.length > 1) {
-      output(
-        `\nranks under mpirun have one GPU each, at ${
-          gpus.map((address) => printable(address)).join(", ")
-        }\n`,
-      );
+      const addresses = gpus.map((address) => printable(address)).join(", ");
+      output(`\nranks under mpirun have one GPU each, at ${addresses}\n`);
     }
     for (const sentence of fixes) output(`\nto fix: ${sentence}\n`);
   }

@@ -150,9 +150,8 @@ async function neighboursView(model: LoadedModel, text: string, top: number): Pr
   return {
     result: { ...result, inHead },
     table: (width) =>
-      `${neighboursTable(result, width)}\nin the head:\n${
-        neighboursTable({ ...result, neighbours: inHead }, width)
-      }`,
+      `${neighboursTable(result, width)}\nin the head:\n` +
+      neighboursTable({ ...result, neighbours: inHead }, width),
   };
 }
 

@@ -275,17 +275,16 @@ function shareTable(
 function samplerText(sampler: SamplerOptions): string {
   const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = sampler;
   const { presencePenalty, frequencyPenalty } = sampler;
+  const penalized = repetitionWindow === 0 ? "all" : `the last ${repetitionWindow}`;
   const isSampled = temperature > 0; // a greedy sampler has one token to choose from
   return [
     isSampled ? `temperature ${temperature}` : "greedy",
     ...(isSampled && topK > 0 ? [`top-k ${topK}`] : []),
     ...(isSampled && topP < 1 ? [`top-p ${topP}`] : []),
     ...(isSampled && minP > 0 ? [`min-p ${minP}`] : []),
-    ...(repetitionPenalty === 1 ? [] : [
-      `repetition penalty ${repetitionPenalty} on ${
-        repetitionWindow === 0 ? "all" : `the last ${repetitionWindow}`
-      } tokens`,
-    ]),
+    ...(repetitionPenalty === 1
+      ? []
+      : [`repetition penalty ${repetitionPenalty} on ${penalized} tokens`]),
     ...(presencePenalty === 0 ? [] : [`presence penalty ${presencePenalty}`]),
     ...(frequencyPenalty === 0 ? [] : [`frequency penalty ${frequencyPenalty}`]),
   ].join(", ");

@@ -32,9 +32,8 @@ export function withModelOptions(program: Command) {
     .addOption(
       new Option(
         "--model <name>",
-        `use another model: ${
-          Object.keys(MODEL_NAMES).slice(0, 3).join(", ")
-        }, hf:OWNER/NAME, a directory or a .gguf file`,
+        `use another model: ${Object.keys(MODEL_NAMES).slice(0, 3).join(", ")}, ` +
+          "hf:OWNER/NAME, a directory or a .gguf file",
       ).conflicts(["run", "checkpoint"]),
     )
     .option("--base <model>", TRAIN_OPTIONS.base.help);

@@ -42,9 +42,8 @@ const program = command(
   )
   .option(
     "--model <names...>",
-    `other models: ${
-      Object.keys(MODEL_NAMES).slice(0, 2).join(", ")
-    }, hf:OWNER/NAME, a directory of a model, adapters or a checkpoint, or a .gguf file`,
+    `other models: ${Object.keys(MODEL_NAMES).slice(0, 2).join(", ")}, hf:OWNER/NAME, ` +
+      "a directory of a model, adapters or a checkpoint, or a .gguf file",
   )
   .option("--base <model>", TRAIN_OPTIONS.base.help)
   .addOption(quantizeOption())

@@ -142,9 +142,8 @@ export function drawAttention(
         t,
         s,
         color: faint(BLUE, weight),
-        hint: `${quotedToken(tokens[t]!)} attends to ${quotedToken(tokens[s]!)}: ${
-          percent(weight)
-        }`,
+        hint: `${quotedToken(tokens[t]!)} attends to ${quotedToken(tokens[s]!)}: ` +
+          percent(weight),
       }]
     )
   );

@@ -18,7 +18,7 @@ import {
 } from "../train/checks.ts";
 import type { Metric } from "../train/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
-import { normsOf, wholeInF32 } from "./blocks.ts";
+import { type BlockNorms, normsOf, wholeInF32 } from "./blocks.ts";
 import { answersIn, excerptsOf, type TextRow, textRows } from "./diagnosis_texts.ts";
 import { logitsOf } from "./inspect.ts";
 import {
@@ -345,10 +345,7 @@ async function completions(
   });
 }
 
-/** Share of the gradient norm of the other blocks below which a block is dead. */
-const DEAD_GRADIENT = 1e-4;
-
-/** Whether blocks are dead or explode, and whether their gradients vanish in f16. */
+/** Whether gradients vanish in f16, and whether blocks explode or are dead. */
 async function checkBlocks(
   { gpt }: LoadedModel,
   rows: readonly TextRow[],
@@ -366,38 +363,47 @@ async function checkBlocks(
     return unknownResults(names, reason);
   }
   const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL_STEP);
+  return [checkVanishing(belowF16, training), checkExploding(blocks), checkDead(blocks)];
+}
+
+/** Whether a block makes the residual stream much larger. */
+function checkExploding(blocks: readonly BlockNorms[]): CheckResult {
   const growths = blocks.map(({ growth }) => growth), greatest = Math.max(...growths);
-  const norms = blocks.map(({ gradientNorm }) => gradientNorm), highest = Math.max(...norms);
+  return resultOf(
+    "exploding-block",
+    greatest,
+    `block ${growths.indexOf(greatest)} makes the residual stream ` +
+      `${inFewDigits(greatest)} times as large`,
+    { figures: Object.fromEntries(growths.map((growth, i) => [`growth${i}`, growth])) },
+  );
+}
+
+/** Share of the gradient norm of the other blocks below which a block is dead. */
+const DEAD_GRADIENT = 1e-4;
+
+/** Whether a part of a block adds nothing to the residual stream, or a block gets no gradient. */
+function checkDead(blocks: readonly BlockNorms[]): CheckResult {
+  const norms = blocks.map(({ gradientNorm }) => gradientNorm);
+  const lowest = Math.min(...norms), highest = Math.max(...norms);
   const parts = blocks.flatMap(({ attention, mlp }, i) => [
     { part: `attention of block ${i}`, added: attention },
     { part: `the MLP of block ${i}`, added: mlp },
   ]);
-  const least = parts.reduce((a, b) => b.added < a.added ? b : a), lowest = Math.min(...norms);
-  return [
-    checkVanishing(belowF16, training),
-    resultOf(
-      "exploding-block",
-      greatest,
-      `block ${growths.indexOf(greatest)} makes the residual stream ${
-        inFewDigits(greatest)
-      } times as large`,
-      { figures: Object.fromEntries(growths.map((growth, i) => [`growth${i}`, growth])) },
-    ),
-    resultOf(
-      "dead-block",
-      least.added,
-      `what ${least.part} adds to the residual stream has ${
-        percent(least.added)
-      } of its norm; the gradient norm of ` +
-        `block ${norms.indexOf(lowest)} is ${percent(lowest / highest)} of the largest of a block`,
-      {
-        isSick: least.added < CHECKS["dead-block"].threshold || lowest < DEAD_GRADIENT * highest,
-        figures: Object.fromEntries(norms.map((norm, i) => [`gradientNorm${i}`, norm])),
-      },
-    ),
-  ];
+  const { part, added } = parts.reduce((a, b) => b.added < a.added ? b : a);
+  return resultOf(
+    "dead-block",
+    added,
+    `what ${part} adds to the residual stream has ${percent(added)} of its norm; ` +
+      `the gradient norm of block ${norms.indexOf(lowest)} is ${percent(lowest / highest)} ` +
+      `of the largest of a block`,
+    {
+      isSick: added < CHECKS["dead-block"].threshold || lowest < DEAD_GRADIENT * highest,
+      figures: Object.fromEntries(norms.map((norm, i) => [`gradientNorm${i}`, norm])),
+    },
+  );
 }
 
+/** Whether f16 loses many of the gradients. */
 function checkVanishing(belowF16: number, training: TrainingFacts | undefined): CheckResult {
   const name = "vanishing-gradients";
   if (!training) return unknownResult(name, "the precision of its training is not known");
@@ -410,9 +416,8 @@ function checkVanishing(belowF16: number, training: TrainingFacts | undefined): 
   return resultOf(
     name,
     belowF16,
-    `${
-      percent(belowF16)
-    } of the gradients of the first block are below 2⁻²⁴ with the loss scale, ${lossScale}`,
+    `${percent(belowF16)} of the gradients of the first block are below 2⁻²⁴ ` +
+      `with the loss scale, ${lossScale}`,
     { figures },
   );
 }
@@ -451,9 +456,8 @@ async function checkVocabulary(
       "vocabulary",
       ratio,
       `its text has ${inFewDigits(ratio)} times as many tokens as in ${size} tokens made for it, ` +
-        `${figures.bytesPerToken.toFixed(1)} bytes per token; ${
-          percent(used)
-        } of the vocabulary occur in it`,
+        `${figures.bytesPerToken.toFixed(1)} bytes per token; ` +
+        `${percent(used)} of the vocabulary occur in it`,
       { figures },
     ),
     resultOf(

@@ -73,9 +73,8 @@ export function drawJudgements(
     title,
     notes: isCompared
       ? [
-        `bold: sampled ${
-          areAnswers ? "answers" : "stories"
-        }, with 95 % confidence intervals; dotted: greedy ones`,
+        `bold: sampled ${areAnswers ? "answers" : "stories"}, with 95 % confidence intervals; ` +
+        "dotted: greedy ones",
       ]
       : [],
     legend: [
