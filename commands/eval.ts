@@ -39,13 +39,13 @@ const program = withModelOptions(
   .optionsGroup("Evaluation:")
   .option(
     "--data <what...>",
-    "files, as for train; of the text of the training, only the held-out part (default: that part, " +
-      "or the text of train --validation-data)",
+    "text to evaluate, named as for train; of the text of the training only the held-out part is read " +
+      "(default: that part, or the text of train --validation-data)",
   )
   .addOption(
     new Option(
       "--held-out-of <run>",
-      "the text that this run holds out of its training, such as to compare a base with it",
+      "evaluate on the held-out text of this run, for example to compare a base with it",
     ).conflicts("data"),
   )
   .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)

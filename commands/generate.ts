@@ -1,3 +1,4 @@
+import { Argument, Option } from "@commander-js/extra-typings";
 import { taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
 import type { GenerateResult } from "../generate/completion.ts";
@@ -26,14 +27,15 @@ const program = withSamplerOptions(
     command("generate", "Continue a text with a trained model."),
   )
     .addOption(quantizeOption())
-    .argument("[prompt]", "the text to continue; - reads it from standard input", "")
+    .addArgument(
+      new Argument("[prompt]", "the text to continue; - reads it from standard input")
+        .default("", "none"),
+    )
     .optionsGroup("Length:")
     .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), MAX_NEW_TOKENS)
-    .option(
-      "--stop <text>",
-      "end before this text; may be repeated",
-      (text, others: string[]) => [...others, text],
-      [],
+    .addOption(
+      new Option("--stop <text>", "end before this text; may be repeated")
+        .argParser((text, others: string[]) => [...others, text]).default([], "none"),
     )
     .option("--samples <n>", "completions to generate", wholeNumber(1, MOST_SAMPLES), 1),
 )

@@ -43,7 +43,7 @@ const program = withSamplerOptions(
     .option("--run <directory>", "judge all checkpoints of this run", "runs/default")
     .option(
       "--checkpoint <which>",
-      "judge one: best, latest, a number of steps, or a directory",
+      "judge this one alone: best, latest, a number of steps, or a directory",
     )
     .optionsGroup("Stories:")
     .option(

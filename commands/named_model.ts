@@ -27,7 +27,7 @@ export function withModelOptions(program: Command) {
     .option("--run <directory>", "use the newest checkpoint of this run", DEFAULT_RUN)
     .option(
       "--checkpoint <which>",
-      "use another of it: best, latest, a number of steps, or a directory",
+      "use another checkpoint of the run: best, latest, a number of steps, or a directory",
     )
     .addOption(
       new Option(

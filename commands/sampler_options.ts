@@ -14,14 +14,17 @@ export function samplerOf(options: SamplerOptions): SamplerOptions {
 
 /** The names of the values in `--help`, and what the options mean. */
 const HELP: Readonly<Record<keyof SamplerOptions, readonly [value: string, help: string]>> = {
-  temperature: ["<x>", "0 draws the likeliest token every time"],
+  temperature: ["<x>", "how random the choice of a token is; 0: always the likeliest"],
   topK: ["<n>", "only the n likeliest tokens; 0: all"],
   topP: ["<p>", "only the likeliest tokens up to this probability"],
-  minP: ["<p>", "only tokens p times as likely as the likeliest"],
-  repetitionPenalty: ["<x>", "above 1: tokens that the text has are less likely"],
-  repetitionWindow: ["<n>", "that penalty applies to this many last tokens; 0: to all"],
-  presencePenalty: ["<x>", "above 0: tokens that were drawn before are less likely"],
-  frequencyPenalty: ["<x>", "the same for each time that they were drawn"],
+  minP: ["<p>", "only tokens at least p times as likely as the likeliest"],
+  repetitionPenalty: ["<x>", "above 1: tokens of the text become less likely"],
+  repetitionWindow: [
+    "<n>",
+    "last tokens of the text to which --repetition-penalty applies; 0: all",
+  ],
+  presencePenalty: ["<x>", "above 0: tokens that were drawn before become less likely"],
+  frequencyPenalty: ["<x>", "above 0: tokens become less likely each time that they are drawn"],
 };
 
 /** Adds the options of the sampler to a command. */
