@@ -219,8 +219,9 @@ Deno.test("hubFile() downloads a file once when several calls want it", async ()
     );
   const turn = () => new Promise<void>((resolve) => setTimeout(resolve, 1));
   hub.server.wait = turn;
-  hub.server.onPiece = async () => { // nothing comes before another call waits
-    while (!isAwaited()) await turn();
+  hub.server.onPiece = async () => { // nothing comes before another call waits, as it must
+    for (let tries = 0; tries < 10_000 && !isAwaited(); tries++) await turn();
+    assert.ok(isAwaited());
   };
   const all = Array.from({ length: 4 }, () => hubFile(STORIES, hub.options));
   const [first, ...others] = await Promise.all(all);
