@@ -22,7 +22,7 @@ import { type Mutant, mutantsOf, mutate } from "./mutants.ts";
  * that means the same.
  *
  * Which lines a test file executes, also in the processes that it starts, is learned when it is first needed:
- * by running it without a mistake. One that fails then, or takes longer than two minutes, is left out.
+ * by running it without a mistake. One that fails then, or takes longer than four minutes, is left out.
  *
  * Stryker does not drive `deno test`, and knows no WGSL.
  *
@@ -35,7 +35,7 @@ const root = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
 const NEAREST = 25;
 
 /** Milliseconds within which a test file must pass without a mistake. */
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 240_000;
 
 /** A mistake in a file of the project. */
 interface Place extends Mutant {
