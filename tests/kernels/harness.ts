@@ -12,7 +12,7 @@ import {
   upload,
 } from "../../kernels/tensor.ts";
 import { freshSeed } from "../seeds.ts";
-import { mixInvocationOrder } from "./invocation_order.ts";
+import { showRaces } from "./races.ts";
 
 export { freshSeed };
 
@@ -32,7 +32,7 @@ export { freshSeed };
 
 /** The device that all kernel tests of one file share. */
 export const device: Device = await openTestDevice();
-mixInvocationOrder(device);
+showRaces(device);
 
 // on an H200 files whose last tests left shaders to compile were aborted after them
 Deno.test.afterAll(async () => {
