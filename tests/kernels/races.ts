@@ -13,22 +13,23 @@ import type { Device } from "../../kernels/device.ts";
  */
 
 /** Value of all outputs of a workgroup that has a race; f16 has it, too. */
-const POISON = 12288;
+export const POISON = 12288;
 
 /** Characters of a kernel beyond which nothing is noted, as it would take minutes to compile. */
 const LONG = 70_000;
 
-/** Bytes of workgroup memory that every adapter has, for the variables of a kernel and the notes. */
-const WORKGROUP_BYTES = 16_384;
+/** Accesses to a variable in the text of a kernel, at most: each takes time to compile. */
+const MOST_ACCESSES = 100;
 
 /** Bytes of the notes of an element. */
-const NOTE_BYTES = 12;
+const NOTE_BYTES = 4;
 
 /** Lets the kernels of a CPU adapter show barriers that are missing. */
 export function showRaces({ gpu, isCpu }: Device): void {
   if (!isCpu) return;
   const create = gpu.createShaderModule.bind(gpu);
-  gpu.createShaderModule = ({ code, ...rest }) => create({ ...rest, code: showingRaces(code) });
+  gpu.createShaderModule = ({ code, ...rest }) =>
+    create({ ...rest, code: showingRaces(code, gpu.limits.maxComputeWorkgroupStorageSize) });
 }
 
 /** A variable in workgroup memory. */
@@ -40,30 +41,25 @@ interface Shared {
   readonly counts: readonly string[];
 }
 
-/** The text of a kernel that shows races; lines keep their numbers. */
-export function showingRaces(code: string): string {
+/**
+ * The text of a kernel that shows races; lines keep their numbers.
+ *
+ * @param workgroupBytes memory of a workgroup, for its variables and the notes.
+ */
+function showingRaces(code: string, workgroupBytes: number): string {
   const main = /^@compute @workgroup_size\(([^)]*)\)([^\n]*\n)fn main\(([^{]*?),?\s*\) \{/m.exec(
     code,
   );
-  if (!main) return code;
+  if (!main || !code.includes("var<workgroup> ")) return code;
   const [head, size, comment, args] = main as unknown as [string, string, string, string];
   const parameters = args.split(/,\s*(?:\/\/[^\n]*\n)?\s*(?=@builtin)/).map((argument) => {
     const [, builtin, name, type] = /@builtin\((\w+)\)\s+(\w+):\s*(\w+)/.exec(argument)!;
     return { builtin: builtin!, name: name!, type: type! };
   });
-  const shared = notable(code), isNoted = shared.length > 0;
-  const needed = ["local_invocation_index", "workgroup_id"].filter((builtin) =>
-    !parameters.some((parameter) => parameter.builtin === builtin)
-  );
-  const all = [
-    ...parameters,
-    ...needed.map((builtin) => ({
-      builtin,
-      name: `race_${builtin}`,
-      type: builtin === "workgroup_id" ? "vec3u" : "u32",
-    })),
-  ];
-  const nameOf = (builtin: string) => all.find((parameter) => parameter.builtin === builtin)!.name;
+  const shared = notable(code, workgroupBytes), isNoted = shared.length > 0;
+  const known = parameters.find(({ builtin }) => builtin === "local_invocation_index");
+  const index = known ?? { builtin: "local_invocation_index", name: "raceIndex", type: "u32" };
+  const all = known ? parameters : [...parameters, index];
   const [x, y = "1u", z = "1u"] = size.split(",").map((part) => `u32(${part.trim()})`);
   const usesSubgroups = /\bsubgroup[A-Z]/.test(code);
   const passed = parameters.map(({ builtin, name }) =>
@@ -98,10 +94,11 @@ fn main(${
   const poison = outputs.map(([, name, type]) =>
     `for (var i = 0u; i < arrayLength(&${name}); i++) { ${name}[i] = ${type}(${POISON}); }`
   );
-  return noted(body, shared) + entry(
-    `raceSelf = ${nameOf("local_invocation_index")} + 1u;`,
+  const text = noted(body, shared);
+  return text + entry(
+    `raceSelf = ${index.name} + 1u;`,
     `workgroupBarrier(); if (atomicLoad(&raceFound) != 0u) { ${poison.join(" ")} }`,
-  ) + notes(shared);
+  ) + notes(text, shared);
 }
 
 /** The variables in workgroup memory. */
@@ -109,10 +106,9 @@ function sharedOf(code: string): Shared[] {
   return [...code.matchAll(/^var<workgroup> (\w+): (.*?);/gm)].map(([, name, type]) => {
     const counts: string[] = [];
     let element = type!;
-    for (
-      let match;
-      counts.length < 2 && (match = /^array<(.*), ([^,<>]*(?:\([^<>]*\))?[^,<>]*)>$/.exec(element));
-    ) {
+    // the type of an element has no commas outside brackets
+    const array = /^array<((?:\w+|<[^<>]*>|<\w+<[^<>]*>, [^<>]*>)+), (.*)>$/;
+    for (let match; counts.length < 2 && (match = array.exec(element));) {
       element = match[1]!;
       counts.push(match[2]!);
     }
@@ -121,41 +117,58 @@ function sharedOf(code: string): Shared[] {
 }
 
 /** The variables whose accesses can be noted: first the smallest ones, as long as there is workgroup memory for it. */
-function notable(code: string): Shared[] {
+function notable(code: string, workgroupBytes: number): Shared[] {
   if (code.length > LONG) return [];
   const elementsOf = ({ counts }: Shared) =>
     counts.reduce((elements, count) => elements * valueOf(code, count), 1);
   const all = sharedOf(code).toSorted((a, b) => elementsOf(a) - elementsOf(b));
-  let left = WORKGROUP_BYTES;
-  for (const variable of all) left -= elementsOf(variable) * bytesOf(variable.element);
+  let left = workgroupBytes;
+  for (const variable of all) left -= elementsOf(variable) * bytesOf(code, variable.element);
   return all.filter((variable) => {
     const bytes = NOTE_BYTES * elementsOf(variable);
-    if (!isOnly(code, variable.name) || bytes > left) return false;
+    if (!isNotable(code, variable) || bytes > left) return false;
     left -= bytes;
     return true;
   });
 }
 
-/** Bytes of an element, at most. */
-function bytesOf(element: string): number {
-  if (/^(atomic<)?[uif]32>?$|^bool$/.test(element)) return 4;
-  return /^vec/.test(element) ? 16 : 64;
+/** Bytes of an element, at most; of a structure with arrays infinitely many, so that nothing is noted beside it. */
+function bytesOf(code: string, element: string): number {
+  if (/^(atomic<)?[uif](32|16)>?$|^bool$/.test(element)) return 4;
+  if (/^vec2/.test(element)) return 8;
+  if (/^vec[34]/.test(element)) return 16;
+  const [, members = "missing: missing"] =
+    new RegExp(`^struct ${element} \\{[^\\n]*\\n([^}]*)\\}`, "m").exec(code) ?? [];
+  const types = [...members.matchAll(/^\s*\w+: (\w+),/gm)].map(([, type]) => type!);
+  if (types.length === 0) return Infinity;
+  return 16 * Math.ceil(types.reduce((bytes, type) => bytes + bytesOf(code, type), 0) / 16);
 }
 
-/** The value of an expression of the constants of a text; NaN if it has others. */
+/** The value of an expression of the constants of a text; infinite if it has other names. */
 function valueOf(code: string, expression: string): number {
   const known = expression.replaceAll(/\b[A-Za-z_]\w*\b/g, (name) => {
     if (name === "max" || name === "min") return `Math.${name}`;
+    if (name === "u32") return "";
     const [, value] = new RegExp(`^const ${name}\\b[^=;]*= ([^;]+);`, "m").exec(code) ?? [];
-    return value === undefined ? "NaN" : `Math.floor(${valueOf(code, value)})`;
+    return value === undefined ? "Infinity" : `Math.floor(${valueOf(code, value)})`;
   }).replaceAll(/\b(\d+)u\b/g, "$1");
-  if (!/^[\w\s.,()+*/-]*$/.test(known)) return NaN;
+  if (!/^[\w\s.,()+*/-]*$/.test(known) || /Infinity\s*\(/.test(known)) return Infinity;
   return Math.floor(new Function(`return ${known};`)());
 }
 
-/** Whether a name means nothing else in a text than the variable in workgroup memory. */
-function isOnly(code: string, name: string): boolean {
-  return !new RegExp(`\\b(let|var|const) ${name}\\b|[(,]\\s*${name}:`).test(code);
+/**
+ * Whether the accesses to a variable can be noted: its name means nothing else in the text, no components of its vectors
+ * are written one by one, and there are few.
+ */
+function isNotable(code: string, { name, element }: Shared): boolean {
+  if (new RegExp(`\\b(let|var|const) ${name}\\b|[(,]\\s*${name}:`).test(code)) return false;
+  if (
+    element.startsWith("vec") &&
+    new RegExp(`\\b${name}\\[[^;]*\\]\\[[^;\\]]*\\] [-+*/]?= `).test(code)
+  ) {
+    return false;
+  }
+  return code.split(new RegExp(`\\b${name}\\b`)).length <= MOST_ACCESSES;
 }
 
 /** The text with notes of all accesses to workgroup memory, and of barriers. */
@@ -193,12 +206,8 @@ function noted(code: string, shared: readonly Shared[]): string {
         else break;
       }
       const atomic = /atomic(\w+)\(&$/.exec(text.slice(Math.max(0, index - 40), index))?.[1];
-      const kind = atomic === "Load"
-        ? "Read"
-        : atomic === "Store" || atomic?.includes("xchange")
-        ? "Write"
-        : atomic
-        ? "Update"
+      const kind = atomic !== undefined
+        ? { Load: "Read", Store: "Store", Exchange: "Write" }[atomic] ?? "Update"
         : /^\s*(=[^=]|[-+*/|&^]=|\+\+|--)/.test(text.slice(rest, rest + 10))
         ? "Write"
         : "Read";
@@ -223,40 +232,58 @@ function closing(text: string, at: number): number {
   throw new Error(`No bracket closes the one at ${text.slice(at, at + 60)}`);
 }
 
-/** The functions that note accesses. */
-function notes(shared: readonly Shared[]): string {
+/**
+ * The functions that note accesses. A note is of the greatest one since the last barrier: its epoch, which are the barriers before it, its kind, and
+ * the invocation, or SEVERAL. What one invocation does in several ways counts as written. Updates by atomic
+ * functions may meet each other, and so may atomic stores.
+ */
+function notes(text: string, shared: readonly Shared[]): string {
   const functions = shared.map(({ name, element, counts: [count = "1u", inner] }) => {
     const elements = `(${count})${inner === undefined ? "" : ` * (${inner})`}`;
     const [args, place] = inner === undefined
       ? ["i: u32", "i"]
       : ["i: u32, j: u32", `i * u32(${inner}) + j`];
-    const access = (kind: string, own: string, others: readonly string[]) =>
-      `fn race${kind}_${name}(${args}) -> u32 { let at = ${place}; ` +
-      others.map((other) => `raceMeet(atomicLoad(&race${other}s_${name}[at])); `).join("") +
-      `let last = atomicExchange(&race${own}s_${name}[at], raceEpoch * 4096u + raceSelf); ` +
-      `if (last / 4096u == raceEpoch && last % 4096u != raceSelf) { ` +
-      (own === "Write"
-        ? "raceMeet(last); "
-        : `atomicStore(&race${own}s_${name}[at], raceEpoch * 4096u + 4095u); `) +
-      `} return i; }\n`;
-    return ["Read", "Write", "Update"].map((kind) =>
-      `var<workgroup> race${kind}s_${name}: array<atomic<u32>, ${elements}>;\n`
-    ).join("") +
-      access("Read", "Read", ["Write", "Update"]) +
-      access("Write", "Write", ["Read", "Update"]) +
-      access("Update", "Update", ["Read", "Write"]) +
+    const access = (kind: string) =>
+      `fn race${kind}_${name}(${args}) -> u32 {
+  let at = ${place};
+  let again = raceMet(atomicMax(&raceNotes_${name}[at], raceNote(RACE_${kind}, raceSelf)), RACE_${kind});
+  if (again != 0u) { atomicMax(&raceNotes_${name}[at], again); }
+  return i;
+}
+`;
+    return `var<workgroup> raceNotes_${name}: array<atomic<u32>, ${elements}>;\n` +
+      ["Store", "Read", "Update", "Write"]
+        .filter((kind) => text.includes(`race${kind}_${name}(`)).map(access).join("") +
       (element.startsWith("atomic") || inner !== undefined
         ? ""
-        : `fn raceLoad_${name}() -> ${element} { ` +
-          `raceBarrier(); let value = ${name}[0]; raceBarrier(); return value; }\n`);
+        : `fn raceLoad_${name}() -> ${element} {
+  raceBarrier();
+  let value = ${name}[0];
+  raceBarrier();
+  return value;
+}
+`);
   });
   return `
-var<private> raceSelf: u32;
+const RACE_Store = 0u;
+const RACE_Read = 1u;
+const RACE_Update = 2u;
+const RACE_Write = 3u;
+const RACE_SEVERAL = 4095u;
+var<private> raceSelf: u32; // 1 + the number of the invocation
 var<private> raceEpoch: u32 = 1u;
 var<workgroup> raceFound: atomic<u32>;
 fn raceBarrier() { workgroupBarrier(); raceEpoch++; }
-fn raceMeet(last: u32) {
-  if (last / 4096u == raceEpoch && last % 4096u != raceSelf) { atomicStore(&raceFound, 1u); }
+fn raceNote(kind: u32, by: u32) -> u32 { return (raceEpoch << 14u) | (kind << 12u) | by; }
+// The note of an access that follows another one, if it says more than the access alone; 0 otherwise.
+fn raceMet(last: u32, kind: u32) -> u32 {
+  if (last >> 14u != raceEpoch) { return 0u; }
+  let before = (last >> 12u) & 3u;
+  let by = last & 4095u;
+  if (by == raceSelf) { return select(raceNote(RACE_Write, raceSelf), 0u, before == kind); }
+  if (before == kind && kind != RACE_Write) { return raceNote(kind, RACE_SEVERAL); }
+  atomicStore(&raceFound, 1u);
+  return 0u;
 }
 ${functions.join("")}`;
 }

@@ -98,6 +98,13 @@ Deno.test("textParts() skips white space before documents that is longer than a 
   assert.deepEqual(documentsOf(parts), ["One.", "Two."]);
 });
 
+Deno.test("textParts() gives no part for an empty document, also after one of several parts", async () => {
+  const text = `${"word ".repeat(40)}<|endoftext|><|endoftext|>Two.<|endoftext|><|endoftext|>`;
+  const parts = await all(textParts(inChunks(encode(text), new Random(1), 50), { most: 64 }));
+  assert.deepEqual(documentsOf(parts).length, 2);
+  assert.ok(parts.every(({ bytes }, i) => bytes.length > 0 || parts[i - 1]?.open));
+});
+
 Deno.test("textParts() finds separators at all places relative to cuts and chunks", async () => {
   const most = 40;
   for (let before = 0; before < 3 * most; before++) {
