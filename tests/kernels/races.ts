@@ -6,8 +6,8 @@ import type { Device } from "../../kernels/device.ts";
  * Such an adapter computes the invocations of a workgroup one subgroup after the other, up to a barrier. A race between
  * two of them therefore gives the same result each time, which may be the right one. In the kernels that tests compile,
  * each access to workgroup memory is noted: if an invocation reads or writes what another one has written, or writes
- * what another one has read, and no barrier lies between, the workgroup's outputs become `POISON`. Kernels that have no
- * room for the notes, or are too long, begin with the second half of their invocations instead.
+ * what another one has read, and no barrier lies between, the workgroup's outputs become `POISON`. Attention,
+ * products, and kernels that have no room for the notes begin with the second half of their invocations instead.
  *
  * @module
  */
@@ -15,8 +15,8 @@ import type { Device } from "../../kernels/device.ts";
 /** Value of all outputs of a workgroup that has a race; f16 has it, too. */
 export const POISON = 12288;
 
-/** Characters of a kernel beyond which nothing is noted, as it would take minutes to compile. */
-const LONG = 70_000;
+/** Kernels with so many accesses that notes would take minutes to compile. */
+const SLOW = /^kernels\/(attention|matmul)\//;
 
 /** Accesses to a variable in the text of a kernel, at most: each takes time to compile. */
 const MOST_ACCESSES = 100;
@@ -31,8 +31,10 @@ const NOTE_BYTES = 4;
 export function showRaces({ gpu, isCpu, provider }: Device): void {
   if (!isCpu || provider === "dawn") return;
   const create = gpu.createShaderModule.bind(gpu);
-  gpu.createShaderModule = ({ code, ...rest }) =>
-    create({ ...rest, code: showingRaces(code, gpu.limits.maxComputeWorkgroupStorageSize) });
+  gpu.createShaderModule = ({ code, label = "", ...rest }) => {
+    const bytes = SLOW.test(label) ? 0 : gpu.limits.maxComputeWorkgroupStorageSize;
+    return create({ ...rest, label, code: showingRaces(code, bytes) });
+  };
 }
 
 /** A variable in workgroup memory. */
@@ -121,7 +123,6 @@ function sharedOf(code: string): Shared[] {
 
 /** The variables whose accesses can be noted: first the smallest ones, as long as there is workgroup memory for it. */
 function notable(code: string, workgroupBytes: number): Shared[] {
-  if (code.length > LONG) return [];
   const elementsOf = ({ counts }: Shared) =>
     counts.reduce((elements, count) => elements * valueOf(code, count), 1);
   const all = sharedOf(code).toSorted((a, b) => elementsOf(a) - elementsOf(b));
