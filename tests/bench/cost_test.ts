@@ -7,7 +7,7 @@ import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf } from "../../kernels/shader.ts";
 import { tensorBytes } from "../../kernels/tensor.ts";
 import { RECOMPUTE_MODES, type RecomputeMode } from "../../model/activations.ts";
-import { PRESETS } from "../../model/config.ts";
+import { type GptConfig, PRESETS } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { createTrainStep } from "../../train/step.ts";
@@ -21,7 +21,9 @@ Deno.test("modelledMs() adds operations, bytes and launches", () => {
 
 Deno.test("stepCost() counts the operations of every product, and of causal attention by pairs", () => {
   const T = 256, B = 3, C = 96, V = 500, layers = 5, heads = 4;
-  const config = { vocabularySize: V, contextLength: T, width: C, layers, heads };
+  const attentionWindows = [0, 7, 0, 400, 1]; // 0 and 400 let a token attend to all before it
+  const windows = [T, 7, T, T, 1];
+  const config = { vocabularySize: V, contextLength: T, width: C, layers, heads, attentionWindows };
   let flops = 0;
   const product = (M: number, K: number, N: number) => flops += 2 * M * K * N;
   const threeOf = (M: number, K: number, N: number) => {
@@ -36,14 +38,16 @@ Deno.test("stepCost() counts the operations of every product, and of causal atte
     for (let head = 0; head < heads * B; head++) {
       for (let query = 0; query < T; query++) {
         // scores and y; backward scores, dp, dq, dk, dv: a sum over the head for each key
-        for (let i = 0; i < 2 + 5; i++) product(1, C / heads, query + 1);
+        const keys = Math.min(query + 1, windows[layer]!);
+        for (let i = 0; i < 2 + 5; i++) product(1, C / heads, keys);
       }
     }
   }
   threeOf(B * T, C, V);
   const counted = stepCost({ config, batchSize: B, sequenceLength: T, precision: "f32" }).flops;
-  // it takes half of the square, without the other half of the diagonal's seven sums
-  assert.equal(counted, flops - 7 * B * T * C * layers);
+  // it takes half of the square at the beginning, without the other half of the diagonal's seven sums
+  const diagonals = windows.reduce((sum, window) => sum + window);
+  assert.equal(counted, flops - 7 * B * C * diagonals);
 });
 
 for (const [precision, branch, copy] of [["f32", 4, 0], ["f16", 2, 2]] as const) {
@@ -98,6 +102,104 @@ Deno.test("stepCost() counts once more what the backward pass computes again", (
     again(block, "bytes"),
     norm + linear(1, 3) + 2 * M * (3 + 1) * C + linear(1, 1) + sumAndNorm + fc,
   );
+});
+
+Deno.test("stepCost() counts shared keys, rotated and normalised heads, and gated MLPs", () => {
+  const B = 3, T = 16, C = 32, V = 70, F = 40, NH = 4, KH = 2, HS = 12, layers = 5, M = B * T;
+  const F32 = 4, F16 = 2;
+  const config: GptConfig = {
+    ...{ vocabularySize: V, contextLength: T, width: C, layers, heads: NH, family: "llama" },
+    ...{ keyHeads: KH, headSize: HS, innerWidth: F, qkNorm: true },
+  };
+  const [none, mlp, block] = RECOMPUTE_MODES.map((recompute) =>
+    stepCost({ config, batchSize: B, sequenceLength: T, precision: "f16", recompute })
+  );
+  const qkv = (NH + 2 * KH) * HS, qk = (NH + KH) * HS, y = NH * HS;
+  const linears = [[C, qkv], [y, C], [C, F], [C, F], [F, C]] as const;
+  const weights = linears.reduce((sum, [from, to]) => sum + from * to, 0);
+  // of each token, in the type of the residual stream or of the branches
+  const ofStream = (count: number) => count * M * F32,
+    ofBranch = (count: number) => count * M * F16;
+  const linear = linears.map(([from, to]) => ofBranch(3 * (from + to))); // x and y; dy and dx; x and dy
+  const gated = ofBranch(F + F) + // gate is read, and activated written
+    ofBranch(F + F + F) + // gate and hidden are read, and the gradient of gate written
+    ofBranch(C); // the second of the two products adds to dx
+  const rotation = ofBranch(2 * qk + qk) + // q and k are read and written in place, and kept
+    ofBranch(2 * qk + qk); // so are their gradients; what was kept is read
+  const attention = ofBranch(qkv + y) + ofBranch(qkv + y + y + qkv); // these, dy and dqkv
+  const norm = ofStream(C + 3 * C) + ofBranch(2 * C);
+  const sumAndNorm = ofStream(2 * C + 3 * C) + ofBranch(2 * C + 2 * C);
+  const head = ofBranch(3 * C + 5 * V), embedding = ofStream(2 * C + 3 * C);
+  const parameters = V * C + (2 * layers + 1) * C + layers * (weights + 2 * HS);
+  const matrices = (2 * F16 + F32) * (V * C + layers * weights);
+  const inBlock = linear.reduce((sum, bytes) => sum + bytes) + gated + rotation + attention;
+  assert.equal(
+    none!.bytes,
+    embedding + norm + 2 * layers * sumAndNorm + layers * inBlock + head + matrices +
+      parameters * (F32 + 7 * F32 + F16),
+  );
+  // again in all blocks but the last: products of x and a matrix, whose results are written
+  const again = ([from, to]: readonly [number, number]) => F16 * from * to + ofBranch(from + to);
+  const inMlp = ofStream(C) + ofBranch(C) + 2 * again([C, F]) + ofBranch(F + F);
+  const inAttention = again([C, qkv]) + ofBranch(2 * qk + qk) + ofBranch(qkv + y) + again([y, C]);
+  // the second norm is that of a sum: x, z, sum and y
+  const inNorms = ofStream(C) + ofBranch(C) + ofStream(C) + ofBranch(C);
+  assert.equal(mlp!.bytes - none!.bytes, (layers - 1) * inMlp);
+  assert.equal(block!.bytes - none!.bytes, (layers - 1) * (inMlp + inAttention + inNorms));
+  assert.equal(mlp!.flops - none!.flops, (layers - 1) * 2 * M * 2 * C * F);
+  const pairs = NH * HS * B * T ** 2 / 2; // components of the products of a query and a key
+  assert.equal(
+    block!.flops - mlp!.flops,
+    (layers - 1) * (2 * M * (C * qkv + y * C) + 2 * 2 * pairs),
+  );
+});
+
+Deno.test("stepCost() counts adapters, beside which all else is frozen", () => {
+  const B = 3, T = 16, C = 32, V = 70, r = 4, layers = 5, M = B * T, F32 = 4, F16 = 2;
+  const sizes = { batchSize: B, sequenceLength: T, precision: "f16" } as const;
+  const plain = { vocabularySize: V, contextLength: T, width: C, layers, heads: 4 };
+  const lora = { rank: r, alpha: 8, targets: ["attn.c_attn", "mlp.c_proj"] };
+  const costOf = (config: GptConfig, recompute: RecomputeMode = "none") =>
+    stepCost({ config, ...sizes, recompute });
+  const adapted = costOf({ ...plain, lora }), other = costOf(plain);
+  const linears = [[C, 3 * C], [C, C], [C, 4 * C], [4 * C, C]] as const;
+  const ofBranch = (count: number) => count * M * F16;
+  // what no longer has a gradient: dweight of x and dy, dbias of dy; dweight of the head, of x and of dlogits
+  let flops = 2 * M * V * C, bytes = ofBranch(C + V) + F32 * V * C;
+  for (const [from, to] of linears) {
+    flops += layers * 2 * M * from * to;
+    bytes += layers * (ofBranch(from + to + to) + F32 * from * to);
+  }
+  bytes += 3 * C * M * F32; // the embedding's: dx, and rows to add to
+  const parameters = V * C + T * C + 2 * C +
+    layers * (12 * C * C + 4 * C + 3 * C + C + 4 * C + C);
+  const ofOptimizer = F32 + 7 * F32 + F16;
+  bytes += ofOptimizer * parameters;
+  // what adapters add: h of x, and y of h, which is added to; dh of dy, dx of dh, which is added to; both gradients
+  const adapters = [[C, 3 * C], [4 * C, C]] as const;
+  for (const [from, to] of adapters) {
+    const elements = r * (from + to);
+    flops -= layers * 3 * 2 * M * elements;
+    bytes -= layers * (
+      ofBranch(from + r + (r + 2 * to)) + ofBranch(to + r + (r + 2 * from)) +
+      ofBranch(from + r + (r + to)) + (2 * F16 + F32 + ofOptimizer) * elements
+    );
+  }
+  assert.deepEqual([other.flops - adapted.flops, other.bytes - adapted.bytes], [flops, bytes]);
+
+  // what a block computes again is that of c_attn, as the last product of a block is not needed
+  const again = (config: GptConfig, name: keyof StepCost) =>
+    (costOf(config, "block")[name] - costOf(config)[name]) / (layers - 1);
+  assert.equal(
+    again({ ...plain, lora }, "flops") - again(plain, "flops"),
+    2 * M * r * (C + 3 * C),
+  );
+  assert.equal(
+    again({ ...plain, lora }, "bytes") - again(plain, "bytes"),
+    ofBranch(C + r + (r + 2 * 3 * C)) + F16 * r * (C + 3 * C),
+  );
+  const muon = stepCost({ config: { ...plain, lora }, ...sizes, optimizer: "muon" });
+  assert.deepEqual(muon, adapted); // updates no adapter
 });
 
 Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of recomputing, about as the model has it", () => {
