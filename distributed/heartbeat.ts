@@ -145,10 +145,13 @@ export class Heartbeat {
     other.silentMs = 0;
   }
 
-  /** Notes that the launcher may be ending the ranks, so that those that are silent have died. */
+  /**
+   * Notes a launcher's SIGCONT: it may be ending the ranks, so that those that are silent from now on have died, or this
+   * rank was stopped, and what the others have sent meanwhile is still to come.
+   */
   expectEnd(): void {
     this.#endingMs = ENDING_MS;
-    for (const other of this.#others.values()) other.silentMs = Math.max(0, other.silentMs);
+    for (const other of this.#others.values()) other.silentMs = 0;
   }
 
   /** Whether the launcher may be ending the ranks. */

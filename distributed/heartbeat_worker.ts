@@ -78,8 +78,8 @@ function beat(): void {
     unanswered.add(other);
     send(other);
   }
-  // time in which this process was stopped was none in which others were silent
-  const now = performance.now(), elapsedMs = Math.min(now - last, 2 * INTERVAL_MS);
+  // time in which this process was stopped, or had no core, was none in which others were silent
+  const now = performance.now(), elapsedMs = Math.min(now - last, INTERVAL_MS);
   last = now;
   const failure = heartbeat.pass(elapsedMs, {
     calls: Atomics.load(shared, SHARED.calls),

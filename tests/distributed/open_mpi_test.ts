@@ -143,9 +143,9 @@ withRanks("leave() ends all ranks with the reason when the program lives on", as
 });
 
 withRanks("openTransport() ends all ranks when one is stopped", async () => {
-  const sentence = "Cannot continue as every rank must answer within 1 s (--timeout)";
+  const sentence = "Cannot continue as every rank must answer within 3 s (--timeout)";
   assert.deepEqual(
-    await Promise.all(["1", "0"].map((stopped) => endOf("stop", "1", stopped))),
+    await Promise.all(["1", "0"].map((stopped) => endOf("stop", "3", stopped))),
     [`Error: ${sentence}: rank 1 is silent`, `Error: rank 1: ${sentence}: rank 0 is silent`],
   );
 });

@@ -68,7 +68,7 @@ if (task === "verbs") {
   await transport.barrier(); // never complete
 } else if (task === "stop") {
   await transport.barrier();
-  await new Promise((resolve) => setTimeout(resolve, 1000)); // until all have answered a ping
+  await new Promise((resolve) => setTimeout(resolve, 2000)); // until all have answered a ping
   if (rank === Number(stopped)) Deno.kill(Deno.pid, "SIGSTOP");
   await transport.barrier();
 } else if (task === "block") {
