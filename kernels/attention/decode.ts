@@ -95,12 +95,13 @@ export function attentionDecode(
     ? 128
     : 256;
   const TURNS = Math.min(PIECES, MOST_TURNS), SHARES = Math.floor(WORKGROUP_SIZE / PIECES);
-  const KEYS = SHARES * TURNS, PARTS = Math.max(1, Math.floor(WORKGROUP_SIZE / HS));
+  const TURN_FOURS = ceilDiv(TURNS, 4), KEYS = SHARES * TURNS;
+  const PARTS = Math.max(1, Math.floor(WORKGROUP_SIZE / HS));
   const slices = projection ? slicesOf(projection, { C, workgroups: NH * B * S }) : 1;
   const product = projection &&
     projectionOf(projection, { C, HS, WORKGROUP_SIZE, SLICE: C / slices });
   const EXCHANGED = Math.max(
-    ceilDiv(PIECES * (KEYS + 1), 4),
+    PIECES * (SHARES * TURN_FOURS + 1),
     SHARES * HS / 4,
     (product?.workgroupBytes ?? 0) / 16,
   );
@@ -123,6 +124,7 @@ export function attentionDecode(
       HS,
       WORKGROUP_SIZE,
       TURNS,
+      TURN_FOURS,
       PARTS,
       EXCHANGED,
       ROTATED: rotation !== undefined,

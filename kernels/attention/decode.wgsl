@@ -31,6 +31,7 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64; // a power of two
 const TURNS: u32 = 8;
+const TURN_FOURS: u32 = 2; // vectors of four with the products of TURNS keys
 const PARTS: u32 = 8; // of the sum over SHARES, each with HS invocations, or 1
 const EXCHANGED: u32 = 68; // vectors of workgroup memory that invocations use to exchange products and sums
 const ROTATED: bool = true; // whether q and k are rotated first; S is 1 then
@@ -55,7 +56,7 @@ const ROW: u32 = (NH + 2 * KH) * PIECES; // of qkv, in fetches, as are all strid
 const GROUP: u32 = NH / KH;
 const SHARES: u32 = WORKGROUP_SIZE / PIECES;
 const KEYS: u32 = SHARES * TURNS; // keys per iteration, at most WORKGROUP_SIZE; invocations from KEYS on have none
-const PADDED: u32 = KEYS + 1; // so that pieces are in different banks
+const PRODUCT_ROW: u32 = SHARES * TURN_FOURS + 1; // of a piece, in vectors; one more so that pieces are in different banks
 const LOWEST: f32 = -3.0e38; // score of a key past the end
 const PART_SUMS: u32 = PARTS * HS;
 
@@ -141,27 +142,34 @@ fn fetchValues(first: u32) {
 
 // Adds the keys and values that were fetched to the softmax of the share, and begins to read the next ones.
 fn addKeys(first: u32, isLast: bool, index: u32) {
+  var products: array<vec4f, TURN_FOURS>; // of a piece of TURNS keys
   // unroll
   for (var t = 0u; t < TURNS; t++) {
-    var products = vec4f();
+    var terms = vec4f();
     // unroll
     for (var j = 0u; j < FOURS; j++) {
       var k4 = fourOf(keyWords[t], j);
       // only if ONE
       if (first + t * SHARES + share >= position) { k4 = newKey[j]; }
-      products += query[j] * k4;
+      terms += query[j] * k4;
     }
-    let place = piece * PADDED + share * TURNS + t;
-    if (share < SHARES) { exchanged[place / 4][place % 4] = dot(products, vec4f(1)); }
+    products[t / 4][t % 4] = dot(terms, vec4f(1));
+  }
+  if (share < SHARES) {
+    // whole vectors, as a write of a component may touch the others, https://github.com/gpuweb/gpuweb/issues/2112
+    // unroll
+    for (var j = 0u; j < TURN_FOURS; j++) {
+      exchanged[piece * PRODUCT_ROW + share * TURN_FOURS + j] = products[j];
+    }
   }
   if (!isLast) { fetchKeys(first + KEYS); }
   workgroupBarrier();
   if (index < KEYS) {
+    let vector = index / TURNS * TURN_FOURS + index % TURNS / 4;
     var score = 0.0;
     // unroll
     for (var p = 0u; p < PIECES; p++) {
-      let place = p * PADDED + index;
-      score += exchanged[place / 4][place % 4];
+      score += exchanged[p * PRODUCT_ROW + vector][index % TURNS % 4];
     }
     let key = first + index % TURNS * SHARES + index / TURNS;
     scores[index] = select(LOWEST, score, key <= position);

@@ -161,17 +161,11 @@ function valueOf(code: string, expression: string): number {
 }
 
 /**
- * Whether the accesses to a variable can be noted: its name means nothing else in the text, no components of its vectors
- * are written one by one, and there are few.
+ * Whether the accesses to a variable can be noted: its name means nothing else in the text, and there are few. A write of a
+ * component counts as one of its vector, as WGSL allows that it touches the others.
  */
-function isNotable(code: string, { name, element }: Shared): boolean {
+function isNotable(code: string, { name }: Shared): boolean {
   if (new RegExp(`\\b(let|var|const) ${name}\\b|[(,]\\s*${name}:`).test(code)) return false;
-  if (
-    element.startsWith("vec") &&
-    new RegExp(`\\b${name}\\[[^;]*\\]\\[[^;\\]]*\\] [-+*/]?= `).test(code)
-  ) {
-    return false;
-  }
   return code.split(new RegExp(`\\b${name}\\b`)).length <= MOST_ACCESSES;
 }
 

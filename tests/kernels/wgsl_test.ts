@@ -74,6 +74,19 @@ Deno.test("every WGSL file has its parts in the order that kernels/shader.ts giv
   }
 });
 
+Deno.test("invocations write whole vectors to workgroup memory", () => {
+  // a write of a component may touch the others of its vector, https://github.com/gpuweb/gpuweb/issues/2112
+  for (const { path, code } of FILES) {
+    for (const [, name] of code.matchAll(/^var<workgroup> (\w+): array<vec[^,]*, [^<>]*>;/gm)) {
+      const component = new RegExp(
+        `^.*\\b${name}\\[[^=]*\\](\\[[^=\\]]*\\]|\\.[xyzwrgba])\\s*([-+*/]?=[^=]|\\+\\+|--).*$`,
+        "m",
+      );
+      assert.equal(component.exec(code)?.[0], undefined, path);
+    }
+  }
+});
+
 /** The names of `main`'s arguments. */
 const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
   workgroup_id: "group",
