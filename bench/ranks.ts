@@ -55,7 +55,7 @@ const program = command(
   .action((options) => runCommand(() => main(options)));
 
 /** A training that is timed on all ranks together, and on one alone. */
-interface Case {
+export interface Case {
   readonly model: BenchModel;
   readonly batchSize: number;
   /** Micro-batches per step and rank. */
@@ -89,7 +89,7 @@ const CPU_CASES: readonly Case[] = [
 ];
 
 /** What every measurement needs. */
-interface Ranks {
+export interface Ranks {
   readonly transport: Transport;
   readonly device: Device;
   readonly precision: Precision;
@@ -178,7 +178,7 @@ function meanParts(total: ExchangeMs | undefined, runs: number): Record<string, 
 }
 
 /** Measures the sum of a few numbers, and exchanges of the size of models, by their parts. */
-async function measureExchanges(ranks: Ranks): Promise<void> {
+export async function measureExchanges(ranks: Ranks): Promise<void> {
   const { transport, device, add } = ranks;
   if (await ranks.wants(TINY_SUM)) {
     const few = new Float32Array(2);
@@ -193,7 +193,6 @@ async function measureExchanges(ranks: Ranks): Promise<void> {
     upload(device, tensor, new Float32Array(floats).fill(1 / 3));
     const idle = () => device.gpu.queue.onSubmittedWorkDone();
     using exchange = new TensorSum(device, transport, [[tensor]]);
-    exchange.takeMs();
     const ms = await timeTogether(transport, ROUNDS, async () => {
       await exchange.run();
       await idle();
@@ -293,7 +292,7 @@ async function timeSteps(
 }
 
 /** Measures training steps of a model: for each case those of all ranks, and of one alone with as many micro-batches. */
-async function measureSteps(ranks: Ranks, cases: readonly Case[]): Promise<void> {
+export async function measureSteps(ranks: Ranks, cases: readonly Case[]): Promise<void> {
   const { transport, device, precision, add } = ranks, { rank, size: all } = transport;
   const [{ model, batchSize }] = cases as [Case];
   const config = benchConfig(model), sequenceLength = config.contextLength;
