@@ -5,6 +5,7 @@ import { type RanksResult, SYNC_EVERY, TINY_SUM } from "../../bench/ranks_report
 import { dryTransport, type Transport } from "../../distributed/transport.ts";
 import { fromJsonBytes, toJsonBytes } from "../../files/json.ts";
 import { device } from "../kernels/harness.ts";
+import { type StandingClock, withStandingClock } from "./standing_clock.ts";
 
 /** Milliseconds of a submission, of a barrier, and by which each sum takes longer than the one before. */
 const SUBMIT_MS = 400, BARRIER_MS = 1e6, LONGER_MS = 10;
@@ -16,16 +17,15 @@ function near(actual: number, expected: number): void {
 
 // the clock stands still but for submissions and what a rank does with another one, which does nothing
 Deno.test("measureExchanges() and measureSteps() time ranks together, and one alone", async () => {
-  const { now } = performance, { queue } = device.gpu, { submit } = queue;
-  let clock = 0, sums = 0, barriers = 0, gathered = 0;
-  const transport: Transport = {
+  let sums = 0, barriers = 0, gathered = 0;
+  const transportAt = (clock: StandingClock): Transport => ({
     ...dryTransport(2),
     async sum() {
       await new Promise((resolve) => setImmediate(resolve));
-      clock += LONGER_MS * ++sums;
+      clock.now += LONGER_MS * ++sums;
     },
     barrier() {
-      clock += BARRIER_MS;
+      clock.now += BARRIER_MS;
       barriers++;
       return Promise.resolve();
     },
@@ -37,10 +37,9 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
       const isChoices = Array.isArray(fromJsonBytes(bytes!));
       return Promise.resolve(isChoices ? toJsonBytes([["an op", "a variant"]]) : bytes!);
     },
-  };
+  });
   const results: RanksResult[] = [], asked: string[] = [];
-  const ranks: Ranks = {
-    transport,
+  const ranks: Omit<Ranks, "transport"> = {
     // without timestamps nothing is tuned
     device: { ...device, isCpu: true, features: new Set(), choices: new Map() },
     precision: "f32",
@@ -51,24 +50,17 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
     add: (result) => void results.push(result),
   };
   const training = { model: "nano", batchSize: 1, accumulation: 2 } as const;
-  let ofExchanges: number[];
-  performance.now = () => clock;
-  queue.submit = (buffers) => {
-    clock += SUBMIT_MS;
-    return submit.call(queue, buffers);
-  };
-  try {
-    await measureExchanges(ranks);
-    ofExchanges = [sums, barriers, gathered];
-    await measureSteps(ranks, [
+  const ofExchanges = await withStandingClock(() => SUBMIT_MS, async (clock) => {
+    const all = { ...ranks, transport: transportAt(clock) };
+    await measureExchanges(all);
+    const soFar = [sums, barriers, gathered];
+    await measureSteps(all, [
       training,
       { ...training, isDiloco: true },
       { ...training, wire: "f16" },
     ]);
-  } finally {
-    performance.now = now;
-    queue.submit = submit;
-  }
+    return soFar;
+  });
   const step = "train step f32 nano 1x64 x 2";
   const names = [TINY_SUM, "exchange of 0.2 M floats", `${step}, 1 rank`, `${step}, 2 ranks`];
   names.push(`${step}, 2 ranks by DiLoCo`, "outer step nano");

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { benchConfig } from "../../bench/models.ts";
 import {
+  type ColdStart,
   coldStartName,
   measureTrainStep,
   type TrainStepBench,
@@ -8,9 +9,11 @@ import {
   trainStepName,
 } from "../../bench/train_step.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
+import { clockOf } from "../../kernels/timing.ts";
 import { countParameters } from "../../model/parameters.ts";
 import { memoryOf, recordTraining } from "../../train/limits.ts";
 import { device } from "../kernels/harness.ts";
+import { withStandingClock } from "./standing_clock.ts";
 
 Deno.test("measureTrainStep() throws before it computes if the device has too little memory", async () => {
   const small = { ...device, maxBindingBytes: 2 ** 20, choices: new Map() };
@@ -61,16 +64,65 @@ Deno.test("measureTrainStep() returns planned bytes, and the time of Muon beside
     ...{ model: "tiny", config, batchSize: 2, sequenceLength: 8, precision: "f32" },
     ...{ optimizer: "muon", recompute: "block" },
   };
-  const options = { wallMs: 1, tuned: false };
-  const result = await measureTrainStep(device, bench, { ...options, flopsPerSecond: 1e9 });
+  const options = { wallMs: 90, tuned: false, flopsPerSecond: 1e9 };
+  // without timestamps, and with a submission for each step and pass, and for what is read back
+  const untimed = { ...device, isCpu: true, features: new Set<string>() };
+  const result = await withStandingClock(
+    (n) => 10 + n / 1e4,
+    () => measureTrainStep(untimed, bench, options),
+  );
   assert.equal(result.name, "train step f32 tiny 2x8 V 64 muon recompute block");
-  const { planned, muon, ms } = result;
+  const { planned, muon, ms, rangeMs } = result;
   assert.deepEqual(planned, plannedBytes(bench));
   assert.ok(planned.activations < plannedBytes({ ...bench, recompute: "none" }).activations);
   // of 2 blocks, 4 matrices with 5 · 6 · 8³, and 2 with 5 · (4 · 8² · 32 + 2 · 8³)
   assert.equal(muon!.floorMs, 1e3 * 307200 / 1e9);
-  assert.ok(muon!.ms > 0 && muon!.ms < 10 * ms);
-  assert.equal((await measureTrainStep(device, bench, options)).muon, undefined);
+  assert.equal(Math.round(muon!.ms), 10);
+  // three steps and a report take 40 ms, so that seven fit
+  assert.equal(result.steps, 7);
+  near(ms, (7 + 1) * 10 / 7);
+  assert.equal(result.tokensPerSecond, 1e3 * 2 * 8 / ms);
+  // seven passes, of which each is 0.1 µs slower than the one before
+  assert.deepEqual(rangeMs!.map((end) => (1e4 * (end - ms)).toFixed(3)), ["-3.000", "3.000"]);
+  assert.equal(result.gpuMs, undefined);
+
+  const timed = await measureTrainStep(device, bench, { wallMs: 1, tuned: false });
+  assert.equal(timed.muon, undefined);
+  assert.equal(timed.gpuMs !== undefined, clockOf(device) === "timestamps");
+  if (timed.gpuMs !== undefined) assert.equal(timed.idleShare, 1 - timed.gpuMs / timed.ms);
+});
+
+/** Asserts that a time is another one within a thousandth. */
+function near(actual: number, expected: number): void {
+  assert.ok(Math.abs(actual - expected) < 1e-3 * expected, `${actual} is not ${expected}`);
+}
+
+Deno.test("cold_start.ts divides the time to the first step, and names the shaders that take the longest", async () => {
+  const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 2, heads: 1 };
+  const bench: TrainStepBench = {
+    ...{ model: "tiny", config, batchSize: 2, sequenceLength: 8, precision: "f32" },
+  };
+  const time = () => performance.timeOrigin + performance.now(), before = time();
+  const script = new URL("../../bench/cold_start.ts", import.meta.url).href;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", script, JSON.stringify(bench), device.provider],
+  }).output();
+  const after = time(), text = new TextDecoder();
+  assert.match(text.decode(stdout), /^\{/, text.decode(stderr));
+  const { doneAt, parts, compile }: ColdStart = JSON.parse(text.decode(stdout));
+  assert.ok(before < doneAt && doneAt < after);
+  const names = ["modules", "device", "parameters", "compilation", "batch", "step"];
+  assert.deepEqual(Object.keys(parts), names);
+  const sum = (values: readonly number[]) => values.reduce((sum, ms) => sum + ms, 0);
+  const all = Object.values(parts), shaders = Object.entries(compile);
+  assert.ok(all.every((ms) => ms > 0) && sum(all) < doneAt - before, `${all}`);
+  // the last part ends the process's time, which begins a little after that of its parent
+  assert.ok(sum(all) > (doneAt - before) / 4, `${all} of ${doneAt - before}`);
+  assert.equal(shaders.length, 6);
+  assert.ok(shaders.every(([label]) => /^kernels\/.+\.wgsl$/.test(label)));
+  const times = shaders.map(([, ms]) => ms);
+  assert.deepEqual(times, times.toSorted((a, b) => b - a));
+  assert.ok(times[5]! > 0 && times[0]! < parts.compilation!, `${times} of ${parts.compilation}`);
 });
 
 /** The bytes that `train --dry-run` plans. */
