@@ -9,13 +9,20 @@ import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import { sample, samplerSettings, SETTINGS_LENGTH } from "../kernels/sample/sample.ts";
 import { clockOf, median, timePasses } from "../kernels/timing.ts";
-import { createTensor, size, tensorBytes, upload } from "../kernels/tensor.ts";
+import { createTensor, size, upload } from "../kernels/tensor.ts";
 import { logitsColumns } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import { createGpt, type Gpt, type Quantization, type QuantizedMatrix } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
+import {
+  bytesOf,
+  fillWithCopies,
+  type KernelBench,
+  type Maker,
+  matrixTypes,
+  type Result,
+} from "./harness.ts";
 import { meterMemory } from "./memory.ts";
 import { benchConfig, type BenchModel } from "./models.ts";
 import { profile, type ProfileRow } from "./train_step.ts";
@@ -86,18 +93,13 @@ async function createModel(device: Device, { config, precision, quantize }: Gene
   return { gpt, tokenizer };
 }
 
-/** Fills a matrix with copies of one block that the host draws: a billion numbers would take it a minute. */
+/** Fills a matrix with random values. */
 function fillWithNoise(device: Device, { values, scales }: QuantizedMatrix): void {
   const random = new Random(4), length = 2 ** 20;
   const block = createTensor(device, "noise", { shape: [length], dtype: "i8" });
   upload(device, block, Int8Array.from({ length }, () => random.below(255) - 127));
   upload(device, scales, new Float32Array(size(scales.shape)).fill(3e-4)); // weights of up to 0.04
-  const encoder = device.gpu.createCommandEncoder(), bytes = tensorBytes(values);
-  for (let at = 0; at < bytes; at += length) {
-    const count = Math.min(length, bytes - at);
-    encoder.copyBufferToBuffer(block.buffer, 0, values.buffer, values.offsetBytes + at, count);
-  }
-  device.gpu.queue.submit([encoder.finish()]);
+  fillWithCopies(device, values, block);
   block.buffer.destroy();
 }
 

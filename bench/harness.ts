@@ -231,14 +231,20 @@ export class Harness {
       this.#noise.set(dtype, block);
     }
     const tensor = createTensor(device, "noise", { shape, dtype });
-    const bytes = tensorBytes(tensor), step = tensorBytes(block);
-    const encoder = device.gpu.createCommandEncoder();
-    for (let at = 0; at < bytes; at += step) {
-      encoder.copyBufferToBuffer(block.buffer, 0, tensor.buffer, at, Math.min(step, bytes - at));
-    }
-    device.gpu.queue.submit([encoder.finish()]);
+    fillWithCopies(device, tensor, block);
     return tensor;
   }
+}
+
+/** Fills a tensor with copies of one block: the host would draw a billion numbers for a minute. */
+export function fillWithCopies(device: Device, tensor: Tensor, block: Tensor): void {
+  const bytes = tensorBytes(tensor), step = tensorBytes(block);
+  const encoder = device.gpu.createCommandEncoder();
+  for (let at = 0; at < bytes; at += step) {
+    const count = Math.min(step, bytes - at), to = tensor.offsetBytes + at;
+    encoder.copyBufferToBuffer(block.buffer, block.offsetBytes, tensor.buffer, to, count);
+  }
+  device.gpu.queue.submit([encoder.finish()]);
 }
 
 /**

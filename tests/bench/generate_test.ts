@@ -1,25 +1,35 @@
 import assert from "node:assert/strict";
-import { generateBenches, generateName, measureGenerate } from "../../bench/generate.ts";
+import {
+  type GenerateBench,
+  generateBenches,
+  generateName,
+  measureGenerate,
+} from "../../bench/generate.ts";
 import { profile } from "../../bench/train_step.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor } from "../../kernels/tensor.ts";
+import { clockOf } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("measureGenerate() returns the tokens per second of all streams", async () => {
   const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 1, heads: 1 };
-  const bench = { model: "tiny", config, streams: 3, tokens: 5, precision: "f32" } as const;
-  const { name, ms, rangeMs, tokensPerSecond, gpuMs, idleShare, launches } = await measureGenerate(
-    device,
-    bench,
-  );
-  assert.equal(name, "generate f32 tiny 3 streams x 5 V 64");
+  const bench: GenerateBench = {
+    ...{ model: "tiny", config, streams: 3, tokens: 5, precision: "f32", quantize: "int8" },
+  };
+  const since = performance.now(), result = await measureGenerate(device, bench);
+  const elapsedMs = performance.now() - since;
+  const { name, ms, rangeMs, tokensPerSecond, gpuMs, idleShare, launches } = result;
+  assert.equal(name, "generate int8 tiny 3 streams x 5 V 64");
   assert.equal(name, generateName(bench));
   assert.equal(tokensPerSecond, 3 * 5 / ms * 1e3);
-  assert.ok(rangeMs![0] <= ms && ms <= rangeMs![1]);
-  assert.ok(launches as number > 5);
-  if (gpuMs !== undefined) assert.equal(idleShare, 1 - (gpuMs as number) / ms);
+  const [least, most] = rangeMs!;
+  assert.ok(0 < least && least <= ms && ms <= most);
+  assert.ok(2 * least + 2 * ms + most < elapsedMs, "five samples take a part of the time");
+  assert.ok(launches! > 5);
+  assert.equal(gpuMs !== undefined, clockOf(device) === "timestamps");
+  if (gpuMs !== undefined) assert.equal(idleShare, 1 - gpuMs / ms);
 });
 
 Deno.test("profile() adds the launches of each kernel, and sorts kernels by their share", async () => {

@@ -1,9 +1,15 @@
 import assert from "node:assert/strict";
-import { Harness, type KernelBench } from "../../bench/harness.ts";
+import { fillWithCopies, Harness, type KernelBench } from "../../bench/harness.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
-import { createTensor, download, type HostArray, type Tensor } from "../../kernels/tensor.ts";
+import {
+  createTensor,
+  download,
+  type HostArray,
+  type Tensor,
+  upload,
+} from "../../kernels/tensor.ts";
 import { clockOf, median, timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 
@@ -44,6 +50,26 @@ Deno.test("Harness.measure() fills tensors with noise to their ends", async () =
   assert.ok(values!.every((value) => Math.abs(value) < 1));
   assert.ok(new Set(values!.subarray(-66)).size > 50);
   harness.destroy();
+});
+
+Deno.test("fillWithCopies() repeats a block up to the end of a tensor, and writes nothing beside it", async () => {
+  const make = (values: number[]) => {
+    const tensor = createTensor(device, "x", { shape: [values.length], dtype: "f32" });
+    upload(device, tensor, values);
+    return tensor;
+  };
+  const all = make(new Array(200).fill(-1)), block = make([9, 9, 9, 1, 2, 3, 4]);
+  const at = (tensor: Tensor, first: number, length: number): Tensor => ({
+    ...{ ...tensor, shape: [length] },
+    offsetBytes: 4 * first,
+  });
+  fillWithCopies(device, at(all, 64, 10), at(block, 3, 4));
+  const [values] = await download(device, all);
+  assert.deepEqual([...values!], [
+    ...new Array(64).fill(-1),
+    ...[1, 2, 3, 4, 1, 2, 3, 4, 1, 2],
+    ...new Array(200 - 74).fill(-1),
+  ]);
 });
 
 Deno.test("Harness.measure() times only the launches that `only` names", async () => {
