@@ -21,8 +21,8 @@ const CASES = [
 /** Milliseconds within which the first curve must appear. */
 const LIMIT_MS = 2000;
 
-/** Writes the record of a run. */
-function writeRun(run: string, steps: number): void {
+/** Writes the record of a run whose loss falls, with ten evaluations. */
+export function writeRun(run: string, steps: number): void {
   mkdirSync(run, { recursive: true });
   const file = openSync(join(run, "metrics.jsonl"), "w"), encoder = new TextEncoder();
   const time = new Date(0).toISOString();
@@ -65,16 +65,21 @@ async function firstCurveMs(folder: string): Promise<number> {
   }
 }
 
-const directory = Deno.makeTempDirSync(), results: Record<string, number> = {};
-try {
-  for (const [name, runs, steps] of CASES) {
-    const folder = join(directory, `${runs}`);
-    for (let i = 0; i < runs; i++) writeRun(join(folder, `run-${i}`), steps);
-    results[name] = Math.round(await firstCurveMs(folder));
-    console.log(`${name}: first curve after ${results[name]} ms`);
+/** Measures all cases; returns the status of the process. */
+async function main(): Promise<number> {
+  const directory = Deno.makeTempDirSync(), results: Record<string, number> = {};
+  try {
+    for (const [name, runs, steps] of CASES) {
+      const folder = join(directory, `${runs}`);
+      for (let i = 0; i < runs; i++) writeRun(join(folder, `run-${i}`), steps);
+      results[name] = Math.round(await firstCurveMs(folder));
+      console.log(`${name}: first curve after ${results[name]} ms`);
+    }
+  } finally {
+    Deno.removeSync(directory, { recursive: true });
   }
-} finally {
-  Deno.removeSync(directory, { recursive: true });
+  console.log(JSON.stringify({ firstCurveMs: results, limitMs: LIMIT_MS }));
+  return Object.values(results).every((ms) => ms < LIMIT_MS) ? 0 : 1;
 }
-console.log(JSON.stringify({ firstCurveMs: results, limitMs: LIMIT_MS }));
-Deno.exit(Object.values(results).every((ms) => ms < LIMIT_MS) ? 0 : 1);
+
+if (import.meta.main) Deno.exit(await main());

@@ -129,7 +129,8 @@ export function profileLines(rows: readonly ProfileRow[]): string[] {
 /** Formats a time in µs, ms or s. */
 export function time(ms: number): string {
   if (ms < 0.9995) return `${(ms * 1e3).toPrecision(3)} µs`;
-  if (ms < 9999.5) return `${ms.toPrecision(ms < 999.5 ? 3 : 4)} ms`;
+  if (ms < 999.5) return `${ms.toPrecision(3)} ms`;
+  if (ms < 9999.5) return `${ms.toFixed(0)} ms`;
   return `${(ms / 1e3).toPrecision(3)} s`;
 }
 

@@ -32,6 +32,18 @@ Deno.test("figuresOf() has figures from which the model gives the measured excha
   }
 });
 
+Deno.test("figuresOf() rests on the exchanges with the fewest and the most floats", () => {
+  const between = report.results.filter(({ name }) => name.startsWith("exchange")).slice(0, 1).map(
+    (one) => ({ ...one, floats: 2 * one.floats!, ms: 9 * one.ms }),
+  );
+  const results = [...between, ...report.results];
+  assert.deepEqual(figuresOf({ ...reports, report: { ...report, results } }), figures);
+  assert.deepEqual(
+    figuresOf({ ...reports, report: { ...report, results: results.toReversed() } }),
+    figures,
+  );
+});
+
 Deno.test("sumMs() divides a network among the ranks of a host, and pays for each message", () => {
   const free = { ...figures, callMs: 0, messageMs: 0, tcpBytesPerSecond: Infinity };
   const floats = 4 * SUM_FLOATS, bytes = 4 * floats;
@@ -66,5 +78,7 @@ Deno.test("mostHosts() is the last power of two with which ranks reach 0.8 of li
   assert.ok(share(1, 10) >= 0.8 && share(2, 10) < 0.8);
   assert.equal(mostHosts(free, gpt2!, "synchronous", quick!, 1024), 1024);
   assert.equal(mostHosts(figures, mini!, "synchronous", slow!, 1024), 0);
+  const forty = { ...free, memoryBytesPerSecond: Infinity, rest: { ...none, fixedMs: 40 } };
+  assert.equal(mostHosts(forty, mini!, "synchronous", slow!, 1), 1); // 160 of 200 ms are just enough
   assert.ok(mostHosts(figures, mini!, "DiLoCo", slow!, 1024) >= 2);
 });

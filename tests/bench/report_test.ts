@@ -5,6 +5,7 @@ import {
   comparisonLine,
   detailLines,
   parseReport,
+  percent,
   profileLines,
   RECOMPUTATION_HEAD,
   recomputationLine,
@@ -54,7 +55,8 @@ Deno.test("slower() returns the benchmarks beyond the tolerance whose least samp
   const names = (tolerance: number) => slower(comparisons, tolerance).map(({ name }) => name);
   assert.deepEqual(names(0.1), ["a", "once more"]);
   assert.deepEqual(names(0.05), ["a", "c", "once more"]);
-  assert.deepEqual(names(0.6), []);
+  assert.deepEqual(names(0.5), []); // at most by the tolerance
+  assert.deepEqual(slower([{ name: "a", oldMs: 2, ms: 3, ratio: 1.5, leastRatio: 1 }], 0.1), []);
 });
 
 Deno.test("comparisonLine() says how many times slower or faster a benchmark became", () => {
@@ -63,6 +65,8 @@ Deno.test("comparisonLine() says how many times slower or faster a benchmark bec
   assert.equal(line(3, 1.5), "a 2.00 ms 3.00 ms 1.50 × slower");
   assert.equal(line(1, 0.5), "a 2.00 ms 1.00 ms 2.00 × faster");
   assert.equal(line(2, 1), "a 2.00 ms 2.00 ms 1.00 ×");
+  assert.equal(line(2.01, 1.005), "a 2.00 ms 2.01 ms 1.00 × slower");
+  assert.equal(line(1999, 999.5), "a 2.00 ms 1999 ms 999+ × slower");
 });
 
 Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
@@ -112,18 +116,41 @@ Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
   }
 });
 
-Deno.test("detailLines() shows variants, planned bytes, and Muon beside its floor", () => {
+Deno.test("detailLines() shows what was measured beside the time", () => {
   const lines = detailLines({
     ...result("a", 1),
     choices: { "matmul NT": "128x256/1", "matmul NN": "lanes", "matmul TN": "128x256/1" },
+    ...{ gpuMs: 0.5, idleShare: 0.5, launches: 12, peakBytes: 3e9 },
     planned: { activations: 2e9, step: 5e9 },
     muon: { ms: 39, floorMs: 30 },
+    parts: { device: 100, step: 20 },
+    compile: { "kernels/matmul/lanes.wgsl": 500, "a.wgsl": 0.25 },
   });
   assert.deepEqual(lines, [
     "  by 128x256/1, lanes",
+    "  on the device 500 µs; it is idle 50 % of the time",
+    "  12 launches, buffers of 3.00 GB",
     "  planned: activations of 2.00 GB, a whole step of 5.00 GB",
     "  Muon's part 39.0 ms, 1.30 times its floor of 30.0 ms",
+    "  device 100 ms, step 20.0 ms",
+    "  compiled the longest:",
+    "    matmul/lanes.wgsl 500 ms",
+    "    a.wgsl 250 µs",
   ]);
+});
+
+Deno.test("scalingLine() shows a point below the heads of its columns", () => {
+  const fields = (line: string) => line.trim().split(/ {2,}/);
+  assert.deepEqual(fields(SCALING_HEAD), [
+    ...["axis", "batch", "device", "wall", "model", "launches"],
+  ]);
+  assert.deepEqual(fields(scalingLine(point)), [
+    ...["width", "512", "32x128", "16.0 ms", "20.0 ms", "8.00 ms", "226"],
+  ]);
+});
+
+Deno.test("percent() has a decimal below a tenth", () => {
+  assert.deepEqual([0.0999, 0.1, 1.25].map(percent), ["10.0 %", "10 %", "125 %"]);
 });
 
 Deno.test("recomputations() compares a step that recomputes with the one that keeps activations", () => {
@@ -140,6 +167,7 @@ Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
     { label: "kernels/attention/backward_query_tiles.wgsl", launches: 12, ms: 3, share: 0.75 },
     { label: "kernels/gelu/forward.wgsl", launches: 4, ms: 1, share: 0.25 },
   ]);
+  assert.match(lines[1]!, / {2}attention\/backward_query_tiles\.wgsl +12 +3\.00 ms +75 %$/);
   assert.match(lines.at(-1)!, /sum\s+16\s+4\.00 ms/);
   for (const line of lines) assert.ok(line.length <= 80, line);
 });
@@ -155,9 +183,9 @@ Deno.test("parseReport() throws on a file that is no report, and names it", () =
 });
 
 Deno.test("time() has no exponent if it rounds up to the next unit", () => {
-  assert.equal(time(0.99996), "1.00 ms");
+  assert.equal(time(0.9995), "1.00 ms");
   assert.equal(time(0.9994), "999 µs");
   assert.equal(time(999.4), "999 ms");
-  assert.equal(time(999.96), "1000 ms");
-  assert.equal(time(9999.9), "10.0 s");
+  assert.equal(time(999.5), "1000 ms");
+  assert.equal(time(9999.5), "10.0 s");
 });
