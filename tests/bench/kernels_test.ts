@@ -6,6 +6,7 @@ import { sampleBatch } from "../../bench/text.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
+import { labelOf } from "../../kernels/shader.ts";
 import { createTensor, type DType } from "../../kernels/tensor.ts";
 import { device } from "../kernels/harness.ts";
 
@@ -145,20 +146,56 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["sample", /^sample( sample)?$/],
 ];
 
-Deno.test("benchmarks of kernels launch the kernels that their names say", () => {
-  for (const on of [gpu, cpu]) {
-    const dry = dryDevice(on), unused = new Set(LAUNCHES);
-    const tensor = (shape: readonly number[], dtype: DType) =>
-      createTensor(dry, "x", { shape, dtype });
-    for (const { name, only, record } of [...kernelBenches(dry), ...decodeBenches(dry)]) {
-      const program = new Program(dry);
-      record(program, { noise: tensor, zeros: tensor, of: tensor });
-      const launches = program.labels.filter((label) => label !== "kernels/matmul/reduce.wgsl");
-      const expected = LAUNCHES.find(([start]) => name.startsWith(start))!;
-      assert.match(launches.map((label) => label.split(/\W/)[1]).join(" "), expected[1], name);
-      assert.ok(only === undefined || launches.includes(only), name);
-      unused.delete(expected);
+/** Operations of the products and of attention whose sizes a benchmark's name has; undefined if it has none. */
+function flopsOf(name: string): number | undefined {
+  const sizes = /\[(\d+),(\d+)\]x\[(\d+),(\d+)\]/.exec(name);
+  if (sizes) {
+    const [M, K, rows, N] = sizes.slice(1).map(Number) as [number, number, number, number];
+    assert.equal(K, rows, name);
+    return (name.startsWith("head and loss") ? 3 : 1) * 2 * M * K * N;
+  }
+  const attention = /^attention \w+ f\d+ \[(\d+),(\d+)\] T (\d+) HS (\d+)(?: KH (\d+))?/.exec(name);
+  if (!attention) return undefined;
+  const [M, row, T, HS, KH] = attention.slice(1).map(Number) as [number, ...number[]];
+  const width = KH! > 0 ? row! - 2 * KH! * HS! : row! / 3; // of y
+  // scores and y, backward also dp, dq, dk: half of the pairs of M queries and T keys
+  return (name.startsWith("attention backward") ? 5 : 2) * 2 * M * T! * width / 2;
+}
+
+Deno.test("benchmarks of kernels launch the kernels and the products that their names say", () => {
+  const { dispatch } = Program.prototype;
+  let products = 0;
+  Program.prototype.dispatch = function (launch) {
+    const { M, N, K } = launch.uniforms ?? {};
+    const [, kernel] = /^kernels\/matmul\/(\w+)/.exec(labelOf(launch.shader)) ?? [];
+    if (kernel && kernel !== "reduce") products += 2 * Number(M) * Number(N) * Number(K);
+    dispatch.call(this, launch);
+  };
+  try {
+    for (const on of [gpu, cpu]) {
+      const dry = dryDevice(on), unused = new Set(LAUNCHES);
+      const tensor = (shape: readonly number[], dtype: DType) =>
+        createTensor(dry, "x", { shape, dtype });
+      for (const { name, only, work, record } of [...kernelBenches(dry), ...decodeBenches(dry)]) {
+        const program = new Program(dry);
+        products = 0;
+        record(program, { noise: tensor, zeros: tensor, of: tensor });
+        if ("flops" in work && !name.startsWith("muon")) {
+          assert.equal(work.flops, flopsOf(name), name);
+          if (!name.startsWith("attention")) assert.equal(products, work.flops, name);
+        }
+        const launches = program.labels.filter((label) => label !== "kernels/matmul/reduce.wgsl");
+        const expected = LAUNCHES.find(([start]) => name.startsWith(start))!;
+        assert.match(launches.map((label) => label.split(/\W/)[1]).join(" "), expected[1], name);
+        assert.ok(only === undefined || launches.includes(only), name);
+        unused.delete(expected);
+        const [, layout] = /^matmul (..) /.exec(name) ?? [];
+        const [key = ""] = program.tunables.keys();
+        assert.ok(layout === undefined || key.includes(` ${layout} `), `${key} of ${name}`);
+      }
+      assert.deepEqual([...unused], []);
     }
-    assert.deepEqual([...unused], []);
+  } finally {
+    Program.prototype.dispatch = dispatch;
   }
 });

@@ -78,6 +78,10 @@ Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
   assert.match(line, /4\.00 ms\s+34360 GFLOP\/s\s+88 %$/);
   const bytes = resultLine({ ...result("copy", 0.5), work: { bytes: 1e9 }, share: 0.05 });
   assert.match(bytes, /500 µs\s+2000\.0 GB\/s\s+5\.0 %$/);
+  const lengths = [49, 50].map((length) =>
+    resultLine(result("n".repeat(length), 1)).split("\n").length
+  );
+  assert.deepEqual(lengths, [1, 2]);
   const long = resultLine({
     ...result(`head and loss, ${"forward and backward, ".repeat(5)}f16`, 123456),
     work: { flops: 3e15 },
