@@ -131,25 +131,41 @@ function trainingOf(recipe: Recipe, rest: Partial<TrainOptions>): ReturnType<typ
   });
 }
 
-/** Times the steps of all recipes in turns of a few steps, so that a change of the machine's speed meets all of them. */
+/** Times the steps of all recipes. */
 async function timeSteps(results: Results, files: readonly string[]): Promise<void> {
   const device = await openDevice();
   const { text, data } = textOf(files), vocabularySize = await vocabularyOf(data);
-  const recipes = Object.entries(RECIPES)
-    .map(([name, recipe]) => ({ name, steps: createSteps(device, { ...recipe, vocabularySize }) }));
-  const stepMs: Record<string, number[]> = {};
-  for (let turn = -1; turn < TURNS; turn++) {
-    for (const { name, steps } of recipes) {
-      const since = performance.now();
-      await steps(TIMED_STEPS);
-      const ms = (performance.now() - since) / TIMED_STEPS;
-      if (turn >= 0) (stepMs[name] ??= []).push(Number(ms.toFixed(2))); // the first turn compiles the kernels
-    }
-  }
+  const recipes = Object.entries(RECIPES).map(([name, recipe]) =>
+    [name, createSteps(device, { ...recipe, vocabularySize })] as const
+  );
+  const stepMs = await timeInTurns(recipes);
   results.timedOn = device.name;
   results.stepMs[text] = stepMs;
   save(results);
   for (const [name, ms] of Object.entries(stepMs)) console.error(`${name}: ${median(ms)} ms`);
+}
+
+/** Does steps; the promise waits for them. */
+type Steps = (count: number) => Promise<void>;
+
+/**
+ * Milliseconds per step and turn, by name: in each turn all do a few steps, so that a change of the machine's speed meets
+ * all of them.
+ */
+export async function timeInTurns(
+  recipes: readonly (readonly [name: string, steps: Steps])[],
+): Promise<Record<string, number[]>> {
+  for (const [, steps] of recipes) await steps(TIMED_STEPS); // compiles the kernels
+  const stepMs: Record<string, number[]> = {};
+  for (let turn = 0; turn < TURNS; turn++) {
+    for (const [name, steps] of recipes) {
+      const since = performance.now();
+      await steps(TIMED_STEPS);
+      const ms = (performance.now() - since) / TIMED_STEPS;
+      (stepMs[name] ??= []).push(Number(ms.toFixed(2)));
+    }
+  }
+  return stepMs;
 }
 
 /** Number of tokens that a text has, which the head of a model must tell apart. */
@@ -165,7 +181,7 @@ async function vocabularyOf(data: Recipe): Promise<number> {
 function createSteps(
   device: Device,
   { vocabularySize, ...changes }: Recipe & { vocabularySize: number },
-): (count: number) => Promise<void> {
+): Steps {
   const options = { ...DEFAULT_OPTIONS, ...FIRST, ...changes };
   const sizes = sizesOf(options, presetDefaults("nano"));
   const config = newModel({ ...options, ...sizes, vocabularySize });
@@ -216,37 +232,44 @@ function equalTimeSteps(
   return STEPS[text]! / 40 * Math.round(40 * ratio);
 }
 
-/** Trains all recipes with all seeds, for equal steps and for equal time, but for the runs that the results have. */
+/**
+ * The runs that results lack on a text: all recipes with all seeds, for equal steps and, if the recipe was timed, for
+ * equal time.
+ */
+export function missingRuns(
+  { runs, stepMs }: Pick<Results, "runs" | "stepMs">,
+  text: string,
+): Pick<Run, "recipe" | "seed" | "steps">[] {
+  const equal = STEPS[text]!;
+  const wanted = SEEDS.flatMap((seed) =>
+    Object.keys(RECIPES).flatMap((recipe) =>
+      [...new Set([equal, equalTimeSteps({ stepMs }, text, recipe) ?? equal])]
+        .map((steps) => ({ recipe, seed, steps }))
+    )
+  );
+  return wanted.filter(({ recipe, seed, steps }) =>
+    !runs.some((run) =>
+      run.text === text && run.recipe === recipe && run.seed === seed && run.steps === steps
+    )
+  );
+}
+
+/** Trains what the results lack. */
 async function trainAll(results: Results, files: readonly string[]): Promise<void> {
   const device = await openDevice();
   const { text, data } = textOf(files);
-  for (const seed of SEEDS) {
-    for (const [name, recipe] of Object.entries(RECIPES)) {
-      const equal = STEPS[text]!;
-      for (const steps of new Set([equal, equalTimeSteps(results, text, name) ?? equal])) {
-        const isDone = results.runs.some((run) =>
-          run.text === text && run.recipe === name && run.seed === seed && run.steps === steps
-        );
-        if (isDone) continue;
-        const out = Deno.makeTempDirSync();
-        let loss = NaN;
-        for await (
-          const event of trainingOf({ ...recipe, ...data }, {
-            seed,
-            steps,
-            evalEvery: steps,
-            out,
-          })
-        ) {
-          if (event.kind === "evaluation") loss = event.loss;
-        }
-        const run: Run = { text, recipe: name, seed, steps, loss };
-        results.runs.push(files.length > 0 ? run : { ...run, ...await storiesKept(device, out) });
-        Deno.removeSync(out, { recursive: true });
-        save(results);
-        console.error(`${name}, seed ${seed}, ${steps} steps: ${loss.toFixed(4)}`);
-      }
+  for (const { recipe, seed, steps } of missingRuns(results, text)) {
+    const out = Deno.makeTempDirSync();
+    let loss = NaN;
+    const options = { seed, steps, evalEvery: steps, out };
+    for await (const event of trainingOf({ ...RECIPES[recipe], ...data }, options)) {
+      if (event.kind === "evaluation") loss = event.loss;
     }
+    const run: Run = { text, recipe, seed, steps, loss };
+    results.runs.push(files.length > 0 ? run : { ...run, ...await storiesKept(device, out) });
+    Deno.removeSync(out, { recursive: true });
+    save(results);
+    console.error(`${recipe}, seed ${seed}, ${steps} steps: ${loss.toFixed(4)}`);
   }
   console.error(`bench/recipes.json has all trainings on the ${text}`);
 }
