@@ -12,6 +12,7 @@ import {
 } from "../../kernels/tensor.ts";
 import { clockOf, median, timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
+import { withStandingClock } from "./standing_clock.ts";
 
 const sumOf = (N: number): KernelBench => ({
   name: `sum ${N}`,
@@ -28,6 +29,21 @@ Deno.test("Harness.measure() returns a longer time for more work", async () => {
   assert.ok(large.rangeMs![0] <= large.ms && large.ms <= large.rangeMs![1]);
   assert.equal(large.share, undefined); // nobody measured the roofline
   harness.destroy();
+});
+
+Deno.test("Harness.measure() repeats a kernel in each of nine samples, so that the clock's resolution suffices", async () => {
+  const untimed = { ...device, isCpu: true, features: new Set<string>() };
+  const harness = new Harness(untimed);
+  // of a submission for each pass, 10 ms and 0.1 µs more each time
+  const { ms, rangeMs } = await withStandingClock(
+    (n) => 10 + n / 1e4,
+    () => harness.measure(sumOf(64)),
+  );
+  harness.destroy();
+  const repeats = 50 * 40 / 10; // by the wall clock 50 times of 40 ms
+  assert.equal((repeats * ms).toFixed(2), "10.00");
+  const range = rangeMs!.map((end) => (1e4 * repeats * (end - ms)).toFixed(3));
+  assert.deepEqual(range, ["-4.000", "4.000"]);
 });
 
 Deno.test("Harness.measure() fills tensors with noise to their ends", async () => {
