@@ -34,5 +34,7 @@ Deno.test("unlessAborted() waits for a promise, but not beyond its signal", asyn
   const waiting = unlessAborted(new Promise(() => {}), abort.signal);
   abort.abort("enough");
   await assert.rejects(waiting, (reason) => reason === "enough");
-  await assert.rejects(unlessAborted(Promise.resolve(7), abort.signal), (r) => r === "enough");
+  for (const late of [Promise.resolve(7), Promise.reject(new Error("of which nobody learns"))]) {
+    await assert.rejects(unlessAborted(late, abort.signal), (reason) => reason === "enough");
+  }
 });
