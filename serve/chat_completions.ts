@@ -5,7 +5,7 @@ import {
   readMessage,
 } from "../data/text/conversations.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
-import { quoted } from "../files/printable.ts";
+import { printable, quoted } from "../files/printable.ts";
 import type { CompletionPiece } from "../generate/completion.ts";
 import { tokenOf } from "../inspect/tokens.ts";
 import { MOST_LOGPROBS } from "../kernels/sample/sample.ts";
@@ -136,7 +136,8 @@ function messageOf(message: unknown, index: number): Message {
     for (const [name, value] of Object.entries(others)) {
       const isEmpty = value === null || Array.isArray(value) && value.length === 0;
       if (EMPTY_FIELDS.includes(name) && isEmpty) continue;
-      throw new MalformedMessage(`${at}.${name}`, "absent, as it is not supported", value);
+      const field = `${at}.${printable(name)}`;
+      throw new MalformedMessage(field, "absent, as it is not supported", value);
     }
     return readMessage(message, at);
   } catch (error) {

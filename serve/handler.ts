@@ -1,4 +1,4 @@
-import { quoted } from "../files/printable.ts";
+import { printable, quoted } from "../files/printable.ts";
 import type { Device } from "../kernels/device.ts";
 import { differences } from "../train/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
@@ -44,7 +44,7 @@ export function createHandler(
     if (request.method !== "GET" && request.method !== "HEAD") {
       throw new ApiError(
         405,
-        `Cannot answer ${quoted(request.method)} as ${pathname} is only read`,
+        `Cannot answer ${quoted(request.method)} as ${printable(pathname)} is only read`,
       );
     }
     if (pathname === "/") return text(PAGE, "index.html");

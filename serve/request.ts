@@ -1,4 +1,4 @@
-import { quoted } from "../files/printable.ts";
+import { printable, quoted } from "../files/printable.ts";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
@@ -148,7 +148,8 @@ export function checkRequest<Values>(
     throw new ApiError(400, `Cannot ${verb} as ${requirement}`, { param });
   };
   for (const name of Object.keys(body)) {
-    if (!Object.hasOwn(table, name)) refuse(name, `a field is unknown: ${quoted(name)}`);
+    if (Object.hasOwn(table, name)) continue;
+    refuse(printable(name), `a field is unknown: ${quoted(name)}`);
   }
   const values: JsonObject = {};
   for (const [name, field] of Object.entries<Field<unknown>>(table)) {

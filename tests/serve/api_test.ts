@@ -208,6 +208,12 @@ Deno.test("/v1/chat/completions refuses by name what it cannot do", async () => 
     [user([{ type: "text" }]), "messages[0].content[0].text", /must be a text/],
     [{ messages: [{ role: "tool", content: "" }] }, "messages[0].role", /one of system, dev/],
     [{ messages: [{ ...MESSAGES[0], name: "x" }] }, "messages[0].name", /it is not supported/],
+    [
+      { messages: [{ ...MESSAGES[0], ["\n".repeat(4e5)]: 1 }] },
+      `messages[0].${"\\u{a}".repeat(200)}…`,
+      /^.{1,1500} as it is not supported: current value is 1$/,
+    ],
+    [{ ["\n".repeat(4e5)]: 1 }, `${"\\u{a}".repeat(200)}…`, /^.{1,1500}$/],
     [{ messages: [{ ...MESSAGES[0], tool_calls: [{}] }] }, "messages[0].tool_calls", /not supp/],
     [user("cat ".repeat(40)), "messages", /fewer tokens than the model's context, which has 16/],
     [{ tools: [{}] }, "tools", /tools must be absent, as tools are not supported/],
