@@ -200,10 +200,11 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
         maxTokens: 64,
         drawRows: [1, 8, 64],
         readRows: [1],
+        readsPrompts: true,
         batchInvariant: true,
         penalties: true,
         logprobs: true,
-      }).recordReading();
+      });
     }
     return steps.map(({ program }) => program);
   });

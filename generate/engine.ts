@@ -134,13 +134,13 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
   const held = new Slots(model.gpt, {
     slots,
     maxTokens,
+    readsPrompts: true,
     batchInvariant: slots > 1, // one slot has one row
     penalties: true,
     logprobs: true,
     drawRows: rowCounts(slots),
     readRows: rowCounts(Math.min(slots, MOST_READ)),
   });
-  held.recordReading();
   return new BatchingEngine(model, held, { slots, maxTokens, pace: new Pace(device) });
 }
 

@@ -132,6 +132,8 @@ export interface SlotsOptions {
   readonly drawRows: readonly number[];
   /** Numbers of sequences for which passes are recorded that read known tokens, ascending. */
   readonly readRows: readonly number[];
+  /** Whether a prompt may have several tokens; otherwise the passes that read known tokens are recorded when one is needed. */
+  readonly readsPrompts: boolean;
   /** Whether the bits of a sequence may not depend on the number of rows of a pass. */
   readonly batchInvariant: boolean;
   /** Whether a sequence may have penalties. */
@@ -197,11 +199,12 @@ export class Slots implements Disposable {
       this.#free = Array.from({ length: slots }, (_, i) => i);
       this.#kept = this.#free.map(() => ({ ids: [], count: 0 }));
       this.#drawing = options.drawRows.map((rows) => this.#recordDrawing(rows));
+      this.#reading = options.readRows.map(() => undefined);
+      if (options.readsPrompts) { for (const rows of options.readRows) this.#readingPass(rows); }
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
     }
-    this.#reading = options.readRows.map(() => undefined);
   }
 
   #make(name: string, shape: number[], dtype: DType): Tensor {
@@ -259,11 +262,6 @@ export class Slots implements Disposable {
   /** The program that draws a token of all rows. */
   get drawing(): Program {
     return this.#drawing.at(-1)!.program;
-  }
-
-  /** Records the passes that read known tokens, which are otherwise recorded when they are first needed. */
-  recordReading(): void {
-    for (const rows of this.#options.readRows) this.#readingPass(rows);
   }
 
   /** Resolves once all shaders are compiled. */
@@ -467,24 +465,20 @@ export class Slots implements Disposable {
 /**
  * Slots for sequences that are continued together, with kernels for exactly so many rows.
  *
- * @param options.readsPrompts whether a prompt has more than one token.
+ * @throws {LimitError} as the constructor does.
  */
 export function batchSlots(
   model: Gpt,
-  { slots, maxTokens, sampler, readsPrompts }: Pick<SlotsOptions, "slots" | "maxTokens"> & {
+  { sampler, ...sizes }: Pick<SlotsOptions, "slots" | "maxTokens" | "readsPrompts"> & {
     sampler: SamplerOptions;
-    readsPrompts: boolean;
   },
 ): Slots {
-  const held = new Slots(model, {
-    slots,
-    maxTokens,
-    drawRows: [slots],
-    readRows: [slots],
+  return new Slots(model, {
+    ...sizes,
+    drawRows: [sizes.slots],
+    readRows: [sizes.slots],
     batchInvariant: false,
     logprobs: false,
     penalties: hasPenalties(sampler),
   });
-  if (readsPrompts) held.recordReading();
-  return held;
 }

@@ -6,7 +6,7 @@ import { createEngine, type Engine } from "../../generate/engine.ts";
 import type { EngineRequest } from "../../generate/request.ts";
 import { generate } from "../../generate/generate.ts";
 import { DEFAULT_SAMPLER } from "../../generate/request.ts";
-import { Slots } from "../../generate/slots.ts";
+import { batchSlots, Slots } from "../../generate/slots.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
 import { samplerSettings } from "../../kernels/sample/sample.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
@@ -284,6 +284,11 @@ Deno.test("createEngine() needs no more memory, however many requests it complet
     assert.deepEqual([bytes, buffers], atStart);
     await engine.close();
     assert.deepEqual([bytes, buffers], [0, 0]);
+    // enough to draw tokens of eight sequences, not enough to read their prompts
+    const gpt = { ...model.gpt, device: { ...device, maxBindingBytes: 40_000 } };
+    const sizes = { slots: 8, maxTokens: 50, readsPrompts: true, sampler: DEFAULT_SAMPLER };
+    assert.throws(() => batchSlots(gpt, sizes), { name: "LimitError" });
+    assert.deepEqual([bytes, buffers], [0, 0]);
   } finally {
     gpu.createBuffer = create;
   }
@@ -344,7 +349,7 @@ for (
     const logitsOf = async (count: number, which: readonly number[]) => {
       using slots = new Slots(gpt, {
         ...{ slots: count, maxTokens: most, drawRows: [1, count], readRows: [1, count] },
-        ...{ batchInvariant: true, penalties: false, logprobs: false },
+        ...{ readsPrompts: true, batchInvariant: true, penalties: false, logprobs: false },
       });
       const sequences = which.map((b) =>
         slots.add(prompts[b]!, { most, settings: settingsOf({ seed: b }) })
@@ -370,7 +375,7 @@ Deno.test("Slots draws nothing behind a token that ends the text", async () => {
   const draw = async (endIds: number[]) => {
     using slots = new Slots(model.gpt, {
       ...{ slots: 1, maxTokens: most, drawRows: [1], readRows: [1] },
-      ...{ batchInvariant: true, penalties: false, logprobs: false },
+      ...{ readsPrompts: false, batchInvariant: true, penalties: false, logprobs: false },
     });
     const sequence = slots.add([3], { most, settings: settingsOf({ seed: 1, endIds }) });
     const [span] = slots.draw(20);
