@@ -1,7 +1,7 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { LimitError } from "../kernels/device.ts";
 import type { Gpt } from "../model/gpt.ts";
-import type { CompletionPiece, GenerateResult } from "./completion.ts";
+import { checkPromptIds, type CompletionPiece, type GenerateResult } from "./completion.ts";
 import { BatchingEngine } from "./engine.ts";
 import { sequencesAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
@@ -108,6 +108,7 @@ export async function* generateBatch(
     ...{ endIds, maxNewTokens, sampler, stop, signal },
   }));
   if (all.length === 0) return;
+  for (const { promptIds } of all) checkPromptIds(promptIds, gpt.config.vocabularySize);
   const pace = paces.get(gpt) ?? new Pace(gpt.device, { chunkMs: CHUNK_MS });
   paces.set(gpt, pace);
   const promptTokens = all.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);

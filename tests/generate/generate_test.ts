@@ -188,6 +188,8 @@ Deno.test("generate() throws when the model's logits are not finite", async () =
 Deno.test("generate() throws on an option that is out of range", async () => {
   await assert.rejects(told({ maxNewTokens: -1 }), { message: /non-negative .* value is -1$/ });
   await assert.rejects(told({ sampler: { topP: 2 } }), { message: /topP must be above 0/ });
+  const nothing = { promptIds: [], maxNewTokens: 0 };
+  await assert.rejects(told(nothing), { message: /current prompt is empty$/ });
 });
 
 Deno.test("generate(), loadModel() and createGpt() refuse options that they do not have", async () => {
