@@ -1,6 +1,6 @@
 import { type Metric, stepsBefore } from "../train/metrics.ts";
 import { tokensPerStepOf } from "../train/options.ts";
-import { TrainingTime } from "../train/training_time.ts";
+import { TrainingTime, TrainingTokens } from "../train/training_time.ts";
 import { CHARTS, curveName } from "./page/figures.js";
 import { type Columns, type Point, ThinnedCurve } from "./thinned_curve.ts";
 
@@ -62,7 +62,7 @@ export class RunIndex {
   entropyPerToken: number | undefined;
   /** When the last line was written. */
   time: string | undefined;
-  /** Tokens per step; NaN if unknown. */
+  /** Tokens of a step since the last start; NaN if unknown. */
   tokensPerStep: number;
   /** In ascending order of their steps, evenly thinned. */
   samples: Sample[] = [];
@@ -71,6 +71,7 @@ export class RunIndex {
   readonly #curves = new Map<string, ThinnedCurve>();
   #evaluations: Evaluated[] = [];
   #trainingTime: TrainingTime | undefined;
+  readonly #trainingTokens: TrainingTokens;
   #highest = -Infinity;
   #samplesSeen = 0;
   #sampleStride = 1;
@@ -78,6 +79,7 @@ export class RunIndex {
   /** @param tokensPerStep those that count unless the record has others. */
   constructor(tokensPerStep = NaN) {
     this.tokensPerStep = tokensPerStep;
+    this.#trainingTokens = new TrainingTokens(tokensPerStep);
   }
 
   /** Adds the next line; undefined if it is damaged. */
@@ -100,6 +102,7 @@ export class RunIndex {
       if (this.warnings.length > MOST_WARNINGS) this.warnings.shift();
     }
     const seconds = this.#trainingTime?.add(metric) ?? NaN;
+    const tokens = this.#trainingTokens.add(metric);
     for (const figure of FIGURES) {
       if (figure.kind !== kind) continue;
       const value = (metric as unknown as Record<string, unknown>)[figure.field];
@@ -107,7 +110,7 @@ export class RunIndex {
       const name = curveName(figure);
       let curve = this.#curves.get(name);
       if (!curve) this.#curves.set(name, curve = new ThinnedCurve());
-      curve.add({ step, seconds, value });
+      curve.add({ step, seconds, tokens, value });
     }
   }
 

@@ -9,6 +9,8 @@ export interface Point {
   readonly step: number;
   /** Seconds of training; NaN if unknown. */
   readonly seconds: number;
+  /** Tokens up to its step, those of all ranks; NaN if unknown. */
+  readonly tokens: number;
   /** Null if it is not finite. */
   readonly value: number | null;
 }
@@ -17,6 +19,7 @@ export interface Point {
 export interface Columns {
   readonly step: number[];
   readonly seconds: (number | null)[];
+  readonly tokens: (number | null)[];
   readonly value: (number | null)[];
   /** The mean of the neighbours for which a point stands, with its own value. */
   readonly mean: (number | null)[];
@@ -79,11 +82,12 @@ export class ThinnedCurve {
 
   /** The points after a step, in ascending order. */
   columns(after = -Infinity): Columns {
-    const columns: Columns = { step: [], seconds: [], value: [], mean: [] };
+    const columns: Columns = { step: [], seconds: [], tokens: [], value: [], mean: [] };
     for (const { point, mean } of this.#points()) {
       if (point.step <= after) continue;
       columns.step.push(point.step);
       columns.seconds.push(Number.isFinite(point.seconds) ? point.seconds : null);
+      columns.tokens.push(Number.isFinite(point.tokens) ? point.tokens : null);
       columns.value.push(point.value);
       columns.mean.push(mean);
     }

@@ -85,7 +85,7 @@ export class TrainingTokens {
   /** Adds the next line of the record, and returns the tokens up to its step. */
   add({ kind, step, options, tokensBefore }: Metric): number {
     if (kind === "start") {
-      while (this.#starts.length > 1 && this.#starts.at(-1)!.step >= step) this.#starts.pop();
+      while (this.#starts.length > 1 && this.#starts.at(-1)!.step > step) this.#starts.pop();
       const tokens = tokensBefore ?? this.#at(step);
       const { tokensPerStep: before } = this.#starts.at(-1)!;
       this.#starts.push({ step, tokens, tokensPerStep: tokensPerStepOf(options) || before });

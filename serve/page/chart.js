@@ -49,7 +49,10 @@ const uPlot = /** @type {any} */ (globalThis).uPlot;
 const HEIGHT = { large: 320, small: 170 }, NARROW = 480, NARROW_HEIGHT = { large: 240, small: 150 };
 
 /** @type {import("../thinned_curve.ts").Columns} */
-const NO_COLUMNS = { step: [], seconds: [], value: [], mean: [] };
+const NO_COLUMNS = { step: [], seconds: [], tokens: [], value: [], mean: [] };
+
+/** The column with the places of points on each horizontal axis. */
+const PLACES = /** @type {const} */ ({ step: "step", tokens: "tokens", time: "seconds" });
 
 /** Rows of a table, at most. */
 const MOST_ROWS = 100;
@@ -387,7 +390,7 @@ export class ChartView {
   /** Fills the table if it is open: evaluations, and steps at equal distances. */
   #fillTable() {
     if (!this.#tableBox.open) return;
-    const { axis } = /** @type {Selection} */ (this.#selection);
+    const { axis } = /** @type {Selection} */ (this.#selection), place = PLACES[axis];
     const names = [...new Set(this.#lines.map(({ run }) => run.name))];
     const tables = names.map((name) => {
       const lines = this.#lines.filter(({ run }) => run.name === name);
@@ -403,12 +406,10 @@ export class ChartView {
       const rows = [...steps].sort((a, b) => a - b).map((step) => [
         `${step}`,
         ...(axis === "step" ? [] : [
-          axis === "tokens"
-            ? `${step * (lines[0]?.run.curves.tokensPerStep ?? NaN)}`
-            : `${
-              columns.map(([, { step: all, seconds }]) => seconds[all.indexOf(step)])
-                .find((value) => typeof value === "number") ?? UNKNOWN
-            }`,
+          `${
+            columns.map(([, column]) => column[place][column.step.indexOf(step)])
+              .find((value) => typeof value === "number") ?? UNKNOWN
+          }`,
         ]),
         ...columns.map(([, { step: all, value }]) => {
           const at = all.indexOf(step);
@@ -417,7 +418,7 @@ export class ChartView {
       ]);
       const headings = [
         "step",
-        ...(axis === "step" ? [] : [axis === "tokens" ? "tokens" : "seconds"]),
+        ...(axis === "step" ? [] : [place]),
         ...columns.map(([{ label }]) => label),
       ];
       const label = `${this.#chart.title} of ${name}`, figures = table(label, headings, rows);
@@ -471,13 +472,9 @@ function drawRule({ ctx, bbox }, { from, to, dash, color, text, line = 0 }) {
  * @returns {Line}
  */
 function lineOf(run, figure, { axis, smoothing }) {
-  const { curves, tokensPerStep } = run.curves;
-  const { step = [], seconds = [], value = [], mean = [] } = curves[curveName(figure)] ?? {};
-  const places = axis === "step"
-    ? step
-    : axis === "tokens"
-    ? step.map((step) => tokensPerStep === null ? null : step * tokensPerStep)
-    : seconds;
+  const columns = run.curves.curves[curveName(figure)] ?? NO_COLUMNS,
+    places = columns[PLACES[axis]];
+  const { step, value, mean } = columns;
   const isSmoothed = smoothing > 0 && figure.noisy === true;
   const smooth = isSmoothed ? movingAverage(mean, smoothing) : undefined;
   /** @type {number[]} */

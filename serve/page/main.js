@@ -218,6 +218,7 @@ function appended(known, read) {
       return [name, {
         step: [...a.step, ...b.step],
         seconds: [...a.seconds, ...b.seconds],
+        tokens: [...a.tokens, ...b.tokens],
         value: [...a.value, ...b.value],
         mean: [...a.mean, ...b.mean],
       }];

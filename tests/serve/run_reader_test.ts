@@ -38,6 +38,7 @@ Deno.test("RunReader reads curves, samples, warnings and the end of a record", (
   assert.deepEqual(curves["step.loss"], {
     step: [1, 2],
     seconds: [0.1, 0.2],
+    tokens: [16, 32],
     value: [4, 3],
     mean: [4, 3],
   });
@@ -79,12 +80,15 @@ Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
   assert.equal(index.best, undefined);
   assert.notEqual(reader.generation, before);
   // a run that continues another one has the seconds of both, also if it was killed and repeats its first step
-  const branch = { ...JSON.parse(start()), step: 10, secondsBefore: 7 };
-  const lines = [branch, JSON.parse(step(11)), { ...branch, secondsBefore: undefined }];
+  const branch = { ...JSON.parse(start()), step: 10, secondsBefore: 7, tokensBefore: 80 };
+  const options = { ...branch.options, ranks: 2 }; // and continues on more ranks
+  const again = { ...branch, options, secondsBefore: undefined, tokensBefore: undefined };
+  const lines = [branch, JSON.parse(step(11)), again];
   const other = readAll(
     new RunReader(record([...lines.map((line) => JSON.stringify(line)), step(11)])),
   );
-  assert.deepEqual(other.index.curves()["step.loss"]?.seconds, [7.1]);
+  const { seconds, tokens } = other.index.curves()["step.loss"]!;
+  assert.deepEqual([seconds, tokens], [[7.2], [112]]);
 });
 
 Deno.test("RunReader has the same index whether it reads all at once or what is appended", () => {

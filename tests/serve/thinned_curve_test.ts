@@ -4,7 +4,9 @@ import { MOST_POINTS, type Point, ThinnedCurve } from "../../serve/thinned_curve
 /** A curve of steps from 1 on. */
 function curveOf(values: readonly (number | null)[]): ThinnedCurve {
   const curve = new ThinnedCurve();
-  values.forEach((value, i) => curve.add({ step: i + 1, seconds: i / 2, value }));
+  values.forEach((value, i) =>
+    curve.add({ step: i + 1, seconds: i / 2, tokens: 8 * (i + 1), value })
+  );
   return curve;
 }
 
@@ -49,13 +51,15 @@ Deno.test("ThinnedCurve.columns() has only the points after a step", () => {
 });
 
 Deno.test("ThinnedCurve.goBack() removes what a resumed training repeats", () => {
-  const curve = curveOf([1, 2, 3, 4]), point: Point = { step: 3, seconds: NaN, value: 30 };
+  const curve = curveOf([1, 2, 3, 4]),
+    point: Point = { step: 3, seconds: NaN, tokens: NaN, value: 30 };
   curve.goBack(2);
   assert.deepEqual(curve.columns().value, [1, 2]);
   curve.add(point);
   assert.deepEqual(curve.columns(), {
     step: [1, 2, 3],
     seconds: [0, 0.5, null],
+    tokens: [8, 16, null],
     value: [1, 2, 30],
     mean: [1, 2, 30],
   });
@@ -67,6 +71,6 @@ Deno.test("ThinnedCurve.goBack() removes what a resumed training repeats", () =>
 
 Deno.test("ThinnedCurve leaves out a point of a step that it has", () => {
   const curve = curveOf([1, 2]);
-  curve.add({ step: 2, seconds: 0, value: 9 });
+  curve.add({ step: 2, seconds: 0, tokens: 0, value: 9 });
   assert.deepEqual(curve.columns().value, [1, 2]);
 });

@@ -52,4 +52,6 @@ Deno.test("TrainingTokens.add() counts the tokens of all ranks, and none of repe
   assert.equal(at(7), 1200);
   tokens.add({ kind: "start", step: 10, options: optionsOf(2), tokensBefore: 4000 });
   assert.deepEqual([at(10), at(11)], [4000, 4200]);
+  start(10, optionsOf(3)); // it was killed before its first checkpoint
+  assert.deepEqual([at(10), at(11)], [4000, 4300]);
 });
