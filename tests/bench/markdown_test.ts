@@ -186,9 +186,10 @@ const root = new URL("../../", import.meta.url);
 
 Deno.test("README.md, pages and figures agree with bench/results/", async () => {
   const files = await filesFromResults(root);
-  assert.ok(
-    ["README.md", "docs/performance.md", "bench/NOTES.md"].every((path) => files.has(path)),
-  );
+  const figures = [...Deno.readDirSync(new URL("bench/results/", root))]
+    .flatMap(({ name }) => name.endsWith(".svg") ? [`bench/results/${name}`] : []);
+  const pages = ["README.md", "bench/NOTES.md", "docs/performance.md", "docs/several-machines.md"];
+  assert.deepEqual([...files.keys()].sort(), [...pages, ...figures].sort());
   for (const [path, text] of files) {
     const hint = `${path} differs; run: deno task bench:readme`;
     assert.ok(await Deno.readTextFile(new URL(path, root)) === text, hint);

@@ -7,8 +7,8 @@ import { fromJsonBytes, toJsonBytes } from "../../files/json.ts";
 import { device } from "../kernels/harness.ts";
 import { type StandingClock, withStandingClock } from "./standing_clock.ts";
 
-/** Milliseconds of a submission, of a barrier, and by which each sum takes longer than the one before. */
-const SUBMIT_MS = 400, BARRIER_MS = 1e6, LONGER_MS = 10;
+/** Milliseconds of a submission, of a wait for all, of a barrier, and by which each sum takes longer than the one before. */
+const SUBMIT_MS = 400, WAIT_MS = 7, BARRIER_MS = 1e6, LONGER_MS = 10;
 
 /** Asserts that a number is another one but for rounding. */
 function near(actual: number, expected: number): void {
@@ -60,7 +60,7 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
       { ...training, wire: "f16" },
     ]);
     return soFar;
-  });
+  }, { waitMs: WAIT_MS });
   const step = "train step f32 nano 1x64 x 2";
   const names = [TINY_SUM, "exchange of 0.2 M floats", `${step}, 1 rank`, `${step}, 2 ranks`];
   names.push(`${step}, 2 ranks by DiLoCo`, "outer step nano");
@@ -77,12 +77,13 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
   // a round to warm up, and the third of five: of 100 sums, and of those after them
   const median = (first: number) => LONGER_MS * (first + 3);
   assert.equal(tiny.ms, LONGER_MS * (3 * 100 + (1 + 100) / 2));
-  // a copy to the host, and what was written to the device
-  assert.deepEqual([exchange.floats, exchange.ms], [200_000, median(601) + 2 * SUBMIT_MS]);
+  // a copy to the host, what was written to the device, and the wait for it
+  const exchangeMs = median(601) + 2 * SUBMIT_MS + WAIT_MS;
+  assert.deepEqual([exchange.floats, exchange.ms], [200_000, exchangeMs]);
   assert.deepEqual(exchange.parts, {
     ...{ wait: 0, download: 0, upload: 0 },
     sum: LONGER_MS * (601 + 606) / 2, // the mean of six
-    ...{ "read back alone": SUBMIT_MS, "sum alone": median(607), "upload alone": 0 },
+    ...{ "read back alone": SUBMIT_MS, "sum alone": median(607), "upload alone": WAIT_MS },
   });
   assert.deepEqual(ofExchanges, [612, 5 + 4 * 5, 0]);
 
@@ -105,7 +106,7 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
   near(diloco.tokensPerSecond!, 1e3 * 2 * tokens / diloco.ms);
   assert.equal(diloco.rangeMs, undefined); // steps are submitted before others end
   const firstOuter = 612 + ofSteps + 1;
-  assert.equal((outer.ms - median(firstOuter)) % SUBMIT_MS, 0);
+  assert.equal((outer.ms - median(firstOuter) - WAIT_MS) % SUBMIT_MS, 0);
   assert.equal(outer.parts!.sum, LONGER_MS * (2 * firstOuter + 5) / 2);
   assert.equal(sums, firstOuter + 5);
   // before each of two cases, their steps and the outer step
