@@ -1,4 +1,4 @@
-import type { AddedToken } from "./tokenizer_file.ts";
+import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /** An added token, and its spelling in the searched texts. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
@@ -8,42 +8,17 @@ const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
 
-/**
- * Makes the function that finds the longest token at a place of a text. It walks a tree of UTF-16 units, so that its
- * time does not depend on the number of tokens.
- */
-function createTree(
-  tokens: Iterable<SpelledToken>,
-): (text: string, start: number) => SpelledToken | undefined {
-  const children = new Map<number, number>(); // by parent and unit, as one number
-  const ends = new Map<number, SpelledToken>();
-  const keyOf = (node: number, text: string, at: number) => node * 0x10000 + text.charCodeAt(at);
-  for (const token of tokens) {
-    const { spelled } = token;
-    let node = 0;
-    for (let at = 0; at < spelled.length; at++) {
-      const key = keyOf(node, spelled, at);
-      node = children.get(key) ?? children.size + 1;
-      children.set(key, node);
-    }
-    ends.set(node, token);
+/** Matches the longest of these texts at each place. */
+function longestOf(texts: readonly string[]): RegExp {
+  const longestFirst = texts.toSorted((a, b) => b.length - a.length);
+  try {
+    const regexp = new RegExp(longestFirst.map((text) => RegExp.escape(text)).join("|"), "g");
+    regexp.test(""); // compiles it
+    return regexp;
+  } catch {
+    const { length } = longestFirst[0]!;
+    throw new UnsupportedTokenizer("its longest added token must have fewer characters", length);
   }
-  return (text, start) => {
-    let found: SpelledToken | undefined, node: number | undefined = 0;
-    for (let at = start; at < text.length; at++) {
-      node = children.get(keyOf(node, text, at));
-      if (node === undefined) break;
-      found = ends.get(node) ?? found;
-    }
-    return found;
-  };
-}
-
-/** Matches the UTF-16 units with which the texts begin. */
-function beginnings(texts: readonly string[]): RegExp {
-  const units = new Set(texts.map((text) => text.charCodeAt(0)));
-  const written = [...units].map((unit) => `\\u${unit.toString(16).padStart(4, "0")}`);
-  return new RegExp(`[${written.join("")}]`, "g");
 }
 
 /**
@@ -55,20 +30,18 @@ export function createAddedTokenSplitter(
 ): (text: string, options: { special: boolean }) => (string | number)[] {
   // half a character never occurs in the texts, which are well-formed
   const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
-  const longestAt = createTree(sought);
-  const beginning = beginnings(sought.map(({ spelled }) => spelled));
+  const bySpelling = new Map(sought.map((token) => [token.spelled, token]));
+  const longest = longestOf([...bySpelling.keys()]);
   const anyText = tokens.some(({ special }) => !special);
 
   return (text, { special }) => {
     if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
     const parts: (string | number)[] = [];
     let done = 0;
-    beginning.lastIndex = 0;
-    for (let match; (match = beginning.exec(text));) {
-      const token = longestAt(text, match.index);
-      if (!token) continue;
+    longest.lastIndex = 0;
+    for (let match; (match = longest.exec(text));) {
+      const token = bySpelling.get(match[0])!;
       let start = match.index, end = start + token.spelled.length;
-      beginning.lastIndex = end;
       if (token.special && !special) continue;
       if (token.single_word) {
         // V8 15.0 finds no letter of two units before the end of a text: /[\p{L}]$/u fails on "𝒜"

@@ -591,7 +591,7 @@ Deno.test("an id of two tokens is decoded as the token of the model", async () =
   assert.deepEqual(encode("<pad>"), [bang]);
 });
 
-Deno.test("parseTokenizer() finds 100,000 added tokens fast, and the longest of them", async () => {
+Deno.test("parseTokenizer() finds 100,000 added tokens fast, and the longest of them that begin at a place", async () => {
   const file = named("GPT-2"), [end] = file.added_tokens;
   const first = 1 + Math.max(...Object.values<number>(file.model.vocab), end.id);
   const withAdded = (contents: string[]) =>
@@ -612,4 +612,9 @@ Deno.test("parseTokenizer() finds 100,000 added tokens fast, and the longest of 
   assert.ok(seconds < 20, `it took ${seconds} s`);
   const longest = await withAdded(["<a", "<a><", "<a>", "<\ud83d"]);
   assert.deepEqual(longest.encode("<a><<a<a>"), [first + 1, first, first + 2]);
+  await assert.rejects(withAdded(["x".repeat(100_000)]), {
+    name: "UserError",
+    message: "Cannot use tokenizer.json as its longest added token must have fewer characters: " +
+      "current value is 100000",
+  });
 });
