@@ -1,10 +1,10 @@
+import { WORD } from "./pattern.ts";
 import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /** An added token, and its spelling in the searched texts. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
 
-const WORD = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
-const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
+const STARTS_WITH_WORD = new RegExp(`^[${WORD}]`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
 

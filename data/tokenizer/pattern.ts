@@ -13,22 +13,25 @@ import { UnsupportedTokenizer } from "./tokenizer_file.ts";
 /** npm:@huggingface/tokenizers; it is not loaded for a tokenizer of GPT-2's kind, which needs nothing of it. */
 export type Library = Package<"@huggingface/tokenizers"> | undefined;
 
-/** Where a part of a text begins and ends. */
-export type Span = [start: number, end: number];
+/** Where parts of a text begin and end. */
+export type Places = [start: number, end: number][];
 
 /** Finds the matches of a pattern in a text, from left to right. */
-export type Pattern = (text: string) => Span[];
+export type Pattern = (text: string) => Places;
+
+/** The characters of words, as Rust's `\w`, inside a class of a regular expression. */
+export const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 
 /** The pattern of a regular expression with the flags `g` and `u`. */
 export function createPattern(regexp: RegExp): Pattern {
   return (text) => {
-    const spans: Span[] = [];
+    const places: Places = [];
     for (const { index, 0: { length } } of text.matchAll(regexp)) {
       // V8 15.0 finds empty matches between the two halves of a character: /(?!🦖)/gu in "🦖"
       if (length === 0 && text.codePointAt(index - 1)! > 0xffff) continue;
-      spans.push([index, index + length]);
+      places.push([index, index + length]);
     }
-    return spans;
+    return places;
   };
 }
 

@@ -1,4 +1,11 @@
-import { createPattern, type Library, type Pattern, patternOf, type Span } from "./pattern.ts";
+import {
+  createPattern,
+  type Library,
+  type Pattern,
+  patternOf,
+  type Places,
+  WORD,
+} from "./pattern.ts";
 import {
   BLANK,
   type Component,
@@ -83,7 +90,6 @@ export type Behavior = typeof BEHAVIORS[number];
 const PUNCTUATION = createPattern(/[\p{P}!-/:-@[-`{-~]/gu);
 const WHITE_SPACE = createPattern(/\p{White_Space}/gu);
 const NUMBER = createPattern(/\p{N}/gu);
-const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 const WORDS = createPattern(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu"));
 
 /** Longest piece of FixedLength. */
@@ -158,8 +164,8 @@ export function divide(
   text: string,
   pattern: Pattern,
   { behavior, invert = false }: { behavior: Behavior; invert?: boolean },
-): Span[] {
-  const pieces: Span[] = [];
+): Places {
+  const pieces: Places = [];
   let wasMatch = false;
   const add = (start: number, end: number, isMatch: boolean) => {
     if (start === end || (isMatch && behavior === "Removed")) return;
