@@ -46,7 +46,7 @@ export async function* unpack(
 ): AsyncGenerator<Uint8Array> {
   const input = new ByteReader(chunks);
   try {
-    if (packing === "gzip") yield* through(input.all(), createGunzip(CHUNK));
+    if (packing === "gzip") yield* through(input.take(), createGunzip(CHUNK));
     else while (!await input.atEnd()) yield* through(frame(input), createZstdDecompress(CHUNK));
   } catch (error) {
     if (error instanceof UserError) throw error;
@@ -73,8 +73,7 @@ async function* frame(input: ByteReader): AsyncGenerator<Uint8Array> {
   if (isSkipped) {
     const size = await input.read(4);
     yield size;
-    yield await input.read(size.readUInt32LE());
-    return;
+    return yield* input.take(size.readUInt32LE());
   }
   const descriptor = await input.read(1), flags = descriptor[0]!;
   yield descriptor;
@@ -87,7 +86,7 @@ async function* frame(input: ByteReader): AsyncGenerator<Uint8Array> {
     yield header;
     isLast = (bits & 1) !== 0;
     const isRepeated = (bits >>> 1 & 3) === 1; // one byte, which the decoder repeats
-    yield await input.read(isRepeated ? 1 : bits >>> 3);
+    yield* input.take(isRepeated ? 1 : bits >>> 3);
   }
   if ((flags & 4) !== 0) yield await input.read(4);
 }
@@ -113,23 +112,21 @@ class ByteReader {
   }
 
   async read(length: number): Promise<Buffer> {
-    const parts: Uint8Array[] = [];
-    for (let left = length; left > 0; left -= parts.at(-1)!.length) {
-      if (await this.atEnd()) throw new Error(BREAKS_OFF);
-      parts.push(this.#take(left));
+    return Buffer.concat(await Array.fromAsync(this.take(length)));
+  }
+
+  /** So many bytes in chunks, or all that are left. */
+  async *take(length: number = Infinity): AsyncGenerator<Uint8Array> {
+    for (let left = length; left > 0;) {
+      if (await this.atEnd()) {
+        if (length === Infinity) return;
+        throw new Error(BREAKS_OFF);
+      }
+      const part = this.#rest.subarray(0, left);
+      this.#rest = this.#rest.subarray(part.length);
+      this.at += part.length;
+      left -= part.length;
+      yield part;
     }
-    return Buffer.concat(parts);
-  }
-
-  /** The bytes that are left, in chunks. */
-  async *all(): AsyncGenerator<Uint8Array> {
-    while (!await this.atEnd()) yield this.#take(Infinity);
-  }
-
-  #take(most: number): Uint8Array {
-    const part = this.#rest.subarray(0, most);
-    this.#rest = this.#rest.subarray(part.length);
-    this.at += part.length;
-    return part;
   }
 }
