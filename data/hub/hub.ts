@@ -1,5 +1,6 @@
+import { Buffer } from "node:buffer";
 import { isSystemError, reasonOf } from "../../files/disk.ts";
-import { isObject } from "../../files/json.ts";
+import { fromJsonBytes, isObject, MOST_JSON_BYTES } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { addressOf, ChangedError, chunksOf, type RemoteFile } from "./blob.ts";
@@ -191,7 +192,7 @@ const isPassing = (error: unknown): error is HubError => error instanceof HubErr
 
 function absent(session: HubSession): HubError {
   const where = `it is not in ${session.cache}`;
-  return failure(session, `HF_HUB_OFFLINE is set and ${where}: unset it, to download once`);
+  return failure(session, `HF_HUB_OFFLINE is set and ${where}: unset it, to download once`, 404);
 }
 
 /** An answer that the hub would not give: `HF_ENDPOINT` may be the address of something else. */
@@ -248,9 +249,16 @@ async function listRemote(session: HubSession): Promise<{ path: string; bytes: n
 }
 
 async function jsonOf(session: HubSession, response: Response): Promise<unknown> {
-  const text = await new Response(ReadableStream.from(chunksOf(session, response))).text();
+  const parts: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const part of chunksOf(session, response)) {
+    if ((bytes += part.length) > MOST_JSON_BYTES) {
+      throw oddAnswer(session, `it has more than ${MOST_JSON_BYTES} bytes`);
+    }
+    parts.push(part);
+  }
   try {
-    return JSON.parse(text);
+    return fromJsonBytes(Buffer.concat(parts));
   } catch {
     throw oddAnswer(session, "it is not JSON");
   }

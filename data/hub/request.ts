@@ -17,7 +17,10 @@ import { UserError } from "../../files/user_error.ts";
 export class HubError extends UserError {
   /** Distinguishes this error from others without `instanceof`. */
   override name = "HubError";
-  /** HTTP status of the refusal; 0 if no server was reached, undefined if no request was made. */
+  /**
+   * HTTP status of the refusal; 0 if no server was reached, 404 also if the cache lacks a file and the hub may not be
+   * asked, undefined if this machine is the reason.
+   */
   readonly status: number | undefined;
 
   /** An error with one sentence, and a `status` if a request failed. */

@@ -88,8 +88,8 @@ export async function loadTokenizer(
   const file = await get(path);
   for (const name of BESIDE) {
     await get(path.replace(/[^/]*$/, name), file.commit).catch((error) => {
-      // not every repository has one; offline, a file that is not in the cache counts as absent
-      if (!(error instanceof HubError) || (error.status ?? 404) !== 404) throw error;
+      // not every repository has one
+      if (!(error instanceof HubError) || error.status !== 404) throw error;
     });
   }
   return await readTokenizer(file.path, options);

@@ -265,6 +265,11 @@ Deno.test("listHubFiles() lists all pages in order", async () => {
   assert.deepEqual(files.map(({ bytes }) => bytes), [1, 1, 1, 100_000, 1]);
 });
 
+/** A stream without end. */
+function* repeated<T>(part: T): Generator<T> {
+  for (;;) yield part;
+}
+
 Deno.test("listHubFiles() refuses a list without end, and anything but a list", async () => {
   await using hub = hubCase(directory);
   const { server, options } = hub;
@@ -287,6 +292,10 @@ Deno.test("listHubFiles() refuses a list without end, and anything but a list", 
     ],
     [() => Response.json([{ ...entry, path: 5 }]), /path and size of a file are 5 and 1/],
     [() => new Response("[{"), /\(it is not JSON\): check HF_ENDPOINT$/],
+    [
+      () => new Response(ReadableStream.from(repeated(new Uint8Array(2 ** 22).fill(0x20)))),
+      /\(it has more than 134217728 bytes\)/,
+    ],
   ];
   for (const [answer, message] of cases) {
     server.fault = ({ path }) => path.includes("/tree/") ? answer() : undefined;
