@@ -19,16 +19,15 @@ import { listOfNames } from "./rows.ts";
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, field, conversation, tabs }: Omit<PartsOrigin, "placeUnit" | "isJson"> & {
-    tabs: boolean;
-  },
+  { file, field, conversation }: Pick<PartsOrigin, "file" | "field" | "conversation">,
+  delimiter: "," | "\t" = ",",
 ): AsyncGenerator<Part[]> {
-  const { parse } = await load("csv-parse");
+  const { parse } = await load("csv-parse"), tabs = delimiter === "\t";
   let parts: Part[] = [];
   let documentOf: ((fields: readonly Buffer[]) => Uint8Array) | undefined; // known after the first line
   let bytes = 0, lines = 0; // up to the end of the last row
   const parser = parse({
-    delimiter: tabs ? "\t" : ",",
+    delimiter,
     record_delimiter: ["\n", "\r"],
     skip_empty_lines: true,
     relax_quotes: tabs,

@@ -10,7 +10,7 @@ import { blocksOf, type PartsOrigin } from "./blocks.ts";
 import { type ConversationFields, conversationFields } from "./conversations.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
-import { type Format, formatOf, HEAD_BYTES, partsOf, PLACE_UNITS, sampleRow } from "./formats.ts";
+import { type Format, formatOf, HEAD_BYTES, READERS, sampleRow } from "./formats.ts";
 import { attempt, OpenFile } from "./open_file.ts";
 import { listOfNames } from "./rows.ts";
 import { packingOf } from "./unpack.ts";
@@ -176,7 +176,8 @@ async function localFile(
   using file = new OpenFile(path, name);
   const head = await file.head(HEAD_BYTES), format = formatOf(name, head);
   const isJson = format === "lines" || format === "array", { textField = "text" } = options;
-  const origin = { file: name, placeUnit: PLACE_UNITS[format], field: textField, isJson };
+  const { placeUnit } = READERS[format];
+  const origin = { file: name, placeUnit, field: textField, isJson };
   const conversation = format === "text"
     ? undefined
     : conversationIn(name, await sampleRow(file, format, origin, head), options);
@@ -256,7 +257,8 @@ export function readFiles(files: readonly DataFile[]): Documents {
       let before = 0;
       for (const { path, origin, format, bytes } of files) {
         using file = new OpenFile(path, origin.file);
-        for await (const block of blocksOf(partsOf(file, format, origin), origin, file)) {
+        const parts = READERS[format].partsOf(file, origin);
+        for await (const block of blocksOf(parts, origin, file)) {
           yield { ...block, bytesRead: before + block.bytesRead };
         }
         before += bytes;

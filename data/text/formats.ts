@@ -107,36 +107,20 @@ function isUtf8(head: Uint8Array): boolean {
   }
 }
 
-/** Units of the places of documents. */
-export const PLACE_UNITS: Readonly<Record<Format, PlaceUnit>> = {
-  text: "byte",
-  lines: "line",
-  array: "element",
-  csv: "line",
-  tsv: "line",
-  parquet: "row",
+/** Per format the unit of its documents' places, and what finds them. */
+export const READERS: Readonly<
+  Record<Format, {
+    readonly placeUnit: PlaceUnit;
+    partsOf(file: OpenFile, origin: PartsOrigin): AsyncIterable<Part[]>;
+  }>
+> = {
+  text: { placeUnit: "byte", partsOf: (file) => textParts(file.content()) },
+  lines: { placeUnit: "line", partsOf: (file, origin) => lineParts(file.content(), origin) },
+  array: { placeUnit: "element", partsOf: (file, origin) => arrayParts(file.content(), origin) },
+  csv: { placeUnit: "line", partsOf: (file, origin) => csvParts(file.content(), origin) },
+  tsv: { placeUnit: "line", partsOf: (file, origin) => csvParts(file.content(), origin, "\t") },
+  parquet: { placeUnit: "row", partsOf: parquetParts }, // which reads at random
 };
-
-/** Finds the documents of a file, in its content or, of Parquet, by reading at random. */
-export function partsOf(
-  file: OpenFile,
-  format: Format,
-  origin: PartsOrigin,
-): AsyncIterable<Part[]> {
-  switch (format) {
-    case "text":
-      return textParts(file.content());
-    case "lines":
-      return lineParts(file.content(), origin);
-    case "array":
-      return arrayParts(file.content(), origin);
-    case "csv":
-    case "tsv":
-      return csvParts(file.content(), { ...origin, tabs: format === "tsv" });
-    case "parquet":
-      return parquetParts(file, origin);
-  }
-}
 
 /** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
 export async function sampleRow(
@@ -153,7 +137,7 @@ export async function sampleRow(
     return Object.fromEntries(names.map((name) => [name, ""]));
   }
   try {
-    for await (const [first] of partsOf(file, format, origin)) {
+    for await (const [first] of READERS[format].partsOf(file, origin)) {
       if (first) return parseRow(new TextDecoder().decode(first.bytes));
     }
   } catch (error) { // its reader reports it

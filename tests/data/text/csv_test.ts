@@ -14,7 +14,7 @@ async function read(
     for (let at = 0; at < bytes.length; at += most) yield bytes.slice(at, at + most);
   })();
   const parts: Part[] = [];
-  for await (const some of csvParts(chunks, { file: "x", field: column, tabs })) {
+  for await (const some of csvParts(chunks, { file: "x", field: column }, tabs ? "\t" : ",")) {
     parts.push(...some);
   }
   return parts.map(({ bytes, place }) => [
