@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import type { Part } from "./blocks.ts";
+import type { Part, PartsOrigin } from "./blocks.ts";
 import { DataError } from "./data_error.ts";
 
 /**
@@ -16,7 +16,7 @@ export const SEPARATOR = "<|endoftext|>";
 export const LARGEST_PART = 2 ** 18;
 
 /** Most bytes of a line, element or row, which is parsed whole. */
-const LONGEST_RECORD = 16 * 2 ** 20;
+export const LONGEST_RECORD = 16 * 2 ** 20;
 
 /** Bytes that a window has in addition to those that the reader left. */
 const WINDOW_BYTES = 2 ** 20;
@@ -132,14 +132,14 @@ function endsWord(bytes: Uint8Array, at: number): boolean {
  */
 export async function* lineParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
+  { file }: Pick<PartsOrigin, "file">,
 ): AsyncGenerator<Part[]> {
   let number = 0;
   for await (const window of windows(chunks)) {
     const { bytes, isLast } = window, parts: Part[] = [];
     while (window.used < bytes.length) {
       const feed = bytes.indexOf(LINE_FEED, window.used), end = feed < 0 ? bytes.length : feed;
-      checkLength(end - window.used, `${file} as line ${number + 1}`, longest);
+      checkLength(end - window.used, `${file} as line ${number + 1}`);
       if (feed < 0 && !isLast) break;
       const line = bytes.subarray(window.used, end);
       number++;
@@ -160,7 +160,7 @@ const MARKS = /["[\]{},]|\\[^]/g;
  */
 export async function* arrayParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
+  { file }: Pick<PartsOrigin, "file">,
 ): AsyncGenerator<Part[]> {
   let number = 0; // of the element at the beginning of the window; 0 before the array
   let isOver = false;
@@ -178,7 +178,7 @@ export async function* arrayParts(
         window.used = index + 1;
       } else if (depth === 1 && (mark === "," || mark === "]")) {
         const element = bytes.subarray(window.used, index);
-        checkLength(element.length, `${file} as element ${number}`, longest);
+        checkLength(element.length, `${file} as element ${number}`);
         const isEmpty = mark === "]" && number === 1 && element.every(isBlank);
         if (!isEmpty) parts.push({ bytes: element, place: number });
         number++;
@@ -191,7 +191,7 @@ export async function* arrayParts(
     }
     const rest = bytes.subarray(window.used);
     if (isOver && !rest.every(isBlank)) throw fail("be all that the file holds", "there is more");
-    checkLength(rest.length, `${file} as element ${number}`, longest);
+    checkLength(rest.length, `${file} as element ${number}`);
     yield parts;
     if (isLast && !isOver) throw fail("end with ]", `it breaks off in element ${number}`);
   }
@@ -202,9 +202,11 @@ export async function* arrayParts(
  *
  * @throws {DataError} if it is too long.
  */
-export function checkLength(bytes: number, record: string, longest = LONGEST_RECORD): void {
-  if (bytes <= longest) return;
-  throw new DataError(`${record} must be at most ${longest / 2 ** 20} MiB long: it is longer`);
+export function checkLength(bytes: number, record: string): void {
+  if (bytes <= LONGEST_RECORD) return;
+  throw new DataError(
+    `${record} must be at most ${LONGEST_RECORD / 2 ** 20} MiB long: it is longer`,
+  );
 }
 
 /** Whether a byte is white space in JSON. */

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import type { Part } from "../../../data/text/blocks.ts";
-import { arrayParts, cutPoint, lineParts, textParts } from "../../../data/text/readers.ts";
+import {
+  arrayParts,
+  cutPoint,
+  lineParts,
+  LONGEST_RECORD,
+  textParts,
+} from "../../../data/text/readers.ts";
 import { Random } from "../../../data/random.ts";
 import { gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { freshSeed } from "../../seeds.ts";
@@ -190,11 +196,12 @@ Deno.test("lineParts() gives the lines that are not blank, with their numbers", 
 });
 
 Deno.test("lineParts() refuses a line that is too long", async () => {
-  for (const length of [3 * 2 ** 20, 2 ** 19 + 1]) { // longer than a window, and within one
+  // its end is in a later window than its 16 MiB, and in the same
+  for (const length of [LONGEST_RECORD + 2 ** 21, LONGEST_RECORD + 1]) {
     const text = encode(`1\n${"x".repeat(length)}\n2\n`);
     await assert.rejects(
-      all(lineParts(inChunks(text, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
-      { message: "Cannot read data file x as line 2 must be at most 0.5 MiB long: it is longer" },
+      all(lineParts(inChunks(text, new Random(1), 1e6), { file: "x" })),
+      { message: "Cannot read data file x as line 2 must be at most 16 MiB long: it is longer" },
     );
   }
 });
@@ -264,12 +271,13 @@ Deno.test("arrayParts() names the problem of an array", async () => {
       },
     );
   }
-  for (const length of [3 * 2 ** 20, 2 ** 19]) { // longer than a window, and within one
+  // its end is in a later window than its 16 MiB, and in the same
+  for (const length of [LONGEST_RECORD + 2 ** 21, LONGEST_RECORD]) {
     const long = encode(`[1,"${"x".repeat(length)}"]`);
     await assert.rejects(
-      all(arrayParts(inChunks(long, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
+      all(arrayParts(inChunks(long, new Random(1), 1e6), { file: "x" })),
       {
-        message: "Cannot read data file x as element 2 must be at most 0.5 MiB long: it is longer",
+        message: "Cannot read data file x as element 2 must be at most 16 MiB long: it is longer",
       },
     );
   }
