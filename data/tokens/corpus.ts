@@ -93,7 +93,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const dataset = await openDataset(data, options), { training, validation } = dataset;
   using stack = new DisposableStack();
   const parts = { ...options, documents: validation ? [training, validation] : [training], stack };
-  const { tokenized, tokenizer, vocabulary, newIds } = options.tokenizer
+  const { tokenized, tokenizer, vocabulary } = options.tokenizer
     ? await tokenizeFor(options.tokenizer, parts)
     : await tokenizeAndChoose(parts);
   const hashes = tokenized.map(({ hash }) => hash), [trainingHash, validationHash] = hashes;
@@ -102,8 +102,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
       `the text to validate with is that of the training: its loss says nothing about other text`,
     );
   }
-  const [first, second = whole ? first : undefined] = tokenized
-    .map((part) => newIds ? renumbered(part, newIds) : part);
+  const [first, second = whole ? first : undefined] = tokenized;
   const divided = second ? { training: first!, validation: second } : holdOut(first!);
   const isSample = data === "sample" && (validationData ?? data) === data, opened = stack.move();
   return {
@@ -132,14 +131,12 @@ interface Parts extends CorpusOptions {
   readonly stack: DisposableStack;
 }
 
-/** The tokenized parts of a data set, and its vocabulary. */
+/** The parts of a data set in the ids of its tokenizer. */
 interface TokenizedParts {
-  readonly tokenized: readonly TokenizedDocuments[];
+  readonly tokenized: readonly Omit<TokenizedDocuments, "usedIds">[];
   readonly tokenizer: Tokenizer;
   /** The vocabulary that was chosen; absent for the tokenizer of a model. */
   readonly vocabulary?: "full" | "compact";
-  /** The ids of the tokenizer by the ids in the parts, if those differ. */
-  readonly newIds?: Uint32Array;
 }
 
 /**
@@ -154,7 +151,8 @@ async function tokenizeFor(given: Tokenizer, parts: Parts): Promise<TokenizedPar
   const base = chatTemplate === undefined ? usual : { ...usual, chatTemplate };
   const whole = findAll(base, parts);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
-    return { tokenized: whole, tokenizer, newIds: idsInPart(tokenizer, base) };
+    const newIds = idsInPart(tokenizer, base);
+    return { tokenized: whole.map((part) => renumbered(part, newIds)), tokenizer };
   }
   return { tokenized: await tokenizeAll(tokenizer, parts), tokenizer };
 }
@@ -168,7 +166,9 @@ async function tokenizeAndChoose(parts: Parts): Promise<TokenizedParts> {
   const isCompact = vocabulary === "compact" || (vocabulary === "auto" && isSmallPart);
   if (!isCompact) return { tokenized, tokenizer: base, vocabulary: "full" };
   const tokenizer = await fittingTo(await compactTokenizer(base, used), parts);
-  return { tokenized, tokenizer, vocabulary: "compact", newIds: idsInPart(tokenizer, base) };
+  const newIds = idsInPart(tokenizer, base);
+  const compact = tokenized.map((part) => renumbered(part, newIds));
+  return { tokenized: compact, tokenizer, vocabulary: "compact" };
 }
 
 /** A tokenizer, with a chat template if any documents are conversations. */

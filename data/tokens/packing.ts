@@ -3,14 +3,6 @@ import type { Span } from "../tokenizer/chat_format.ts";
 import { type Rows, sharedRow } from "./batch.ts";
 import { firstIndex, moved, type TokenDataset } from "./token_dataset.ts";
 
-/** How conversations are packed into rows. */
-interface PackingOptions {
-  /** Tokens per row. */
-  readonly rowLength: number;
-  /** Whether each conversation has a row for itself. */
-  readonly onePerRow: boolean;
-}
-
 /**
  * Packs conversations into rows, each as a whole: a row begins with the first message of a conversation and ends with an
  * answer. Of a conversation that is longer than a row the last messages are left out.
@@ -18,10 +10,14 @@ interface PackingOptions {
  * Each conversation, the longest first, goes into the fullest row that has room for it (best fit decreasing), so that
  * few places of rows stay empty. The rows depend on nothing but the data set and their length.
  *
+ * @param options.rowLength tokens per row.
+ * @param options.onePerRow whether each conversation has a row for itself.
  * @throws {UserError} if no conversation fits.
  */
-export function packedRows(dataset: TokenDataset, options: PackingOptions): Rows {
-  const { rowLength } = options;
+export function packedRows(
+  dataset: TokenDataset,
+  { rowLength, onePerRow }: { rowLength: number; onePerRow: boolean },
+): Rows {
   /** The answers of a conversation that fit into a row, at whose end it is cut. Its first token is no target. */
   const answersIn = (document: number): Span[] => {
     const start = dataset.documentStart(document);
@@ -39,7 +35,7 @@ export function packedRows(dataset: TokenDataset, options: PackingOptions): Rows
       { hint: "Use a longer --context-length, as far as the model of --init-from allows it" },
     );
   }
-  const rowOf = bestFit(used, lengths, options);
+  const rowOf = bestFit(used, onePerRow ? lengths.map(() => rowLength) : lengths, rowLength);
   used.sort((a, b) => rowOf[a]! - rowOf[b]! || a - b);
   const length = rowOf[used.at(-1)!]! + 1, targets = new Int32Array(length);
   let cut = 0;
@@ -61,16 +57,8 @@ export function packedRows(dataset: TokenDataset, options: PackingOptions): Rows
 }
 
 /** The row of each of these documents. */
-function bestFit(
-  documents: Int32Array,
-  lengths: Int32Array,
-  { rowLength, onePerRow }: PackingOptions,
-): Int32Array {
+function bestFit(documents: Int32Array, lengths: Int32Array, rowLength: number): Int32Array {
   const rowOf = new Int32Array(lengths.length);
-  if (onePerRow) {
-    documents.forEach((d, row) => rowOf[d] = row);
-    return rowOf;
-  }
   const newest = new Int32Array(rowLength + 1).fill(-1); // row by free places
   const older = new Int32Array(documents.length); // by row: another row with as many free places
   let rows = 0;

@@ -90,7 +90,10 @@ export function moved(spans: readonly Span[], by: number): Span[] {
 }
 
 /** The same data set in other ids. */
-export function renumbered(dataset: TokenDataset, newIds: Uint32Array): TokenDataset {
+export function renumbered<Dataset extends TokenDataset>(
+  dataset: Dataset,
+  newIds: Uint32Array,
+): Dataset {
   return {
     ...dataset,
     read: (start, end) => dataset.read(start, end).map((id) => newIds[id]!) as Tokens,

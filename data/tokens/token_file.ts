@@ -159,9 +159,6 @@ function damaged(path: string, reason: string): UserError {
   );
 }
 
-/** Writes token files, by one process or several in turn. */
-export type TokenFileWriter = ReturnType<typeof createTokenFiles>;
-
 /**
  * Creates token files in a directory, or continues those of an earlier process as far as it recorded them; files that
  * hold less than that are written anew.

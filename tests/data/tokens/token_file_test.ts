@@ -2,11 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
-import {
-  createTokenFiles,
-  openTokenFiles,
-  type TokenFileWriter,
-} from "../../../data/tokens/token_file.ts";
+import { createTokenFiles, openTokenFiles } from "../../../data/tokens/token_file.ts";
 import { temporaryBeside } from "../../../files/disk.ts";
 import { freshSeed } from "../../seeds.ts";
 
@@ -28,7 +24,7 @@ function randomDocuments(random: Random, vocabularySize: number): Uint32Array[] 
 
 /** Appends documents in stretches that have nothing to do with where they begin. */
 function append(
-  writer: TokenFileWriter,
+  writer: ReturnType<typeof createTokenFiles>,
   documents: readonly Uint32Array[],
   random: Random,
   V: number,
@@ -56,7 +52,7 @@ function startsOf(documents: readonly Uint32Array[]): number[] {
 
 const pathOf = (name: string) => join(directory, name);
 
-function writerOf(name: string, V: number): TokenFileWriter {
+function writerOf(name: string, V: number) {
   mkdirSync(pathOf(name), { recursive: true });
   return createTokenFiles(pathOf(name), { vocabularySize: V });
 }
