@@ -73,7 +73,7 @@ Deno.test(
   "fillNormal() draws uniform numbers of the same mean and deviation",
   withRandom(async (_, seed) => {
     const options = { mean: 0.5, deviation: 2, uniform: true, seed, stream: 4 };
-    const n = 20_000, values = await draw(options, { shape: [n] });
+    const n = 28_000, values = await draw(options, { shape: [n] });
     const expected = Array.from({ length: n }, (_, i) => reference.normal(options, i));
     assertClose(values, expected, TOLERANCE.f32!, "values");
     const bound = 2 * Math.sqrt(3);
@@ -81,7 +81,7 @@ Deno.test(
     for (const share of [0.1, 0.5, 0.9]) {
       const below = values.filter((v) => v < 0.5 + bound * (2 * share - 1)).length;
       assert.ok(
-        Math.abs(below - share * n) < 6 * Math.sqrt(n * share * (1 - share)),
+        Math.abs(below - share * n) < DEVIATIONS * Math.sqrt(n * share * (1 - share)),
         `below ${share}`,
       );
     }
@@ -165,8 +165,8 @@ function countersOf(word: number): { seed: number; stream: number; index: number
   }
 }
 
-// elements per check; limits are five standard deviations, so one check in 1.7 million fails by chance
-const LENGTH = 100_000;
+// elements per check, of which one in 10¹¹ fails by chance: limits are this many standard deviations
+const LENGTH = 200_000, DEVIATIONS = 7;
 
 function assertUncorrelated(a: Float32Array, b: Float32Array, what: string): void {
   // of the values, and of their squares
@@ -174,7 +174,7 @@ function assertUncorrelated(a: Float32Array, b: Float32Array, what: string): voi
     const n = Math.min(a.length, b.length);
     let sum = 0;
     for (let i = 0; i < n; i++) sum += f(a[i]!) * f(b[i]!);
-    assert.ok(Math.abs(sum) < 5 * Math.sqrt(n), `${what}: ${sum / n}`);
+    assert.ok(Math.abs(sum) < DEVIATIONS * Math.sqrt(n), `${what}: ${sum / n}`);
   }
 }
 
@@ -185,7 +185,7 @@ Deno.test(
     const values = await draw(options, { shape: [LENGTH] });
     const within = (f: (z: number) => number, expected: number, variance: number, what: string) => {
       const mean = values.reduce((sum, z) => sum + f(z), 0) / LENGTH;
-      const limit = 5 * Math.sqrt(variance / LENGTH);
+      const limit = DEVIATIONS * Math.sqrt(variance / LENGTH);
       assert.ok(
         Math.abs(mean - expected) < limit,
         `${what} is ${mean}, expected ${expected} within ${limit}`,
