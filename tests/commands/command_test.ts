@@ -113,13 +113,11 @@ const codes = [
 ] as const;
 for (const [signal, expected] of codes) {
   Deno.test({
-    name:
-      `listenForInterrupts() aborts when ${signal} arrives twice at once and nobody reads stderr`,
+    name: `listenForInterrupts() aborts when ${signal} arrives and nobody reads stderr`,
     ignore,
     async fn() {
       const { process, stdout } = await interruptible();
       await process.stderr.cancel();
-      process.kill(signal);
       process.kill(signal);
       assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
       assert.equal((await process.status).code, expected);
@@ -146,18 +144,31 @@ Deno.test({
   },
 });
 
-Deno.test("listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless the rank was stopped", async () => {
-  const { setInterval, Worker } = globalThis, { now } = performance;
-  const { addSignalListener } = Deno, listeners = new Map<Deno.Signal, () => void>();
-  let clock = 1000, look = () => {};
-  /** A worker of this thread, with signals and a clock of the test. */
+/** Workers of this thread so far: each has a module of its own. */
+let workers = 0;
+
+/** What a test has in place of the system: signals arrive and time passes as it says, and the worker is in this thread. */
+async function withSignals(
+  action: (system: {
+    listeners: ReadonlyMap<Deno.Signal, () => void>;
+    /** Lets time pass, in which timers run, or in which the process is stopped. */
+    pass(ms: number, options?: { isStopped?: boolean }): void;
+    /** What was written to stderr. */
+    written(): string;
+  }) => Promise<void>,
+): Promise<void> {
+  const { setInterval, setTimeout, Worker } = globalThis, { now } = performance;
+  const { addSignalListener, removeSignalListener } = Deno, { writeSync } = Deno.stderr;
+  const listeners = new Map<Deno.Signal, () => void>();
+  let clock = 1000, written = "", look = () => {};
+  const timers: { at: number; action: () => void }[] = [];
   class ThisThread {
     onmessage = (_: object) => {};
     readonly #module: Promise<unknown>;
 
     constructor(module: URL) {
       Object.assign(globalThis, { postMessage: (data: unknown) => this.onmessage({ data }) });
-      this.#module = import(module.href);
+      this.#module = import(`${module.href}?${workers++}`);
     }
 
     async postMessage(data: object) {
@@ -165,20 +176,72 @@ Deno.test("listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless 
       (self as unknown as { onmessage: (event: object) => void }).onmessage({ data });
     }
   }
-  /** Lets time pass, in which the worker looks at the clock every 50 ms, or is stopped. */
-  const pass = (ms: number, { isStopped = false } = {}) => {
-    for (const end = clock + ms; clock < end;) {
-      clock += isStopped ? ms : 50;
-      if (!isStopped) look();
-    }
-  };
-  Deno.addSignalListener = (signal, listener) => void listeners.set(signal, listener);
   performance.now = () => clock;
+  Deno.addSignalListener = (signal, listener) => void listeners.set(signal, listener);
+  Deno.removeSignalListener = (signal) => void listeners.delete(signal);
+  Deno.stderr.writeSync = (bytes) => {
+    written += new TextDecoder().decode(bytes);
+    return bytes.length;
+  };
   Object.assign(globalThis, {
     Worker: ThisThread,
-    setInterval: (action: () => void) => look = action,
+    setInterval: (action: () => void) => look = action, // the clock is read every 50 ms
+    setTimeout: (action: () => void, ms: number) => timers.push({ at: clock + ms, action }),
   });
   try {
+    await action({
+      listeners,
+      pass(ms, { isStopped = false } = {}) {
+        for (const end = clock + ms; clock < end;) {
+          clock = isStopped ? end : Math.min(end, clock + 50);
+          if (isStopped) return;
+          look();
+          const due = timers.filter(({ at }) => at <= clock);
+          for (const { action } of timers.splice(0, due.length)) action(); // which are in order
+        }
+      },
+      written: () => written,
+    });
+  } finally {
+    Object.assign(globalThis, { setInterval, setTimeout, Worker });
+    for (const name of ["postMessage", "onmessage"]) Reflect.deleteProperty(globalThis, name);
+    Object.assign(performance, { now });
+    Object.assign(Deno, { addSignalListener, removeSignalListener });
+    Object.assign(Deno.stderr, { writeSync });
+  }
+}
+
+Deno.test({
+  name:
+    "listenForInterrupts() takes signals within 100 ms for one, and then leaves them to the system",
+  ignore,
+  async fn() {
+    await withSignals(async ({ listeners, pass, written }) => {
+      const interrupts = await listenForInterrupts("stopping");
+      // SIGHUP may be ignored, under nohup
+      const signals = ["SIGINT", "SIGTERM", "SIGUSR2"] as const;
+      const heard = () => signals.filter((signal) => listeners.has(signal));
+      assert.deepEqual(heard(), signals);
+      pass(1000);
+      assert.equal(interrupts.signal.aborted, false);
+      listeners.get("SIGINT")!();
+      for (const ms of [0, 99]) {
+        pass(ms);
+        listeners.get("SIGINT")!();
+        listeners.get("SIGTERM")!();
+        assert.deepEqual([interrupts.signal.aborted, interrupts.exitCode], [true, 130]);
+      }
+      assert.equal(written(), "");
+      pass(1);
+      assert.deepEqual([heard(), written()], [[], "\nstopping\n"]);
+      pass(1000);
+      assert.equal(written(), "\nstopping\n");
+    });
+  },
+});
+
+Deno.test("listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless the rank was stopped", async () => {
+  await withSignals(async ({ listeners, pass }) => {
     const interrupts = await listenForInterrupts("", { isRank: true });
     const resume = listeners.get("SIGCONT")!;
     pass(1000);
@@ -188,12 +251,7 @@ Deno.test("listenForInterrupts() takes the SIGCONT of mpirun for SIGTERM unless 
     pass(300);
     resume();
     assert.deepEqual([interrupts.signal.aborted, interrupts.exitCode], [true, 143]);
-  } finally {
-    Object.assign(globalThis, { setInterval, Worker });
-    for (const name of ["postMessage", "onmessage"]) Reflect.deleteProperty(globalThis, name);
-    Object.assign(performance, { now });
-    Object.assign(Deno, { addSignalListener });
-  }
+  });
 });
 
 Deno.test({
