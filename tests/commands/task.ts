@@ -35,9 +35,11 @@ export async function task(
     stdout: "piped",
     stderr: "piped",
   }).spawn();
-  const writer = child.stdin.getWriter();
-  await writer.write(typeof input === "string" ? new TextEncoder().encode(input) : input);
-  await writer.close();
+  const bytes = typeof input === "string" ? new TextEncoder().encode(input) : input;
+  // a command that fails may end before it has read its input
+  await ReadableStream.from([bytes]).pipeTo(child.stdin).catch((error) => {
+    if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+  });
   const { code, stdout, stderr } = await child.output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   // said by the Vulkan loader on machines without a session, and by Deno when its cache is cold

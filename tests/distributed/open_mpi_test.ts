@@ -118,8 +118,8 @@ withRanks("sum() refuses arrays of different lengths on every rank", async () =>
   ]);
 });
 
-/** Seconds that `mpirun` would wait before it kills a rank that lives on. */
-const PATIENCE = 30;
+/** Seconds that `mpirun` would wait before it kills a rank that lives on: more than ranks need on a busy machine. */
+const PATIENCE = 100;
 
 /** The sentence with which ranks end, before `mpirun` loses its patience. */
 async function endOf(...args: readonly string[]): Promise<string> {

@@ -34,8 +34,8 @@ async function aliveWhileWaiting() {
   Deno.removeSignalListener("SIGUSR1", call);
 }
 
-/** What a program does that lives on after its training has failed. */
-const livingOn = () => new Promise((resolve) => setTimeout(resolve, 60_000));
+/** What a program does that lives on after its training has failed, longer than the test waits. */
+const livingOn = () => new Promise((resolve) => setTimeout(resolve, 200_000));
 
 if (task === "verbs") {
   // several calls at once run in turn

@@ -152,11 +152,13 @@ Deno.test("train() refuses texts that are none, and ends while it reads them", a
     message:
       /^Cannot use the given validation text as it must be an iterable of strings: .* "one"$/,
   });
-  async function* endless() {
-    for (;;) yield await new Promise<string>((resolve) => setTimeout(resolve, 0, "text"));
-  }
   const controller = new AbortController();
-  setTimeout(() => controller.abort(), 50);
+  async function* endless() {
+    for (let read = 1;; read++) {
+      if (read === 20) controller.abort();
+      yield await new Promise<string>((resolve) => setTimeout(resolve, 0, "text"));
+    }
+  }
   await assert.rejects(
     () => trained({ texts: endless(), steps: 1, out, signal: controller.signal }),
     { name: "AbortError" },
