@@ -25,6 +25,9 @@ const PLACES = [
   "C:\\Program Files (x86)\\Google\\Chrome\\Application\\chrome.exe",
 ];
 
+/** Milliseconds in which the browser, and what is waited for on a page, must come: a machine that runs tests is busy. */
+const PATIENCE_MS = 180_000;
+
 /** Options of a page. */
 export interface PageOptions {
   readonly viewport?: { readonly width: number; readonly height: number };
@@ -88,7 +91,15 @@ export async function openBrowser(): Promise<Browser> {
   const { chromium } = await import(specifier);
   const isRoot = Deno.build.os === "linux" && Deno.uid() === 0;
   const args = ["--disable-gpu", ...(isRoot ? ["--no-sandbox"] : [])];
-  return await chromium.launch({ executablePath, args });
+  const browser = await chromium.launch({ executablePath, args, timeout: PATIENCE_MS });
+  return {
+    async newPage(options) {
+      const page = await browser.newPage(options);
+      page.setDefaultTimeout(PATIENCE_MS);
+      return page;
+    },
+    close: () => browser.close(),
+  };
 }
 
 /** Whether the dashboard's chart of losses shows a curve; it runs in the page. */
