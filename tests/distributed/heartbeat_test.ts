@@ -23,6 +23,15 @@ Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", ()
   assert.equal(heartbeat.pass(1000, ALONE), undefined); // they were stopped, and continue
 });
 
+Deno.test("Heartbeat.pass() names eight silent ranks, and counts those beyond", () => {
+  const silent = (size: number) => {
+    const heartbeat = new Heartbeat({ rank: 0, size, timeoutMs: TIMEOUT_MS });
+    return heartbeat.pass(TIMEOUT_MS + 10_001, ALONE)!.sentence.split(": ")[1];
+  };
+  assert.equal(silent(9), "ranks 1, 2, 3, 4, 5, 6, 7, 8 are silent");
+  assert.equal(silent(12), "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 3 more are silent");
+});
+
 Deno.test("Heartbeat.pass() lets other ranks watch rank 0 alone, the lower ones first", () => {
   const [first, second] = [1, 2].map((rank) =>
     new Heartbeat({ rank, size: 3, timeoutMs: TIMEOUT_MS })
@@ -78,6 +87,8 @@ Deno.test("Heartbeat.pass() names silent ranks sooner while the launcher may be 
       "rank 2 is silent",
     launcherState: "ending",
   });
+  heartbeat.expectEnd(); // once more: silence counts from now on
+  assert.equal(heartbeat.pass(5000, ALONE), undefined);
   for (const rank of [1, 2]) heartbeat.received(rank, ALONE);
   assert.equal(heartbeat.pass(10_000, ALONE)!.launcherState, "ending");
   for (const rank of [1, 2]) heartbeat.received(rank, ALONE); // the ranks were only stopped, and continue
