@@ -12,14 +12,17 @@ import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor } from "../../kernels/tensor.ts";
 import { clockOf } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
+import { withLiveBuffers } from "./live_buffers.ts";
 
 Deno.test("measureGenerate() returns the tokens per second of all streams", async () => {
   const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 1, heads: 1 };
   const bench: GenerateBench = {
     ...{ model: "tiny", config, streams: 3, tokens: 5, precision: "f32", quantize: "int8" },
   };
-  const since = performance.now(), result = await measureGenerate(device, bench);
+  const since = performance.now();
+  const { result, left } = await withLiveBuffers(() => measureGenerate(device, bench));
   const elapsedMs = performance.now() - since;
+  assert.deepEqual(left, []);
   const { name, ms, rangeMs, tokensPerSecond, gpuMs, idleShare, launches } = result;
   assert.equal(name, "generate int8 tiny 3 streams x 5 V 64");
   assert.equal(name, generateName(bench));

@@ -12,6 +12,7 @@ import {
 } from "../../kernels/tensor.ts";
 import { clockOf, median, timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
+import { withLiveBuffers } from "./live_buffers.ts";
 import { withStandingClock } from "./standing_clock.ts";
 
 const sumOf = (N: number): KernelBench => ({
@@ -35,11 +36,11 @@ Deno.test("Harness.measure() repeats a kernel in each of nine samples, so that t
   const untimed = { ...device, isCpu: true, features: new Set<string>() };
   const harness = new Harness(untimed);
   // of a submission for each pass, 10 ms and 0.1 µs more each time
-  const { ms, rangeMs } = await withStandingClock(
-    (n) => 10 + n / 1e4,
-    () => harness.measure(sumOf(64)),
+  const { result: { ms, rangeMs }, left } = await withLiveBuffers(() =>
+    withStandingClock((n) => 10 + n / 1e4, () => harness.measure(sumOf(64)))
+      .finally(() => harness.destroy())
   );
-  harness.destroy();
+  assert.deepEqual(left, []);
   const repeats = 50 * 40 / 10; // by the wall clock 50 times of 40 ms
   assert.equal((repeats * ms).toFixed(2), "10.00");
   const range = rangeMs!.map((end) => (1e4 * repeats * (end - ms)).toFixed(3));

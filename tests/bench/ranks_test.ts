@@ -5,6 +5,7 @@ import { type RanksResult, SYNC_EVERY, TINY_SUM } from "../../bench/ranks_report
 import { dryTransport, type Transport } from "../../distributed/transport.ts";
 import { fromJsonBytes, toJsonBytes } from "../../files/json.ts";
 import { device } from "../kernels/harness.ts";
+import { withLiveBuffers } from "./live_buffers.ts";
 import { type StandingClock, withStandingClock } from "./standing_clock.ts";
 
 /** Milliseconds of a submission, of a wait for all, of a barrier, and by which each sum takes longer than the one before. */
@@ -50,17 +51,20 @@ Deno.test("measureExchanges() and measureSteps() time ranks together, and one al
     add: (result) => void results.push(result),
   };
   const training = { model: "nano", batchSize: 1, accumulation: 2 } as const;
-  const ofExchanges = await withStandingClock(() => SUBMIT_MS, async (clock) => {
-    const all = { ...ranks, transport: transportAt(clock) };
-    await measureExchanges(all);
-    const soFar = [sums, barriers, gathered];
-    await measureSteps(all, [
-      training,
-      { ...training, isDiloco: true },
-      { ...training, wire: "f16" },
-    ]);
-    return soFar;
-  }, { waitMs: WAIT_MS });
+  const { result: ofExchanges, left } = await withLiveBuffers(() =>
+    withStandingClock(() => SUBMIT_MS, async (clock) => {
+      const all = { ...ranks, transport: transportAt(clock) };
+      await measureExchanges(all);
+      const soFar = [sums, barriers, gathered];
+      await measureSteps(all, [
+        training,
+        { ...training, isDiloco: true },
+        { ...training, wire: "f16" },
+      ]);
+      return soFar;
+    }, { waitMs: WAIT_MS })
+  );
+  assert.deepEqual(left, []);
   const step = "train step f32 nano 1x64 x 2";
   const names = [TINY_SUM, "exchange of 0.2 M floats", `${step}, 1 rank`, `${step}, 2 ranks`];
   names.push(`${step}, 2 ranks by DiLoCo`, "outer step nano");

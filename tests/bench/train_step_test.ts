@@ -13,17 +13,21 @@ import { clockOf } from "../../kernels/timing.ts";
 import { countParameters } from "../../model/parameters.ts";
 import { memoryOf, recordTraining } from "../../train/limits.ts";
 import { device } from "../kernels/harness.ts";
+import { withLiveBuffers } from "./live_buffers.ts";
 import { withStandingClock } from "./standing_clock.ts";
 
 Deno.test("measureTrainStep() throws before it computes if the device has too little memory", async () => {
   const small = { ...device, maxBindingBytes: 2 ** 20, choices: new Map() };
   const config = benchConfig("nano"), { contextLength: sequenceLength } = config;
   const bench = { model: "nano", config, batchSize: 64, sequenceLength, precision: "f32" as const };
-  await assert.rejects(measureTrainStep(small, bench), {
-    name: "UserError",
-    message:
-      /^Cannot time a step of 64 rows as it must fit .* \(a kernel can bind at most 1\.05 MB/,
-  });
+  const { left } = await withLiveBuffers(() =>
+    assert.rejects(measureTrainStep(small, bench), {
+      name: "UserError",
+      message:
+        /^Cannot time a step of 64 rows as it must fit .* \(a kernel can bind at most 1\.05 MB/,
+    })
+  );
+  assert.deepEqual(left, []);
 });
 
 Deno.test("trainStepBenches() keeps the names by which reports are compared", () => {
@@ -67,10 +71,10 @@ Deno.test("measureTrainStep() returns planned bytes, and the time of Muon beside
   const options = { wallMs: 90, tuned: false, flopsPerSecond: 1e9 };
   // without timestamps, and with a submission for each step and pass, and for what is read back
   const untimed = { ...device, isCpu: true, features: new Set<string>() };
-  const result = await withStandingClock(
-    (n) => 10 + n / 1e4,
-    () => measureTrainStep(untimed, bench, options),
+  const { result, left } = await withLiveBuffers(() =>
+    withStandingClock((n) => 10 + n / 1e4, () => measureTrainStep(untimed, bench, options))
   );
+  assert.deepEqual(left, []);
   assert.equal(result.name, "train step f32 tiny 2x8 V 64 muon recompute block");
   const { planned, muon, ms, rangeMs } = result;
   assert.deepEqual(planned, plannedBytes(bench));
