@@ -176,7 +176,7 @@ Deno.test("diagnoseRun() says why there is no verdict if text and record are mis
   }
 });
 
-Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it is damaged", async () => {
+Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it is damaged or cannot be read", async () => {
   const damaged = join(directory, "damaged");
   cpSync(await run(), damaged, { recursive: true });
   const file = join(damaged, "metrics.jsonl");
@@ -190,6 +190,11 @@ Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it
   });
   assert.ok(!named(checks, "sick").includes("overfitting"));
   assert.match(notices.join(), /metrics\.jsonl is damaged in line \d+, which is skipped/);
+  Deno.removeSync(file);
+  Deno.mkdirSync(file);
+  const other = await diagnoseRun(device, { run: damaged, onNotice: (s) => notices.push(s) });
+  assert.ok(named(other.checks, "unknown").includes("overfitting"));
+  assert.match(notices.at(-1)!, /^the record of the training cannot be read: /);
 });
 
 Deno.test("diagnose() says that the logits of a broken model are not finite", async () => {
