@@ -199,7 +199,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
         slots: 64,
         maxTokens: 64,
         drawRows: [1, 8, 64],
-        readRows: [1],
+        prefillRows: [1],
         readsPrompts: true,
         batchInvariant: true,
         penalties: true,

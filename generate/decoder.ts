@@ -56,12 +56,12 @@ export function createDecoder(
   const readsPrompts = prompts.some(({ length }) => length > 1);
   const slots = batchSlots(model, { slots: B, maxTokens, sampler, readsPrompts });
   const sequences = prompts.map((prompt, b) =>
-    slots.add(prompt, { most: maxTokens, settings: settings[b]! })
+    slots.add(prompt, { maxLength: maxTokens, settings: settings[b]! })
   );
   const destroy = () => slots[Symbol.dispose]();
   return {
     logits: slots.logits,
-    pass: slots.drawing,
+    pass: slots.drawProgram,
     async next(count) {
       if (sequences.some(({ length }) => length + count > maxTokens)) {
         throw new RangeError(
@@ -72,7 +72,7 @@ export function createDecoder(
       await slots.compiling();
       const firsts = sequences.map(({ length }) => length);
       for (let left = count; left > 0;) {
-        while (sequences.some((sequence) => slots.unread(sequence) > 0)) slots.read(sequences);
+        while (sequences.some((sequence) => slots.unread(sequence) > 0)) slots.prefill(sequences);
         // until a window moves
         const drawable = sequences.map((sequence) => slots.drawable(sequence));
         const [span] = slots.draw(drawable.reduce((a, b) => Math.min(a, b), left));

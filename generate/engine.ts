@@ -69,14 +69,14 @@ const MAX_TOKENS = 32_768, MAX_CONTEXTS = 4;
 /** Requests that can run at the same time by default, if their caches fit the device: more make no CPU faster. */
 export const SLOTS = { gpu: 64, cpu: 8 };
 
-/** Sequences whose known tokens are read by one pass, at most. */
-const MOST_READ = 8;
+/** Prompts that one pass prefills, at most. */
+const MOST_PREFILLED = 8;
 
 /** A request that waits or runs. */
 interface Job {
   readonly request: EngineRequest;
-  /** Its tokens once all are drawn. */
-  readonly most: number;
+  /** Its tokens once all are drawn, with those of its prompt. */
+  readonly maxLength: number;
   /** Those of `samplerSettings()`. */
   readonly settings: Uint32Array<ArrayBuffer>;
   readonly completion: Completion;
@@ -86,13 +86,25 @@ interface Job {
   sequence?: Sequence | undefined;
 }
 
+/** Tokens that a chunk draws for a job, on the device. */
+interface DrawnTokens {
+  readonly job: Job;
+  /** Whether they are the last ones. */
+  readonly isLast: boolean;
+  readonly tokens: Tensor;
+  /** The logprobs of the tokens in several parts; none unless they were asked for. */
+  readonly logprobs: readonly Tensor[];
+}
+
 /** What was submitted to the device at once. */
 interface Chunk extends Work {
-  /** The tokens that it draws. */
-  readonly drawn: readonly { job: Job; span: SequenceSpan }[];
-  /** When the device began and ended them, if it can tell: the passes that read, and the steps. */
+  readonly drawn: readonly DrawnTokens[];
+  /** When the device began and ended the passes that prefill, and the steps, if it can tell. */
   readonly ticks: { readonly reads: Tensor | undefined; readonly steps: Tensor | undefined };
 }
+
+/** What was read back of tensors. */
+type Arrays = ReadonlyMap<Tensor, Uint32Array<ArrayBuffer>>;
 
 /**
  * Creates an engine: requests of any length and sampler join and leave the running batch.
@@ -139,7 +151,7 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
     penalties: true,
     logprobs: true,
     drawRows: rowCounts(slots),
-    readRows: rowCounts(Math.min(slots, MOST_READ)),
+    prefillRows: rowCounts(Math.min(slots, MOST_PREFILLED)),
   });
   return new BatchingEngine(model, held, { slots, maxTokens, pace: new Pace(device) });
 }
@@ -185,8 +197,8 @@ export class BatchingEngine implements Engine {
   }
 
   submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void> {
-    const job = this.#check(request);
-    if (job.most === job.completion.promptIds.length) { // needs no slot
+    const job = this.#jobOf(request);
+    if (job.maxLength === job.completion.promptIds.length) { // needs no slot
       job.output.add(job.completion.end("length"), []);
       this.#end(job);
     } else {
@@ -217,8 +229,8 @@ export class BatchingEngine implements Engine {
     return this.close();
   }
 
-  /** The job of a request that the engine can compute. */
-  #check(request: EngineRequest): Job {
+  /** Checks a request, and makes its job. */
+  #jobOf(request: EngineRequest): Job {
     const { tokenizer, gpt: { config: { vocabularySize } } } = this.#model;
     const { prompt = "", promptIds = promptIdsOf(tokenizer, prompt), ...settings } = request;
     const { maxNewTokens = MAX_NEW_TOKENS, seed = 0, sampler = {}, ...ends } = settings;
@@ -238,8 +250,8 @@ export class BatchingEngine implements Engine {
         `Cannot generate as ${name} must be an integer from 0 to ${most}: current value is ${value}`,
       );
     }
-    const tokens = promptIds.length + maxNewTokens;
-    if (tokens > this.#maxTokens) {
+    const maxLength = promptIds.length + maxNewTokens;
+    if (maxLength > this.#maxTokens) {
       throw new UserError(
         `Cannot generate as prompt and completion may have at most ${this.#maxTokens} tokens: ` +
           `current number is ${promptIds.length} + ${maxNewTokens}`,
@@ -248,7 +260,7 @@ export class BatchingEngine implements Engine {
     const completion = new Completion(tokenizer, { promptIds, endIds, stop });
     return {
       request,
-      most: tokens,
+      maxLength,
       settings: samplerSettings({
         sampler: resolveSampler(sampler),
         seed,
@@ -263,17 +275,15 @@ export class BatchingEngine implements Engine {
 
   /** Computes until no request is left. While the results of a chunk are read back, the device computes the next one. */
   async #run(): Promise<void> {
-    const { device } = this.#model.gpt;
     try {
       await this.#slots.compiling();
-      for (let chunk = this.#begin(); chunk;) {
-        const results = download(device, ...this.#resultsOf(chunk));
-        results.catch(() => {}); // begin() may throw before they are awaited
-        const next = this.#begin();
-        const arrays = (await results).values();
-        this.#deliver(chunk, arrays as ArrayIterator<Uint32Array<ArrayBuffer>>);
+      for (let chunk = this.#submitChunk(); chunk;) {
+        const results = this.#readBack(chunk);
+        results.catch(() => {}); // submitChunk() may throw before they are awaited
+        const next = this.#submitChunk();
+        this.#deliver(chunk, await results);
         if (next) await this.#pace.pause(next);
-        chunk = next ?? this.#begin();
+        chunk = next ?? this.#submitChunk();
       }
     } catch (error) {
       this.#failure = { error };
@@ -283,27 +293,25 @@ export class BatchingEngine implements Engine {
   }
 
   /** Submits the next chunk; undefined if there is nothing to compute. */
-  #begin(): Chunk | undefined {
+  #submitChunk(): Chunk | undefined {
     const sinceMs = performance.now();
-    this.#leave();
-    this.#join();
+    this.#freeSlots();
+    this.#fillSlots();
     const jobs = new Map(
       [...this.#running].flatMap((job) => job.sequence ? [[job.sequence, job]] : []),
     );
     const sequences = [...jobs.keys()], rows = sequences.length;
     if (rows === 0) return undefined;
-    const reads = this.#read(sequences);
+    const reads = this.#prefill(sequences);
     const isFirst = [...jobs].every(([{ length }, { completion: { promptIds } }]) =>
       length === promptIds.length
     );
     const logprobs = [...jobs.values()].some(({ request }) => request.logprobs !== undefined);
     const left = Math.max(...sequences.map((sequence) => this.#slots.drawable(sequence)));
-    const spans = this.#slots.draw(
-      this.#pace.tokens(rows, { isFirst, logprobs, left }),
-      this.#stepTimer,
-    );
+    const most = this.#pace.tokens(rows, { isFirst, logprobs, left });
+    const spans = this.#slots.draw(most, this.#stepTimer);
     return {
-      drawn: spans.map((span) => ({ span, job: jobs.get(span.sequence)! })),
+      drawn: spans.map((span) => this.#drawnTokens(jobs.get(span.sequence)!, span)),
       steps: Math.max(0, ...spans.map(({ count }) => count)),
       rows,
       reads,
@@ -313,76 +321,81 @@ export class BatchingEngine implements Engine {
     };
   }
 
-  /** Takes the slots of the requests that need them no more. */
-  #leave(): void {
+  /** Ends the requests that nobody reads any more, and frees the slots of those whose tokens are all submitted. */
+  #freeSlots(): void {
     for (const job of [...this.#running, ...this.#waiting]) {
-      const { request: { signal }, completion, output, sequence } = job;
+      const { request: { signal }, completion, output, maxLength } = job;
       if (signal?.aborted || output.isAbandoned || this.#isClosed) {
         output.add(completion.end("aborted"), []);
         this.#end(job);
-      } else if (sequence?.length === sequence?.most) this.#removeSequence(job);
+      } else if (job.sequence?.length === maxLength) this.#freeSlotOf(job);
     }
   }
 
   /** Gives free slots to the requests that wait. */
-  #join(): void {
+  #fillSlots(): void {
     while (this.#waiting.length > 0 && this.#slots.free > 0) {
-      const job = this.#waiting.shift()!, { most, settings, completion: { promptIds } } = job;
+      const job = this.#waiting.shift()!, { maxLength, settings, completion: { promptIds } } = job;
       this.#running.add(job);
-      job.sequence = this.#slots.add(promptIds, { most, settings });
-      this.#promptTokensRead += this.#slots.unread(job.sequence) + 1; // and the last
+      job.sequence = this.#slots.add(promptIds, { maxLength, settings });
+      this.#promptTokensRead += this.#slots.unread(job.sequence) + 1; // the last one is read with the first step
     }
   }
 
-  /** Reads known tokens, piece by piece; returns the number of passes. */
-  #read(sequences: readonly Sequence[]): number {
+  /** Prefills sequences, piece by piece; returns the number of passes. */
+  #prefill(sequences: readonly Sequence[]): number {
     const slots = this.#slots, unread = (sequence: Sequence) => slots.unread(sequence);
     const most = this.#pace.reads(sequences.some((sequence) => slots.drawable(sequence) > 0));
-    for (let reads = 0; reads < most; reads++) {
+    for (let passes = 0; passes < most; passes++) {
       const [oldest, ...others] = sequences.filter((sequence) => unread(sequence) > 0);
-      if (!oldest) return reads;
+      if (!oldest) return passes;
       // the shortest first, so that they wait for no long prompt, and the oldest, so that it waits for no short ones
       others.sort((a, b) => unread(a) - unread(b));
-      slots.read([oldest, ...others.slice(0, slots.mostRead - 1)], this.#readTimer);
+      slots.prefill([oldest, ...others.slice(0, slots.mostPrefilled - 1)], this.#readTimer);
     }
     return most;
   }
 
-  /** What is read back of a chunk. */
-  #resultsOf({ drawn, ticks: { reads, steps } }: Chunk): Tensor[] {
-    const tensors = drawn.flatMap(({ job, span }) => [
-      this.#slots.tokensOf(span),
-      ...(job.request.logprobs === undefined ? [] : this.#slots.logprobsOf(span)),
-    ]);
-    for (const ticks of [reads, steps]) if (ticks) tensors.push(ticks);
-    return tensors.length > 0 ? tensors : [this.#slots.anyTensor];
+  #drawnTokens(job: Job, span: SequenceSpan): DrawnTokens {
+    return {
+      job,
+      isLast: span.first + span.count === job.maxLength,
+      tokens: this.#slots.tokensOf(span),
+      logprobs: job.request.logprobs === undefined ? [] : this.#slots.logprobsOf(span),
+    };
   }
 
-  /** Adds the results of a chunk, in the order of `#resultsOf()`, to the outputs, and its times to what the pace knows. */
-  #deliver(chunk: Chunk, arrays: Iterator<Uint32Array<ArrayBuffer>>): void {
-    const { drawn, ticks: { reads, steps } } = chunk;
-    for (const { job, span } of drawn) {
+  /** Reads the results of a chunk back, which the next chunk may overwrite. */
+  async #readBack({ drawn, ticks: { reads, steps } }: Chunk): Promise<Arrays> {
+    const results = drawn.flatMap(({ tokens, logprobs }) => [tokens, ...logprobs]);
+    for (const ticks of [reads, steps]) if (ticks) results.push(ticks);
+    const tensors = results.length > 0 ? results : [this.#slots.anyTensor]; // to wait for the device
+    const arrays = await download(this.#model.gpt.device, ...tensors);
+    return new Map(tensors.map((tensor, i) => [tensor, arrays[i] as Uint32Array<ArrayBuffer>]));
+  }
+
+  /** Adds the results of a chunk to the outputs, and its times to what the pace knows. */
+  #deliver(chunk: Chunk, arrays: Arrays): void {
+    for (const { job, isLast, tokens, logprobs } of chunk.drawn) {
       const { request, completion, output } = job;
-      const tokens = arrays.next().value!;
-      const parts = request.logprobs === undefined ? [] : this.#slots.logprobsOf(span);
-      const words = Uint32Array.from(parts.flatMap(() => [...arrays.next().value!]));
-      if (output.isComplete) continue; // it has left meanwhile
+      if (output.isComplete) continue; // it has ended since the chunk was submitted
       try {
-        const before = completion.tokens, text = completion.push(tokens);
+        const before = completion.tokens, text = completion.push(arrays.get(tokens)!);
         const ids = completion.takeIds();
         this.#tokensDrawn += completion.tokens - before;
-        output.add(text, ids, logprobsOf(words, request).slice(0, ids.length));
+        const parts = logprobs.map((part) => logprobsOf(arrays.get(part)!, request));
+        output.add(text, ids, parts.flat().slice(0, ids.length));
       } catch (error) {
         this.#fail(job, error);
         continue;
       }
-      const isWhole = span.first + span.count === span.sequence.most;
-      if (isWhole && !completion.result) output.add(completion.end("length"), []);
+      if (isLast && !completion.result) output.add(completion.end("length"), []);
       if (completion.result) this.#end(job);
     }
+    const { reads, steps } = chunk.ticks;
     this.#pace.computed(chunk, {
-      reads: reads && intervalOf(arrays.next().value!),
-      steps: steps && intervalOf(arrays.next().value!),
+      reads: reads && intervalOf(arrays.get(reads)!),
+      steps: steps && intervalOf(arrays.get(steps)!),
     });
   }
 
@@ -397,20 +410,20 @@ export class BatchingEngine implements Engine {
   }
 
   #drop(job: Job): void {
-    this.#removeSequence(job);
+    this.#freeSlotOf(job);
     this.#running.delete(job);
     const i = this.#waiting.indexOf(job);
     if (i >= 0) this.#waiting.splice(i, 1);
     this.#ended++;
   }
 
-  #removeSequence(job: Job): void {
+  #freeSlotOf(job: Job): void {
     if (job.sequence) this.#slots.remove(job.sequence);
     job.sequence = undefined;
   }
 }
 
-/** The logprobs of tokens, from what `sample()` stored for a request that wants some. */
+/** The logprobs of tokens, from what `sample()` stored, [tokens,1+MOST_LOGPROBS,2]: ids and the bits of their logprobs. */
 function logprobsOf(
   words: Uint32Array<ArrayBuffer>,
   { logprobs = 0 }: EngineRequest,

@@ -50,14 +50,14 @@ export function mostSequences(
   const bytes = bytesPerElement(dtypesOf(precision).matrix);
   const cacheBytes = 2 * layers * Math.min(contextLength, length) * keyHeads * headSize * bytes;
   const widest = Math.max((heads + 2 * keyHeads) * headSize, innerWidthOf(config));
-  const readBytes = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
+  const readBytes = PREFILL_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
   const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config), 4 * length);
   const fitting = Math.floor(device.maxBindingBytes / largest);
   return Math.max(1, Math.min(MOST_SEQUENCES, fitting));
 }
 
-/** Tokens of each sequence that one pass reads if they are known, such as those of a prompt. */
-const KNOWN_TOKENS = { gpu: 64, cpu: 16 };
+/** Tokens of each sequence that one pass prefills. */
+const PREFILL_TOKENS = { gpu: 64, cpu: 16 };
 
 /** Tokens drawn by the first submit, and by a later one, at most: the device computes while the host encodes the next. */
 const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
@@ -82,7 +82,7 @@ export interface Sequence {
   /** Its tokens. */
   readonly length: number;
   /** Its tokens once all are drawn. */
-  readonly most: number;
+  readonly maxLength: number;
 }
 
 /** Tokens that were drawn of a sequence. */
@@ -93,15 +93,16 @@ export interface SequenceSpan {
   readonly count: number;
 }
 
-/** The beginning of a prompt of which a slot has the keys and values, until other tokens take their place. */
-interface KeptPrompt {
+/** The beginning of a prompt of which a slot has the keys and values, until those of other tokens overwrite them. */
+interface CachedPrefix {
+  /** Tokens of the prompt. */
   readonly ids: readonly number[];
-  /** Tokens of which it has them: those of the passes that read as many as they can. */
-  count: number;
+  /** Tokens of them that are cached: those of whole passes. */
+  length: number;
 }
 
 /** A sequence with the state that only `Slots` changes. */
-interface Held extends Sequence {
+interface SlotSequence extends Sequence {
   length: number;
   /** The token at position 0. */
   start: number;
@@ -111,9 +112,9 @@ interface Held extends Sequence {
   row: number;
 }
 
-/** The first token of a sequence that its window does not let the model read, or the last that it has to read. */
-function endOf({ start, most }: Held, contextLength: number): number {
-  return Math.min(most - 1, start + contextLength);
+/** Tokens that the model reads before the window moves, or before all tokens are drawn: the last one is never read. */
+function endOf({ start, maxLength }: SlotSequence, contextLength: number): number {
+  return Math.min(maxLength - 1, start + contextLength);
 }
 
 /** A pass that is recorded for a number of sequences, and the cursors that it reads. */
@@ -130,9 +131,9 @@ export interface SlotsOptions {
   readonly maxTokens: number;
   /** Numbers of rows for which passes are recorded that draw, ascending; the last is `slots`. */
   readonly drawRows: readonly number[];
-  /** Numbers of sequences for which passes are recorded that read known tokens, ascending. */
-  readonly readRows: readonly number[];
-  /** Whether a prompt may have several tokens; otherwise the passes that read known tokens are recorded when one is needed. */
+  /** Numbers of sequences for which passes are recorded that prefill, ascending. */
+  readonly prefillRows: readonly number[];
+  /** Whether a prompt may have several tokens; otherwise a pass that prefills is recorded when it is first needed. */
   readonly readsPrompts: boolean;
   /** Whether the bits of a sequence may not depend on the number of rows of a pass. */
   readonly batchInvariant: boolean;
@@ -143,14 +144,18 @@ export interface SlotsOptions {
 }
 
 /**
- * Sequences that a model continues, each in a slot of tokens, keys and values; all memory is allocated at the start. A
- * sequence may be added and removed at any time. A pass of one kind reads the last token of every sequence, draws the
- * next one and appends it. A pass of the other kind reads several known tokens of some sequences and draws none: those of
- * a prompt, or of the half context that stays when the window moves. The host computes lengths and windows itself.
+ * Sequences that a model continues, each in a slot with its tokens, keys and values. A sequence may be added and removed
+ * at any time. There are two kinds of passes:
  *
- * A slot keeps the keys and values of a prompt after its sequence is removed. A later prompt that begins alike takes that
- * slot, and only the passes over the rest run, which are to the bit those that would run without it. The weights must not
- * change meanwhile.
+ * - one that draws reads the last token of every sequence, draws the next one and appends it;
+ * - one that prefills reads several known tokens of some sequences and draws none: those of a prompt, or of the half
+ *   context that stays when the window moves.
+ *
+ * The host computes lengths and windows without reading anything back.
+ *
+ * Prefixes are cached: a slot keeps the keys and values of a prompt after its sequence is removed. A later prompt that
+ * begins alike takes that slot, and only the passes over the rest run, which are to the bit those that would run without
+ * it. The weights must not change meanwhile.
  */
 export class Slots implements Disposable {
   /** Tokens, u32 [slots,maxTokens]. */
@@ -166,12 +171,12 @@ export class Slots implements Disposable {
   readonly #model: Gpt;
   readonly #options: SlotsOptions;
   readonly #layers: { keys: Tensor; values: Tensor }[];
-  readonly #drawing: readonly Pass[];
-  readonly #reading: (Pass | undefined)[];
-  readonly #rows: (Held | undefined)[];
+  readonly #drawPasses: readonly Pass[]; // by place in drawRows
+  readonly #prefillPasses: (Pass | undefined)[]; // by place in prefillRows
+  readonly #rows: (SlotSequence | undefined)[];
   readonly #staleRows: Set<number> = new Set(); // whose cursors the device does not have
   readonly #free: number[]; // slots, in the order in which they became free
-  readonly #kept: KeptPrompt[]; // by slot
+  readonly #prefixes: CachedPrefix[]; // by slot
   readonly #owned = new DisposableStack();
 
   /**
@@ -197,10 +202,11 @@ export class Slots implements Disposable {
       }));
       this.#rows = new Array(slots).fill(undefined);
       this.#free = Array.from({ length: slots }, (_, i) => i);
-      this.#kept = this.#free.map(() => ({ ids: [], count: 0 }));
-      this.#drawing = options.drawRows.map((rows) => this.#recordDrawing(rows));
-      this.#reading = options.readRows.map(() => undefined);
-      if (options.readsPrompts) { for (const rows of options.readRows) this.#readingPass(rows); }
+      this.#prefixes = this.#free.map(() => ({ ids: [], length: 0 }));
+      this.#drawPasses = options.drawRows.map((rows) => this.#recordDraw(rows));
+      this.#prefillPasses = options.prefillRows.map((rows) =>
+        options.readsPrompts ? this.#recordPrefill(rows) : undefined
+      );
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -228,7 +234,7 @@ export class Slots implements Disposable {
     return { program, output };
   }
 
-  #recordDrawing(rows: number): Pass {
+  #recordDraw(rows: number): Pass {
     const { penalties } = this.#options, logprobs = this.#logprobs;
     const first = (tensor: Tensor) =>
       viewTensor(tensor, { offset: 0, shape: [rows, tensor.shape[1]!] });
@@ -243,36 +249,35 @@ export class Slots implements Disposable {
     return { program, cursors };
   }
 
-  /** The pass that reads known tokens of at least `sequences` sequences. */
-  #readingPass(sequences: number): Pass {
-    const { readRows } = this.#options, i = readRows.findIndex((rows) => rows >= sequences);
-    return this.#reading[i] ??= (() => {
-      const cursors = this.#make("reading cursors", [readRows[i]!, 4], "u32");
-      return {
-        program: this.#recordForward(readRows[i]!, this.#knownTokens, cursors).program,
-        cursors,
-      };
-    })();
+  #recordPrefill(rows: number): Pass {
+    const cursors = this.#make("prefill cursors", [rows, 4], "u32");
+    return { program: this.#recordForward(rows, this.#prefillTokens, cursors).program, cursors };
   }
 
-  get #knownTokens(): number {
-    return KNOWN_TOKENS[this.#model.device.isCpu ? "cpu" : "gpu"];
+  /** The pass with the fewest rows that prefills so many sequences. */
+  #prefillPass(sequences: number): Pass {
+    const { prefillRows } = this.#options, i = prefillRows.findIndex((rows) => rows >= sequences);
+    return this.#prefillPasses[i] ??= this.#recordPrefill(prefillRows[i]!);
   }
 
-  /** The program that draws a token of all rows. */
-  get drawing(): Program {
-    return this.#drawing.at(-1)!.program;
+  get #prefillTokens(): number {
+    return PREFILL_TOKENS[this.#model.device.isCpu ? "cpu" : "gpu"];
+  }
+
+  /** The program that draws a token of every slot. */
+  get drawProgram(): Program {
+    return this.#drawPasses.at(-1)!.program;
   }
 
   /** Resolves once all shaders are compiled. */
   async compiling(): Promise<void> {
-    const passes = [...this.#drawing, ...this.#reading];
+    const passes = [...this.#drawPasses, ...this.#prefillPasses];
     await Promise.all(passes.map((pass) => pass?.program.compiling()));
   }
 
-  /** Most sequences of which one pass reads known tokens. */
-  get mostRead(): number {
-    return this.#options.readRows.at(-1)!;
+  /** Sequences that one pass prefills, at most. */
+  get mostPrefilled(): number {
+    return this.#options.prefillRows.at(-1)!;
   }
 
   /** Slots without a sequence. */
@@ -281,96 +286,98 @@ export class Slots implements Disposable {
   }
 
   /**
-   * Adds a sequence that begins with some tokens, at least one, and has `most` in the end. There must be a free slot.
+   * Adds a sequence that begins with a prompt of at least one token. There must be a free slot.
    *
+   * @param options.maxLength tokens of the sequence once all are drawn.
    * @param options.settings those of `samplerSettings()`.
    */
   add(
     ids: readonly number[],
-    { most, settings }: { most: number; settings: Uint32Array },
+    { maxLength, settings }: { maxLength: number; settings: Uint32Array },
   ): Sequence {
     const { device } = this.#model;
-    const { slot, kept: read } = this.#takeSlot(ids), row = this.#rows.indexOf(undefined);
-    this.#kept[slot] = { ids: [...ids], count: read };
+    const { slot, cached: read } = this.#takeSlot(ids), row = this.#rows.indexOf(undefined);
+    this.#prefixes[slot] = { ids: [...ids], length: read };
     upload(
       device,
       this.#view(this.#settings, slot, { first: 0, count: SETTINGS_LENGTH }),
       settings,
     );
     upload(device, this.#view(this.#tokens, slot, { first: 0, count: ids.length }), ids);
-    const sequence: Held = { slot, row, most, length: ids.length, start: 0, read };
+    const sequence: SlotSequence = { slot, row, maxLength, length: ids.length, start: 0, read };
     this.#moveWindow(sequence);
     this.#rows[row] = sequence;
     this.#staleRows.add(row);
     return sequence;
   }
 
-  /** Takes the free slot that keeps the most tokens with which a prompt begins, or else the one that was free longest. */
-  #takeSlot(ids: readonly number[]): { slot: number; kept: number } {
-    let place = 0, kept = 0;
+  /** Takes the free slot that has the longest cached prefix of a prompt, or else the one that was free longest. */
+  #takeSlot(ids: readonly number[]): { slot: number; cached: number } {
+    let place = 0, cached = 0;
     this.#free.forEach((slot, i) => {
-      const count = this.#keptOf(slot, ids);
-      if (count > kept) [place, kept] = [i, count];
+      const length = this.#cachedIn(slot, ids);
+      if (length > cached) [place, cached] = [i, length];
     });
     const [slot] = this.#free.splice(place, 1);
-    return { slot: slot!, kept };
+    return { slot: slot!, cached };
   }
 
-  /** Tokens with which a prompt begins that need not be read again in a slot: those of whole passes. */
-  #keptOf(slot: number, ids: readonly number[]): number {
-    const { ids: before, count } = this.#kept[slot]!;
-    const most = Math.min(count, ids.length - 1); // the last one is read by the pass that draws the next
+  /** Tokens at the beginning of a prompt that a slot has cached: those of whole passes. */
+  #cachedIn(slot: number, ids: readonly number[]): number {
+    const prefix = this.#prefixes[slot]!;
+    const most = Math.min(prefix.length, ids.length - 1); // the last one is read by the pass that draws the next
     let same = 0;
-    while (same < most && ids[same] === before[same]) same++;
-    return same - same % this.#knownTokens;
+    while (same < most && ids[same] === prefix.ids[same]) same++;
+    return same - same % this.#prefillTokens;
   }
 
   /** Removes a sequence. What was submitted before still reads its tokens as they are. */
   remove(sequence: Sequence): void {
-    const { row, slot } = sequence as Held;
+    const { row, slot } = sequence as SlotSequence;
     this.#rows[row] = undefined;
     this.#staleRows.add(row);
     this.#free.push(slot);
   }
 
-  /** Known tokens of a sequence that a pass must read before the next one can be drawn. */
+  /** Tokens of a sequence to prefill before the next one can be drawn. */
   unread(sequence: Sequence): number {
-    const { read, length } = sequence as Held;
+    const { read, length } = sequence as SlotSequence;
     return length - 1 - read;
   }
 
-  /** Tokens that can be drawn of a sequence before it ends or known tokens must be read. */
+  /** Tokens that can be drawn of a sequence before it ends or its window moves; 0 if it has to be prefilled first. */
   drawable(sequence: Sequence): number {
-    const held = sequence as Held;
-    return this.unread(held) > 0 ? 0 : endOf(held, this.#model.config.contextLength) - held.read;
+    if (this.unread(sequence) > 0) return 0;
+    const { contextLength } = this.#model.config;
+    return endOf(sequence as SlotSequence, contextLength) - (sequence as SlotSequence).read;
   }
 
-  /** Reads the next known tokens of some sequences, at most `mostRead`, without waiting for the device. */
-  read(sequences: readonly Sequence[], timer?: PassTimer): void {
-    const { program, cursors } = this.#readingPass(sequences.length);
-    const held = sequences as readonly Held[];
+  /** Reads the next unread tokens of some sequences, at most `mostPrefilled`, without waiting for the device. */
+  prefill(sequences: readonly Sequence[], timer?: PassTimer): void {
+    const { program, cursors } = this.#prefillPass(sequences.length);
     const words = new Uint32Array(cursors.shape[0]! * 4); // a row that ends at 0 is not computed
-    words.set(held.flatMap(({ read, start, slot, length }) => [read, start, slot, length - 1]));
+    (sequences as readonly SlotSequence[]).forEach(({ read, start, slot, length }, i) => {
+      words.set([read, start, slot, length - 1], 4 * i);
+    });
     upload(this.#model.device, cursors, words);
     program.run({ timestampWrites: timer?.writes() });
-    for (const sequence of held) {
-      const end = sequence.read + this.#knownTokens;
-      if (sequence.start === 0 && end < sequence.length) this.#kept[sequence.slot]!.count = end;
-      sequence.read = Math.min(end, sequence.length - 1);
+    for (const sequence of sequences as readonly SlotSequence[]) {
+      const { slot, start, length } = sequence, end = sequence.read + this.#prefillTokens;
+      if (start === 0 && end < length) this.#prefixes[slot]!.length = end;
+      sequence.read = Math.min(end, length - 1);
       this.#staleRows.add(sequence.row);
     }
   }
 
   /**
-   * Draws at most `most` tokens of each sequence that has no unread ones, without waiting for the device. Each stops by
-   * itself at its end.
+   * Draws at most `most` tokens of each sequence that has no unread ones, without waiting for the device.
    *
-   * @returns the drawn tokens of each, in which a token that ends the text is the last that counts.
+   * @returns the drawn tokens of each; those after a token that ends the text do not count.
    */
   draw(most: number, timer?: PassTimer): SequenceSpan[] {
     const drawing = this.#rows.filter((sequence) =>
       sequence && this.drawable(sequence) > 0
-    ) as Held[];
+    ) as SlotSequence[];
     const count = Math.min(
       most,
       Math.max(0, ...drawing.map((sequence) => this.drawable(sequence))),
@@ -421,17 +428,18 @@ export class Slots implements Disposable {
     return viewTensor(table, { offset: slot * table.shape[1]! + first, shape: [count] });
   }
 
-  #moveWindow(sequence: Held): void {
+  #moveWindow(sequence: SlotSequence): void {
     const start = windowStart(sequence.length, this.#model.config.contextLength);
     if (start === sequence.start) return;
     sequence.read = sequence.start = start;
-    this.#kept[sequence.slot]!.count = 0; // the keys and values of other tokens take their place
+    this.#prefixes[sequence.slot]!.length = 0; // the keys and values of other tokens overwrite it
   }
 
   /** Uploads the cursors that the device does not have; returns the pass with the fewest rows that has all sequences. */
   #placeRows(): Pass {
     const rows = this.#rows, count = rows.reduce((sum, sequence) => sum + (sequence ? 1 : 0), 0);
-    const i = this.#options.drawRows.findIndex((rows) => rows >= count), pass = this.#drawing[i]!;
+    const i = this.#options.drawRows.findIndex((rows) => rows >= count),
+      pass = this.#drawPasses[i]!;
     const width = pass.cursors.shape[0]!;
     for (let row = width; row < rows.length; row++) { // sequences beyond the pass move to free rows
       const sequence = rows[row];
@@ -450,7 +458,7 @@ export class Slots implements Disposable {
   }
 
   /** The cursor of a sequence of which tokens are to be drawn, or else one of which none are. */
-  #cursorOf(sequence: Held | undefined): number[] {
+  #cursorOf(sequence: SlotSequence | undefined): number[] {
     if (!sequence || this.drawable(sequence) === 0) return [0, 0, 0, 0];
     const { read, start, slot } = sequence;
     return [read, start, slot, endOf(sequence, this.#model.config.contextLength)];
@@ -476,7 +484,7 @@ export function batchSlots(
   return new Slots(model, {
     ...sizes,
     drawRows: [sizes.slots],
-    readRows: [sizes.slots],
+    prefillRows: [sizes.slots],
     batchInvariant: false,
     logprobs: false,
     penalties: hasPenalties(sampler),

@@ -52,30 +52,30 @@ Deno.test("ask() answers what was said so far, each time with the next seed", as
 });
 
 Deno.test("ask() reads the conversation from where it differs from that of the question before", async () => {
-  const read = Slots.prototype.read, passes: number[] = [];
-  Slots.prototype.read = function (sequences) { // of this chat, as no other computes meanwhile
+  const prefill = Slots.prototype.prefill, passes: number[] = [];
+  Slots.prototype.prefill = function (sequences) { // of this chat, as no other computes meanwhile
     passes.push(...sequences.map((sequence) => this.unread(sequence)));
-    read.call(this, sequences);
+    prefill.call(this, sequences);
   };
   try {
     await using chat = await createChat(model, OPTIONS);
     const piece = device.isCpu ? 16 : 64; // tokens that a pass reads
-    let kept = 0; // tokens that are not read again
+    let cached = 0; // tokens that are not read again
     for (const [seed, asked] of [[7, "a?".repeat(piece / 2)], [8, "a?"]] as const) {
       passes.length = 0;
       const { text } = await textOf(chat.ask(asked)), [unread] = passes;
       const question = chat.messages.slice(0, -1), read = format.promptIds(question).length - 1;
-      assert.equal(unread, read - kept);
+      assert.equal(unread, read - cached);
       assert.equal(text, await expected(question, seed));
-      kept = read - read % piece;
+      cached = read - read % piece;
     }
-    assert.ok(kept >= piece);
+    assert.ok(cached >= piece);
     chat.messages = [user("Who?")];
     passes.length = 0;
     await textOf(chat.regenerate());
     assert.equal(passes[0], format.promptIds([user("Who?")]).length - 1);
   } finally {
-    Slots.prototype.read = read;
+    Slots.prototype.prefill = prefill;
   }
 });
 

@@ -164,10 +164,10 @@ for (const [family, change] of Object.entries({ "GPT-2": {}, Llama: LLAMA })) {
 }
 
 Deno.test("createEngine() reads the oldest prompt with the shortest others", async () => {
-  const read = Slots.prototype.read, passes: number[][] = [];
-  Slots.prototype.read = function (sequences) { // of the engine of this test, as no other computes meanwhile
-    passes.push(sequences.map(({ most }) => most));
-    read.call(this, sequences);
+  const prefill = Slots.prototype.prefill, passes: number[][] = [];
+  Slots.prototype.prefill = function (sequences) { // of the engine of this test, as no other computes meanwhile
+    passes.push(sequences.map(({ maxLength }) => maxLength));
+    prefill.call(this, sequences);
   };
   try {
     await using engine = createEngine(LONG, { slots: 10 });
@@ -186,7 +186,7 @@ Deno.test("createEngine() reads the oldest prompt with the shortest others", asy
       [three],
     ]);
   } finally {
-    Slots.prototype.read = read;
+    Slots.prototype.prefill = prefill;
   }
 });
 
@@ -341,22 +341,22 @@ for (
 ) {
   Deno.test(`Slots computes the same bits of a ${what} for one sequence as for many with the kernels of a GPU`, async () => {
     const on = { ...device, isCpu: false, subgroupSize: undefined, choices: new Map() };
-    const gpt = randomModel(on, "f32", change), most = 80;
+    const gpt = randomModel(on, "f32", change), maxLength = 80;
     const prompts = Array.from(
       { length: 9 },
       (_, b) => Array.from({ length: 1 + 8 * b }, (_, i) => (7 * i + b) % 256),
     );
     const logitsOf = async (count: number, which: readonly number[]) => {
       using slots = new Slots(gpt, {
-        ...{ slots: count, maxTokens: most, drawRows: [1, count], readRows: [1, count] },
+        ...{ slots: count, maxTokens: maxLength, drawRows: [1, count], prefillRows: [1, count] },
         ...{ readsPrompts: true, batchInvariant: true, penalties: false, logprobs: false },
       });
       const sequences = which.map((b) =>
-        slots.add(prompts[b]!, { most, settings: settingsOf({ seed: b }) })
+        slots.add(prompts[b]!, { maxLength, settings: settingsOf({ seed: b }) })
       );
       for (let unread = sequences; unread.length > 0;) {
         unread = unread.filter((sequence) => slots.unread(sequence) > 0);
-        if (unread.length > 0) slots.read(unread);
+        if (unread.length > 0) slots.prefill(unread);
       }
       slots.draw(1);
       const [logits] = await download(device, slots.logits), W = slots.logits.shape[1]!;
@@ -371,13 +371,13 @@ for (
 }
 
 Deno.test("Slots draws nothing behind a token that ends the text", async () => {
-  const most = 40;
+  const maxLength = 40;
   const draw = async (endIds: number[]) => {
     using slots = new Slots(model.gpt, {
-      ...{ slots: 1, maxTokens: most, drawRows: [1], readRows: [1] },
+      ...{ slots: 1, maxTokens: maxLength, drawRows: [1], prefillRows: [1] },
       ...{ readsPrompts: false, batchInvariant: true, penalties: false, logprobs: false },
     });
-    const sequence = slots.add([3], { most, settings: settingsOf({ seed: 1, endIds }) });
+    const sequence = slots.add([3], { maxLength, settings: settingsOf({ seed: 1, endIds }) });
     const [span] = slots.draw(20);
     slots.draw(5); // the cursors of the first draw stay
     const [tokens] = await download(device, slots.tokensOf({ ...span!, count: 25 }));
