@@ -287,7 +287,7 @@ Deno.test("a generation can be stopped, and a wrong setting is named", async () 
     );
     assert.match(await page.status(), /top_p must be above 0 and at most 1: current value is 2$/);
     // the browser reports the status of the refusal, not always before the page has its answer
-    for (let tries = 0; tries < 100 && page.errors.length === 0; tries++) {
+    for (let tries = 0; tries < 1000 && page.errors.length === 0; tries++) {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     assert.match(page.errors.pop() ?? "", /400 \(Bad Request\)/);
