@@ -47,7 +47,7 @@ export async function mpirun<T extends { rank: number }>(
     // containers run tests as root, on fewer cores than ranks
     env: { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1", NO_COLOR: "1" },
     args: [
-      ...["--oversubscribe", "--timeout", "120", ...flags, "-n", `${size}`],
+      ...["--oversubscribe", "--timeout", "600", ...flags, "-n", `${size}`],
       ...[Deno.execPath(), "run", "-q", "--no-check"],
       ...["--no-prompt", ...permissions, join(here, program), ...args],
     ],

@@ -69,7 +69,7 @@ Deno.test("patternOf() makes patterns that end, whatever the text", () => {
       "on a text of 51 characters it takes more than 1006 ms",
   });
   const seconds = (performance.now() - since) / 1000;
-  assert.ok(seconds < 20, `it took ${seconds} s`);
+  assert.ok(seconds < 60, `it took ${seconds} s`);
   assert.deepEqual(found("(a+)+$", letters), [letters]);
   assert.throws(() => found("\\p{L}+", "日".repeat(10_000_000)), {
     name: "UserError",
