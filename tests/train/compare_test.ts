@@ -296,6 +296,10 @@ Deno.test("drawComparison() draws loss and bits per byte over tokens, time and F
   assert.equal(svg.split("<circle").length - 1, 6 * (2 + 1 + 2));
   assert.doesNotMatch(svg, /NaN|undefined|no points|compared/);
 
+  const minutes = runs[0]!.points.map((point, i) => ({ ...point, seconds: 60 * (i + 1) }));
+  const long = await drawComparison([{ ...runs[0]!, points: minutes.slice(0, 2) }]);
+  assert.match(long, /training time, minutes/); // from two on
+
   const still = runs[0]!.points.map((point) => ({ ...point, seconds: NaN }));
   const other = await drawComparison([{ ...runs[0]!, points: still, dataHash: "other" }, {
     ...runs[0]!,

@@ -101,6 +101,8 @@ function parseValue(fields: Fields): [tag: string, value: number | string | Read
   assert.equal(text(plugin.get(1)![0]!), "text");
   const of = fieldsOf(tensor as Uint8Array);
   assert.equal(of.get(1)![0], 7n);
+  const dimensions = fieldsOf(of.get(2)![0] as Uint8Array).get(2)!;
+  assert.deepEqual(dimensions.map((d) => fieldsOf(d as Uint8Array).get(1)![0]), [1n]); // shape [1]
   return [tag, text(of.get(8)![0]!)];
 }
 

@@ -179,6 +179,12 @@ Deno.test("request() follows ten redirects in a row, and no more", async () => {
   );
 });
 
+Deno.test("request() follows no Location of an answer that is no redirect", async () => {
+  const headers = { Location: "/1" };
+  await assert.rejects(requestWith(() => new Response("", { status: 400, headers })), / 400/);
+  assert.equal(await (await requestWith(() => new Response("0", { headers }))).text(), "0");
+});
+
 Deno.test("request() closes the connection of an answer that it refuses", async () => {
   let closed = 0;
   const body = () => new ReadableStream({ cancel: () => void closed++ });
