@@ -187,7 +187,7 @@ Deno.test({
      */
     const lasting = (lines: string[]) =>
       lines.join("\n").replaceAll("\n   --", " --").split("\n")
-        .filter((line) => !/^(step 1\/2|the first step took ) | % of .*\/s\b/.test(line))
+        .filter((line) => !/^(step 1\/2|the first step took) | % of .*\/s\b/.test(line))
         .map((line) =>
           line.replace(/ \d+ tok\/s .* left$| in \S+s; the steps alone: \d+ tokens per second$/, "")
         );
