@@ -337,7 +337,8 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
       assert.equal(refusal(on, { ...spec, ...same }), undefined, what);
     }
   }
-  assert.ok(refused > 3 && refused < 77, `${refused} refused, seed ${seed}`);
+  // half of the draws are refused on both devices: all of them by chance once in 10¹⁰ runs
+  assert.ok(refused > 0 && refused < 80, `${refused} refused, seed ${seed}`);
 });
 
 /** Options whose edges a step of a small model shows, beside those that are drawn below. */
