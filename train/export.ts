@@ -197,27 +197,13 @@ async function ggufFile(
   // llama.cpp ends a text at each of three tokens: the ends of a text, of a turn, and of a message
   const [turn, message, ...unsaid] = endIds.filter((id) => id !== endOfText);
   const { vocabularySize } = gpt.config, template = defaultTemplate(tokenizer.chatTemplate);
-  const { model, pre, tokens, kinds, merges, scores, prefix, unknown, begin } = ggufTokenizer({
-    ...tokenizer,
-    vocabularySize,
-  });
   const values = new Map<string, GgufValue>([
     ...llamaCppValues(gpt.config, type),
-    ["tokenizer.ggml.model", ["string", model]],
-    ["tokenizer.ggml.pre", ["string", pre]],
-    ["tokenizer.ggml.tokens", ["string", tokens]],
-    ...(scores ? [["tokenizer.ggml.scores", ["float32", scores]]] as const : []),
-    ["tokenizer.ggml.token_type", ["int32", kinds]],
-    ...(merges ? [["tokenizer.ggml.merges", ["string", merges]]] as const : []),
-    ggufId("bos", begin ?? bosIdOf(tokenizer) ?? endOfText),
+    ggufId("bos", bosIdOf(tokenizer) ?? endOfText),
     ggufId("eos", endOfText),
     ...(turn === undefined ? [] : [ggufId("eot", turn)]),
     ...(message === undefined ? [] : [ggufId("eom", message)]),
-    ...(unknown === undefined ? [] : [ggufId("unknown", unknown)]),
-    ...(prefix === undefined
-      ? []
-      : [["tokenizer.ggml.add_space_prefix", ["bool", prefix]]] as const),
-    ["tokenizer.ggml.add_bos_token", ["bool", begin !== undefined]],
+    ...ggufTokenizer({ ...tokenizer, vocabularySize }), // names the id that begins texts, if one does
     ...(template === undefined ? [] : [["tokenizer.chat_template", ["string", template]]] as const),
   ]);
   const tensors = await llamaCppTensors(gpt, type);

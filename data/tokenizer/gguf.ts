@@ -19,28 +19,6 @@ import { BYTE_TOKEN } from "./vocabulary.ts";
  * @module
  */
 
-/** The tables of a tokenizer in a GGUF file. */
-export interface GgufTokenizer {
-  /** `gpt2`, a byte-level BPE, or `llama`, SentencePiece's BPE. */
-  readonly model: "gpt2" | "llama";
-  /** Name of the way to cut a text into words. */
-  readonly pre: string;
-  /** Tokens by id: in the byte alphabet if the model is `gpt2`; added tokens as text. */
-  readonly tokens: string[];
-  /** The kind of each token, in llama.cpp's numbers. */
-  readonly kinds: number[];
-  /** Of a `gpt2`, pairs with a blank between them, in the order in which they are merged. */
-  readonly merges?: string[];
-  /** Of a `llama`, by id: of two merges the one whose token has the higher score comes first. */
-  readonly scores?: number[];
-  /** Of a `llama`, whether a blank is put before a text. */
-  readonly prefix?: boolean;
-  /** Of a `llama`, id of text that the vocabulary cannot spell. */
-  readonly unknown?: number;
-  /** Id of the token that is put before a text; without one nothing is. */
-  readonly begin?: number;
-}
-
 /** llama.cpp's kinds of tokens (its include/llama.h). */
 export const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5, BYTE = 6;
 
@@ -81,17 +59,14 @@ export const WORDS: Readonly<Record<string, Words>> = {
 };
 
 /**
- * A tokenizer as llama.cpp reads it from a GGUF file.
+ * A tokenizer as llama.cpp reads it from a GGUF file: names of values, and the values with their types.
  *
  * @throws {UserError} if it cuts a text into words in a way that has no name there, or if its merges cannot become
  * scores.
  */
 export function ggufTokenizer(
-  { json, vocabularySize, byteLength, beginOfText: begin }: Pick<
-    Tokenizer,
-    "json" | "vocabularySize" | "byteLength" | "beginOfText"
-  >,
-): GgufTokenizer {
+  { json, vocabularySize, byteLength, beginOfText: begin }: Tokenizer,
+) {
   const file = readTokenizerFile(JSON.parse(json)), { model } = file;
   const prefix = sentencePiecePrefix(file);
   const pre = prefix === undefined ? nameOfWords(file) : "default";
@@ -114,18 +89,31 @@ export function ggufTokenizer(
     const hasRow = id < vocabularySize; // in the model
     if (hasRow && kinds[id] !== NORMAL) set(content, id, USER_DEFINED);
   }
-  const more = begin === undefined || begin >= vocabularySize ? {} : { begin };
-  if (prefix === undefined) {
-    const merges = model.merges.map((pair) => pair.join(" "));
-    return { model: "gpt2", pre, tokens, kinds, merges, ...more };
+  let unknown = -1;
+  if (prefix !== undefined) {
+    tokens.forEach((token, id) => {
+      if (BYTE_TOKEN.test(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
+    });
+    if (model.unk_token) unknown = tokens.indexOf(model.unk_token);
+    if (unknown >= 0) kinds[unknown] = UNKNOWN;
   }
-  tokens.forEach((token, id) => {
-    if (BYTE_TOKEN.test(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
-  });
-  const unknown = model.unk_token ? tokens.indexOf(model.unk_token) : -1;
-  if (unknown >= 0) kinds[unknown] = UNKNOWN;
-  const scores = scoresOf(model, { tokens, kinds }), known = unknown < 0 ? {} : { unknown };
-  return { model: "llama", pre, tokens, kinds, scores, prefix, ...known, ...more };
+  const ofKind = prefix === undefined
+    ? [["tokenizer.ggml.merges", ["string", model.merges.map((pair) => pair.join(" "))]]] as const
+    : [
+      ["tokenizer.ggml.scores", ["float32", scoresOf(model, { tokens, kinds })]],
+      ["tokenizer.ggml.add_space_prefix", ["bool", prefix]],
+    ] as const;
+  const begins = begin !== undefined && begin < vocabularySize;
+  return [
+    ["tokenizer.ggml.model", ["string", prefix === undefined ? "gpt2" : "llama"]],
+    ["tokenizer.ggml.pre", ["string", pre]],
+    ["tokenizer.ggml.tokens", ["string", tokens]],
+    ["tokenizer.ggml.token_type", ["int32", kinds]],
+    ...ofKind,
+    ["tokenizer.ggml.add_bos_token", ["bool", begins]],
+    ...(begins ? [["tokenizer.ggml.bos_token_id", ["uint32", begin]]] as const : []),
+    ...(unknown < 0 ? [] : [["tokenizer.ggml.unknown_token_id", ["uint32", unknown]]] as const),
+  ] as const;
 }
 
 /** Components without the fields that do not change what they do. */

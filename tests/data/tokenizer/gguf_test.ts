@@ -17,20 +17,17 @@ type Values = Map<string, number | boolean | string | (number | string)[]>;
 
 /** Values of a GGUF file with a tokenizer. */
 function valuesOf(tokenizer: Tokenizer, more: Record<string, unknown> = {}): Values {
-  const { model, pre, tokens, kinds, merges, scores, prefix, unknown, begin } = ggufTokenizer(
-    tokenizer,
-  );
-  const fields = {
-    ...{ model, pre, tokens, token_type: kinds, merges, scores, add_space_prefix: prefix },
-    ...{ unknown_token_id: unknown, bos_token_id: begin, add_bos_token: begin !== undefined },
-    eos_token_id: tokenizer.endOfText,
-    ...more,
-  };
-  return new Map(
-    Object.entries(fields).filter(([, value]) => value !== undefined)
-      .map(([name, value]) => [`tokenizer.ggml.${name}`, value]),
-  ) as Values;
+  const given = Object.entries({ eos_token_id: tokenizer.endOfText, ...more });
+  const values = new Map<string, unknown>([
+    ...ggufTokenizer(tokenizer).map(([name, [, value]]) => [name, value] as const),
+    ...given.map(([name, value]) => [`tokenizer.ggml.${name}`, value] as const),
+  ]);
+  return new Map(values.entries().filter(([, value]) => value !== undefined)) as Values;
 }
+
+/** A value of a GGUF file with a tokenizer. */
+const valueOf = <T>(tokenizer: Tokenizer, name: string) =>
+  valuesOf(tokenizer).get(`tokenizer.ggml.${name}`) as T;
 
 const read = (values: Values, vocabularySize: number) =>
   readGgufTokenizer(values, { vocabularySize, where: "m.gguf" });
@@ -58,7 +55,7 @@ for (
 ) {
   Deno.test(`ggufTokenizer() names the words of ${name}, and readGgufTokenizer() reads them`, async () => {
     const { file, encoded } = fileOf(name!), tokenizer = await parseTokenizer(JSON.stringify(file));
-    assert.equal(ggufTokenizer(tokenizer).pre, pre);
+    assert.equal(valueOf(tokenizer, "pre"), pre);
     const again = await read(valuesOf(tokenizer), tokenizer.vocabularySize);
     assert.deepEqual(golden.texts.map((text) => again.encode(text)), encoded);
     assert.equal(again.endOfText, tokenizer.endOfText);
@@ -101,10 +98,11 @@ Deno.test("readGgufTokenizer() reads SentencePiece's scores as the merges that g
   for (const prefix of [true, false]) {
     const json = JSON.stringify(sentencePiece({ prefix }));
     const tokenizer = await parseTokenizer(json), V = tokenizer.vocabularySize;
-    const tables = ggufTokenizer(tokenizer);
-    assert.deepEqual([tables.model, tables.prefix, tables.unknown], ["llama", prefix, 0]);
-    assert.deepEqual(tables.kinds.slice(0, 4), [2, 3, 3, 6]); // unknown, two of control, a byte
-    assert.deepEqual(new Set(tables.kinds.slice(3 + 256)), new Set([1]));
+    const names = ["model", "add_space_prefix", "unknown_token_id"];
+    assert.deepEqual(names.map((name) => valueOf(tokenizer, name)), ["llama", prefix, 0]);
+    const kinds = valueOf<number[]>(tokenizer, "token_type");
+    assert.deepEqual(kinds.slice(0, 4), [2, 3, 3, 6]); // unknown, two of control, a byte
+    assert.deepEqual(new Set(kinds.slice(3 + 256)), new Set([1]));
     const again = await read(valuesOf(tokenizer), V);
     for (const text of golden.texts) {
       assert.deepEqual(again.encode(text), tokenizer.encode(text), text);
@@ -115,11 +113,10 @@ Deno.test("readGgufTokenizer() reads SentencePiece's scores as the merges that g
 });
 
 Deno.test("readGgufTokenizer() merges the token with the higher score first", async () => {
-  const base = ggufTokenizer(
-    await parseTokenizer(JSON.stringify(sentencePiece({ prefix: false }))),
-  );
-  const tokens = [...base.tokens.slice(0, 3 + 256), ..."abc", "ab", "bc"];
-  const V = tokens.length, kinds = [...base.kinds.slice(0, 3 + 256), 1, 1, 1, 1, 1];
+  const base = await parseTokenizer(JSON.stringify(sentencePiece({ prefix: false })));
+  const first = <T>(name: string) => valueOf<T[]>(base, name).slice(0, 3 + 256);
+  const tokens = [...first<string>("tokens"), ..."abc", "ab", "bc"];
+  const V = tokens.length, kinds = [...first<number>("token_type"), 1, 1, 1, 1, 1];
   for (const [ab, bc, expected] of [[-1, -2, ["ab", "c"]], [-2, -1, ["a", "bc"]]] as const) {
     const scores = [...new Array<number>(V - 2).fill(0), ab, bc];
     const values = {
@@ -132,14 +129,16 @@ Deno.test("readGgufTokenizer() merges the token with the higher score first", as
     );
     assert.deepEqual(tokenizer.encode("abc").map((id) => tokens[id]), expected);
     // and the same again, from the merges that were read
-    assert.deepEqual(ggufTokenizer(tokenizer).scores!.slice(-2), ab > bc ? [0, -1] : [-1, 0]);
+    const again = valueOf<number[]>(tokenizer, "scores").slice(-2);
+    assert.deepEqual(again, ab > bc ? [0, -1] : [-1, 0]);
   }
 });
 
 Deno.test("ggufTokenizer() merges by scores as llama.cpp does: any two tokens that are one, the highest score first", async () => {
   const tokenizer = await parseTokenizer(JSON.stringify(sentencePiece()));
-  const { tokens, scores } = ggufTokenizer(tokenizer);
-  const scoreOf = new Map(tokens.map((token, id) => [token, scores![id]!]));
+  const tokens = valueOf<string[]>(tokenizer, "tokens");
+  const scores = valueOf<number[]>(tokenizer, "scores");
+  const scoreOf = new Map(tokens.map((token, id) => [token, scores[id]!]));
   for (const text of golden.texts.slice(-7)) {
     const symbols = [..."▁" + text.replaceAll(" ", "▁")];
     for (;;) {
