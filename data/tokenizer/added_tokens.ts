@@ -49,11 +49,14 @@ export function createAddedTokenSplitter(
         const after = text.slice(end, end + 2);
         if (STARTS_WITH_WORD.test(before) || STARTS_WITH_WORD.test(after)) continue;
       }
-      if (token.lstrip) { while (start > done && WHITE_SPACE.test(text[start - 1]!)) start--; }
+      if (token.lstrip) {
+        start = Math.max(start, done);
+        while (start > done && WHITE_SPACE.test(text[start - 1]!)) start--;
+      }
       if (token.rstrip) end += WHITE_SPACE_AT_START.exec(text.slice(end))![0].length;
       if (start > done) parts.push(text.slice(done, start));
-      parts.push(token.id);
-      done = Math.max(done, end);
+      if (start < end) parts.push(token.id); // else the token before has taken its white space
+      done = end;
     }
     if (done < text.length) parts.push(text.slice(done));
     return parts;

@@ -32,6 +32,12 @@ Deno.test("createAddedTokenSplitter() takes white space with a token that asks f
   assert.deepEqual(split([token(1, "<x>", { rstrip: true })], "a <x>\n b"), ["a ", 1, "b"]);
   const both = [token(1, "<x>", { lstrip: true, rstrip: true })];
   assert.deepEqual(split(both, "a <x>  <x> b"), ["a", 1, 1, "b"]);
+  // as Hugging Face's library, in which a token may stand in the white space of the token before it
+  const lines = [token(1, "\n\n", { lstrip: true, rstrip: true })];
+  assert.deepEqual(split(lines, "a\n\n\n\nb"), ["a", 1, "b"]);
+  const blanks = [token(1, "<x>", { rstrip: true }), token(2, "  ")];
+  assert.deepEqual(split(blanks, "<x>    b"), [1, 2, 2, "b"]);
+  assert.deepEqual(split(blanks, "<x>   b"), [1, 2, " b"]);
 });
 
 Deno.test("createAddedTokenSplitter() leaves special tokens as text where the text is to be text", () => {
