@@ -2,8 +2,8 @@ import { type Library, patternOf, replaceMatches } from "./pattern.ts";
 import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
- * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except two: version 0.2
- * replaces SentencePiece's compiled table by NFKC, and does not limit the time of patterns.
+ * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except three: version 0.2
+ * replaces SentencePiece's compiled table by NFKC, does not limit the time of patterns, and prepends to nothing, too.
  *
  * @module
  */
@@ -22,6 +22,7 @@ function normalizerStep(config: Component, library: Library): Normalize {
     const { precompiled_charsmap: table } = config;
     return table ? createPrecompiled(table) : (text) => text;
   }
+  if (config.type === "Prepend") return (text) => text === "" ? "" : config.prepend + text;
   if (config.type === "Replace") {
     const pattern = patternOf(config.pattern, library);
     return (text) => replaceMatches(text, pattern, config.content);

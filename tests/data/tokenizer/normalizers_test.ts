@@ -50,3 +50,9 @@ Deno.test("Precompiled replaces characters and short graphemes by SentencePiece'
   assert.equal(normalize({ "\r\n": "\n" }, "a\r\nb\n"), "a\nb\n");
   assert.equal(normalize({ "a": "b" }, ""), "");
 });
+
+Deno.test("Prepend leaves a text empty of which another normalizer has left nothing", () => {
+  const remove = { type: "Replace", pattern: { String: " " }, content: "" } as const;
+  const twice = createNormalizer([remove, { type: "Prepend", prepend: "▁" }], undefined);
+  assert.deepEqual([twice(" "), twice(" a")], ["", "▁a"]);
+});
