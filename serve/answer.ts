@@ -1,4 +1,4 @@
-import type { CompletionPiece, GenerateResult } from "../generate/completion.ts";
+import type { CompletionPiece } from "../generate/completion.ts";
 import type { EngineRequest } from "../generate/request.ts";
 import { merged } from "../generate/merged.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
@@ -53,13 +53,11 @@ export interface AnswerOptions {
   readonly count: number;
 }
 
-/** Why a completion ended, in OpenAI's words; one that was aborted has no reader. */
-export const FINISH_REASONS: Readonly<Record<GenerateResult["reason"], "length" | "stop">> = {
-  length: "length",
-  stop: "stop",
-  "end-of-text": "stop",
-  aborted: "stop",
-};
+/** Why a completion ends with a piece, in OpenAI's words; null if more pieces follow. */
+export function finishReasonOf({ result }: CompletionPiece): "length" | "stop" | null {
+  if (!result) return null;
+  return result.reason === "length" ? "length" : "stop"; // one that was aborted has no reader
+}
 
 /**
  * Milliseconds for which a response waits for its first text, so that an error has a status. Then it begins in any case:

@@ -56,7 +56,7 @@ export class ApiError extends UserError {
 const FIELD_OF_FLAG: Readonly<Record<string, string>> = { "--max-new-tokens": "max_tokens" };
 
 /** The field of a request that stands for a flag of `generate`: `top_k` for `--top-k`. */
-function fieldOf(flag: string): string {
+export function fieldOf(flag: string): string {
   return FIELD_OF_FLAG[flag] ?? flag.slice(2).replaceAll("-", "_");
 }
 

@@ -13,7 +13,7 @@ import {
   type Answer,
   answerWith,
   type Choice,
-  FINISH_REASONS,
+  finishReasonOf,
   type RequestContext,
 } from "./answer.ts";
 import { ApiError, toApiError } from "./api_error.ts";
@@ -173,7 +173,6 @@ async function answerOf(
   const choices = seedsOf(fields, n).map((seed): Choice => {
     const logprobsOf = (piece: CompletionPiece) =>
       piece.logprobs ? { content: contentLogprobs(model, piece), refusal: null } : null;
-    const reasonOf = ({ result }: CompletionPiece) => result ? FINISH_REASONS[result.reason] : null;
     return {
       request: engineRequest(fields, {
         promptIds,
@@ -185,13 +184,13 @@ async function answerOf(
       part: (piece, isFirst) => ({
         delta: { ...(isFirst ? { role: "assistant" } : {}), content: piece.text },
         logprobs: logprobsOf(piece),
-        finish_reason: reasonOf(piece),
+        finish_reason: finishReasonOf(piece),
         ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
       }),
       whole: (piece) => ({
         message: { role: "assistant", content: piece.text, refusal: null },
         logprobs: logprobsOf(piece),
-        finish_reason: reasonOf(piece),
+        finish_reason: finishReasonOf(piece),
         ...idFields(fields, { ids: piece.ids, promptIds, isFirst: true }),
       }),
     };

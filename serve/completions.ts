@@ -1,3 +1,4 @@
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { CompletionPiece, TokenLogprobs } from "../generate/completion.ts";
 import { promptIdsOf } from "../generate/request.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
@@ -7,7 +8,7 @@ import {
   type Answer,
   answerWith,
   type Choice,
-  FINISH_REASONS,
+  finishReasonOf,
   type RequestContext,
 } from "./answer.ts";
 import { ApiError } from "./api_error.ts";
@@ -112,29 +113,24 @@ function promptsOf({ prompt }: CompletionFields): readonly Prompt[] {
   return typeof prompt[0] === "number" ? [prompt as readonly number[]] : prompt as Prompt[];
 }
 
-/** A prompt and its ids. */
+/** A prompt as the model reads it. */
 interface ReadPrompt {
-  readonly prompt: Prompt;
+  readonly text: string;
+  /** The tokens that the model reads. */
   readonly ids: readonly number[];
-  /** Computes the logprobs of its tokens once; the signal is that of the request. */
-  logprobs(options: { top: number; signal: AbortSignal }): Promise<TokenLogprobs[]>;
+  /** The tokens of the text itself: all but the one that begins every text. */
+  readonly ownIds: readonly number[];
+  /** The logprobs of `ownIds`, computed once; the signal is that of the request. */
+  logprobs(signal: AbortSignal): Promise<readonly TokenLogprobs[]>;
 }
 
 /** The completions of a request: `n` of each prompt. */
 function answerOf(model: ServedModel, fields: CompletionFields): Answer {
-  const prompts = promptsOf(fields).map((prompt): ReadPrompt => {
-    const ids = idsOf(model, prompt);
-    let logprobs: Promise<TokenLogprobs[]> | undefined; // of all completions of the prompt
-    return {
-      prompt,
-      ids,
-      logprobs: (options) => logprobs ??= promptLogprobs(model, ids, options),
-    };
-  });
-  const choices = prompts.flatMap((prompt) => Array<typeof prompt>(fields.n).fill(prompt));
+  const prompts = promptsOf(fields).map((prompt) => readPrompt(model, prompt, fields));
+  const choices = prompts.flatMap((prompt) => Array<ReadPrompt>(fields.n).fill(prompt));
   const seeds = seedsOf(fields, choices.length);
   return {
-    choices: choices.map((prompt, i) => choiceOf(model, fields, { ...prompt, seed: seeds[i]! })),
+    choices: choices.map((prompt, i) => choiceOf(model, fields, { prompt, seed: seeds[i]! })),
     promptTokens: prompts.reduce((sum, { ids }) => sum + ids.length, 0),
     head: completionId("cmpl", model),
     object: "text_completion",
@@ -142,74 +138,91 @@ function answerOf(model: ServedModel, fields: CompletionFields): Answer {
   };
 }
 
-/** The ids of a prompt. */
-function idsOf(model: ServedModel, prompt: Prompt): readonly number[] {
-  if (typeof prompt === "string") return promptIdsOf(model.tokenizer, prompt);
-  model.checkIds(prompt, "prompt");
-  return prompt;
+function readPrompt(
+  model: ServedModel,
+  prompt: Prompt,
+  { logprobs: top = 0 }: CompletionFields,
+): ReadPrompt {
+  const { tokenizer } = model, isText = typeof prompt === "string";
+  if (!isText) model.checkIds(prompt, "prompt");
+  const ids = isText ? promptIdsOf(tokenizer, prompt) : prompt;
+  const ownIds = isText ? ids.slice(ids.length - tokenizer.encode(prompt).length) : ids;
+  let computed: Promise<readonly TokenLogprobs[]> | undefined;
+  const logprobs = async (signal: AbortSignal) => {
+    const all = await promptLogprobs(model, ids, { top, signal });
+    return all.slice(ids.length - ownIds.length);
+  };
+  return {
+    text: isText ? prompt : tokenizer.decode(prompt),
+    ids,
+    ownIds,
+    logprobs: (signal) => computed ??= logprobs(signal),
+  };
 }
 
 /** A completion of a prompt. */
 function choiceOf(
-  model: ServedModel,
-  { max_tokens, logprobs: top, echo, ...fields }: CompletionFields,
-  { prompt, ids: promptIds, logprobs: promptLogprobs, seed }: ReadPrompt & { seed: number },
+  { tokenizer }: ServedModel,
+  fields: CompletionFields,
+  { prompt, seed }: { prompt: ReadPrompt; seed: number },
 ): Choice {
-  const { tokenizer } = model, isText = typeof prompt === "string";
-  const text = isText ? prompt : tokenizer.decode(prompt);
-  // the tokens that the prompt itself has, without the one that begins texts
-  const ownIds = isText ? promptIds.slice(-tokenizer.encode(prompt).length || Infinity) : promptIds;
-  const decoder = tokenizer.decoder(echo ? [] : promptIds);
-  let offset = echo ? 0 : codePoints(text);
-
-  /** The logprobs of the next tokens. */
-  const logprobsOf = ({ ids, logprobs = [] }: CompletionPiece): Logprobs | null => {
-    if (top === undefined) return null;
-    const textOf = (id: number) => tokenOf(tokenizer, id).text;
-    const answer: Logprobs = {
-      tokens: ids.map(textOf),
-      token_logprobs: logprobs.map(({ logprob }) => Number.isNaN(logprob) ? null : logprob),
-      top_logprobs: top === 0 ? null : logprobs.map(({ id, logprob, top }) => (
-        Number.isNaN(logprob) ? null : Object.fromEntries(
-          [...top, { id, logprob }].map(({ id, logprob }) => [textOf(id), logprob]),
-        )
-      )),
-      text_offset: [],
-    };
-    for (const id of ids) {
-      answer.text_offset.push(offset);
-      offset += codePoints(decoder.push(id));
-    }
-    return answer;
-  };
+  const { max_tokens: maxNewTokens, echo, logprobs: top } = fields, { ids: promptIds } = prompt;
+  const logprobs = top === undefined ? undefined : logprobsWriter(tokenizer, {
+    top,
+    before: echo ? [] : promptIds,
+    offset: echo ? 0 : codePoints(prompt.text),
+  });
   const part = (piece: CompletionPiece, isFirst: boolean) => ({
     text: piece.text,
-    logprobs: logprobsOf(piece),
-    finish_reason: piece.result ? FINISH_REASONS[piece.result.reason] : null,
+    logprobs: logprobs ? logprobs(piece) : null,
+    finish_reason: finishReasonOf(piece),
     ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
+  });
+  const echoed = async (signal: AbortSignal): Promise<CompletionPiece> => ({
+    text: prompt.text,
+    ids: prompt.ownIds,
+    ...(top === undefined ? {} : { logprobs: await prompt.logprobs(signal) }),
   });
   return {
     request: engineRequest(fields, {
       promptIds,
-      maxNewTokens: max_tokens,
+      maxNewTokens,
       seed,
       ...(top === undefined ? {} : { logprobs: top }),
     }),
-    ...(echo
-      ? {
-        before: async (signal) => ({
-          text,
-          ids: ownIds,
-          ...(top === undefined ? {} : {
-            logprobs: (await promptLogprobs({ top, signal }))
-              .slice(promptIds.length - ownIds.length),
-          }),
-        }),
-      }
-      : {}),
+    ...(echo ? { before: echoed } : {}),
     part,
     whole: (piece) => part(piece, true),
   };
+}
+
+/**
+ * Writes the logprobs of a text's tokens in OpenAI's shape, piece by piece.
+ *
+ * @param options.top number of likeliest tokens per token.
+ * @param options.before the tokens before those of the first piece.
+ * @param options.offset where the first token begins, in code points.
+ */
+function logprobsWriter(
+  tokenizer: Tokenizer,
+  { top, before, offset }: { top: number; before: readonly number[]; offset: number },
+): (piece: CompletionPiece) => Logprobs {
+  const decoder = tokenizer.decoder(before), textOf = (id: number) => tokenOf(tokenizer, id).text;
+  const offsetOf = (id: number) => {
+    const begin = offset;
+    offset += codePoints(decoder.push(id));
+    return begin;
+  };
+  return ({ ids, logprobs = [] }) => ({
+    tokens: ids.map(textOf),
+    token_logprobs: logprobs.map(({ logprob }) => Number.isNaN(logprob) ? null : logprob),
+    top_logprobs: top === 0 ? null : logprobs.map(({ id, logprob, top }) => (
+      Number.isNaN(logprob) ? null : Object.fromEntries(
+        [...top, { id, logprob }].map(({ id, logprob }) => [textOf(id), logprob]),
+      )
+    )),
+    text_offset: ids.map(offsetOf),
+  });
 }
 
 function codePoints(text: string): number {
@@ -222,7 +235,7 @@ async function promptLogprobs(
   ids: readonly number[],
   { top, signal }: { top: number; signal: AbortSignal },
 ): Promise<TokenLogprobs[]> {
-  using _ = await model.passes.take(signal);
+  using _ = await model.passes.acquire(signal);
   const { predictions } = await predictionsOf(model, ids, { top, signal });
   const first = { id: ids[0]!, logprob: NaN, top: [] };
   return [

@@ -11,8 +11,8 @@ import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { ApiError } from "./api_error.ts";
 import { MOST_WAITING_FOR_MODEL, PLAYGROUND_SLOTS } from "./limits.ts";
 import type { Models } from "./models.ts";
+import { Mutex } from "./mutex.ts";
 import { recordServedModel, ServedModel } from "./served_model.ts";
-import { Turns } from "./turns.ts";
 
 /**
  * One model on one device: that of the last request.
@@ -50,7 +50,7 @@ export class CurrentModel implements Models {
   /** Free bytes of the system's memory. */
   readonly freeBytes: () => number;
   readonly #closing = new AbortController();
-  readonly #turns = new Turns(); // of those that wait for their model
+  readonly #loading = new Mutex(); // held by a request that waits until its model is loaded
   #waiting = 0;
   #device: Device | undefined;
   #loaded: { readonly key: string; readonly model: ServedModel } | undefined;
@@ -96,7 +96,7 @@ export class CurrentModel implements Models {
     }
     this.#waiting++;
     try {
-      using _ = await this.#turns.take(signal);
+      using _ = await this.#loading.acquire(signal);
       const isLoaded = this.#loaded?.key === keyOf(this.#find(name).path);
       if (!isLoaded) await unlessAborted(Promise.all(this.#users), signal); // of the model before
       // meanwhile a training may have removed the checkpoint that was found, or saved a newer one
@@ -115,7 +115,7 @@ export class CurrentModel implements Models {
   /** Stops what is done with the model, lets nothing else begin, and frees model and device. */
   async close(): Promise<void> {
     this.#closing.abort(new ApiError(503, "Cannot answer as the server is closed"));
-    await this.#turns.end();
+    await this.#loading.idle();
     await Promise.all(this.#users);
     await this.#drop();
   }

@@ -116,7 +116,7 @@ function inspection<Values extends TextFields>(
   return (current, body, { signal }) => {
     const values = checkRequest(body, fields, "inspect");
     return current.use(values.model, signal, async (model, signal) => {
-      using _ = await model.passes.take(signal);
+      using _ = await model.passes.acquire(signal);
       return Response.json({
         model: model.name,
         ...await look(model, values, { current, signal }),

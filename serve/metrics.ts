@@ -11,10 +11,15 @@ import type { ServedModel } from "./served_model.ts";
 /** Upper bounds of the buckets of durations, in seconds. */
 const BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
 
-/** Labels of a sample. */
-type Labels = Readonly<Record<string, string | number>>;
+/** Labels of a sample, such as `{model="default"}`. */
+function labelled(labels: Readonly<Record<string, string | number>>): string {
+  const texts = Object.entries(labels).map(([name, value]) =>
+    `${name}="${`${value}`.replace(/[\\"\n]/g, (c) => c === "\n" ? "\\n" : `\\${c}`)}"`
+  );
+  return `{${texts.join()}}`;
+}
 
-/** How often durations were at most as long as each bound. */
+/** Counts of durations by bucket. */
 class Histogram {
   readonly #counts = BUCKETS.map(() => 0);
   #count = 0;
@@ -28,41 +33,42 @@ class Histogram {
     });
   }
 
-  lines(name: string, labels: Labels): string[] {
+  /** The samples of the histogram of a model. */
+  samples(name: string, model: string): string[] {
+    const bucket = (le: number | string, count: number) =>
+      `${name}_bucket${labelled({ model, le })} ${count}`;
     return [
-      ...BUCKETS.map((le, i) => sample(`${name}_bucket`, { ...labels, le }, this.#counts[i]!)),
-      sample(`${name}_bucket`, { ...labels, le: "+Inf" }, this.#count),
-      sample(`${name}_sum`, labels, this.#sum),
-      sample(`${name}_count`, labels, this.#count),
+      ...BUCKETS.map((bound, i) => bucket(bound, this.#counts[i]!)),
+      bucket("+Inf", this.#count),
+      `${name}_sum${labelled({ model })} ${this.#sum}`,
+      `${name}_count${labelled({ model })} ${this.#count}`,
     ];
   }
 }
 
-function sample(name: string, labels: Labels, value: number): string {
-  const texts = Object.entries(labels).map(([name, value]) =>
-    `${name}="${`${value}`.replace(/[\\"\n]/g, (c) => c === "\n" ? "\\n" : `\\${c}`)}"`
-  );
-  return `${name}${texts.length > 0 ? `{${texts.join()}}` : ""} ${value}`;
-}
-
-/** A metric with its samples. */
+/** A metric with its samples, a line each. */
 function metric(name: string, type: string, help: string, samples: readonly string[]): string {
   return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...samples, ""].join("\n");
 }
 
-/** A map whose missing values are made. */
-function valueAt<Value>(map: Map<string, Value>, key: string, make: () => Value): Value {
-  const value = map.get(key) ?? make();
-  map.set(key, value);
-  return value;
+/** Adds to a counter. */
+function increase(counts: Map<string, number>, key: string, more = 1): void {
+  counts.set(key, (counts.get(key) ?? 0) + more);
+}
+
+/** Adds a duration to the histogram of a model. */
+function observe(histograms: Map<string, Histogram>, model: string, milliseconds: number): void {
+  const histogram = histograms.get(model) ?? new Histogram();
+  histograms.set(model, histogram);
+  histogram.add(milliseconds / 1000);
 }
 
 /** Counts the requests of a server. */
 export class Metrics {
   readonly #started = Date.now() / 1000;
-  readonly #requests = new Map<string, number>(); // by path and status
-  readonly #reasons = new Map<string, number>(); // by model and reason
-  readonly #tokens = new Map<string, number>(); // by model and kind
+  readonly #requests = new Map<string, number>(); // by labels: path and status
+  readonly #reasons = new Map<string, number>(); // by labels: model and reason
+  readonly #tokens = new Map<string, number>(); // by labels: model and kind
   readonly #durations = new Map<string, Histogram>(); // by model
   readonly #firstPieces = new Map<string, Histogram>(); // by model
 
@@ -74,18 +80,13 @@ export class Metrics {
   count(record: RequestRecord, path: string): void {
     const { status, model, promptTokens, completionTokens, reasons, firstPieceMs, elapsedMs } =
       record;
-    const add = (map: Map<string, number>, labels: Labels, value = 1) => {
-      const key = JSON.stringify(labels);
-      map.set(key, (map.get(key) ?? 0) + value);
-    };
-    add(this.#requests, { path, status });
+    increase(this.#requests, labelled({ path, status }));
     if (model === undefined) return;
-    add(this.#tokens, { model, kind: "prompt" }, promptTokens);
-    add(this.#tokens, { model, kind: "completion" }, completionTokens);
-    for (const reason of reasons) add(this.#reasons, { model, reason });
-    valueAt(this.#durations, model, () => new Histogram()).add(elapsedMs! / 1000);
-    if (firstPieceMs === undefined) return;
-    valueAt(this.#firstPieces, model, () => new Histogram()).add(firstPieceMs / 1000);
+    increase(this.#tokens, labelled({ model, kind: "prompt" }), promptTokens);
+    increase(this.#tokens, labelled({ model, kind: "completion" }), completionTokens);
+    for (const reason of reasons) increase(this.#reasons, labelled({ model, reason }));
+    observe(this.#durations, model, elapsedMs!);
+    if (firstPieceMs !== undefined) observe(this.#firstPieces, model, firstPieceMs);
   }
 
   /** All figures, in the text format. */
@@ -95,24 +96,24 @@ export class Metrics {
         name,
         "counter",
         help,
-        [...map].map(([labels, value]) => sample(name, JSON.parse(labels), value)),
+        [...map].map(([labels, value]) => `${name}${labels} ${value}`),
       );
     const gauge = (name: string, help: string, value: (model: ServedModel) => number) =>
       metric(
         name,
         "gauge",
         help,
-        models.map((model) => sample(name, { model: model.name }, value(model))),
+        models.map((model) => `${name}${labelled({ model: model.name })} ${value(model)}`),
       );
     const histogram = (name: string, help: string, map: Map<string, Histogram>) =>
       metric(
         name,
         "histogram",
         help,
-        [...map].flatMap(([model, histogram]) => histogram.lines(name, { model })),
+        [...map].flatMap(([model, histogram]) => histogram.samples(name, model)),
       );
     const single = (name: string, help: string, value: number) =>
-      metric(name, "gauge", help, [sample(name, {}, value)]);
+      metric(name, "gauge", help, [`${name} ${value}`]);
     return [
       counter("toy_requests_total", "Requests by path and status.", this.#requests),
       counter("toy_completions_total", "Completions by the reason why they ended.", this.#reasons),

@@ -1,5 +1,7 @@
+import { flagOf } from "../files/command_line.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { SAMPLER_RULES, type SamplerOptions } from "../kernels/sample/sample.ts";
+import { fieldOf } from "./api_error.ts";
 import type { FieldTable } from "./request.ts";
 
 /**
@@ -8,36 +10,26 @@ import type { FieldTable } from "./request.ts";
  * @module
  */
 
-/** The fields of the sampler, in the words of the API. */
-export interface SamplerFields {
-  temperature: number;
-  top_p: number;
-  top_k: number;
-  min_p: number;
-  repetition_penalty: number;
-  repetition_window: number;
-  presence_penalty: number;
-  frequency_penalty: number;
-}
+/** The name of an option in a request: `top_k` for `topK`. */
+type FieldName<Option extends string> = Option extends `${infer Letter}${infer Rest}`
+  ? `${Letter extends Lowercase<Letter> ? Letter : `_${Lowercase<Letter>}`}${FieldName<Rest>}`
+  : Option;
 
-/** Options of the sampler by their names in a request. */
-const SAMPLER_OPTIONS: Readonly<Record<keyof SamplerFields, keyof SamplerOptions>> = {
-  temperature: "temperature",
-  top_p: "topP",
-  top_k: "topK",
-  min_p: "minP",
-  repetition_penalty: "repetitionPenalty",
-  repetition_window: "repetitionWindow",
-  presence_penalty: "presencePenalty",
-  frequency_penalty: "frequencyPenalty",
+/** The options of the sampler by their names in requests. */
+export type SamplerFields = {
+  [Option in keyof SamplerOptions as FieldName<Option>]: SamplerOptions[Option];
 };
 
-/** OpenAI's defaults, where they differ from those of `deno task generate`. */
+/** Each option with its name in requests. */
+const NAMES = (Object.keys(SAMPLER_RULES) as (keyof SamplerOptions)[])
+  .map((option) => [option, fieldOf(flagOf(option)) as keyof SamplerFields] as const);
+
+/** Defaults of OpenAI that differ from those of `deno task generate`. */
 const OPENAI_DEFAULTS: Partial<SamplerOptions> = { temperature: 1, topP: 1 };
 
 /** The fields of the sampler, with OpenAI's defaults; those that OpenAI lacks have the defaults of `deno task generate`. */
 export const SAMPLER_FIELDS = Object.fromEntries(
-  Object.entries(SAMPLER_OPTIONS).map(([name, option]) => {
+  NAMES.map(([option, name]) => {
     const [must, holds] = SAMPLER_RULES[option];
     return [name, {
       must,
@@ -49,17 +41,16 @@ export const SAMPLER_FIELDS = Object.fromEntries(
 
 /** The sampler of a request. */
 export function samplerOf(fields: SamplerFields): SamplerOptions {
-  const entries = Object.entries(SAMPLER_OPTIONS)
-    .map(([name, option]) => [option, fields[name as keyof SamplerFields]]);
+  const entries = NAMES.map(([option, name]) => [option, fields[name]]);
   return Object.fromEntries(entries) as unknown as SamplerOptions;
 }
 
 /** The defaults of `deno task generate` for the sampler, and what each value must be, by their names in requests. */
 export function samplerDefaults(): Record<string, { value: number; must: string }> {
   return Object.fromEntries(
-    Object.entries(SAMPLER_OPTIONS).map(([name, option]) => [name, {
+    NAMES.map(([option, name]) => [name, {
       value: DEFAULT_SAMPLER[option],
-      must: SAMPLER_FIELDS[name as keyof SamplerFields].must,
+      must: SAMPLER_FIELDS[name].must,
     }]),
   );
 }

@@ -8,7 +8,7 @@ import { createGpt, type Quantization } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { ApiError } from "./api_error.ts";
 import { MOST_RETRY_SECONDS, QUEUE } from "./limits.ts";
-import { Turns } from "./turns.ts";
+import { Mutex } from "./mutex.ts";
 
 /** How many completions a model continues at once, and how many requests wait. */
 export interface ServedModelOptions extends EngineOptions {
@@ -29,8 +29,8 @@ export class ServedModel implements LoadedModel {
   readonly engine: Engine;
   /** Seconds since 1970 when it was loaded. */
   readonly created = Math.floor(Date.now() / 1000);
-  /** Passes outside the engine: one at a time, as the memory for one is planned. */
-  readonly passes = new Turns();
+  /** Held during a pass outside the engine, as there is memory for one such pass. */
+  readonly passes = new Mutex();
   readonly #most: number; // completions admitted
   #admitted = 0;
   #chatFormat: Promise<ChatFormat> | undefined;
