@@ -11,7 +11,6 @@ import { ChatCommands } from "./chat_commands.ts";
 import { LineEditor, type LineSource, PlainLines, readMessage } from "./chat_input.ts";
 import {
   command,
-  EXIT_CODES,
   output,
   runCommand,
   status,
@@ -23,6 +22,7 @@ import { openGpu } from "./gpu.ts";
 import { checkRoom, findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
+import { EXIT_CODES, REPEATED_MS } from "./signals.ts";
 
 /** `chat`: talks with a trained model. */
 const program = withSamplerOptions(
@@ -44,9 +44,6 @@ const program = withSamplerOptions(
 
 /** The options that were typed, and defaults. */
 type ChatCommandOptions = ReturnType<typeof program.opts>;
-
-/** Milliseconds within which signals count as one, as in signal_worker.ts: `deno task` repeats those of the terminal. */
-const REPEATED_MS = 100;
 
 async function main(options: ChatCommandOptions): Promise<number> {
   const sampler = samplerOf(options), { maxNewTokens, system, seed, quantize } = options;

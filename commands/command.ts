@@ -6,7 +6,7 @@ import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { permissionError } from "./permissions.ts";
-import type { Listening } from "./signal_worker.ts";
+import { EXIT_CODES, type Listening } from "./signals.ts";
 
 /**
  * Code that all commands share: checked numbers, output, signals, and the report of an error.
@@ -246,14 +246,6 @@ export interface Interrupts {
   /** Exit status by which shells recognize that signal. */
   readonly exitCode: number;
 }
-
-/** Exit status by signal: 128 plus the signal's number. */
-export const EXIT_CODES: Partial<Record<Deno.Signal, number>> = {
-  SIGHUP: 129,
-  SIGINT: 130,
-  SIGUSR2: Deno.build.os === "darwin" ? 159 : 140,
-  SIGTERM: 143,
-};
 
 /**
  * Listens for Ctrl-C and the other signals that ask a process to end. The first signal aborts and prints the

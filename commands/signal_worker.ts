@@ -1,4 +1,5 @@
 import { fstatSync, readSync } from "node:fs";
+import { type Listening, REPEATED_MS } from "./signals.ts";
 
 /**
  * A worker that receives signals, also while the main thread computes. It receives what to do, posts `ready`, and later
@@ -8,24 +9,10 @@ import { fstatSync, readSync } from "node:fs";
  * @module
  */
 
-/** The message with which the main thread starts the worker. */
-export interface Listening {
-  /** What to write at the first signal. */
-  readonly notice: string;
-  /** Whether `mpirun` or `srun` has started this process. */
-  readonly isRank: boolean;
-}
-
 const scope = self as unknown as {
   postMessage(message: "ready" | Deno.Signal): void;
   onmessage: (event: MessageEvent<Listening>) => void;
 };
-
-/**
- * Milliseconds within which several signals count as one. `deno task` forwards a signal that the process group
- * receives too, and `timeout` sends one to the process and one to its group.
- */
-const REPEATED_MS = 100;
 
 const signals: Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK", "SIGHUP"]

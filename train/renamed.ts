@@ -13,9 +13,11 @@ import type { TrainerState } from "../model/files/trainer_state.ts";
 import type { Callbacks } from "./events.ts";
 import {
   isGiven,
+  type OptionName,
   optionsWhere,
   type ResolvedOptions,
   savedIn,
+  type TRAIN_OPTIONS,
   type TrainOptions,
 } from "./options.ts";
 import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
@@ -64,18 +66,24 @@ export async function findRenamed(
 /** Options that say what the text is and how it is read. */
 const DATA_OPTIONS = optionsWhere(({ names }) => names === "data") as (keyof DataOptions)[];
 
+/** Their values. */
+type DataOptions = Pick<
+  ResolvedOptions,
+  {
+    [Name in OptionName]: (typeof TRAIN_OPTIONS)[Name] extends { names: "data" } ? Name : never;
+  }[OptionName]
+>;
+
 async function renamedData(
   given: Partial<TrainOptions>,
   { path, state, tokenizer }: Resumed,
   places: Places,
   callbacks: Callbacks,
 ): Promise<Partial<TrainOptions>> {
-  const saved = savedIn(state);
-  const { data, validationData, dataVersion, textField } = saved;
-  const asked: DataOptions = { data, validationData, dataVersion, textField };
-  for (const name of DATA_OPTIONS) {
-    if (isGiven(given[name])) Object.assign(asked, { [name]: given[name] });
-  }
+  const saved = savedIn(state), { data, validationData } = saved;
+  const asked = Object.fromEntries(
+    DATA_OPTIONS.map((name) => [name, isGiven(given[name]) ? given[name] : saved[name]]),
+  ) as DataOptions;
   asked.data = asFound(asked.data, data);
   if (validationData) asked.validationData = asFound(asked.validationData!, validationData);
   const changed = DATA_OPTIONS.filter((name) =>
@@ -99,12 +107,6 @@ async function renamedData(
   );
 }
 
-/** The options that name data. */
-type DataOptions = Pick<
-  ResolvedOptions,
-  "data" | "validationData" | "dataVersion" | "textField"
->;
-
 /** The built-in data set that the options name, with its edition and without its revision. */
 function setOf({ data, dataVersion }: DataOptions): string | undefined {
   if (typeof data !== "string") return undefined;
@@ -112,10 +114,11 @@ function setOf({ data, dataVersion }: DataOptions): string | undefined {
   return name === "tinystories" ? `${name} ${dataVersion ?? "v2"}` : name;
 }
 
-function describeData({ data, ...others }: DataOptions): string {
-  const flags = (["validationData", "dataVersion", "textField"] as const)
-    .flatMap((name) => others[name] === undefined ? [] : [flagOf(name), ...[others[name]].flat()]);
-  return printable([...[data].flat(), ...flags].join(" "));
+/** The words of a command that name the text. */
+function describeData(options: DataOptions): string {
+  const words = DATA_OPTIONS.filter((name) => options[name] !== undefined)
+    .flatMap((name) => [name === "data" ? [] : flagOf(name), options[name]!].flat());
+  return printable(words.join(" "));
 }
 
 async function renamedTokenizer(
