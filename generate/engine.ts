@@ -1,5 +1,6 @@
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
+import { DeviceError } from "../kernels/device.ts";
 import { MOST_LOGPROBS, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import { intervalOf, PassTimer } from "../kernels/timing.ts";
@@ -36,7 +37,7 @@ export interface EngineStats {
 export interface EngineOptions {
   /**
    * Requests that can run at the same time; by default 64, on a CPU 8, or fewer if the device cannot hold the caches of so
-   * many. A GPU computes one request in the least time with one slot, in less with up to eight, and many with more.
+   * many. On a GPU one request takes the least time with one slot, more with up to eight, and the most with more.
    */
   readonly slots?: number | undefined;
   /** Tokens of the longest request, prompt and completion together; by default 32,768, or more for a longer context. */
@@ -48,13 +49,13 @@ export interface Engine extends AsyncDisposable {
   /**
    * Begins a completion as soon as there is a slot for it.
    *
-   * The completion ends at the next chunk of tokens after the signal aborts, or after the caller stops iterating. The
-   * pieces are those of a fast reader; for a slow one they are joined.
+   * The completion ends at the next chunk of tokens after the signal aborts, or after the caller stops iterating. A
+   * caller that is slower than the engine gets the text of several chunks as one piece.
    *
    * @throws {UserError} at once if an option of the sampler is out of range, or if there are too many tokens or end ids;
    * {RangeError} if another number is out of range or an id is not in the vocabulary; {TypeError} if the engine is closed;
-   * while iterating: {UserError} if the model's logits are not finite, {DeviceError} if the
-   * device fails, after which the engine is of no use.
+   * while iterating: {UserError} if the model's logits are not finite, {DeviceError} if the device fails. Unless the
+   * error is of kind `invalid`, the engine then refuses all further requests.
    */
   submit(request: EngineRequest): AsyncGenerator<CompletionPiece, void>;
   /** What the engine does. */
@@ -80,7 +81,7 @@ interface Job {
   /** Those of `samplerSettings()`. */
   readonly settings: Uint32Array<ArrayBuffer>;
   readonly completion: Completion;
-  /** What its reader has not taken. */
+  /** The part of its completion that its reader has not taken. */
   readonly output: Output;
   /** Its tokens on the device, while it has a slot. */
   sequence?: Sequence | undefined;
@@ -286,7 +287,9 @@ export class BatchingEngine implements Engine {
         chunk = next ?? this.#submitChunk();
       }
     } catch (error) {
-      this.#failure = { error };
+      const isUsable = error instanceof DeviceError && error.kind === "invalid"; // as `Device.check()` says
+      if (!isUsable) this.#failure = { error };
+      this.#slots.forgetPrefixes(); // passes may have stored nothing
       for (const job of [...this.#running, ...this.#waiting.splice(0)]) this.#fail(job, error);
     }
     this.#work = undefined; // at once, as the next request would otherwise wait for work that has ended

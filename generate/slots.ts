@@ -35,12 +35,12 @@ export function windowStart(length: number, contextLength: number): number {
   return Math.ceil((length - contextLength) / stride) * stride;
 }
 
-/** Sequences per batch, at most: more do not make a large GPU faster. */
+/** Sequences per batch, at most: a large GPU computes no more tokens per second with more. */
 const MOST_SEQUENCES = 256;
 
 /**
- * Sequences of `length` tokens that a decoder holds at most: as many as have their tokens, keys, values, logits and
- * activations each in one binding. A limit of the device thus bounds the memory.
+ * Sequences of `length` tokens per batch, at most: as many as have their tokens, keys, values, logits and activations
+ * each in one binding. So a limit of the device bounds the memory.
  */
 export function mostSequences(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
@@ -59,15 +59,15 @@ export function mostSequences(
 /** Tokens of each sequence that one pass prefills. */
 const PREFILL_TOKENS = { gpu: 64, cpu: 16 };
 
-/** Tokens drawn by the first submit, and by a later one, at most: the device computes while the host encodes the next. */
+/** Tokens drawn by the first submit and by a later one, at most: the device computes while the host encodes the next. */
 const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 
 /**
- * Slots, at most, whose rows are computed by kernels for few rows if their bits may not depend on their number, and the
- * rows for which kernels of more slots are chosen. On an H200 64 rows of gpt2's shape took 6.0 ms per step with kernels for
- * eight rows, and 1.9 ms with those for many (November 2026).
+ * Rows for which the kernels of batch-invariant passes are chosen, whatever the number of their rows: up to eight slots
+ * have those for eight rows, more slots those for 64. On an H200 64 rows of gpt2's shape took 6.0 ms per step with the
+ * kernels for eight rows, and 1.9 ms with those for 64 (November 2026).
  */
-const FEW_SLOTS = 8, MANY_ROWS = 64;
+const FEW_ROWS = 8, MANY_ROWS = 64;
 
 /** Tokens that are drawn before their logprobs are overwritten. */
 export const LOGPROBS_KEPT = 64;
@@ -228,8 +228,8 @@ export class Slots implements Disposable {
     );
     const cache = { cursors, layers: this.#layers };
     const { batchInvariant, slots } = this.#options, inputs = { tokens, cache };
-    const drawn = slots <= FEW_SLOTS ? FEW_SLOTS : MANY_ROWS;
-    const kernelRows = batchInvariant ? (count === 1 ? drawn : count) : undefined;
+    const drawnRows = slots <= FEW_ROWS ? FEW_ROWS : MANY_ROWS;
+    const kernelRows = batchInvariant ? (count === 1 ? drawnRows : count) : undefined;
     const output = forward(program, this.#model, inputs, activations, { kernelRows });
     return { program, output };
   }
@@ -337,6 +337,11 @@ export class Slots implements Disposable {
     this.#rows[row] = undefined;
     this.#staleRows.add(row);
     this.#free.push(slot);
+  }
+
+  /** Makes sure that no prompt takes keys and values from a slot's last one. */
+  forgetPrefixes(): void {
+    for (const prefix of this.#prefixes) prefix.length = 0;
   }
 
   /** Tokens of a sequence to prefill before the next one can be drawn. */

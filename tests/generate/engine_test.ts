@@ -9,6 +9,7 @@ import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { batchSlots, Slots } from "../../generate/slots.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
 import { samplerSettings } from "../../kernels/sample/sample.ts";
+import { DeviceError } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
@@ -325,6 +326,24 @@ Deno.test("createEngine() fails all requests when the device is lost", async () 
   for (const pieces of open) await assert.rejects(Array.fromAsync(pieces), { name: "DeviceError" });
   assert.throws(() => engine.submit(PLAIN), { name: "DeviceError" });
   await engine.close();
+});
+
+Deno.test("createEngine() fails requests when the device refuses a launch, and completes the next without their prefixes", async () => {
+  let refused: DeviceError | undefined;
+  const check = () => {
+    const error = refused;
+    refused = undefined;
+    if (error) throw error;
+    device.check();
+  };
+  const gpt = { ...LONG.gpt, device: { ...device, check } };
+  await using engine = createEngine({ gpt, tokenizer }, { slots: 1 });
+  const request = { ...PLAIN, promptIds: Array.from({ length: PIECE + 2 }, (_, i) => i) };
+  refused = new DeviceError("Cannot launch anything", "invalid");
+  await assert.rejects(completed(engine, request), { name: "DeviceError" });
+  const before = engine.stats().promptTokensRead;
+  assert.equal((await completed(engine, request)).result.tokens, 60);
+  assert.equal(engine.stats().promptTokensRead - before, PIECE + 2);
 });
 
 /** The settings of a prompt of one token. */
