@@ -1,5 +1,5 @@
 import { UserError } from "../files/user_error.ts";
-import { misfitOf, shortageOf } from "../generate/limits.ts";
+import { misfitOf, shortageOf } from "../kernels/fit.ts";
 import type { Device } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { Program } from "../kernels/program.ts";

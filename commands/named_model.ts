@@ -1,9 +1,10 @@
 import { type Command, Option } from "@commander-js/extra-typings";
 import { flagOf } from "../files/command_line.ts";
-import { freeMemory, type GenerationPlan, sequencesAtOnce } from "../generate/limits.ts";
+import { type GenerationPlan, sequencesAtOnce } from "../generate/limits.ts";
 import { findSource } from "../generate/load.ts";
 import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
+import { freeMemory } from "../kernels/fit.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";

@@ -2,11 +2,11 @@ import type { Conversation, Message } from "../data/text/conversations.ts";
 import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format.ts";
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
+import { largestThat } from "../kernels/fit.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createEngine, type Engine } from "./engine.ts";
 import type { GenerateResult } from "./completion.ts";
 import { MAX_NEW_TOKENS, randomSeed, resolveSampler } from "./request.ts";
-import { largestThat } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
 /** How a chat begins. */

@@ -3,6 +3,7 @@ import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
+import { misfitOf, shortageOf } from "../kernels/fit.ts";
 import {
   checkpointNamed,
   isNameInRun,
@@ -13,7 +14,6 @@ import {
 import { createGpt, type Gpt, type Quantization } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
-import { misfitOf, shortageOf } from "./limits.ts";
 import { checkPlace } from "./place.ts";
 import {
   fillModel,

@@ -5,7 +5,7 @@ import { unknownId } from "../data/tokens/vocabulary_fit.ts";
 import { inFewDigits } from "../files/units.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
-import { misfitOf, shortageOf } from "../generate/limits.ts";
+import { misfitOf, shortageOf } from "../kernels/fit.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import {

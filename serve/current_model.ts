@@ -2,7 +2,7 @@ import { statSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { quoted } from "../files/printable.ts";
 import { byteCount, byteCounts } from "../files/units.ts";
-import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
+import { freeMemory, misfitOf, shortageOf } from "../kernels/fit.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";

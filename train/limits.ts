@@ -2,7 +2,7 @@ import { oneRank } from "../distributed/transport.ts";
 import { UserError } from "../files/user_error.ts";
 import { DEFAULT_SAMPLER } from "../generate/request.ts";
 import { batchSlots } from "../generate/slots.ts";
-import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
+import { largestThat, misfitOf, shortageOf } from "../kernels/fit.ts";
 import type { Device, LimitError } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
 import type { Tensor } from "../kernels/tensor.ts";

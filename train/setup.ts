@@ -1,7 +1,7 @@
 import type { Corpus } from "../data/tokens/corpus.ts";
 import { UserError } from "../files/user_error.ts";
 import { hashModel, MODEL_NAMES } from "../generate/source.ts";
-import { shortageOf } from "../generate/limits.ts";
+import { shortageOf } from "../kernels/fit.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { GptConfig, PresetName } from "../model/config.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { generateBatch } from "../../generate/generate.ts";
 import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import type { SamplerOptions } from "../../kernels/sample/sample.ts";
-import { largestThat, sequencesAtOnce } from "../../generate/limits.ts";
+import { sequencesAtOnce } from "../../generate/limits.ts";
 import { loadSource } from "../../generate/load.ts";
 import type { ModelSource } from "../../generate/source.ts";
 import { device, freshSeed, testRandom } from "../kernels/harness.ts";
@@ -11,13 +11,6 @@ import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 const CPU = { ...device, name: "a CPU", isCpu: true, maxBindingBytes: 2 ** 27 };
 const PLAN = { promptTokens: 3, maxNewTokens: 100, completions: 4, sampler: DEFAULT_SAMPLER };
 const model = (on = CPU) => ({ device: on, config: CONFIG, precision: "f32" as const });
-
-Deno.test("largestThat() finds the last number that fits", () => {
-  for (const last of [0, 1, 2, 7, 8, 99, 100]) {
-    assert.equal(largestThat((value) => value <= last, 100), last);
-  }
-  assert.equal(largestThat(() => true, 0), 0);
-});
 
 Deno.test("sequencesAtOnce() returns the sequences that fit, and names the greatest length when none does", () => {
   assert.equal(sequencesAtOnce(model(), PLAN), 4);
