@@ -32,7 +32,7 @@ export function sequencesAtOnce(
     misfitOf(device, (dry) => {
       batchSlots(createGpt(dry, config, { precision, quantize }), {
         slots: sequences,
-        maxTokens: Math.max(3, tokens),
+        maxTokens: tokens,
         sampler,
         readsPrompts: true,
       });

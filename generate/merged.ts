@@ -1,12 +1,12 @@
 /**
- * The items of several generators, each as soon as there is one. All generators end with the merged one.
+ * The pieces of several generators, each as soon as there is one. All generators end with the merged one.
  *
  * @throws what a generator throws.
  */
-export async function* merged<Item>(
-  generators: readonly AsyncGenerator<Item, void>[],
-): AsyncGenerator<{ index: number; piece: Item }, void> {
-  const ready: { index: number; piece: Item }[] = [];
+export async function* merged<Piece>(
+  generators: readonly AsyncGenerator<Piece, void>[],
+): AsyncGenerator<{ index: number; piece: Piece }, void> {
+  const ready: { index: number; piece: Piece }[] = [];
   let open = generators.length, failure: { error: unknown } | undefined;
   let changed = Promise.withResolvers<void>();
   const ask = (index: number) =>
@@ -23,9 +23,9 @@ export async function* merged<Item>(
     while (open > 0 || ready.length > 0) {
       await changed.promise;
       changed = Promise.withResolvers();
-      for (const item of ready.splice(0)) {
-        yield item;
-        ask(item.index);
+      for (const next of ready.splice(0)) {
+        yield next;
+        ask(next.index);
       }
       if (failure) throw failure.error;
     }

@@ -1,7 +1,7 @@
 import type { CompletionPiece, GenerateResult, TokenLogprobs } from "./completion.ts";
 import type { EngineRequest } from "./request.ts";
 
-/** What the reader of a request has not taken yet. */
+/** The part of a completion that its reader has not taken yet. */
 export class Output {
   #text = "";
   #ids: number[] = [];
@@ -9,7 +9,7 @@ export class Output {
   #result: GenerateResult | undefined;
   #failure: { error: unknown } | undefined;
   #changed = Promise.withResolvers<void>();
-  /** Whether the reader has gone. */
+  /** Whether the reader has stopped iterating. */
   isAbandoned = false;
 
   constructor({ logprobs }: EngineRequest) {
@@ -21,6 +21,7 @@ export class Output {
     return this.#result !== undefined || this.#failure !== undefined;
   }
 
+  /** Adds what was computed; the reader waits until there is a text. */
   add(text: string, ids: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
     this.#text += text;
     this.#ids.push(...ids);
@@ -28,11 +29,13 @@ export class Output {
     if (text !== "") this.#changed.resolve();
   }
 
+  /** Ends the pieces with the next one, which has this result. */
   end(result: GenerateResult): void {
     this.#result = result;
     this.#changed.resolve();
   }
 
+  /** Ends the pieces with an error. */
   fail(error: unknown): void {
     this.#failure = { error };
     this.#changed.resolve();

@@ -14,10 +14,10 @@ import { ADAPTER_CONFIG } from "../model/files/lora.ts";
  * @module
  */
 
-/** What options need that name a checkpoint or a run. */
+/** What each option must name. */
 const NEEDS = { "--run": "a run", "--checkpoint": "a checkpoint" } as const;
 
-/** The reason if there is nothing at a path. */
+/** The reason of a path that does not exist. */
 const ABSENT = "there is no such directory";
 
 /** What a path holds. */

@@ -1,6 +1,6 @@
 /**
- * A signal that aborts with the first of others, until it is disposed. Of `AbortSignal.any()` with a signal that lives as
- * long as the server, Deno 2.9 keeps 1.3 kB for good.
+ * A signal that aborts with the first of others, until it is disposed. Each `AbortSignal.any()` would leak 1.3 kB if one of
+ * the others lives as long as the server (Deno 2.9).
  */
 export class LinkedAbort implements Disposable {
   readonly #controller = new AbortController();
@@ -25,7 +25,7 @@ export class LinkedAbort implements Disposable {
     this.#controller.abort(reason);
   }
 
-  /** Aborts after a time with a reason. */
+  /** Aborts with a reason after a time, unless it is disposed before. */
   after(milliseconds: number, reason: () => Error): void {
     const timer = setTimeout(() => this.abort(reason()), milliseconds);
     this.#owned.defer(() => clearTimeout(timer));
@@ -37,9 +37,9 @@ export class LinkedAbort implements Disposable {
 }
 
 /**
- * Waits for a promise.
+ * Waits for a promise. An error of the promise after the signal has aborted is ignored.
  *
- * @throws the reason of the signal if it aborts before.
+ * @throws the reason of the signal if it aborts first, or has aborted already.
  */
 export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   const aborted = Promise.withResolvers<never>(), abort = () => aborted.reject(signal.reason);

@@ -14,10 +14,11 @@ import { textStream } from "./text_stream.ts";
  * @module
  */
 
-/** What is known of a request, and where it is noted what becomes of it. */
+/** What an answer to a request needs beside its body. */
 export interface RequestContext {
   /** Aborts when the client leaves, or when the answer takes too long. */
   readonly signal: AbortSignal;
+  /** Where it is noted what becomes of the request. */
   readonly record: RequestRecord;
 }
 
@@ -44,12 +45,12 @@ export interface Answer {
   readonly objectOfParts: string;
 }
 
-/** How an answer is given. */
+/** The model and the form of an answer. */
 export interface AnswerOptions {
   readonly model: string;
   readonly stream: boolean;
   readonly stream_options: { readonly include_usage?: boolean };
-  /** Number of its choices, for which there must be room before their prompts are read. */
+  /** Number of its choices, which the model must admit before their prompts are read. */
   readonly count: number;
 }
 
@@ -78,7 +79,7 @@ export async function answerWith(
   { signal, record }: RequestContext,
   make: (model: ServedModel) => Answer | Promise<Answer>,
 ): Promise<Response> {
-  const left = new LinkedAbort(signal); // or when the reader of the response leaves
+  const left = new LinkedAbort(signal); // aborts when the reader of the response leaves, too
   const answered = Promise.withResolvers<Response>();
   const [type, frame] = stream
     ? ["text/event-stream", (json: string) => `data: ${json}\n\n`] as const
@@ -100,7 +101,7 @@ export async function answerWith(
     answered.resolve(new Response(readable, { headers: { "content-type": type } }));
     await ended;
     signal.throwIfAborted();
-    if (record.error) throw record.error; // who holds the device must know that it is lost
+    if (record.error) throw record.error; // `use()` must learn that the device is lost
   }).catch((error) => {
     record.fail(error);
     answered.reject(error);
@@ -131,7 +132,7 @@ async function* piecesOf(
   choices: readonly Choice[],
   { signal, record }: RequestContext,
 ): AsyncGenerator<ChoicePiece, void> {
-  using over = new LinkedAbort(signal); // or when one of them fails
+  using over = new LinkedAbort(signal); // aborts when one of the choices fails, too
   const pieces = merged(choices.map((choice) => choicePieces(engine, choice, over)));
   for await (const { index, piece } of pieces) {
     const choicePiece = { ...piece, index };
@@ -170,7 +171,7 @@ function submitted(engine: ServedModel["engine"], request: EngineRequest) {
   }
 }
 
-/** A piece, and the next one behind it. */
+/** Two pieces as one. */
 function joined(before: CompletionPiece | undefined, next: CompletionPiece): CompletionPiece {
   if (!before) return next;
   const logprobs = before.logprobs && next.logprobs && [...before.logprobs, ...next.logprobs];

@@ -106,23 +106,21 @@ export function createApi(
 
   /** Answers by route. */
   async function route(request: Request, record: RequestRecord, signal: AbortSignal) {
-    const { path: pathname, method } = record;
-    if (pathname === "/health") return health();
+    const { path, method } = record;
+    if (path === "/health") return health();
     if (apiKey !== undefined) checkKey(request, apiKey);
-    const [, name] = /^\/v1\/models\/(.+)$/s.exec(pathname) ?? [];
-    const path = name === undefined ? pathname : "/v1/models", expected = METHODS[path];
+    const [, name] = /^\/v1\/models\/(.+)$/s.exec(path) ?? [];
+    const known = name === undefined ? path : "/v1/models", expected = METHODS[known];
     if (expected === undefined) {
       throw new ApiError(
         404,
-        `Cannot find ${quoted(pathname)} as the path must be one of ${
-          Object.keys(METHODS).join(", ")
-        }`,
+        `Cannot find ${quoted(path)} as the path must be one of ${Object.keys(METHODS).join(", ")}`,
       );
     }
     if (method !== expected && !(method === "HEAD" && expected === "GET")) {
       throw new ApiError(
         405,
-        `Cannot answer as the method of ${path} must be ${expected}: current method is ${
+        `Cannot answer as the method of ${known} must be ${expected}: current method is ${
           quoted(method)
         }`,
       );

@@ -30,8 +30,8 @@ export interface CurrentModelOptions {
   readonly freeBytes?: () => number;
 }
 
-/** A checkpoint that a name stands for. */
-interface Found {
+/** The checkpoint that a name stands for. */
+interface NamedCheckpoint {
   readonly run: string;
   /** Directory of the run. */
   readonly directory: string;
@@ -54,7 +54,7 @@ export class CurrentModel implements Models {
   #waiting = 0;
   #device: Device | undefined;
   #loaded: { readonly key: string; readonly model: ServedModel } | undefined;
-  readonly #users = new Set<Promise<unknown>>(); // what is done with the model
+  readonly #users = new Set<Promise<unknown>>(); // each resolves once an action with the model has ended
 
   constructor({ findRun, open = openDevice, freeBytes = freeMemory }: CurrentModelOptions) {
     this.#findRun = findRun;
@@ -76,7 +76,7 @@ export class CurrentModel implements Models {
       return await action(model, stop.signal);
     } catch (error) {
       const isCurrent = model === this.#loaded?.model; // another user may have dropped it already
-      // of any other kind, the device stays usable
+      // after an error of kind `invalid` the device stays usable
       if (error instanceof DeviceError && error.kind !== "invalid" && isCurrent) await this.#drop();
       throw error;
     } finally {
@@ -121,7 +121,7 @@ export class CurrentModel implements Models {
   }
 
   /** The checkpoint of a name. */
-  #find(name: string): Found {
+  #find(name: string): NamedCheckpoint {
     const isRun = this.#findRun(name) !== undefined; // its name may end like that of a checkpoint
     const [, run = name, which] = !isRun && /^(.*)@(\d+|best)$/s.exec(name) || [];
     const directory = this.#findRun(run);
@@ -148,7 +148,7 @@ export class CurrentModel implements Models {
   }
 
   /** Loads a checkpoint, unless it is there already. */
-  async #load({ run, directory, checkpoint, path }: Found): Promise<ServedModel> {
+  async #load({ run, directory, checkpoint, path }: NamedCheckpoint): Promise<ServedModel> {
     if (this.#loaded?.key === keyOf(path)) return this.#loaded.model;
     const source = await findSource({ run: directory, checkpoint });
     const key = keyOf(source.checkpoint ?? path); // of an older one if the newest is damaged

@@ -35,7 +35,7 @@ export class RequestRecord {
   readonly #onEnd: (record: RequestRecord) => void;
   #hasBody = false;
 
-  /** Begins to take the time. */
+  /** Starts the clock of the request. */
   constructor(
     { method, url }: Pick<Request, "method" | "url">,
     { onEnd = () => {}, keepsTexts = false }: {

@@ -64,7 +64,7 @@ export class ServedModel implements LoadedModel {
   /**
    * Admits completions of one request, which leave when they are disposed.
    *
-   * @throws {ApiError} 400 if they are more than the model ever admits, 429 if others are in their place.
+   * @throws {ApiError} 400 if they are more than the model ever admits, 429 if others occupy the places.
    */
   admit(completions: number): Disposable {
     if (completions > this.#most) {
