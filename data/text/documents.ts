@@ -13,7 +13,7 @@ export interface Documents {
   readonly fingerprint: string;
   /** Bytes to read, compressed if the files are. */
   readonly bytes: number;
-  /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
+  /** Lines that end in the first 64 KiB, if they come from one text file, where nothing but marks separates documents. */
   readonly lines?: number;
   /** Whether they are conversations. */
   readonly areConversations?: boolean;
@@ -83,7 +83,7 @@ function inMemory(
 }
 
 /**
- * Hands on the blocks of documents, and reports progress and which rows hold no text.
+ * Passes on the blocks of documents, and reports the progress and how many rows hold no text.
  *
  * @param blocks those of `documents`, cleaned and perhaps tokenized.
  * @throws {UserError} if no row is used; the reason of `signal` if it aborts.

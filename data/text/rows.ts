@@ -121,7 +121,7 @@ export function fieldNames(value: object, depth = 1): string[] {
 /** Characters of a name that a message repeats. */
 const LONGEST_NAME = 60;
 
-/** Names from a file as part of a message: about `most` of them. */
+/** A list of names from a file for a message; names beyond about `most` are counted. */
 export function listOfNames(names: readonly string[], most = 20): string {
   const more = names.length - most;
   const listed = more > 1 ? names.slice(0, most) : names; // "and 1 more" would be longer than a name

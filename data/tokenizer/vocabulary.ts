@@ -62,7 +62,7 @@ export function readVocabulary(
   for (const { content, id } of added) tokens[checked(id, content)] ??= content;
   const special = added.filter((token) => token.special);
   const suffix = model.end_of_word_suffix ?? "";
-  /** Whether a token that is declared special is no text: text has tokens of the model alone. */
+  /** Whether a special token never stands for text: it is not among the tokens of the model, or is a name there. */
   const isMark = ({ id }: { id: number }) => {
     const token = ofModel[id];
     return token === undefined || isName(token.replace(suffix, "")) && !isMerged(model, token);

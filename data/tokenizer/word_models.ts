@@ -25,7 +25,7 @@ export function createWordModel(
   { specials, unknown }: Vocabulary,
   library: Library,
 ): WordModel {
-  const isBpe = model.kind === "BPE"; // a text never becomes a token that no merge makes
+  const isBpe = model.kind === "BPE"; // its texts become tokens by merges alone, and none makes a mark
   const ids = new Map(model.tokens.filter(([, id]) => isBpe || !specials.has(id)));
   const parts = { ids, unknown, library };
   switch (model.kind) {

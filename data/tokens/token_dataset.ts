@@ -33,7 +33,7 @@ export interface TokenDataset {
 }
 
 /**
- * A data set of tokens in memory, or of what reads them elsewhere.
+ * A data set of tokens that are in memory, or that `subarray()` reads from elsewhere.
  *
  * @param answers of conversations, where each answer begins and ends, by turns.
  */
@@ -63,7 +63,7 @@ export function tokenDataset(
   };
 }
 
-/** The first of the indices below `count` for which a condition holds, as it does for all after it; or else `count`. */
+/** The first index below `count` from which on a condition holds; `count` if there is none. */
 export function firstIndex(count: number, holds: (index: number) => boolean): number {
   let low = 0, high = count;
   while (low < high) {
