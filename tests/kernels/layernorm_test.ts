@@ -215,3 +215,23 @@ Deno.test("layernormForward() throws on z without sum, and sum without z", () =>
     message("sum"),
   );
 });
+
+Deno.test("layernormForward() and layernormBackward() throw on rows that are no vectors", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const x = like([2, 6]), row = like([6]), statistics = like([2, 2]);
+  const program = new Program(device), inputs = { x, weight: row, bias: row };
+  const refusal = (name: string) => ({
+    name: "RangeError",
+    message: `Cannot run ${name} as rows of x must have a multiple of four elements: ` +
+      'current shape of "t" is [2,6]',
+  });
+  assert.throws(
+    () => layernormForward(program, inputs, { y: like([2, 6]), statistics }),
+    refusal("layernormForward"),
+  );
+  const given = { x, weight: row, statistics, dy: like([2, 6]) };
+  assert.throws(
+    () => layernormBackward(program, given, { dx: like([2, 6]) }),
+    refusal("layernormBackward"),
+  );
+});

@@ -230,3 +230,23 @@ Deno.test("rmsnormForward() throws on z without sum, and sum without z", () => {
     message("sum"),
   );
 });
+
+Deno.test("rmsnormForward() and rmsnormBackward() throw on rows that are no vectors", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const x = like([2, 6]), row = like([6]), statistics = like([2, 1]);
+  const program = new Program(device), inputs = { x, weight: row };
+  const refusal = (name: string) => ({
+    name: "RangeError",
+    message: `Cannot run ${name} as rows of x must have a multiple of four elements: ` +
+      'current shape of "t" is [2,6]',
+  });
+  assert.throws(
+    () => rmsnormForward(program, inputs, { y: like([2, 6]), statistics }),
+    refusal("rmsnormForward"),
+  );
+  const given = { x, weight: row, statistics, dy: like([2, 6]) };
+  assert.throws(
+    () => rmsnormBackward(program, given, { dx: like([2, 6]) }),
+    refusal("rmsnormBackward"),
+  );
+});
