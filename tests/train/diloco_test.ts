@@ -191,11 +191,14 @@ Deno.test("train() by DiLoCo gives ranks that its checkpoint does not have the o
     `2 ranks train together, in place of 3 up to now: a step has 4 rows${every(3)}`,
     "the state of the optimizer of rank 2 is left out",
   ]);
-  assert.deepEqual(await noticesOf(2, { steps: 7, syncEvery: 1 }), [
+  assert.deepEqual(await noticesOf(2, { steps: 7, syncEvery: 3 }), [ // each has its own
+    `2 ranks train together: a step has 4 rows${every(3)}`,
+  ]);
+  assert.deepEqual(await noticesOf(2, { steps: 8, syncEvery: 1 }), [
     "2 ranks train together: a step has 4 rows",
     "the state of the optimizer of rank 1 is left out",
   ]);
-  assert.equal(readTrainerState(join(out, "checkpoints", "000007")).otherRanks, undefined);
+  assert.equal(readTrainerState(join(out, "checkpoints", "000008")).otherRanks, undefined);
 });
 
 Deno.test("ranks that exchange weights decide each for itself which step is skipped", async () => {
