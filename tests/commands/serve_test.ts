@@ -78,7 +78,8 @@ Deno.test(
   "serve finishes answers after SIGTERM and refuses new ones; a second signal ends it at once",
   { ignore },
   async () => {
-    const { ask, child, stderr } = await start(["--run", await run(), "--log-prompts"]);
+    const drain = ["--drain", "600"]; // as the machine may be busy
+    const { ask, child, stderr } = await start(["--run", await run(), "--log-prompts", ...drain]);
     // the server has the head of a request, and its body once it refuses others: it must not end before
     const rest = Promise.withResolvers<string>(),
       body = JSON.stringify({ ...ENDLESS, max_tokens: 3 });
@@ -98,7 +99,7 @@ Deno.test(
     assert.equal((await (await begun).json()).usage.completion_tokens, 3);
     assert.equal((await child.status).code, 0);
     assert.match(await stderr, /prompt "One cat"\n.* completion "/);
-    const other = await start(["--run", await run(), "--drain", "600"]);
+    const other = await start(["--run", await run(), ...drain]);
     const endless = await other.ask("/v1/completions", { ...ENDLESS, stream: true });
     other.child.kill("SIGTERM");
     await other.said("A second signal ends at once."); // signals before are one
