@@ -101,7 +101,7 @@ interface DrawnTokens {
 interface Chunk extends Work {
   readonly drawn: readonly DrawnTokens[];
   /** When the device began and ended the passes that prefill, and the steps, if it can tell. */
-  readonly ticks: { readonly reads: Tensor | undefined; readonly steps: Tensor | undefined };
+  readonly ticks: { readonly prefills: Tensor | undefined; readonly steps: Tensor | undefined };
 }
 
 /** What was read back of tensors. */
@@ -171,7 +171,7 @@ export class BatchingEngine implements Engine {
   readonly #slotCount: number;
   readonly #slots: Slots;
   readonly #pace: Pace;
-  readonly #readTimer: PassTimer;
+  readonly #prefillTimer: PassTimer;
   readonly #stepTimer: PassTimer;
   readonly #waiting: Job[] = [];
   readonly #running: Set<Job> = new Set();
@@ -193,7 +193,7 @@ export class BatchingEngine implements Engine {
     this.#slotCount = slots;
     this.#maxTokens = maxTokens;
     this.#pace = pace;
-    this.#readTimer = new PassTimer(model.gpt.device);
+    this.#prefillTimer = new PassTimer(model.gpt.device);
     this.#stepTimer = new PassTimer(model.gpt.device);
   }
 
@@ -223,7 +223,7 @@ export class BatchingEngine implements Engine {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#work;
-    for (const owned of [this.#slots, this.#readTimer, this.#stepTimer]) owned[Symbol.dispose]();
+    for (const owned of [this.#slots, this.#prefillTimer, this.#stepTimer]) owned[Symbol.dispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -305,21 +305,21 @@ export class BatchingEngine implements Engine {
     );
     const sequences = [...jobs.keys()], rows = sequences.length;
     if (rows === 0) return undefined;
-    const reads = this.#prefill(sequences);
+    const prefills = this.#prefill(sequences);
     const isFirst = [...jobs].every(([{ length }, { completion: { promptIds } }]) =>
       length === promptIds.length
     );
     const logprobs = [...jobs.values()].some(({ request }) => request.logprobs !== undefined);
     const left = Math.max(...sequences.map((sequence) => this.#slots.drawable(sequence)));
-    const most = this.#pace.tokens(rows, { isFirst, logprobs, left });
+    const most = this.#pace.steps(rows, { isFirst, logprobs, left });
     const spans = this.#slots.draw(most, this.#stepTimer);
     return {
       drawn: spans.map((span) => this.#drawnTokens(jobs.get(span.sequence)!, span)),
       steps: Math.max(0, ...spans.map(({ count }) => count)),
       rows,
-      reads,
+      prefills,
       isFirst,
-      ticks: { reads: this.#readTimer.stop(), steps: this.#stepTimer.stop() },
+      ticks: { prefills: this.#prefillTimer.stop(), steps: this.#stepTimer.stop() },
       sinceMs,
     };
   }
@@ -348,13 +348,13 @@ export class BatchingEngine implements Engine {
   /** Prefills sequences, piece by piece; returns the number of passes. */
   #prefill(sequences: readonly Sequence[]): number {
     const slots = this.#slots, unread = (sequence: Sequence) => slots.unread(sequence);
-    const most = this.#pace.reads(sequences.some((sequence) => slots.drawable(sequence) > 0));
+    const most = this.#pace.prefills(sequences.some((sequence) => slots.drawable(sequence) > 0));
     for (let passes = 0; passes < most; passes++) {
       const [oldest, ...others] = sequences.filter((sequence) => unread(sequence) > 0);
       if (!oldest) return passes;
       // the shortest first, so that they wait for no long prompt, and the oldest, so that it waits for no short ones
       others.sort((a, b) => unread(a) - unread(b));
-      slots.prefill([oldest, ...others.slice(0, slots.mostPrefilled - 1)], this.#readTimer);
+      slots.prefill([oldest, ...others.slice(0, slots.mostPrefilled - 1)], this.#prefillTimer);
     }
     return most;
   }
@@ -369,9 +369,9 @@ export class BatchingEngine implements Engine {
   }
 
   /** Reads the results of a chunk back, which the next chunk may overwrite. */
-  async #readBack({ drawn, ticks: { reads, steps } }: Chunk): Promise<Arrays> {
+  async #readBack({ drawn, ticks: { prefills, steps } }: Chunk): Promise<Arrays> {
     const results = drawn.flatMap(({ tokens, logprobs }) => [tokens, ...logprobs]);
-    for (const ticks of [reads, steps]) if (ticks) results.push(ticks);
+    for (const ticks of [prefills, steps]) if (ticks) results.push(ticks);
     const tensors = results.length > 0 ? results : [this.#slots.anyTensor]; // to wait for the device
     const arrays = await download(this.#model.gpt.device, ...tensors);
     return new Map(tensors.map((tensor, i) => [tensor, arrays[i] as Uint32Array<ArrayBuffer>]));
@@ -395,9 +395,9 @@ export class BatchingEngine implements Engine {
       if (isLast && !completion.result) output.add(completion.end("length"), []);
       if (completion.result) this.#end(job);
     }
-    const { reads, steps } = chunk.ticks;
-    this.#pace.computed(chunk, {
-      reads: reads && intervalOf(arrays.get(reads)!),
+    const { prefills, steps } = chunk.ticks;
+    this.#pace.observe(chunk, {
+      prefills: prefills && intervalOf(arrays.get(prefills)!),
       steps: steps && intervalOf(arrays.get(steps)!),
     });
   }

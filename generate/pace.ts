@@ -26,16 +26,16 @@ const GROWTH = 1.05, MOST_GROWTH = 2.5;
 /** Tokens that a model draws in `CHUNK_MS`, before anything was measured. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 };
 
-/** Passes that read known tokens, per chunk, at most. */
-const MOST_READS = 16;
+/** Passes per chunk that prefill, at most. */
+const MOST_PREFILLS = 16;
 
 /** The work of a chunk. */
 export interface Work {
   /** Steps that draw a token of every row. */
   readonly steps: number;
   readonly rows: number;
-  /** Passes that read known tokens. */
-  readonly reads: number;
+  /** Passes that prefill. */
+  readonly prefills: number;
   /** Whether all requests begin, so that nobody's tokens wait for it. */
   readonly isFirst: boolean;
   /** When its submission began. */
@@ -53,15 +53,15 @@ function rowsKey(rows: number): number {
   return Math.ceil(Math.log2(rows));
 }
 
-/** When a device computed the passes of a chunk that read, and the steps, if there are any. */
+/** When a device computed the passes of a chunk that prefill, and the steps, if there are any. */
 export interface DeviceTimes {
-  readonly reads?: Interval | undefined;
+  readonly prefills?: Interval | undefined;
   readonly steps?: Interval | undefined;
 }
 
 /**
- * Chooses how much a chunk computes, so that it takes the device `chunkMs`. Times are those of the device, as a host without a
- * free core may wait for any chunk for tens of milliseconds. Of a device without timestamp queries nothing is learnt.
+ * Chooses how much a chunk computes, so that it takes the device `chunkMs`. Times are measured by the device's clock, as a
+ * host without a free core may wait for any chunk for tens of milliseconds. Without timestamp queries the first guesses stay.
  */
 export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by rowsKey()
@@ -70,7 +70,7 @@ export class Pace {
   readonly #leastChunkMs: number;
   readonly #mostChunkMs: number;
   #chunkMs: number;
-  #readMs = CHUNK_MS / 4;
+  #prefillMs = CHUNK_MS / 4;
   #last = { hostMs: 0, deviceMs: 0 }; // when the last chunk was computed, by both clocks
   readonly #elapsed = { hostMs: 0, deviceMs: 0 }; // while chunks followed each other
 
@@ -90,10 +90,13 @@ export class Pace {
   }
 
   /**
-   * Steps of a chunk: of one in which all requests begin a quarter, and of one with logprobs no more than are kept until they
-   * are read back. Of `left` steps none remain that take less time than to read back again.
+   * Steps of the next chunk.
+   *
+   * @param options.isFirst whether all requests begin: then the chunk takes a quarter of the time.
+   * @param options.logprobs whether there are logprobs: then the chunk has no more tokens than the device keeps them for.
+   * @param options.left steps until all requests have ended: a rest that takes less time than to read it back is included.
    */
-  tokens(
+  steps(
     rows: number,
     { isFirst, logprobs, left }: { isFirst: boolean; logprobs: boolean; left: number },
   ): number {
@@ -103,24 +106,24 @@ export class Pace {
     return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, withRest));
   }
 
-  /** Passes of a chunk that read known tokens: they may take as long as its steps. */
-  reads(othersDraw: boolean): number {
+  /** Passes of the next chunk that prefill, at most: while others draw, they may take as long as the steps. */
+  prefills(othersDraw: boolean): number {
     return othersDraw
-      ? Math.max(1, Math.min(MOST_READS, Math.floor(this.#chunkMs / this.#readMs)))
-      : MOST_READS;
+      ? Math.max(1, Math.min(MOST_PREFILLS, Math.floor(this.#chunkMs / this.#prefillMs)))
+      : MOST_PREFILLS;
   }
 
   /**
-   * Learns when the device computed a chunk. Chunks become longer while the device had to wait for them more often than not,
-   * as the host's own work then takes longer than the device's.
+   * Learns from when the device computed a chunk. Chunks become longer while the device waits for more than half of them, as
+   * the host's work for a chunk then takes longer than the device's.
    */
-  computed(
-    { steps, rows, reads, isFirst }: Work,
+  observe(
+    { steps, rows, prefills, isFirst }: Work,
     times: DeviceTimes,
     now = performance.now(),
   ): void {
-    const { beginMs = 0 } = times.reads ?? times.steps ?? {};
-    const { endMs = 0 } = times.steps ?? times.reads ?? {};
+    const { beginMs = 0 } = times.prefills ?? times.steps ?? {};
+    const { endMs = 0 } = times.steps ?? times.prefills ?? {};
     if (!(endMs > beginMs)) return;
     const last = this.#last, elapsed = this.#elapsed;
     this.#last = { hostMs: now, deviceMs: endMs };
@@ -130,7 +133,7 @@ export class Pace {
     }
     const unit = this.#unit(),
       msOf = (interval: Interval) => (interval.endMs - interval.beginMs) * unit;
-    if (times.reads) this.#readMs = msOf(times.reads) / reads;
+    if (times.prefills) this.#prefillMs = msOf(times.prefills) / prefills;
     if (times.steps) this.#stepMs.set(rowsKey(rows), msOf(times.steps) / steps);
     if (steps === 0 || isFirst) return;
     this.#chunkMs = (beginMs - last.deviceMs) * unit > LEAST_IDLE_MS
@@ -151,9 +154,9 @@ export class Pace {
    * Waits until shortly before the device should have computed a chunk, as natively the host does nothing else when it waits
    * for the device; on Dawn it does. A CPU adapter has no free core for other work.
    */
-  pause({ steps, rows, reads, sinceMs }: Work): Promise<void> {
+  pause({ steps, rows, prefills, sinceMs }: Work): Promise<void> {
     if (!this.#pauses) return Promise.resolve();
-    const takesMs = steps * this.#stepOf(rows) + reads * this.#readMs;
+    const takesMs = steps * this.#stepOf(rows) + prefills * this.#prefillMs;
     const leftMs = Math.max(0, sinceMs + FREE_SHARE * takesMs - performance.now());
     return new Promise((resolve) => setTimeout(resolve, leftMs));
   }
