@@ -25,6 +25,7 @@ import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face
 import { ggufIn, isGguf, openGguf } from "../model/files/llama_cpp_reader.ts";
 import {
   ADAPTER_CONFIG,
+  type AdapterBase,
   adapterValues,
   chooseAdapterFile,
   mergeLora,
@@ -44,7 +45,7 @@ import {
 } from "../model/files/tensor_files.ts";
 import { listOfNames, loadParameters, unexpectedTensors } from "../model/weights.ts";
 import { placeAt } from "./place.ts";
-import { findBase, type Found, openTensors, weightFiles } from "./base.ts";
+import { type BaseQuery, findBase, type Found, openTensors, weightFiles } from "./base.ts";
 
 /** Models that have short names: their repositories on the hub. */
 export const MODEL_NAMES: Readonly<Record<string, string>> = {
@@ -108,47 +109,60 @@ export async function findModel(
  * @param likely directories where the base of adapters may be, if it is not at the place that they name.
  */
 export async function readModel(
-  found: Found,
-  { base: given, ...options }: FindModelOptions = {},
+  { spec, directory }: Found,
+  options: FindModelOptions = {},
   likely: readonly string[] = [],
 ): Promise<ModelSource> {
-  const { directory } = found;
-  const json = readIfThere(join(directory, ADAPTER_CONFIG));
-  const origin = existsSync(join(directory, STATE_FILE))
-    ? { spec: found.spec, checkpoint: directory }
-    : { spec: found.spec };
-  if (json === undefined) {
-    checkBaseOption(directory, { base: given });
-    return { ...origin, directory, ...await describe(directory, options) };
+  const isCheckpoint = existsSync(join(directory, STATE_FILE));
+  const origin = isCheckpoint ? { spec, checkpoint: directory } : { spec };
+  if (existsSync(join(directory, ADAPTER_CONFIG))) {
+    return { ...origin, ...await readAdapters(directory, options, likely) };
   }
-  const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
-  const source = origin.checkpoint === undefined ? undefined : readTrainerState(directory).source;
-  const { spec: named, sha256 } = source ?? {
-    spec: existsSync(base) || !isRepository(base)
-      ? base
-      : `hf:${base}${revision === undefined ? "" : `@${revision}`}`,
-    sha256: undefined,
-  };
-  const query = { adapters: directory, named, sha256, given, likely };
-  const foundBase = await findBase(query, (spec) => findFiles(spec, options), options);
-  if (existsSync(join(foundBase.directory, ADAPTER_CONFIG))) { // perhaps these adapters themselves
+  checkBaseOption(directory, options);
+  return { ...origin, directory, ...await describe(directory, options) };
+}
+
+/** Reads the configuration and tokenizer of adapters and of their base. */
+async function readAdapters(
+  directory: string,
+  { base: given, ...options }: FindModelOptions,
+  likely: readonly string[],
+): Promise<Omit<ModelSource, "spec" | "checkpoint">> {
+  const path = join(directory, ADAPTER_CONFIG);
+  const { lora, ...base } = parseAdapterConfig(readText(path), path);
+  const recorded = recordedBase(directory, base);
+  const query = { adapters: directory, ...recorded, given, likely };
+  const found = await findBase(query, (spec) => findFiles(spec, options), options);
+  if (existsSync(join(found.directory, ADAPTER_CONFIG))) { // perhaps these adapters themselves
     throw new UserError(
       `Cannot load ${directory} as the base of its adapters must be a whole model: ` +
-        `${printable(named)}, which they name, has adapters itself`,
+        `${printable(recorded.named)}, which they name, has adapters itself`,
     );
   }
-  const { checkpoint: _, ...model } = await readModel(foundBase, options);
-  storedAdapters(model.config, lora); // throws if they do not fit
-  const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
-  const tokenizer = hasTokenizer(directory)
+  const { config, tokenizer } = await describe(found.directory, options);
+  storedAdapters(config, lora); // throws if they do not fit
+  const { endIds = [] } = tokenizer, { vocabularySize } = config;
+  const own = hasTokenizer(directory)
     ? { ...await readTokenizer(directory, { vocabularySize }), endIds }
-    : model.tokenizer;
+    : tokenizer;
   return {
-    ...model,
-    ...origin,
-    tokenizer: withEndIds(tokenizer, directory, options),
-    adapters: { lora, directory, base: foundBase.spec },
+    directory: found.directory,
+    config,
+    tokenizer: withEndIds(own, directory, options),
+    adapters: { lora, directory, base: found.spec },
   };
+}
+
+/** The base that adapters name: a checkpoint records its hash, too; other programs write a path or a name on the hub. */
+function recordedBase(
+  directory: string,
+  { base, revision }: AdapterBase,
+): Pick<BaseQuery, "named" | "sha256"> {
+  const state = existsSync(join(directory, STATE_FILE)) ? readTrainerState(directory) : undefined;
+  if (state?.source) return { named: state.source.spec, sha256: state.source.sha256 };
+  const isOnHub = !existsSync(base) && isRepository(base);
+  const suffix = revision === undefined ? "" : `@${revision}`;
+  return { named: isOnHub ? `hf:${base}${suffix}` : base, sha256: undefined };
 }
 
 /**

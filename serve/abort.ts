@@ -1,3 +1,6 @@
+/** Milliseconds of the longest timer, 24 days: beyond it `setTimeout()` does not wait at all. */
+const LONGEST_MS = 2 ** 31 - 1;
+
 /**
  * A signal that aborts with the first of others, until it is disposed. Each `AbortSignal.any()` would leak 1.3 kB if one of
  * the others lives as long as the server (Deno 2.9).
@@ -27,7 +30,7 @@ export class LinkedAbort implements Disposable {
 
   /** Aborts with a reason after a time, unless it is disposed before. */
   after(milliseconds: number, reason: () => Error): void {
-    const timer = setTimeout(() => this.abort(reason()), milliseconds);
+    const timer = setTimeout(() => this.abort(reason()), Math.min(milliseconds, LONGEST_MS));
     this.#owned.defer(() => clearTimeout(timer));
   }
 

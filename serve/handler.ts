@@ -26,6 +26,28 @@ export interface HandlerOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Milliseconds between two comments in a stream of events, which show that its reader is gone. */
+const BEAT_MS = 15_000;
+
+/** Headers of every response: nothing is loaded from elsewhere, and no other page may use it. */
+const HEADERS = {
+  "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; " +
+    "frame-ancestors 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+  "cache-control": "no-store",
+};
+
+/** Types of the page's files by the ends of their names. */
+const TYPES: Readonly<Record<string, string>> = {
+  html: "text/html; charset=utf-8",
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+};
+
 /** Creates a handler for `Deno.serve()`. */
 export function createHandler(
   { folders, open, signal }: HandlerOptions,
@@ -47,10 +69,10 @@ export function createHandler(
         `Cannot answer ${quoted(request.method)} as ${printable(pathname)} is only read`,
       );
     }
-    if (pathname === "/") return text(PAGE, "index.html");
+    if (pathname === "/") return fileResponse(PAGE, "index.html");
     const [, asset] = /^\/assets\/([\w.-]+)$/.exec(pathname) ?? [];
     const content = asset === undefined ? undefined : ASSETS.get(asset);
-    if (content !== undefined) return text(content, asset!);
+    if (content !== undefined) return fileResponse(content, asset!);
     if (pathname === "/api/runs") return Response.json(runs.rows());
     if (pathname === "/api/events") return events();
     const names = searchParams.getAll("run"), name = names[0] ?? "";
@@ -113,28 +135,8 @@ export function createHandler(
   };
 }
 
-/** Milliseconds between two comments in a stream of events, which show that its reader is gone. */
-const BEAT_MS = 15_000;
-
-/** Headers of every response: nothing is loaded from elsewhere, and no other page may use it. */
-const HEADERS = {
-  "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; " +
-    "frame-ancestors 'none'",
-  "cross-origin-opener-policy": "same-origin",
-  "cross-origin-resource-policy": "same-origin",
-  "referrer-policy": "no-referrer",
-  "x-content-type-options": "nosniff",
-  "cache-control": "no-store",
-};
-
-const TYPES: Readonly<Record<string, string>> = {
-  html: "text/html; charset=utf-8",
-  css: "text/css; charset=utf-8",
-  js: "text/javascript; charset=utf-8",
-};
-
-function text(content: string, name: string): Response {
+/** A file of the page. */
+function fileResponse(content: string, name: string): Response {
   const type = TYPES[name.split(".").at(-1)!]!;
   return new Response(content, { headers: { "content-type": type } });
 }

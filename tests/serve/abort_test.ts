@@ -15,6 +15,10 @@ Deno.test("LinkedAbort aborts with the first of others, by itself, or after a ti
   late.after(5, () => new Error("late"));
   await new Promise((resolve) => late.signal.addEventListener("abort", resolve));
   assert.equal(late.signal.reason.message, "late");
+  using never = new LinkedAbort();
+  never.after(Infinity, () => new Error("too early"));
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(never.signal.aborted, false);
   assert.equal(new LinkedAbort(a.signal, b.signal).signal.reason, "a");
 });
 
