@@ -144,7 +144,7 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
       `Cannot create an engine as ${name} must be a positive integer: current value is ${value}`,
     );
   }
-  const held = new Slots(model.gpt, {
+  const allocated = new Slots(model.gpt, {
     slots,
     maxTokens,
     readsPrompts: true,
@@ -154,7 +154,7 @@ export function createEngine(model: LoadedModel, options: EngineOptions = {}): E
     drawRows: rowCounts(slots),
     prefillRows: rowCounts(Math.min(slots, MOST_PREFILLED)),
   });
-  return new BatchingEngine(model, held, { slots, maxTokens, pace: new Pace(device) });
+  return new BatchingEngine(model, allocated, new Pace(device));
 }
 
 /** Numbers of rows for which passes are recorded: few requests do not pay for the rows of many. */
@@ -167,8 +167,6 @@ function rowCounts(most: number): number[] {
 /** An engine that draws the tokens of all requests together, in chunks. */
 export class BatchingEngine implements Engine {
   readonly #model: LoadedModel;
-  readonly #maxTokens: number;
-  readonly #slotCount: number;
   readonly #slots: Slots;
   readonly #pace: Pace;
   readonly #prefillTimer: PassTimer;
@@ -182,16 +180,10 @@ export class BatchingEngine implements Engine {
   #isClosed = false;
   #failure: { error: unknown } | undefined;
 
-  /** Makes an engine on slots of these sizes, which it frees in the end. */
-  constructor(
-    model: LoadedModel,
-    held: Slots,
-    { slots, maxTokens, pace }: { slots: number; maxTokens: number; pace: Pace },
-  ) {
+  /** Makes an engine on slots, which it frees when it is closed. */
+  constructor(model: LoadedModel, slots: Slots, pace: Pace) {
     this.#model = model;
-    this.#slots = held;
-    this.#slotCount = slots;
-    this.#maxTokens = maxTokens;
+    this.#slots = slots;
     this.#pace = pace;
     this.#prefillTimer = new PassTimer(model.gpt.device);
     this.#stepTimer = new PassTimer(model.gpt.device);
@@ -210,9 +202,10 @@ export class BatchingEngine implements Engine {
   }
 
   stats(): EngineStats {
+    const { slots } = this.#slots.options;
     return {
-      slots: this.#slotCount,
-      running: this.#slotCount - this.#slots.free,
+      slots,
+      running: slots - this.#slots.free,
       waiting: this.#waiting.length,
       ended: this.#ended,
       tokensDrawn: this.#tokensDrawn,
@@ -251,10 +244,10 @@ export class BatchingEngine implements Engine {
         `Cannot generate as ${name} must be an integer from 0 to ${most}: current value is ${value}`,
       );
     }
-    const maxLength = promptIds.length + maxNewTokens;
-    if (maxLength > this.#maxTokens) {
+    const maxLength = promptIds.length + maxNewTokens, { maxTokens } = this.#slots.options;
+    if (maxLength > maxTokens) {
       throw new UserError(
-        `Cannot generate as prompt and completion may have at most ${this.#maxTokens} tokens: ` +
+        `Cannot generate as prompt and completion may have at most ${maxTokens} tokens: ` +
           `current number is ${promptIds.length} + ${maxNewTokens}`,
       );
     }

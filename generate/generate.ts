@@ -113,21 +113,23 @@ export async function* generateBatch(
   paces.set(gpt, pace);
   const promptTokens = all.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);
   const maxTokens = promptTokens + maxNewTokens, completions = all.length;
-  let most = Math.min(completions, mostSequences(gpt, maxTokens));
-  const slotsOf = (requests: readonly unknown[]) =>
-    batchSlots(gpt, { slots: requests.length, maxTokens, sampler, readsPrompts: promptTokens > 1 });
+  let most = mostSequences(gpt, maxTokens);
   for (let first = 0; first < completions; first += most) {
-    let batch = all.slice(first, first + most), slots: Slots;
+    const slotsFor = (sequences: number) =>
+      batchSlots(gpt, {
+        ...{ slots: Math.min(sequences, completions - first), maxTokens, sampler },
+        readsPrompts: promptTokens > 1,
+      });
+    let slots: Slots;
     try {
-      slots = slotsOf(batch);
+      slots = slotsFor(most); // which takes less time than to find out whether they fit
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
-      most = sequencesAtOnce(gpt, { promptTokens, maxNewTokens, completions, sampler }); // takes longer than to try
-      batch = all.slice(first, first + most);
-      slots = slotsOf(batch);
+      most = sequencesAtOnce(gpt, { promptTokens, maxNewTokens, completions, sampler });
+      slots = slotsFor(most);
     }
-    const sizes = { slots: batch.length, maxTokens };
-    await using engine = new BatchingEngine(model, slots, { ...sizes, pace });
+    await using engine = new BatchingEngine(model, slots, pace);
+    const batch = all.slice(first, first + most);
     for await (const { index, piece } of merged(batch.map((request) => engine.submit(request)))) {
       yield { ...piece, index: first + index };
     }

@@ -168,8 +168,9 @@ export class Slots implements Disposable {
   readonly #cursors: Tensor;
   /** The logits from which the last token of every row was drawn, f32 [slots,W], of which the first V columns count. */
   readonly logits: Tensor;
+  /** The sizes that it was made with. */
+  readonly options: SlotsOptions;
   readonly #model: Gpt;
-  readonly #options: SlotsOptions;
   readonly #layers: { keys: Tensor; values: Tensor }[];
   readonly #drawPasses: readonly Pass[]; // by place in drawRows
   readonly #prefillPasses: (Pass | undefined)[]; // by place in prefillRows
@@ -186,7 +187,7 @@ export class Slots implements Disposable {
     const { config, precision } = model, { slots, maxTokens } = options;
     const { keyHeads: KH, headSize: HS } = headsOf(config), { matrix } = dtypesOf(precision);
     this.#model = model;
-    this.#options = options;
+    this.options = options;
     try {
       this.#tokens = this.#make("tokens", [slots, maxTokens], "u32");
       this.#settings = this.#make("settings", [slots, SETTINGS_LENGTH], "u32");
@@ -227,7 +228,7 @@ export class Slots implements Disposable {
       createActivations(device, config, { batch, precision, purpose: "generation" }),
     );
     const cache = { cursors, layers: this.#layers };
-    const { batchInvariant, slots } = this.#options, inputs = { tokens, cache };
+    const { batchInvariant, slots } = this.options, inputs = { tokens, cache };
     const drawnRows = slots <= FEW_ROWS ? FEW_ROWS : MANY_ROWS;
     const kernelRows = batchInvariant ? (count === 1 ? drawnRows : count) : undefined;
     const output = forward(program, this.#model, inputs, activations, { kernelRows });
@@ -235,7 +236,7 @@ export class Slots implements Disposable {
   }
 
   #recordDraw(rows: number): Pass {
-    const { penalties } = this.#options, logprobs = this.#logprobs;
+    const { penalties } = this.options, logprobs = this.#logprobs;
     const first = (tensor: Tensor) =>
       viewTensor(tensor, { offset: 0, shape: [rows, tensor.shape[1]!] });
     const cursors = first(this.#cursors), logits = first(this.logits);
@@ -256,7 +257,7 @@ export class Slots implements Disposable {
 
   /** The pass with the fewest rows that prefills so many sequences. */
   #prefillPass(sequences: number): Pass {
-    const { prefillRows } = this.#options, i = prefillRows.findIndex((rows) => rows >= sequences);
+    const { prefillRows } = this.options, i = prefillRows.findIndex((rows) => rows >= sequences);
     return this.#prefillPasses[i] ??= this.#recordPrefill(prefillRows[i]!);
   }
 
@@ -277,7 +278,7 @@ export class Slots implements Disposable {
 
   /** Sequences that one pass prefills, at most. */
   get mostPrefilled(): number {
-    return this.#options.prefillRows.at(-1)!;
+    return this.options.prefillRows.at(-1)!;
   }
 
   /** Slots without a sequence. */
@@ -443,7 +444,7 @@ export class Slots implements Disposable {
   /** Uploads the cursors that the device does not have; returns the pass with the fewest rows that has all sequences. */
   #placeRows(): Pass {
     const rows = this.#rows, count = rows.reduce((sum, sequence) => sum + (sequence ? 1 : 0), 0);
-    const i = this.#options.drawRows.findIndex((rows) => rows >= count),
+    const i = this.options.drawRows.findIndex((rows) => rows >= count),
       pass = this.#drawPasses[i]!;
     const width = pass.cursors.shape[0]!;
     for (let row = width; row < rows.length; row++) { // sequences beyond the pass move to free rows

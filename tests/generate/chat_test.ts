@@ -138,8 +138,8 @@ Deno.test("regenerate() replaces the last answer, and undo() removes the last tu
 });
 
 Deno.test("an answer that is stopped is kept as far as it was drawn", async () => {
-  const tokens = Pace.prototype.tokens;
-  Pace.prototype.tokens = () => 2; // however fast the device is, the answer takes many chunks
+  const steps = Pace.prototype.steps;
+  Pace.prototype.steps = () => 2; // however fast the device is, the answer takes many chunks
   try {
     const chat = await createChat(model, { ...OPTIONS, maxNewTokens: 60 });
     const stop = new AbortController();
@@ -159,7 +159,7 @@ Deno.test("an answer that is stopped is kept as far as it was drawn", async () =
     assert.deepEqual(chat.messages[2], user("c?"));
     assert.equal(chat.messages.length, 4);
   } finally {
-    Pace.prototype.tokens = tokens;
+    Pace.prototype.steps = steps;
   }
 });
 
