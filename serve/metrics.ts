@@ -82,11 +82,12 @@ export class Metrics {
       record;
     increase(this.#requests, labelled({ path, status }));
     if (model === undefined) return;
+    observe(this.#durations, model, elapsedMs!);
+    if (firstPieceMs === undefined) return; // the engine has refused it, or has not begun
+    observe(this.#firstPieces, model, firstPieceMs);
     increase(this.#tokens, labelled({ model, kind: "prompt" }), promptTokens);
     increase(this.#tokens, labelled({ model, kind: "completion" }), completionTokens);
     for (const reason of reasons) increase(this.#reasons, labelled({ model, reason }));
-    observe(this.#durations, model, elapsedMs!);
-    if (firstPieceMs !== undefined) observe(this.#firstPieces, model, firstPieceMs);
   }
 
   /** All figures, in the text format. */

@@ -255,6 +255,8 @@ Deno.test("/v1/completions refuses a prompt that is too long before it reads it,
       assert.match(error.message, /at most 20 tokens: current number is 21 \+ 0$/);
     }
   }
+  const metrics = await (await send(api, "/metrics")).text();
+  assert.match(metrics, /\ntoy_tokens_total\{model="tiny",kind="prompt"\} 20\n/);
 });
 
 Deno.test("/v1/completions ends all completions of a request if one fails", async () => {
