@@ -25,9 +25,10 @@ export interface CommonFields extends SamplerFields {
   return_token_ids: boolean;
 }
 
-/** A text that may end a completion. */
+/** A text that may end a completion: of whole characters, as no piece of a completion ends within one. */
 const isStop = (value: unknown): value is string =>
-  typeof value === "string" && value !== "" && value.length <= MOST_STOP_UNITS;
+  typeof value === "string" && value !== "" && value.length <= MOST_STOP_UNITS &&
+  value.isWellFormed();
 
 /** A field that says nothing about the completion. */
 const ANY_TEXT: Field<string> = { ...TEXT, fallback: "" };

@@ -187,6 +187,7 @@ Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async (
     ],
     [{ ...PLAIN, stop: Array(17).fill("a") }, 400, "stop", /or a list of at most 16/],
     [{ ...PLAIN, stop: [""] }, 400, "stop", /a text of 1 to 256 characters/],
+    [{ ...PLAIN, stop: "\udd8a" }, 400, "stop", /a text of 1 to 256 characters/],
     [{ ...PLAIN, stop: "a".repeat(257) }, 400, "stop", /a text of 1 to 256 characters/],
     [{ ...PLAIN, suffix: "x" }, 400, "suffix", /suffix must be "", as others are not supported/],
     [{ ...PLAIN, best_of: 2 }, 400, "best_of", /best_of must be 1, as others are not supported/],
