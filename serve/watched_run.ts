@@ -61,7 +61,8 @@ export class WatchedRun {
   #problem: string | undefined;
   #row: RunRow | undefined;
   #reader: RunReader | undefined;
-  #isReading = false;
+  /** The reader that `#readRest()` makes read. */
+  #reading: RunReader | undefined;
 
   constructor(name: string, path: string) {
     this.name = name;
@@ -145,7 +146,7 @@ export class WatchedRun {
   /** The reader of its record, which has read all of it, or still reads. */
   async #read(): Promise<RunReader> {
     const reader = this.#reader ??= new RunReader(this.#record, this.#tokensPerStep());
-    if (!this.#isReading) {
+    if (this.#reading !== reader) {
       reader.follow(performance.now() + SLICE_MS);
       if (!reader.isComplete) this.#readRest(reader);
     }
@@ -156,12 +157,12 @@ export class WatchedRun {
 
   /** Reads the rest of a record in slices, unless it is forgotten meanwhile. */
   async #readRest(reader: RunReader): Promise<void> {
-    this.#isReading = true;
+    this.#reading = reader;
     while (!reader.isComplete && this.#reader === reader) {
       await pause();
       reader.follow(performance.now() + SLICE_MS);
     }
-    this.#isReading = false;
+    if (this.#reading === reader) this.#reading = undefined;
   }
 
   /** Tokens per step by the newest checkpoint, if the record, of an earlier version, does not have them. */

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Random } from "../../data/random.ts";
 import { glance, RunReader } from "../../serve/run_reader.ts";
+import { WatchedRun } from "../../serve/watched_run.ts";
 import { directory } from "../checkpoints.ts";
 import { freshSeed } from "../seeds.ts";
 import { readMetrics } from "../../train/metrics.ts";
@@ -64,6 +65,15 @@ Deno.test("RunReader reads what is appended, and half a line waits for its rest"
   assert.deepEqual(lossesOf(readAll(reader)), [4, 3, 2]);
   assert.equal(reader.index.damaged, 0);
   assert.equal(reader.generation, "0.0");
+});
+
+Deno.test("WatchedRun reads a record that is asked for again while it was being read and was forgotten", async () => {
+  const run = new WatchedRun("a", dirname(record([start(), ...steps(40_000)])));
+  const forgotten = run.curves();
+  run.forget();
+  const { isComplete, share } = await run.curves();
+  assert.ok(isComplete || share < 1, "nothing was read");
+  await forgotten;
 });
 
 Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
