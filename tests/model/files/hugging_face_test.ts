@@ -218,6 +218,7 @@ Deno.test("toHuggingFaceConfig() chooses the first of Llama, Mistral and Qwen3 t
     ["llama", { qkvBias: true, projectionBias: true, mlpBias: true, activation: "relu" }],
     ["llama", { rotaryScaling: { type: "linear", factor: 3 }, innerWidth: 40, normEpsilon: 1e-6 }],
     ["mistral", { attentionWindows, keyHeads: 1 }],
+    ["mistral", { attentionWindows: [1, 1], keyHeads: 1 }],
     ["mistral", { width: 40, heads: 3, headSize: 16 }], // LlamaConfig wants a multiple of the heads
     ["qwen3", { qkNorm: true }],
     ["qwen3", { qkNorm: true, qkvBias: true, projectionBias: true, attentionWindows: [0, 9] }],
