@@ -6,7 +6,7 @@ import { printable, quoted } from "../files/printable.ts";
 import { byteCount, shortDuration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { isUsersError } from "../files/disk.ts";
-import { SLOTS } from "../generate/engine.ts";
+import { DEFAULT_SLOTS } from "../generate/engine.ts";
 import { type LoadedModel, loadSource } from "../generate/load.ts";
 import { MODEL_NAMES, type ModelSource } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
@@ -59,7 +59,7 @@ const program = command(
   .optionsGroup("Limits:")
   .option(
     "--slots <n>",
-    `completions of a model that run at once (default: ${SLOTS.gpu}; ${SLOTS.cpu} on a CPU)`,
+    `completions of a model that run at once (default: ${DEFAULT_SLOTS.gpu}; ${DEFAULT_SLOTS.cpu} on a CPU)`,
     wholeNumber(1, 4096),
   )
   .option(

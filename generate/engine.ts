@@ -68,7 +68,7 @@ export interface Engine extends AsyncDisposable {
 const MAX_TOKENS = 32_768, MAX_CONTEXTS = 4;
 
 /** Requests that can run at the same time by default, if their caches fit the device: more make no CPU faster. */
-export const SLOTS = { gpu: 64, cpu: 8 };
+export const DEFAULT_SLOTS = { gpu: 64, cpu: 8 };
 
 /** Prompts that one pass prefills, at most. */
 const MOST_PREFILLED = 8;
@@ -133,7 +133,10 @@ type Arrays = ReadonlyMap<Tensor, Uint32Array<ArrayBuffer>>;
 export function createEngine(model: LoadedModel, options: EngineOptions = {}): Engine {
   const { device, config: { contextLength } } = model.gpt;
   const {
-    slots = Math.min(SLOTS[device.isCpu ? "cpu" : "gpu"], mostSequences(model.gpt, contextLength)),
+    slots = Math.min(
+      DEFAULT_SLOTS[device.isCpu ? "cpu" : "gpu"],
+      mostSequences(model.gpt, contextLength),
+    ),
     maxTokens = Math.max(MAX_TOKENS, MAX_CONTEXTS * contextLength),
     ...others
   } = options;

@@ -25,8 +25,8 @@ import { dtypesOf } from "../model/precision.ts";
 /**
  * First token that the model sees of a sequence of `length` tokens.
  *
- * GPT-2 has `contextLength` positions. Of a longer sequence it sees a window, which moves by half a context at a
- * time: the window always has at least half a context, and the cache, which holds the positions of the window, is
+ * A model has `contextLength` positions. It sees a longer sequence through a window, which moves by half a context at a
+ * time. So the window always has at least half a context, and the cache, which holds the positions of the window, is
  * filled again only once per half context.
  */
 export function windowStart(length: number, contextLength: number): number {
@@ -93,7 +93,7 @@ export interface SequenceSpan {
   readonly count: number;
 }
 
-/** The beginning of a prompt of which a slot has the keys and values, until those of other tokens overwrite them. */
+/** The beginning of a prompt whose keys and values are still in a slot. */
 interface CachedPrefix {
   /** Tokens of the prompt. */
   readonly ids: readonly number[];
@@ -463,7 +463,7 @@ export class Slots implements Disposable {
     return pass;
   }
 
-  /** The cursor of a sequence of which tokens are to be drawn, or else one of which none are. */
+  /** The cursor of a row; all zeros, with which nothing is computed, if no token of its sequence can be drawn now. */
   #cursorOf(sequence: SlotSequence | undefined): number[] {
     if (!sequence || this.drawable(sequence) === 0) return [0, 0, 0, 0];
     const { read, start, slot } = sequence;

@@ -34,14 +34,16 @@ export interface Choice {
   whole(piece: CompletionPiece): object;
 }
 
-/** An answer in the words of one of OpenAI's APIs. */
+/** An answer in the shape of one of OpenAI's APIs. */
 export interface Answer {
   readonly choices: readonly Choice[];
   /** Tokens of the prompts, each counted once. */
   readonly promptTokens: number;
-  /** The fields of the answer beside its choices; `object` has another value in the parts of a stream. */
+  /** Fields of the answer, whole or in each part of a stream. */
   readonly head: { readonly id: string; readonly created: number; readonly model: string };
+  /** The field `object` of a whole answer. */
   readonly object: string;
+  /** The field `object` of a part of a stream. */
   readonly objectOfParts: string;
 }
 
@@ -54,7 +56,7 @@ export interface AnswerOptions {
   readonly count: number;
 }
 
-/** Why a completion ends with a piece, in OpenAI's words; null if more pieces follow. */
+/** Why a completion ends with a piece, as OpenAI names it; null if more pieces follow. */
 export function finishReasonOf({ result }: CompletionPiece): "length" | "stop" | null {
   if (!result) return null;
   return result.reason === "length" ? "length" : "stop"; // one that was aborted has no reader
@@ -229,7 +231,7 @@ async function* partsOf(
   }
 }
 
-/** The texts of a body: JSON, of which the first was asked for already, and at last the error that ends it, if there is one. */
+/** The texts of a body: those of `first` and `rest`, and the error that ends them, if there is one. */
 async function* framed(
   { first, rest }: {
     first: Promise<IteratorResult<readonly string[], void>>;

@@ -60,7 +60,7 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
   ...{ user: ANY_TEXT, logit_bias: only({}) },
 };
 
-/** The fields of a request, of which `model` names one of some models. */
+/** The fields of a request, whose `model` must be one of these. */
 export function fieldsFor<Values extends CommonFields>(
   { must }: Models,
   table: FieldTable<Values>,

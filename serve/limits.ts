@@ -4,10 +4,10 @@
  * @module
  */
 
-/** Bytes of a request's body, at most: a prompt of a hundred thousand tokens, and no more memory per connection. */
+/** Bytes of a request's body, at most: enough for a hundred thousand tokens, and a bound of the memory per connection. */
 export const MOST_BODY_BYTES = 2 ** 20;
 
-/** Milliseconds until all of a body is there, at most: a slow network sends a MiB in this time. */
+/** Milliseconds until all of a body has arrived, at most: a slow network sends a MiB in this time. */
 export const MOST_BODY_MS = 30_000;
 
 /** Completions of one request, at most, as OpenAI has it for `n`. */
