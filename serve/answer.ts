@@ -86,7 +86,7 @@ export async function answerWith(
   const [type, frame] = stream
     ? ["text/event-stream", (json: string) => `data: ${json}\n\n`] as const
     : ["application/json", (json: string) => json] as const;
-  models.use(name, left.signal, async (model, signal) => {
+  const body = models.use(name, left.signal, async (model, signal) => {
     using _ = model.admit(count);
     const answer = await make(model), { choices, promptTokens } = answer;
     record.model = model.name;
@@ -99,7 +99,6 @@ export async function answerWith(
       framed({ first, rest: texts }, frame, record),
       () => left.abort(new DOMException("The reader has left", "AbortError")),
     );
-    record.bodyBegins();
     answered.resolve(new Response(readable, { headers: { "content-type": type } }));
     await ended;
     signal.throwIfAborted();
@@ -107,11 +106,10 @@ export async function answerWith(
   }).catch((error) => {
     record.fail(error);
     answered.reject(error);
-  }).finally(() => {
-    left[Symbol.dispose]();
-    record.bodyEnds();
-  });
-  return await answered.promise;
+  }).finally(() => left[Symbol.dispose]());
+  const response = await answered.promise;
+  record.body = body;
+  return response;
 }
 
 /** Waits for a promise, but not longer than some time. */

@@ -31,9 +31,10 @@ export class RequestRecord {
   elapsedMs: number | undefined;
   /** Why it was not answered, or not wholly. */
   error: unknown;
+  /** Resolves once the body of the response has ended, if that is sent while it is computed. */
+  body: Promise<void> | undefined;
   readonly #since = performance.now();
   readonly #onEnd: (record: RequestRecord) => void;
-  #hasBody = false;
 
   /** Starts the clock of the request. */
   constructor(
@@ -64,25 +65,10 @@ export class RequestRecord {
     else this.error ??= error;
   }
 
-  /** Notes that the response has a body that ends later than the handler. */
-  bodyBegins(): void {
-    this.#hasBody = true;
-    this.status = 200;
-  }
-
-  /** Notes the end of that body, if there is one. */
-  bodyEnds(): void {
-    if (this.#hasBody) this.#end();
-  }
-
-  /** Notes the status of a response that is complete. */
-  answered(status: number): void {
-    if (this.#hasBody) return;
+  /** Notes the status of the response, and its end: at once, or when its body has ended. */
+  async answered(status: number): Promise<void> {
     this.status = status;
-    this.#end();
-  }
-
-  #end(): void {
+    if (this.body) await this.body;
     this.elapsedMs = performance.now() - this.#since;
     this.#onEnd(this);
   }

@@ -34,12 +34,11 @@ Deno.test("answerWith() leaves nothing on the signal of its request once the ans
       removeEventListener.apply(signal, args);
     },
   });
-  const ended = Promise.withResolvers<void>();
-  const record = new RequestRecord(new Request("http://x/"), { onEnd: () => ended.resolve() });
+  const record = new RequestRecord(new Request("http://x/"));
   const options = { model: "m", stream: false, stream_options: {}, count: 0 };
   const response = await answerWith(models, options, { signal, record }, () => ANSWER);
   assert.ok(listeners > 0);
   assert.equal((await response.json()).object, "whole");
-  await ended.promise;
+  await record.body;
   assert.equal(listeners, 0);
 });

@@ -44,6 +44,11 @@ async function partsOf(response: Response) {
   return events.slice(0, -2).map((event) => JSON.parse(event.replace(/^data: /, "")));
 }
 
+/** Waits until so many requests have ended, which they do soon after their clients have the whole answer. */
+async function recorded(records: readonly RequestRecord[], count: number): Promise<void> {
+  while (records.length < count) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
 const CHAT = "/v1/chat/completions", COMPLETIONS = "/v1/completions";
 const PLAIN = { model: "tiny", prompt: "One cat", max_tokens: 12, seed: 7 };
 const ENDLESS = { ...PLAIN, temperature: 0, max_tokens: 16384 };
@@ -476,6 +481,7 @@ Deno.test("createApi() counts requests and tokens for Prometheus, and reports ea
   await using api = open({ onEnd: (record) => records.push(record) });
   const { usage } = await ask(api, COMPLETIONS, PLAIN);
   await partsOf(await send(api, CHAT, { ...QUESTION, stream: true }));
+  await recorded(records, 2);
   await ask(api, "/other/path");
   const metrics = await (await send(api, "/metrics")).text();
   for (const line of metrics.trimEnd().split("\n")) {
@@ -511,20 +517,18 @@ Deno.test("createApi() counts requests and tokens for Prometheus, and reports ea
 Deno.test("a client that leaves frees its slot, whole or streamed", async () => {
   const records: RequestRecord[] = [];
   await using api = open({ slots: 1, queue: 0, onEnd: (record) => records.push(record) });
-  const waitForRecords = async (count: number) => {
-    while (records.length < count) await new Promise((resolve) => setTimeout(resolve, 5));
-  };
   for (const [i, body] of [ENDLESS, { ...ENDLESS, stream: true }].entries()) {
     await send(api, COMPLETIONS, body, { signal: AbortSignal.abort() }); // before the model is asked
     const gone = new AbortController();
     setTimeout(() => gone.abort(), 20); // before the response
     const early = await send(api, COMPLETIONS, body, { signal: gone.signal });
     await early.body?.cancel();
-    await waitForRecords(4 * i + 2);
+    await recorded(records, 4 * i + 2);
     const late = await send(api, COMPLETIONS, body);
     await late.body!.cancel();
-    await waitForRecords(4 * i + 3);
+    await recorded(records, 4 * i + 3);
     assert.equal((await ask(api, COMPLETIONS, PLAIN)).status, 200);
+    await recorded(records, 4 * i + 4);
   }
   const left = [499, 499, 499, 200];
   assert.deepEqual(records.map(({ status }) => status), [...left, ...left]);
