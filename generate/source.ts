@@ -119,7 +119,7 @@ export async function readModel(
     return { ...origin, ...await readAdapters(directory, options, likely) };
   }
   checkBaseOption(directory, options);
-  return { ...origin, directory, ...await describe(directory, options) };
+  return { ...origin, directory, ...await readWholeModel(directory, options) };
 }
 
 /** Reads the configuration and tokenizer of adapters and of their base. */
@@ -139,7 +139,7 @@ async function readAdapters(
         `${printable(recorded.named)}, which they name, has adapters itself`,
     );
   }
-  const { config, tokenizer } = await describe(found.directory, options);
+  const { config, tokenizer } = await readWholeModel(found.directory, options);
   storedAdapters(config, lora); // throws if they do not fit
   const { endIds = [] } = tokenizer, { vocabularySize } = config;
   const own = hasTokenizer(directory)
@@ -295,15 +295,15 @@ async function download(
   return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
 }
 
-/** The configuration and tokenizer of the model in a directory or a GGUF file. */
-async function describe(
+/** Reads the configuration and tokenizer of a whole model: a directory or a GGUF file. */
+async function readWholeModel(
   directory: string,
   options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
   const { contextLength } = options, gguf = ggufIn(directory);
   const { config, tokenizer } = gguf === undefined
-    ? await describeDirectory(directory, options)
-    : await describeGguf(gguf, options);
+    ? await readDirectory(directory, options)
+    : await readGguf(gguf, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
     throw new UserError(
       `Cannot use a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
@@ -316,7 +316,7 @@ async function describe(
   };
 }
 
-async function describeDirectory(
+async function readDirectory(
   directory: string,
   options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
@@ -332,25 +332,25 @@ async function describeDirectory(
   const { tensors, close } = openTensors(directory);
   close(); // names and shapes are known
   const config = parseHuggingFaceConfig(json, path, tensors), { vocabularySize } = config;
-  nameUnexpected(directory, config, tensors, options);
+  reportUnexpected(directory, config, tensors, options);
   const tokenizer = hasTokenizer(directory)
     ? await readTokenizer(directory, { vocabularySize })
     : await tokenizerOfGpt2(directory, config, options);
   return { config, tokenizer };
 }
 
-async function describeGguf(
+async function readGguf(
   path: string,
   options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
   const { config, values, tensors, close } = openGguf(path), { vocabularySize } = config;
   close();
-  nameUnexpected(path, config, tensors, options);
+  reportUnexpected(path, config, tensors, options);
   return { config, tokenizer: await readGgufTokenizer(values, { vocabularySize, where: path }) };
 }
 
-/** Names the tensors of a model's files that the model has no parameter for. */
-function nameUnexpected(
+/** Reports the tensors in a model's files for which the model has no parameter. */
+function reportUnexpected(
   path: string,
   config: GptConfig,
   tensors: TensorFiles["tensors"],
