@@ -38,7 +38,7 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
   model: TEXT,
   ...SAMPLER_FIELDS,
   n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
-  seed: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
+  seed: { ...whole(0), fallback: undefined },
   stop: {
     must: `a text of 1 to ${MOST_STOP_UNITS} characters or a list of at most ${MOST_STOPS}`,
     holds: (value) =>

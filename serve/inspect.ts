@@ -145,7 +145,7 @@ const sampler = inspection<
     ...TEXT_FIELDS,
     ...SAMPLER_FIELDS,
     top: TOP,
-    include: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
+    include: { ...whole(0), fallback: undefined },
   },
   async (model, fields) => {
     const { gpt, tokenizer } = model, ids = idsOf(model, fields), { include } = fields;
@@ -183,8 +183,8 @@ interface HeadFields {
 const attention = inspection<TextFields & HeadFields>(
   {
     ...TEXT_FIELDS,
-    layer: { ...whole(0, 511), fallback: undefined },
-    head: { ...whole(0, 511), fallback: undefined },
+    layer: { ...whole(0), fallback: undefined },
+    head: { ...whole(0), fallback: undefined },
   },
   async (model, fields, { current, signal }) => {
     const { layers, heads } = model.gpt.config, chosen = headOf(model, fields);

@@ -55,8 +55,11 @@ export function unsupported(what: string): Field<undefined> {
   };
 }
 
-/** A whole number in a range. */
-export function whole(least: number, most: number): Omit<Field<number>, "fallback"> {
+/** A whole number of at least `least`, and at most `most` if it is given. */
+export function whole(
+  least: number,
+  most: number = Number.MAX_SAFE_INTEGER,
+): Omit<Field<number>, "fallback"> {
   return {
     must: most === Number.MAX_SAFE_INTEGER
       ? `a whole number of at least ${least}`
