@@ -17,6 +17,14 @@ import { Output } from "./output.ts";
 import { Pace, type Work } from "./pace.ts";
 import { mostSequences, type Sequence, type SequenceSpan, Slots } from "./slots.ts";
 
+/**
+ * Continuous batching: requests wait for a slot, and those that have one are computed together, chunk by chunk.
+ *
+ *     EngineRequest → Job → Slots (tokens on the device) → Chunk → Completion (text) → Output → pieces
+ *
+ * @module
+ */
+
 /** What an engine does, and has done since it was created. */
 export interface EngineStats {
   /** Requests that can run at the same time. */
@@ -167,7 +175,7 @@ function rowCounts(most: number): number[] {
   return [...counts.filter((rows) => rows < most), most];
 }
 
-/** An engine that draws the tokens of all requests together, in chunks. */
+/** The engine of `createEngine()` and `generateBatch()`, which differ in the sizes of their slots and in their pace. */
 export class BatchingEngine implements Engine {
   readonly #model: LoadedModel;
   readonly #slots: Slots;

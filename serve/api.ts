@@ -18,6 +18,8 @@ export type { RequestRecord };
 /**
  * An HTTP API in the shape of OpenAI's.
  *
+ *     Request → fields (request.ts) → Answer (completions.ts, chat_completions.ts) → engine → Response (answer.ts)
+ *
  * @module
  */
 
