@@ -203,7 +203,7 @@ async function ggufFile(
     ggufId("eos", endOfText),
     ...(turn === undefined ? [] : [ggufId("eot", turn)]),
     ...(message === undefined ? [] : [ggufId("eom", message)]),
-    ...ggufTokenizer({ ...tokenizer, vocabularySize }), // names the id that begins texts, if one does
+    ...ggufTokenizer({ ...tokenizer, vocabularySize }), // an id that begins texts replaces the one above
     ...(template === undefined ? [] : [["tokenizer.chat_template", ["string", template]]] as const),
   ]);
   const tensors = await llamaCppTensors(gpt, type);
