@@ -170,33 +170,26 @@ async function answerOf(
   }
   const maxNewTokens = max_completion_tokens ??
     Math.min(MOST_TOKENS, contextLength - promptIds.length);
-  const choices = seedsOf(fields, n).map((seed): Choice => {
-    const logprobsOf = (piece: CompletionPiece) =>
-      piece.logprobs ? { content: contentLogprobs(model, piece), refusal: null } : null;
-    return {
+  const others = (piece: CompletionPiece, isFirst: boolean) => ({
+    logprobs: piece.logprobs ? { content: contentLogprobs(model, piece), refusal: null } : null,
+    finish_reason: finishReasonOf(piece),
+    ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
+  });
+  return {
+    choices: seedsOf(fields, n).map((seed): Choice => ({
       request: engineRequest(fields, {
-        promptIds,
-        endIds,
-        maxNewTokens,
-        seed,
-        ...(logprobs ? { logprobs: top_logprobs } : {}),
+        ...{ promptIds, endIds, maxNewTokens, seed },
+        logprobs: logprobs ? top_logprobs : undefined,
       }),
       part: (piece, isFirst) => ({
         delta: { ...(isFirst ? { role: "assistant" } : {}), content: piece.text },
-        logprobs: logprobsOf(piece),
-        finish_reason: finishReasonOf(piece),
-        ...idFields(fields, { ids: piece.ids, promptIds, isFirst }),
+        ...others(piece, isFirst),
       }),
       whole: (piece) => ({
         message: { role: "assistant", content: piece.text, refusal: null },
-        logprobs: logprobsOf(piece),
-        finish_reason: finishReasonOf(piece),
-        ...idFields(fields, { ids: piece.ids, promptIds, isFirst: true }),
+        ...others(piece, true),
       }),
-    };
-  });
-  return {
-    choices,
+    })),
     promptTokens: promptIds.length,
     head: completionId("chatcmpl", model),
     object: "chat.completion",

@@ -184,12 +184,7 @@ function choiceOf(
     ...(top === undefined ? {} : { logprobs: await prompt.logprobs(signal) }),
   });
   return {
-    request: engineRequest(fields, {
-      promptIds,
-      maxNewTokens,
-      seed,
-      ...(top === undefined ? {} : { logprobs: top }),
-    }),
+    request: engineRequest(fields, { promptIds, maxNewTokens, seed, logprobs: top }),
     ...(echo ? { before: echoed } : {}),
     part,
     whole: (piece) => part(piece, true),
