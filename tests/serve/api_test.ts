@@ -472,8 +472,14 @@ Deno.test("drain() lets answers end, and refuses others; close() ends them", asy
   await api.close();
   const other = open();
   const cut = await send(other, COMPLETIONS, { ...ENDLESS, stream: true });
+  const slow = new TransformStream<Uint8Array, Uint8Array>(), writer = slow.writable.getWriter();
+  const late = ask(other, COMPLETIONS, "", { body: slow.readable });
   await other.close();
   assert.match(await cut.text(), /"message":"Cannot answer as the server is closed"/);
+  await writer.write(new TextEncoder().encode(JSON.stringify(PLAIN)));
+  await writer.close();
+  const { status, error } = await late;
+  assert.deepEqual([status, error.message], [503, "Cannot answer as the server is closed"]);
 });
 
 Deno.test("createApi() counts requests and tokens for Prometheus, and reports each request without its texts", async () => {
