@@ -34,6 +34,9 @@ const root = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
 /** Test files that may find a mistake: so many that are nearest to it by imports. */
 const NEAREST = 25;
 
+/** The module that reads all shaders, which it finds by their folders. */
+const SHADER_READER = "bench/wgsl_files.ts";
+
 /** Milliseconds within which a test file must pass without a mistake. */
 const PATIENCE_MS = 240_000;
 
@@ -142,7 +145,7 @@ function replacedIn(path: string): Set<string> {
 
 /** For each file the test files that reach it by imports, the nearest first. */
 async function testsOf(): Promise<Map<string, string[]>> {
-  const paths = (await tracked()).filter((path) => path.endsWith(".ts"));
+  const files = await tracked(), paths = files.filter((path) => path.endsWith(".ts"));
   const importers = new Map<string, Set<string>>();
   const add = (target: string, importer: string) =>
     importers.set(target, (importers.get(target) ?? new Set()).add(importer));
@@ -156,6 +159,7 @@ async function testsOf(): Promise<Map<string, string[]>> {
       for (const target of paths) if (/^(commands|bench)\//.test(target)) add(target, path);
     }
   }
+  for (const path of files) if (path.endsWith(".wgsl")) add(path, SHADER_READER);
   const tests = new Map<string, string[]>();
   for (const file of importers.keys()) {
     const distances = new Map([[file, 0]]);
@@ -335,9 +339,11 @@ async function linesOf(
   return scripts.flatMap((script) => {
     const text = Deno.readTextFileSync(join(copy, script));
     const imports = [...text.matchAll(/^import (\w+) from "(.+\.wgsl)"/gm)];
-    const name = imports.find(([, , file]) => join(dirname(script), file!) === path)?.[1];
+    const name = script === SHADER_READER
+      ? "readTextFileSync"
+      : imports.find(([, , file]) => join(dirname(script), file!) === path)?.[1];
     if (!name) return [];
-    const uses = [...text.matchAll(new RegExp(`\\b${name}\\b`, "g"))].slice(1);
+    const uses = [...text.matchAll(new RegExp(`(?<!^import )\\b${name}\\b`, "gm"))];
     return uses.map(({ index }) => ({ path: script, line: lineAt(text, index) }));
   });
 }
@@ -391,7 +397,8 @@ async function deno(
 function describe({ place, foundBy, passed }: Verdict): string {
   const { number, path, text, start, end, replacement, operator } = place;
   const short = (code: string) => code.replaceAll(/\s+/g, " ").slice(0, 60);
-  return `#${number} ${path}:${lineAt(text, start)} ${operator} ` +
+  const column = start - text.lastIndexOf("\n", start - 1);
+  return `#${number} ${path}:${lineAt(text, start)}:${column} ${operator} ` +
     `"${short(text.slice(start, end))}" -> "${short(replacement)}": ` +
     (foundBy ?? `survived ${passed} test file${passed === 1 ? "" : "s"}`);
 }
