@@ -65,10 +65,9 @@ async function main(options: ChatCommandOptions): Promise<number> {
 }
 
 /** What to do with a model that cannot answer. */
-function adviceOnBase(
-  { checkpoint }: ModelSource,
-  { run, checkpoint: chosen, model = chosen === undefined ? run : checkpoint! }: ChatCommandOptions,
-): string {
+function adviceOnBase(source: ModelSource, options: ChatCommandOptions): string {
+  const { run, checkpoint, model: other } = options;
+  const model = other ?? (checkpoint === undefined ? run : source.checkpoint!);
   const train = (...words: string[]) => taskCommand("train", ...words);
   return "the model was trained on no conversations, so it continues texts rather than answers; " +
     `to train one that answers: ${train("--data", "conversations", "--out", "runs/chat")}; ` +

@@ -48,7 +48,7 @@ export interface LoadOptions extends FindModelOptions {
   onWarning?: ((sentence: string) => void) | undefined;
 }
 
-/** Names of these options. */
+/** Names of these options, by which `loadModel()` refuses others: it does not take them apart, but passes them on. */
 const LOAD_OPTIONS: Readonly<Record<keyof LoadOptions, true>> = {
   run: true,
   checkpoint: true,
