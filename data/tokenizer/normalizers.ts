@@ -2,8 +2,9 @@ import { type Library, patternOf, replaceMatches } from "./pattern.ts";
 import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
- * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except three: version 0.2
- * replaces SentencePiece's compiled table by NFKC, does not limit the time of patterns, and prepends to nothing, too.
+ * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except four: version 0.2
+ * replaces SentencePiece's compiled table by NFKC, does not limit the time of patterns, prepends to nothing, too, and
+ * strips what is white space in JavaScript.
  *
  * @module
  */
@@ -23,6 +24,7 @@ function normalizerStep(config: Component, library: Library): Normalize {
     return table ? createPrecompiled(table) : (text) => text;
   }
   if (config.type === "Prepend") return (text) => text === "" ? "" : config.prepend + text;
+  if (config.type === "Strip") return (text) => stripped(text, config);
   if (config.type === "Replace") {
     const pattern = patternOf(config.pattern, library);
     return (text) => replaceMatches(text, pattern, config.content);
@@ -40,6 +42,19 @@ function normalizerStep(config: Component, library: Library): Normalize {
   const lowers = config.type === "Lowercase" ||
     config.type === "BertNormalizer" && config.lowercase === true;
   return (text) => step.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
+}
+
+const WHITE_SPACE = /^\p{White_Space}$/u; // with U+0085, and without U+FEFF, other than in JavaScript
+
+/** A text without the white space at its ends. */
+function stripped(
+  text: string,
+  { strip_left, strip_right }: Component & { type: "Strip" },
+): string {
+  let start = 0, end = text.length;
+  if (strip_left) { while (start < end && WHITE_SPACE.test(text[start]!)) start++; }
+  if (strip_right) { while (end > start && WHITE_SPACE.test(text[end - 1]!)) end--; }
+  return text.slice(start, end);
 }
 
 /**

@@ -56,3 +56,13 @@ Deno.test("Prepend leaves a text empty of which another normalizer has left noth
   const twice = createNormalizer([remove, { type: "Prepend", prepend: "▁" }], undefined);
   assert.deepEqual([twice(" "), twice(" a")], ["", "▁a"]);
 });
+
+Deno.test("Strip removes white space as Unicode defines it, at the ends that it names", () => {
+  const strip = (left: boolean, right: boolean) =>
+    createNormalizer([{ type: "Strip", strip_left: left, strip_right: right }], undefined);
+  const text = "\u0085 \u3000\ufeffa b\ufeff\n\u0085";
+  assert.equal(strip(true, true)(text), "\ufeffa b\ufeff");
+  assert.equal(strip(true, false)(text), "\ufeffa b\ufeff\n\u0085");
+  assert.equal(strip(false, true)(text), "\u0085 \u3000\ufeffa b\ufeff");
+  assert.equal(strip(true, true)(" \n "), "");
+});
