@@ -40,7 +40,8 @@ export const COMMON_FIELDS: FieldTable<CommonFields> = {
   n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
   seed: { ...whole(0), fallback: undefined },
   stop: {
-    must: `a text of 1 to ${MOST_STOP_UNITS} characters or a list of at most ${MOST_STOPS}`,
+    must:
+      `a well-formed text of 1 to ${MOST_STOP_UNITS} characters or a list of at most ${MOST_STOPS}`,
     holds: (value) =>
       isStop(value) ||
       Array.isArray(value) && value.length <= MOST_STOPS && value.every(isStop),
