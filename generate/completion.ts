@@ -81,7 +81,7 @@ export class Completion {
     this.endIds = [...new Set([...tokenizer.endIds ?? [tokenizer.endOfText], ...endIds])];
     this.#vocabularySize = tokenizer.vocabularySize;
     this.#decoder = tokenizer.decoder(promptIds);
-    this.#stops = stop.filter((text) => text !== "");
+    this.#stops = stop.filter((text) => text !== "" && text.isWellFormed()); // half a character ends no text
   }
 
   /**

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createDecoder } from "../../generate/decoder.ts";
-import type { GenerateResult } from "../../generate/completion.ts";
+import { Completion, type GenerateResult } from "../../generate/completion.ts";
 import { generate, generateBatch } from "../../generate/generate.ts";
 import { DEFAULT_SAMPLER, type GenerateOptions, promptIdsOf } from "../../generate/request.ts";
 import { loadModel } from "../../generate/load.ts";
@@ -57,6 +57,14 @@ Deno.test("generate() ends before a stop text, wherever chunks end, and yields n
   }
   const unfinished = await told({ ...PLAIN, stop: [text.slice(-3) + "!"] });
   assert.deepEqual([unfinished.text, unfinished.reason], [text, "length"]);
+});
+
+Deno.test("Completion finds no stop text within a character", () => {
+  const fox = new TextEncoder().encode("a🦊b");
+  for (const stop of ["\ud83e", "\udd8a", "\udd8ab", "a\ud83e"]) {
+    const completion = new Completion(tokenizer, { promptIds: [1], stop: [stop] });
+    assert.deepEqual([completion.push(fox), completion.result], ["a🦊b", undefined]);
+  }
 });
 
 Deno.test("generate() ends at the end of the text", async () => {
