@@ -25,7 +25,7 @@ const PLACES = [
   "C:\\Program Files (x86)\\Google\\Chrome\\Application\\chrome.exe",
 ];
 
-/** Milliseconds in which the browser, and what is waited for on a page, must come: a machine that runs tests is busy. */
+/** Milliseconds until the browser must have started, or an element must be on its page: a machine that runs tests is busy. */
 const PATIENCE_MS = 180_000;
 
 /** Options of a page. */

@@ -236,7 +236,7 @@ export class Harness {
   }
 }
 
-/** Fills a tensor with copies of one block: the host would draw a billion numbers for a minute. */
+/** Fills a tensor with copies of one block: the host would need a minute to draw a billion numbers. */
 export function fillWithCopies(device: Device, tensor: Tensor, block: Tensor): void {
   const bytes = tensorBytes(tensor), step = tensorBytes(block);
   const encoder = device.gpu.createCommandEncoder();

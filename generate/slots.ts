@@ -340,7 +340,7 @@ export class Slots implements Disposable {
     this.#free.push(slot);
   }
 
-  /** Makes sure that no prompt takes keys and values from a slot's last one. */
+  /** Forgets all cached prefixes, so that later prompts are read whole. */
   forgetPrefixes(): void {
     for (const prefix of this.#prefixes) prefix.length = 0;
   }

@@ -115,7 +115,7 @@ class ByteReader {
     return Buffer.concat(await Array.fromAsync(this.take(length)));
   }
 
-  /** So many bytes in chunks, or all that are left. */
+  /** The next bytes in chunks: `length` of them, or all that are left. */
   async *take(length: number = Infinity): AsyncGenerator<Uint8Array> {
     for (let left = length; left > 0;) {
       if (await this.atEnd()) {

@@ -3,8 +3,8 @@ import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
  * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except four: version 0.2
- * replaces SentencePiece's compiled table by NFKC, does not limit the time of patterns, prepends to nothing, too, and
- * strips what is white space in JavaScript.
+ * replaces SentencePiece's compiled table by NFKC, does not limit the time of patterns, prepends to empty texts as well,
+ * and strips what JavaScript calls white space.
  *
  * @module
  */
