@@ -1,5 +1,6 @@
 /**
- * What the main thread and signal_worker.ts have to agree on. Nothing is imported here, as the worker must be ready soon.
+ * What the main thread and signal_worker.ts have to agree on, and the exit statuses. Nothing is imported here, as the
+ * worker must be ready soon.
  *
  * @module
  */
