@@ -37,7 +37,7 @@ export function createAddedTokenSplitter(
   return (text, { special }) => {
     if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
     const parts: (string | number)[] = [];
-    let done = 0;
+    let done = 0, spaceEnd = 0; // of the white space after a token, which is read once, also if tokens stand in it
     longest.lastIndex = 0;
     for (let match; (match = longest.exec(text));) {
       const token = bySpelling.get(match[0])!;
@@ -53,7 +53,10 @@ export function createAddedTokenSplitter(
         start = Math.max(start, done);
         while (start > done && WHITE_SPACE.test(text[start - 1]!)) start--;
       }
-      if (token.rstrip) end += WHITE_SPACE_AT_START.exec(text.slice(end))![0].length;
+      if (token.rstrip) {
+        if (end > spaceEnd) spaceEnd = end + WHITE_SPACE_AT_START.exec(text.slice(end))![0].length;
+        end = spaceEnd;
+      }
       if (start > done) parts.push(text.slice(done, start));
       if (start < end) parts.push(token.id); // else the token before has taken its white space
       done = end;

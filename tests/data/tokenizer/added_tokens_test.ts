@@ -40,6 +40,14 @@ Deno.test("createAddedTokenSplitter() takes white space with a token that asks f
   assert.deepEqual(split(blanks, "<x>   b"), [1, 2, " b"]);
 });
 
+Deno.test("createAddedTokenSplitter() reads white space once in which tokens take that after them", () => {
+  const since = performance.now(), count = 2 ** 18;
+  const parts = split([token(1, "\n", { rstrip: true })], "\n".repeat(count) + "a\n b");
+  assert.deepEqual([parts.length, ...parts.slice(-4)], [count + 3, 1, "a", 1, "b"]);
+  const seconds = (performance.now() - since) / 1000;
+  assert.ok(seconds < 30, `it took ${seconds} s`);
+});
+
 Deno.test("createAddedTokenSplitter() leaves special tokens as text where the text is to be text", () => {
   const tokens = [token(1, "<x>"), token(2, "<y>", { special: false })];
   assert.deepEqual(split(tokens, "a<x>b<y>", false), ["a<x>b", 2]);
