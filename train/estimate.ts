@@ -38,6 +38,7 @@ export function plannedSaves(
     keep,
     others: cooldownFrom < steps ? 2 : 1,
     saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
+    startsOver: options.fresh,
   };
 }
 

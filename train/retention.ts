@@ -102,16 +102,19 @@ export interface PlannedSaves {
   readonly others: number;
   /** How many will be saved, as far as is known. */
   readonly saves: number;
+  /** Whether the run starts over, so that those that it has now are moved aside. */
+  readonly startsOver: boolean;
 }
 
 /** Checkpoints that a run will have at the end, at most: whole, and weights-only. */
 export function checkpointsAtEnd(
   run: string,
-  { checkpointBytes, keep, others, saves }: PlannedSaves,
+  { checkpointBytes, keep, others, saves, startsOver }: PlannedSaves,
 ): { whole: number; weightsOnly: number } {
-  const bytes = bytesOfCheckpoints(run) + saves * checkpointBytes;
+  const present = startsOver ? 0 : listCheckpoints(run).length;
+  const bytes = (startsOver ? 0 : bytesOfCheckpoints(run)) + saves * checkpointBytes;
   const isSmall = keep === "auto" && areSmall(bytes, join(run, "checkpoints"));
-  const all = listCheckpoints(run).length + saves;
+  const all = present + saves;
   if (keep === "auto" && isSmall) return { whole: all, weightsOnly: 0 };
   const whole = Math.min((keep === "auto" ? MOST_WHOLE : keep) + others, all);
   return { whole, weightsOnly: keep === "auto" ? Math.min(MOST_WEIGHTS_ONLY, all - whole) : 0 };
@@ -125,9 +128,10 @@ export function checkpointsAtEnd(
  * @throws {CheckpointError} if not even one fits.
  */
 export function checkRoom(run: string, planned: PlannedSaves): string | undefined {
-  const { checkpointBytes, weightsOnlyBytes, keep, saves } = planned;
+  const { checkpointBytes, weightsOnlyBytes, keep, saves, startsOver } = planned;
   if (saves === 0) return undefined;
-  const directory = join(run, "checkpoints"), present = listCheckpoints(run).length;
+  const directory = join(run, "checkpoints");
+  const present = startsOver ? 0 : listCheckpoints(run).length;
   const { whole, weightsOnly } = checkpointsAtEnd(run, planned);
   // the one that is being written comes on top
   const count = Math.min(Math.max(1, whole + 1 - present), saves);

@@ -87,7 +87,7 @@ function countingDevice(): { device: Device; bytes: () => number } {
 Deno.test("train() with dryRun changes no file, of a new run, one that is resumed, or one that starts over", async () => {
   const folder = join(directory, "dry"), out = join(folder, "run");
   Deno.mkdirSync(folder);
-  const { start } = await dryRun({ out });
+  const { start, estimate: { disk } } = await dryRun({ out });
   assert.deepEqual(filesOf(folder), []);
   assert.equal(start.resumedFrom, undefined);
 
@@ -98,6 +98,7 @@ Deno.test("train() with dryRun changes no file, of a new run, one that is resume
   assert.ok(resumed.estimate.disk.hasTokens);
   const again = await dryRun({ out, fresh: true });
   assert.equal(again.start.resumedFrom, undefined);
+  assert.equal(again.estimate.disk.checkpoints, disk.checkpoints);
   const back = await dryRun({ out, resumeFrom: "2" });
   assert.equal(back.start.resumedFrom, 2);
   const done = await dryRun({ out, isTimed: true });

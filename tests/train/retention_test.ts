@@ -84,7 +84,7 @@ Deno.test("checkpointsAtEnd() counts whole checkpoints with the best, and those 
   using disk = withFreeBytes(1e12);
   const atEnd = (saves: number, keep: Keep, checkpointBytes = 1e7) =>
     Object.values(checkpointsAtEnd(`${directory}/none`, {
-      ...{ checkpointBytes, weightsOnlyBytes: 1, keep, others: 1, saves },
+      ...{ checkpointBytes, weightsOnlyBytes: 1, keep, others: 1, saves, startsOver: false },
     }));
   assert.deepEqual(atEnd(9, 3), [4, 0]);
   assert.deepEqual(atEnd(2, 3), [2, 0]);

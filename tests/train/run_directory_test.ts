@@ -350,7 +350,14 @@ Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when n
     const run = openRunDirectory(path);
     using _ = withFreeBytes(free);
     try {
-      run.checkRoom({ checkpointBytes: 1e9, weightsOnlyBytes: 3e8, keep, others: 1, saves });
+      run.checkRoom({
+        checkpointBytes: 1e9,
+        weightsOnlyBytes: 3e8,
+        keep,
+        others: 1,
+        saves,
+        startsOver: false,
+      });
       return run.notices;
     } finally {
       run.close();
