@@ -149,7 +149,7 @@ export async function drawLosses(
   const floor = entropy === undefined ? NaN : Math.log(entropy);
   const hasFloor = low - floor < high - low;
   if (hasFloor) low = Math.min(low, floor);
-  const middle = Number(((first + last) / 2).toPrecision(2));
+  const middle = Math.round(Number(((first + last) / 2).toPrecision(2)));
   const symbols = SYMBOLS[isPlain ? "log" : "terminal"];
   const chart = plot(line as [number, number][], {
     width: columns,

@@ -31,6 +31,7 @@ Deno.test("drawLosses() fits terminals of any width", async () => {
       assert.ok(rows.every((row) => row.length <= Math.min(columns, 112)), `${columns}, ${steps}`);
       assert.ok(rows.length >= 10 && rows.length <= 14, `${rows.length} rows`);
       assert.match(rows.at(-1)!, new RegExp(` ${steps}$`));
+      assert.match(rows.at(-1)!, /^[ \d]+$/, "steps are whole");
       assert.match(lines[1]!, /^loss in nats per token: ━ training, ● validation/);
       assert.ok(rows.some((row) => row.includes("●")) && rows.some((row) => row.includes("━")));
     }
