@@ -118,7 +118,7 @@ const COLUMNS: Readonly<Record<string, (run: RunSummary) => string>> = {
 };
 
 /** Columns that a narrow terminal leaves out, the first one first. */
-const SPARE = ["text", "saved", "params", "size", "bits/byte", "validation loss"];
+const SPARE = ["text", "saved", "params", "size", "bits/byte", "validation loss", "steps"];
 
 /** Runs as a table, one line each, with as many columns as fit into `width` characters. */
 export function runsTable(runs: readonly RunSummary[], width = Infinity): string {

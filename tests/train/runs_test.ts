@@ -133,10 +133,11 @@ Deno.test("runsTable() has a line per run, with a dash for what is not known", (
       "runs/a  6/9 (training)     1 k            2.500      1.250  2.000 at step 3  1.23 kB  2026-11-29 09:58  text.txt\n" +
       "runs/b               0       —                —          —                —  0 bytes                 —  —\n",
   );
-  for (const width of [80, 40]) {
+  const HEADS = { 80: /^run .* best loss/, 40: /^run +steps +best loss$/, 30: /^run +best loss$/ };
+  for (const width of [80, 40, 30] as const) {
     const runs = [{ run: "runs/a", isTraining: true, ...known, bytes: 1234, savedMs }];
     const [head, ...rows] = runsTable(runs, width).trimEnd().split("\n");
     assert.ok([head!, ...rows].every(({ length }) => length <= width), head);
-    assert.match(head!, width === 80 ? /^run .* best loss/ : /^run +steps +best loss$/);
+    assert.match(head!, HEADS[width]);
   }
 });
