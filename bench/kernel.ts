@@ -20,7 +20,7 @@ const program = command(
   .action((op, variant, type, options) =>
     runCommand(() => {
       const words = [op, variant, type].filter((word) => word !== undefined);
-      output(print(kernelSources(), words, options));
+      output(`${print(kernelSources(), words, options).trimEnd()}\n`);
       return Promise.resolve();
     })
   );
@@ -69,7 +69,7 @@ function select(sources: readonly KernelSource[], words: readonly string[]): Ker
     `Cannot print ${quoted(words.join(" "))} as ${
       isUnclear ? "it must name a variant: several have that type" : `${op} has no such kernel`
     }`,
-    { hint: `The variants and types of ${op}:\n${listOf(ofOp).trimEnd()}` },
+    { hint: `The variants and types of ${op}:\n${listOf(ofOp)}` },
   );
 }
 

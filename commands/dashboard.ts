@@ -1,3 +1,4 @@
+import { Argument } from "@commander-js/extra-typings";
 import { existsSync, statSync } from "node:fs";
 import { taskCommand } from "../files/command_line.ts";
 import { beginningOf, checkReplaceable, replaceText } from "../files/disk.ts";
@@ -16,7 +17,9 @@ const program = command(
   "dashboard",
   "Show runs on a page for the browser: curves, samples, checkpoints.",
 )
-  .argument("[runs...]", "runs, or folders that hold runs", ["runs"])
+  .addArgument(
+    new Argument("[runs...]", "runs, or folders that hold runs").default(["runs"], "runs"),
+  )
   .option(
     "--port <n>",
     `port of the page on 127.0.0.1 (default: the first free one from 4242)`,
