@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
+import { taskCommand } from "../files/command_line.ts";
 import { bytesBelow, isSystemError, reading, reasonOf } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { byteCount, fitTable, inShort } from "../files/units.ts";
@@ -55,8 +56,12 @@ export function listRuns(folder: string, onWarning: (sentence: string) => void):
     names = readdirSync(folder);
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    const reason = error.code === "ENOENT" ? "there is no such directory" : reasonOf(error);
-    throw new UserError(`Cannot list the runs in ${folder} as ${reason}`);
+    if (error.code !== "ENOENT") {
+      throw new UserError(`Cannot list the runs in ${folder} as ${reasonOf(error)}`);
+    }
+    throw new UserError(`Cannot list the runs in ${folder} as there is no such directory`, {
+      hint: `To make a run: ${taskCommand("train")}`,
+    });
   }
   const paths = isRun(folder) ? [folder] : names.map((name) => join(folder, name)).filter(isRun);
   return paths.map((path) => summarize(path, onWarning))

@@ -116,6 +116,7 @@ Deno.test("listRuns() throws when there is no such folder", () => {
   assert.throws(() => listRuns(join(directory, "none"), noWarning), {
     name: "UserError",
     message: `Cannot list the runs in ${join(directory, "none")} as there is no such directory`,
+    hint: "To make a run: deno task train",
   });
 });
 
