@@ -58,7 +58,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   if (options.dryRun && !follows) return await dryRun(options, isJson);
   const notice = size > 1
     ? RANKS_NOTICE
-    : "saving a checkpoint; press Ctrl-C again to quit at once";
+    : "stopping, and saving what was trained; press Ctrl-C again to quit at once";
   const interrupts = await listenForInterrupts(follows ? "" : notice, { isRank: size > 1 });
   const { signal } = interrupts;
   // a bar on the terminal that shows the events would be written over them
