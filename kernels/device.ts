@@ -64,8 +64,10 @@ export interface Device {
    * continues with an invalid object. Code that reads results back calls this first. An error of kind `invalid` is
    * thrown once: the device stays usable, and a program whose kernel it refused is refused again when it runs. After
    * any other error a new device is needed, and every call throws the same.
+   *
+   * @param options.keep whether the next call throws an error of kind `invalid` as well, for those that only look.
    */
-  check(): void;
+  check(options?: { keep?: boolean }): void;
   /** Frees the device and everything on it. */
   destroy(): void;
   /** Calls `destroy()`, at the end of the block in which `using` declares the device. */
@@ -239,10 +241,10 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Pipelines(),
     choices: new Map(),
-    check() {
+    check({ keep = false } = {}) {
       if (!failure) return;
       const error = failure;
-      if (error.kind === "invalid") failure = undefined;
+      if (error.kind === "invalid" && !keep) failure = undefined;
       throw error;
     },
     destroy,

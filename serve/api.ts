@@ -146,7 +146,7 @@ export function createApi(
 
   /** Whether requests are answered. */
   function health(): Response {
-    for (const { gpt: { device } } of models.all) device.check();
+    for (const { gpt: { device } } of models.all) device.check({ keep: true }); // the engine has to see it
     return Response.json({ status: isDraining ? "draining" : "ok" }, {
       status: isDraining ? 503 : 200,
     });
