@@ -255,7 +255,7 @@ export class Slots implements Disposable {
     return { program: this.#recordForward(rows, this.#prefillTokens, cursors).program, cursors };
   }
 
-  /** The pass with the fewest rows that prefills so many sequences. */
+  /** The pass that prefills this many sequences, with as few rows as possible. */
   #prefillPass(sequences: number): Pass {
     const { prefillRows } = this.options, i = prefillRows.findIndex((rows) => rows >= sequences);
     return this.#prefillPasses[i] ??= this.#recordPrefill(prefillRows[i]!);
@@ -378,7 +378,7 @@ export class Slots implements Disposable {
   /**
    * Draws at most `most` tokens of each sequence that has no unread ones, without waiting for the device.
    *
-   * @returns the drawn tokens of each; those after a token that ends the text do not count.
+   * @returns the drawn tokens of each; those after an end-of-text token do not count.
    */
   draw(most: number, timer?: PassTimer): SequenceSpan[] {
     const drawing = this.#rows.filter((sequence) =>

@@ -62,7 +62,7 @@ export class RunIndex {
   entropyPerToken: number | undefined;
   /** When the last line was written. */
   time: string | undefined;
-  /** Tokens of a step since the last start; NaN if unknown. */
+  /** Tokens per step since the last start; NaN if unknown. */
   tokensPerStep: number;
   /** In ascending order of their steps, evenly thinned. */
   samples: Sample[] = [];

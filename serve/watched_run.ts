@@ -34,7 +34,7 @@ export interface RunCurves {
   readonly isComplete: boolean;
   /** Share of the record that was read. */
   readonly share: number;
-  /** Tokens of a step since the last start, null if unknown. */
+  /** Tokens per step since the last start; null if unknown. */
   readonly tokensPerStep: number | null;
   /** The least possible loss, null if unknown. */
   readonly entropyPerToken: number | null;

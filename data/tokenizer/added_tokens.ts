@@ -37,7 +37,8 @@ export function createAddedTokenSplitter(
   return (text, { special }) => {
     if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
     const parts: (string | number)[] = [];
-    let done = 0, spaceEnd = 0; // of the white space after a token, which is read once, also if tokens stand in it
+    let done = 0;
+    let spaceEnd = 0; // end of the white space after a token: tokens within it do not read it again
     longest.lastIndex = 0;
     for (let match; (match = longest.exec(text));) {
       const token = bySpelling.get(match[0])!;

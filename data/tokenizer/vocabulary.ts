@@ -136,7 +136,7 @@ function isName(token: string): boolean {
     !BYTE_TOKEN.test(token);
 }
 
-/** Whether merges make a token of a BPE: such a token stands for text, even if it looks like a name. */
+/** Whether a merge of a BPE makes the token, which then stands for text, even if it looks like a name. */
 function isMerged(model: Model, token: string): boolean {
   if (model.kind !== "BPE") return false;
   const prefix = model.continuing_subword_prefix?.length ?? 0;
