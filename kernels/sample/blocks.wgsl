@@ -26,7 +26,7 @@ const WARP: u32 = 32; // sums that are left after the first step of sumOf()
 
 var<private> ownSummary: vec4u; // of the block with the number of the invocation
 var<workgroup> shares: array<Drawn, WORKGROUP_SIZE>;
-var<workgroup> live: atomic<u32>; // number of blocks in `bins`: those that have tokens above the drawn one
+var<workgroup> live: atomic<u32>; // number of blocks in `bins`
 var<workgroup> isRejected: bool;
 
 fn summaryOf(block: u32) -> vec4u {
@@ -156,9 +156,24 @@ fn amountAbove(score: f32, token: u32, blocks: u32, byProbability: bool, unit: f
   return amount;
 }
 
-// The best draw among the tokens that have a higher rank than one.
-fn drawAboveRank(rank: vec2u, blocks: u32, noise: u32) -> vec2u {
+// The best draw among the tokens that have a higher rank than one. If the draw of a whole block is among them, it is the
+// best of the block's; only the other blocks are scanned for theirs.
+fn drawAboveRank(rank: vec2u, noise: u32) -> vec2u {
   var share = Drawn();
+  if (id == 0) { atomicStore(&live, 0); }
+  workgroupBarrier();
+  for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
+    let summary = summaryOf(block);
+    let token = summary.z;
+    if (!reaches(rank, vec2u(summary.w, ~token))) {
+      let drawn = vec2u(drawKey(scoreOf(summary.w), token, noise), token);
+      if (isBefore(drawn, share.best)) { share.best = drawn; }
+    } else if (summary.x >= rank.x) {
+      atomicStore(&bins[atomicAdd(&live, 1)], block);
+    }
+  }
+  workgroupBarrier();
+  let blocks = atomicLoad(&live);
   for (var place = id; place < blocks * BLOCK; place += WORKGROUP_SIZE) {
     let other = atomicLoad(&bins[place / BLOCK]) * BLOCK + place % BLOCK;
     let own = logitOf(other);
@@ -196,7 +211,7 @@ fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> 
     let amount = sumOf(amountAbove(score, token, blocks, byProbability, unit));
     if (id == 0) { isRejected = amount >= wanted || relativeLogit(score) < leastRelativeLogit; }
     if (!workgroupUniformLoad(&isRejected)) { break; }
-    let next = drawAboveRank(rank, blocks, noise);
+    let next = drawAboveRank(rank, noise);
     if (id == 0) { isRejected = next.x > 0; } // false only if scores are NaN
     if (!workgroupUniformLoad(&isRejected)) { break; }
     token = next.y;
