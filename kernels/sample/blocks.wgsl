@@ -11,6 +11,7 @@
 
 struct Drawn {
   weight: f32,
+  key: u32, // of the best token's score
   best: vec2u, // key of the sum of logit and noise, token
 }
 
@@ -70,8 +71,9 @@ fn reduced(share: Drawn, count: u32) -> Drawn {
       for (var i = 1u; i < FAN; i++) {
         if (id + i * part < left) {
           let other = shares[id + i * part];
-          sum.weight += other.weight;
-          if (isBefore(other.best, sum.best)) { sum.best = other.best; }
+          let weight = sum.weight + other.weight;
+          if (isBefore(other.best, sum.best)) { sum = other; }
+          sum.weight = weight;
         }
       }
       shares[id] = sum;
@@ -110,6 +112,10 @@ fn sumOf(part: u32) -> u32 {
 fn drawKey(score: f32, token: u32, noise: u32) -> u32 {
   if (inverseTemperature == 0) { return keyOf(score); }
   return keyOf(relativeLogit(score) + gumbel(pcgHash(token + noise)));
+}
+
+fn tokenOf(drawn: Drawn) -> u32 {
+  return min(drawn.best.y, sizes.V - 1);
 }
 
 fn logitOf(token: u32) -> f32 {
@@ -156,18 +162,23 @@ fn amountAbove(score: f32, token: u32, blocks: u32, byProbability: bool, unit: f
   return amount;
 }
 
+// The better of two draws, of which `share` has one, and a token with this key of its score the other.
+fn withDraw(share: Drawn, key: u32, token: u32, noise: u32) -> Drawn {
+  let best = vec2u(drawKey(scoreOf(key), token, noise), token);
+  if (isBefore(best, share.best)) { return Drawn(share.weight, key, best); }
+  return share;
+}
+
 // The best draw among the tokens that have a higher rank than one. If the draw of a whole block is among them, it is the
 // best of the block's; only the other blocks are scanned for theirs.
-fn drawAboveRank(rank: vec2u, noise: u32) -> vec2u {
+fn drawAboveRank(rank: vec2u, noise: u32) -> Drawn {
   var share = Drawn();
   if (id == 0) { atomicStore(&live, 0); }
   workgroupBarrier();
   for (var block = id; block < sizes.BLOCKS; block += WORKGROUP_SIZE) {
     let summary = summaryOf(block);
-    let token = summary.z;
-    if (!reaches(rank, vec2u(summary.w, ~token))) {
-      let drawn = vec2u(drawKey(scoreOf(summary.w), token, noise), token);
-      if (isBefore(drawn, share.best)) { share.best = drawn; }
+    if (!reaches(rank, vec2u(summary.w, ~summary.z))) {
+      share = withDraw(share, summary.w, summary.z, noise);
     } else if (summary.x >= rank.x) {
       atomicStore(&bins[atomicAdd(&live, 1)], block);
     }
@@ -175,14 +186,13 @@ fn drawAboveRank(rank: vec2u, noise: u32) -> vec2u {
   workgroupBarrier();
   let blocks = atomicLoad(&live);
   for (var place = id; place < blocks * BLOCK; place += WORKGROUP_SIZE) {
-    let other = atomicLoad(&bins[place / BLOCK]) * BLOCK + place % BLOCK;
-    let own = logitOf(other);
-    if (other < sizes.V && !reaches(rank, rankOf(own, other))) {
-      let drawn = vec2u(drawKey(own, other, noise), other);
-      if (isBefore(drawn, share.best)) { share.best = drawn; }
+    let token = atomicLoad(&bins[place / BLOCK]) * BLOCK + place % BLOCK;
+    let other = rankOf(logitOf(token), token);
+    if (token < sizes.V && !reaches(rank, other)) {
+      share = withDraw(share, other.x, token, noise);
     }
   }
-  return reduced(share, WORKGROUP_SIZE).best;
+  return reduced(share, WORKGROUP_SIZE);
 }
 
 // The token that drawFromAll() draws, for a text without top-k or without top-p.
@@ -195,26 +205,26 @@ fn drawFromBlocks(topK: u32, topP: u32, noise: u32, leastRelativeLogit: f32) -> 
     if (summary.x > KEY_OF_MINUS_INFINITY) {
       share.weight += bitcast<f32>(summary.y) * exp(relativeLogit(scoreOf(summary.x)));
     }
-    let drawn = vec2u(drawKey(scoreOf(summary.w), summary.z, noise), summary.z);
-    if (isBefore(drawn, share.best)) { share.best = drawn; }
+    share = withDraw(share, summary.w, summary.z, noise);
   }
   let all = reduced(share, count);
-  var token = min(all.best.y, sizes.V - 1);
-  if (topK == 0 && topP == 0 && leastRelativeLogit < LOWEST) { return token; }
+  var drawn = all;
+  if (topK == 0 && topP == 0 && leastRelativeLogit < LOWEST) { return tokenOf(drawn); }
   let byProbability = topP > 0;
   let wanted = select(select(0xffffffff, topK, topK > 0), topP, byProbability);
   let unit = select(1, ONE / all.weight, byProbability);
   loop {
-    let score = logitOf(token);
-    let rank = rankOf(score, token);
+    let token = tokenOf(drawn);
+    let score = scoreOf(drawn.key);
+    let rank = vec2u(drawn.key, ~token);
     let blocks = blocksAbove(rank.x);
     let amount = sumOf(amountAbove(score, token, blocks, byProbability, unit));
     if (id == 0) { isRejected = amount >= wanted || relativeLogit(score) < leastRelativeLogit; }
     if (!workgroupUniformLoad(&isRejected)) { break; }
     let next = drawAboveRank(rank, noise);
-    if (id == 0) { isRejected = next.x > 0; } // false only if scores are NaN
+    if (id == 0) { isRejected = next.best.x > 0; } // false only if scores are NaN
     if (!workgroupUniformLoad(&isRejected)) { break; }
-    token = next.y;
+    drawn = next;
   }
-  return token;
+  return tokenOf(drawn);
 }
