@@ -52,7 +52,7 @@ export interface Dispatch {
   workgroups: readonly [x: number, y?: number, z?: number];
   /** Most loop iterations of one invocation, summed over all its loops; 0 by default. */
   iterations?: number;
-  /** Bytes of workgroup memory that the shader declares; 0 by default. */
+  /** Bytes of workgroup memory that the shader declares, each variable a multiple of 16; 0 by default. */
   workgroupBytes?: number;
 }
 

@@ -152,8 +152,8 @@ export function attentionDecode(
     workgroups: [NH, B * S, slices],
     iterations: ceilDiv(T + S, KEYS) + ceilDiv(HS, WORKGROUP_SIZE) * (2 + SHARES) +
       (product?.iterations ?? 0),
-    workgroupBytes: 16 * EXCHANGED +
-      4 * ((rotation ? 2 * HS : 0) + KEYS + 2 * SHARES + PARTS * (HS + 2) + HS),
+    workgroupBytes: [rotation ? 2 * HS : 0, KEYS, SHARES, SHARES, PARTS * HS, PARTS, PARTS, HS]
+      .reduce((bytes, count) => bytes + 16 * ceilDiv(count, 4), 16 * EXCHANGED),
   });
 }
 

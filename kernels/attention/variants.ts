@@ -92,7 +92,7 @@ export function forwardMatrixVariants({ T, HS }: { T: number; HS: number }): Mat
       KEYS,
       invocations: QUERIES,
       constants: { QUERIES, KEYS, FETCHES },
-      bytes: VECTOR_BYTES * (QUERIES * (KEYS / 4 + 1) + KEYS * (HS / 8 + 1)),
+      bytes: VECTOR_BYTES * (QUERIES * (KEYS / 4 + 1) + KEYS * (HS / 8 + 1) + 2),
     }, HS + HS / 2 + KEYS + 8 * FETCHES);
   });
 }

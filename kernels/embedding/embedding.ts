@@ -153,7 +153,7 @@ export function embeddingBackward(
       uniforms,
       workgroups: [ceilDiv(blocks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
       iterations: ceilDiv(blocks, SHARES), // at worst one run through nearly all blocks
-      workgroupBytes: 20 * COLUMNS * SHARES + 12,
+      workgroupBytes: 20 * COLUMNS * SHARES + 3 * 16,
     });
   }
 }

@@ -60,7 +60,7 @@ export function histogram(
       uniforms: { N: length, block: BLOCK },
       workgroups: splitWorkgroups(ceilDiv(length, BLOCK)),
       iterations: BLOCK / WORKGROUP_SIZE + ceilDiv(HISTOGRAM_LENGTH, WORKGROUP_SIZE),
-      workgroupBytes: 4 * HISTOGRAM_LENGTH,
+      workgroupBytes: 16 * ceilDiv(HISTOGRAM_LENGTH, 4),
     });
   }
 }

@@ -2,9 +2,26 @@ import assert from "node:assert/strict";
 import { kernelSources, MACHINES } from "../../bench/kernel_sources.ts";
 import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { TILES } from "../../kernels/matmul/variants.ts";
+import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf, specialize, unroll } from "../../kernels/shader.ts";
+import { workgroupBytesOf } from "../kernels/wgsl_sizes.ts";
 
-const SOURCES = kernelSources();
+/** Launches that were recorded for the sources: one for each shader, constants and bytes. */
+const LAUNCHES = new Map<string, Dispatch>();
+const SOURCES = (() => {
+  const { dispatch } = Program.prototype;
+  Program.prototype.dispatch = function (launch) {
+    const { shader, constants, workgroupBytes } = launch;
+    LAUNCHES.set(JSON.stringify([labelOf(shader), constants, workgroupBytes]), launch);
+    return dispatch.call(this, launch);
+  };
+  const sources = kernelSources();
+  Program.prototype.dispatch = dispatch;
+  return sources;
+})();
+
+/** Bytes that a launch may count beyond those of its shader, as it counts those of other constants. */
+const SPARE_BYTES = 1024;
 
 Deno.test("kernelSources() returns every op with shaders, and all variants of the tuner", () => {
   const used = new Set(SOURCES.flatMap(({ shader }) => Object.keys(shader)));
@@ -41,5 +58,13 @@ Deno.test("every line of a specialised kernel names its file and line", () => {
     if (/^enable |^diagnostic\(/.test(line)) continue;
     const [, path, number] = / \/\/ (\S+\.wgsl):(\d+)$/.exec(line)!;
     assert.ok(shader[path!]!.split("\n")[Number(number) - 1]!.length > 0);
+  }
+});
+
+Deno.test("every launch counts the workgroup memory that its shader declares", () => {
+  for (const { shader, constants = {}, workgroupBytes = 0 } of LAUNCHES.values()) {
+    const bytes = workgroupBytesOf(specialize(shader, constants));
+    const counted = `${labelOf(shader)} counts ${workgroupBytes} bytes of ${bytes}`;
+    assert.ok(workgroupBytes >= bytes && workgroupBytes < bytes + SPARE_BYTES, counted);
   }
 });

@@ -1,4 +1,5 @@
 import type { Device } from "../../kernels/device.ts";
+import { elementBytes, valueOf } from "./wgsl_sizes.ts";
 
 /**
  * Lets kernels on a CPU adapter show barriers that are missing.
@@ -127,37 +128,13 @@ function notable(code: string, workgroupBytes: number): Shared[] {
     counts.reduce((elements, count) => elements * valueOf(code, count), 1);
   const all = sharedOf(code).toSorted((a, b) => elementsOf(a) - elementsOf(b));
   let left = workgroupBytes;
-  for (const variable of all) left -= elementsOf(variable) * bytesOf(code, variable.element);
+  for (const variable of all) left -= elementsOf(variable) * elementBytes(code, variable.element);
   return all.filter((variable) => {
     const bytes = NOTE_BYTES * elementsOf(variable);
     if (!isNotable(code, variable) || bytes > left) return false;
     left -= bytes;
     return true;
   });
-}
-
-/** Bytes of an element, at most; of a structure with arrays infinitely many, so that nothing is noted beside it. */
-function bytesOf(code: string, element: string): number {
-  if (/^(atomic<)?[uif](32|16)>?$|^bool$/.test(element)) return 4;
-  if (/^vec2/.test(element)) return 8;
-  if (/^vec[34]/.test(element)) return 16;
-  const [, members = "missing: missing"] =
-    new RegExp(`^struct ${element} \\{[^\\n]*\\n([^}]*)\\}`, "m").exec(code) ?? [];
-  const types = [...members.matchAll(/^\s*\w+: (\w+),/gm)].map(([, type]) => type!);
-  if (types.length === 0) return Infinity;
-  return 16 * Math.ceil(types.reduce((bytes, type) => bytes + bytesOf(code, type), 0) / 16);
-}
-
-/** The value of an expression of the constants of a text; infinite if it has other names. */
-function valueOf(code: string, expression: string): number {
-  const known = expression.replaceAll(/\b[A-Za-z_]\w*\b/g, (name) => {
-    if (name === "max" || name === "min") return `Math.${name}`;
-    if (name === "u32") return "";
-    const [, value] = new RegExp(`^const ${name}\\b[^=;]*= ([^;]+);`, "m").exec(code) ?? [];
-    return value === undefined ? "Infinity" : `Math.floor(${valueOf(code, value)})`;
-  }).replaceAll(/\b(\d+)u\b/g, "$1");
-  if (!/^[\w\s.,()+*/-]*$/.test(known) || /Infinity\s*\(/.test(known)) return Infinity;
-  return Math.floor(new Function(`return ${known};`)());
 }
 
 /**
