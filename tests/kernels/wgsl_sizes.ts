@@ -54,7 +54,10 @@ function layoutOf(code: string, type: string): Layout {
   const vector = /^vec([234])(?:<(\w+)>|([uifh]))$/.exec(type);
   if (vector) {
     const [, count, element, letter] = vector;
-    const { bytes } = layoutOf(code, element ?? { u: "u32", i: "i32", f: "f32", h: "f16" }[letter!]!);
+    const { bytes } = layoutOf(
+      code,
+      element ?? { u: "u32", i: "i32", f: "f32", h: "f16" }[letter!]!,
+    );
     return { bytes: bytes * Number(count), align: bytes * (count === "2" ? 2 : 4) };
   }
   const array = /^array<(.*)>$/.exec(type);

@@ -24,6 +24,15 @@ Deno.test("TRAIN_OPTIONS has an allowed default for every option, and names only
   assert.doesNotThrow(() => validateOptions(DEFAULT_OPTIONS));
 });
 
+Deno.test("an interval, a patience or a timeout may be 0 only if the help says what that means", () => {
+  const intervals = OPTION_NAMES.filter((name) => /Every$|^patience$|^timeout$/.test(name));
+  assert.equal(intervals.length, 8);
+  for (const name of intervals) {
+    const { range, help, group } = optionNamed(name);
+    assert.equal(range![0], /\b0: /.test(`${group}; ${help}`) ? 0 : 1, name);
+  }
+});
+
 Deno.test("TrainOptions and ResolvedOptions get their types from the table", () => {
   type Is<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false;
   type Types = [

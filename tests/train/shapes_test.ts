@@ -17,7 +17,7 @@ import type { RecomputeMode } from "../../model/activations.ts";
 import type { TrainingSpec } from "../../train/limits.ts";
 import { type LaunchRange, lifetimesIn, shapesOf, trainingShapes } from "../../train/shapes.ts";
 import { drawShapes, shapesTable } from "../../train/shapes_report.ts";
-import { createTrainStep } from "../../train/step.ts";
+import { createTrainStep, type TrainStep } from "../../train/step.ts";
 import { SAMPLE_TOKENS } from "../../train/prompts.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
@@ -138,6 +138,22 @@ for (const name of Object.keys(SPECS).filter((name) => name !== "histograms")) {
     assert.ok(Number.isFinite(reports[1]!.loss) && reports[1]!.loss < reports[0]!.loss);
   });
 }
+
+Deno.test("lifetimesIn() tells tensors apart that lie side by side in a buffer", () => {
+  const buffer = {} as GPUBuffer;
+  const [a, b, c] = [0, 16, 32].map((offsetBytes): Tensor => (
+    { name: "x", shape: [4], dtype: "f32", buffer, offsetBytes }
+  ));
+  const launches = [a, c, b, a].map((tensor) => ({
+    label: "kernel",
+    tensors: [{ name: "x", tensor: tensor!, isWritten: true }],
+  }));
+  const program = { launches, length: launches.length } as unknown as Program;
+  const step = { program, parts: { first: 0, others: 4, update: 4 } } as TrainStep;
+  const neededIn = lifetimesIn(step);
+  const found = [a, b, c].map((tensor) => neededIn(tensor!));
+  assert.deepEqual(found, [[{ from: 0, to: 3 }], [{ from: 2, to: 2 }], [{ from: 1, to: 1 }]]);
+});
 
 Deno.test("shapesOf() gives what lasts, what is uploaded, and what each micro-batch needs anew", () => {
   const { tensors, parts, launches } = shapesOf(device, specOf({ gradientAccumulation: 2 }));

@@ -62,6 +62,36 @@ for (
   });
 }
 
+/** What a pre-tokenizer does by its fields, beside "trim_offsets", which changes no ids. */
+const SWITCHES = ["add_prefix_space", "use_regex", "individual_digits", "invert"];
+
+Deno.test("ggufTokenizer() does not name words that differ in a switch of a pre-tokenizer", async () => {
+  let switches = 0;
+  for (const name of ["GPT-2", "single digits", "Llama 3", "Qwen2"]) {
+    const pre = valueOf(await parseTokenizer(JSON.stringify(fileOf(name).file)), "pre");
+    const partsOf = ({ pre_tokenizer }: File) => pre_tokenizer.pretokenizers ?? [pre_tokenizer];
+    for (const [i, part] of partsOf(fileOf(name).file).entries()) {
+      for (const key of SWITCHES.filter((key) => key in part)) {
+        const { file } = fileOf(name), changed = partsOf(file)[i];
+        changed[key] = !changed[key];
+        const tokenizer = await parseTokenizer(JSON.stringify(file));
+        let named: unknown;
+        try {
+          named = valueOf(tokenizer, "pre");
+        } catch (error) {
+          assert.match(
+            (error as Error).message,
+            /^Cannot export the tokenizer to GGUF as it must be/,
+          );
+        }
+        assert.notEqual(named, pre, `${name}: ${key} of ${part.type}`);
+        switches++;
+      }
+    }
+  }
+  assert.ok(switches > 8, `${switches}`);
+});
+
 /** A SentencePiece BPE: all words of its stories are tokens, merged from all pairs that make them, shorter ones first. */
 function sentencePiece({ prefix = true } = {}): File {
   const { file } = fileOf("Llama 2"), { model, normalizer, decoder } = file;
