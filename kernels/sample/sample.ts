@@ -191,7 +191,8 @@ export function sample(
   const { device } = program;
   const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = device.gpu.limits;
   const summarized = !device.isCpu && W % 4 === 0; // a GPU has cores for many workgroups per text
-  const bytesOf = (invocations: number) => 4 * (2048 + (summarized ? 5 : 1) * invocations) + 11 * 16;
+  const bytesOf = (invocations: number) =>
+    4 * (2048 + (summarized ? 5 : 1) * invocations) + 11 * 16;
   let most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
   while (bytesOf(most) > maxComputeWorkgroupStorageSize) most /= 2;
   const iterationsOf = (invocations: number) => {
