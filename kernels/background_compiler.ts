@@ -11,9 +11,6 @@ export interface ShaderSource {
  */
 const PATIENCE_MS = 60;
 
-/** Milliseconds after which further devices are destroyed, as that takes 30 ms each of the thread that awaits shaders. */
-const DESTROY_MS = 2000;
-
 /** Shaders that the device compiles at the same time: Dawn has two threads per device. A further device compiles one. */
 const OWN_THREADS = 2;
 
@@ -38,7 +35,6 @@ export class BackgroundCompiler {
   readonly #openHelper: () => Promise<GPUDevice>;
   #mostHelpers: number;
   readonly #patienceMs: number;
-  readonly #destroyMs: number;
   /** What nobody has begun to compile. */
   readonly #waiting: Job[] = [];
   /** Shaders that the device was given and has not compiled. */
@@ -54,14 +50,12 @@ export class BackgroundCompiler {
   constructor(
     gpu: GPUDevice,
     openHelper: () => Promise<GPUDevice>,
-    { cores = navigator.hardwareConcurrency, patienceMs = PATIENCE_MS, destroyMs = DESTROY_MS } =
-      {},
+    { cores = navigator.hardwareConcurrency, patienceMs = PATIENCE_MS } = {},
   ) {
     this.#gpu = gpu;
     this.#openHelper = openHelper;
     this.#mostHelpers = Math.floor(cores / CORES_PER_THREAD) - OWN_THREADS;
     this.#patienceMs = patienceMs;
-    this.#destroyMs = destroyMs;
   }
 
   /** Compiles a shader. */
@@ -120,8 +114,8 @@ export class BackgroundCompiler {
     try {
       while (this.#waiting.length > helpers.length && helpers.length < this.#mostHelpers) {
         const helper = await this.#track(this.#openHelper());
-        const end = () => helper.destroy();
-        helpers.push(this.#compileOn(helper).then(() => void timer(this.#destroyMs).then(end)));
+        // at once: two seconds later, threads whose work had ended crashed in Dawn (an H200, November 2026)
+        helpers.push(this.#compileOn(helper).then(() => helper.destroy()));
       }
     } catch {
       this.#mostHelpers = helpers.length; // no further one can be opened

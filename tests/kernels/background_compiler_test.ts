@@ -38,11 +38,7 @@ Deno.test("BackgroundCompiler has further devices compile, the longest shaders f
     }));
     return Promise.resolve(helpers.at(-1)!.gpu);
   };
-  const compiler = new BackgroundCompiler(main.gpu, openHelper, {
-    cores: 8,
-    patienceMs: 1,
-    destroyMs: 1,
-  });
+  const compiler = new BackgroundCompiler(main.gpu, openHelper, { cores: 8, patienceMs: 1 });
   const working = setInterval(() => {}, 10); // a device that compiles keeps the process alive
   const made = await Promise.all(sources.map((source) => compiler.compile(source)));
   clearInterval(working);
