@@ -58,9 +58,9 @@ fn highestOfBlocks(count: u32) -> u32 {
   return partial[0];
 }
 
-// Adds up weights, and chooses the best draw, of the first `count` invocations in one order.
+// Adds up weights, and chooses the best draw, of the first `count` invocations in one order. Between two calls there must be
+// a barrier.
 fn reduced(share: Drawn, count: u32) -> Drawn {
-  workgroupBarrier(); // until all have read the previous result
   shares[id] = share;
   for (var left = count; left > 1; ) {
     let part = (left + FAN - 1) / FAN;
@@ -84,9 +84,8 @@ fn reduced(share: Drawn, count: u32) -> Drawn {
   return shares[0];
 }
 
-// The sum of one number per invocation, for the first invocation.
+// The sum of one number per invocation, for the first invocation. Before it there must be a barrier.
 fn sumOf(part: u32) -> u32 {
-  workgroupBarrier(); // until all have read the previous partial results
   partial[id] = part;
   workgroupBarrier();
   if (id < WARP) {

@@ -7,8 +7,9 @@ import { elementBytes, valueOf } from "./wgsl_sizes.ts";
  * Such an adapter computes the invocations of a workgroup one subgroup after the other, up to a barrier. A race between
  * two of them therefore gives the same result each time, which may be the right one. In the kernels that tests compile,
  * each access to workgroup memory is noted: if an invocation reads or writes what another one has written, or writes
- * what another one has read, and no barrier lies between, the workgroup's outputs become `POISON`. Attention,
- * products, and kernels that have no room for the notes begin with the second half of their invocations instead.
+ * what another one has read, and no barrier lies between, the workgroup's outputs become `POISON`. Attention and products
+ * have no notes, and others not of variables for which there is no room. Therefore kernels without subgroups also begin
+ * with the second half of their invocations.
  *
  * @module
  */
@@ -69,7 +70,7 @@ function showingRaces(code: string, workgroupBytes: number): string {
   const [x, y = "1u", z = "1u"] = size.split(",").map((part) => `u32(${part.trim()})`);
   const usesSubgroups = /\bsubgroup[A-Z]/.test(code);
   const passed = parameters.map(({ builtin, name }) =>
-    usesSubgroups || isNoted || !builtin.startsWith("local")
+    usesSubgroups || !builtin.startsWith("local")
       ? name
       : builtin === "local_invocation_id"
       ? `(${name} + vec3u(${x}, ${y}, ${z}) / 2u) % vec3u(${x}, ${y}, ${z})`
