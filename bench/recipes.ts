@@ -63,8 +63,6 @@ const RECIPES: Readonly<Record<string, Recipe>> = {
   "llama, AdamW": { arch: "llama" },
   "modern, AdamW": { arch: "modern" },
   "rotary positions, Muon": { ...MUON, positions: "rotary" },
-  // bench/recipes.json has no measurements of this row yet
-  "rotary positions, Muon, documents apart": { ...MUON, positions: "rotary", documents: "apart" },
   "llama with GELU, Muon": { ...MUON, arch: "llama", mlp: "gelu" },
   "llama, Muon": { ...MUON, arch: "llama" },
   "llama with QK-norm, Muon": { ...MUON, arch: "llama", qkNorm: "on" },
