@@ -1,4 +1,3 @@
-import { Buffer } from "node:buffer";
 import { hash } from "node:crypto";
 import { isObject, parseJsonObject } from "../../files/json.ts";
 import { load } from "../../files/packages.ts";
@@ -298,6 +297,16 @@ function createEncode(
 
 const NOTHING = new Uint8Array(0);
 
+/** The bytes of several tokens; each has so few that `Buffer.concat()` takes three times as long. */
+function joined(tokens: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(tokens.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const token of tokens) {
+    for (let i = 0; i < token.length; i++) bytes[at++] = token[i]!;
+  }
+  return bytes;
+}
+
 function createDecoding(
   { file, vocabulary: { size, tokens, specials, end }, library }: Parts,
 ): Pick<Tokenizer, "decode" | "decoder" | "bytes" | "byteLength"> {
@@ -322,7 +331,7 @@ function createDecoding(
         else if (tokens[id] !== undefined) atStart = false;
         return bytes;
       });
-      const bytes = parts.length === 1 ? parts[0]! : Buffer.concat(parts); // each call of decode() takes a microsecond
+      const bytes = parts.length === 1 ? parts[0]! : joined(parts); // each call of decode() takes a microsecond
       const text = held + utf8.decode(bytes, { stream: true });
       held = dropsBlank && text.endsWith(" ") ? " " : "";
       return held ? text.slice(0, -1) : text;
