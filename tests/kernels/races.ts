@@ -97,7 +97,10 @@ fn main(${
   if (!isNoted) return body + entry("", "");
   const outputs = [...code.matchAll(
     /^@group\(0\) @binding\(\d+\) var<storage, read_write> (\w+): array<((?:vec[234]<\w+>|\w+))>;/gm,
-  )].filter(([, , type]) => /^(f32|f16|u32|i32|real\w*|vec\w*(<\w+>)?)$/.test(type!));
+  )].filter(([, , type]) => {
+    const [, meant = type!] = new RegExp(`^alias ${type} = ([^;]+);`, "m").exec(code) ?? [];
+    return /^(f32|f16|u32|i32|vec\w*(<\w+>)?)$/.test(meant);
+  });
   const poison = outputs.map(([, name, type]) =>
     `for (var i = 0u; i < arrayLength(&${name}); i++) { ${name}[i] = ${type}(${POISON}); }`
   );
