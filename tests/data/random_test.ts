@@ -21,6 +21,7 @@ Deno.test("hash(), Random and permute() give the numbers on which runs and data 
     5,
     2,
   ]);
+  assert.deepEqual(Array.from({ length: 3 }, (_, i) => permute(i, 3, 3, 1)), [0, 2, 1]);
 });
 
 /** Draws per check, of which one in 10¹¹ fails by chance: limits are this many standard deviations. */
