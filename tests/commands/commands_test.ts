@@ -1111,6 +1111,12 @@ Deno.test("hints and --help name ./toy if that is what was typed", async () => {
   assert.match(stdout, /^Usage: '..\/a b\/toy' doctor/);
 });
 
+Deno.test("train --help is printed by one of several ranks", async () => {
+  const ranks = { OMPI_COMM_WORLD_SIZE: "2", OMPI_COMM_WORLD_LOCAL_RANK: "1" };
+  const env = { ...ranks, OMPI_COMM_WORLD_RANK: "1" };
+  assert.deepEqual(await task("train", ["--help"], { env }), { code: 0, stdout: "", stderr: "" });
+});
+
 Deno.test("help lists the tasks with what they do, the version, and a task of a similar name", async () => {
   const env = { TOY_COMMAND: "./toy" };
   for (const args of [[], ["--help"]]) {
