@@ -11,7 +11,7 @@ import { CheckpointError, type TrainerState } from "../model/files/trainer_state
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
-import { EARLIER_DEFAULTS, tokensPerStepOf } from "./options.ts";
+import { savedIn, tokensPerStepOf } from "./options.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
 import { TrainingTime, TrainingTokens } from "./training_time.ts";
@@ -168,9 +168,8 @@ export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof 
 /** Options with those that earlier versions did not save, dimensions and architecture of the preset among them. */
 function withUnsaved(options: Record<string, unknown>): Record<string, unknown> {
   const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
-  const { documents, optimizer } = EARLIER_DEFAULTS;
   const dimensions = preset ? { ...EARLIER_ARCHITECTURE, ...dimensionsOf(preset) } : {};
-  return { documents, optimizer, ranks: 1, ...dimensions, ...options };
+  return { ...savedIn({ options: { ...dimensions, ...options } }) };
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */

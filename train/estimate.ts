@@ -37,7 +37,7 @@ export function plannedSaves(
     ),
     keep,
     others: cooldownFrom < steps ? 2 : 1,
-    saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
+    saves: first >= steps ? 0 : saveEvery === 0 ? 1 : saves,
     startsOver: options.fresh,
   };
 }
@@ -45,7 +45,8 @@ export function plannedSaves(
 /** Estimates what a training needs, except its time. */
 export function estimate(run: Run): Estimate {
   const { options, config, corpus, share } = run;
-  const { flopsPerToken: perToken } = costOf(config, run), steps = options.steps - share.start.step;
+  const { flopsPerToken: perToken } = costOf(config, run);
+  const steps = Math.max(0, options.steps - share.start.step);
   const perStep = perToken * tokensPerStepOf(options);
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);
@@ -120,7 +121,7 @@ export function estimateTable(
   { memory, flops, disk }: Estimate,
   { parameters, trainedParameters, device, options: { out, steps: total }, resumedFrom = 0 }: Start,
 ): string {
-  const steps = total - resumedFrom;
+  const steps = Math.max(0, total - resumedFrom);
   const figure = (count: number) => count.toPrecision(3).replace("e+", "e");
   const { checkpoints, checkpointBytes, weightsOnlyCheckpoints, tokenBytes, hasTokens } = disk;
   const rows = [

@@ -1,7 +1,14 @@
 import { Buffer } from "node:buffer";
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { openFile, readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
+import {
+  isSystemError,
+  openFile,
+  readAt,
+  reasonOf,
+  replaceFile,
+  syncDirectory,
+} from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
@@ -177,6 +184,7 @@ export async function openRecord(
       emptyEventFile(run); // it has the steps after this one
     }
   } catch (error) {
+    if (!isSystemError(error)) throw error;
     run.notices.push(
       `Cannot make ${path} end at step ${step} as ${reasonOf(error)}: it stays as it is`,
     );

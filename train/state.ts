@@ -237,7 +237,8 @@ export function checkpointSizes(
   const trained = floatsOf(table.filter(({ trained }) => trained));
   // adapters are saved without their base; only trained parameters have optimizer state
   const weights = isLora ? trained : floatsOf(table);
-  const weightsOnlyBytes = 4 * weights + json.length + SMALL_FILES_BYTES;
+  const tokenizerBytes = new TextEncoder().encode(json).length;
+  const weightsOnlyBytes = 4 * weights + tokenizerBytes + SMALL_FILES_BYTES;
   const optimizerBytes = distribute(OPTIMIZERS[optimizer], table).reduce(
     (sum, { kind, parameters }) => sum + 4 * kind.state.length * floatsOf(parameters),
     0,

@@ -125,7 +125,11 @@ export interface TrainStep extends Disposable {
     batches: StepBatches,
     options: { learningRate: number; muonLearningRate?: number; counted?: number },
   ): Promise<number>;
-  /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
+  /**
+   * Waits for the device and returns the reports on the last `count` steps, oldest first.
+   *
+   * @throws {RangeError} if fewer steps were submitted, or for more than the 256 reports that the device stores.
+   */
   reports(count: number): Promise<StepReport[]>;
   /** Waits for the device and returns the state that the next step begins with. */
   state(): Promise<StepState>;

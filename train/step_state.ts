@@ -137,6 +137,13 @@ export class DeviceState {
 
   /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
   async reports(count: number): Promise<StepReport[]> {
+    const most = Math.min(this.#submitted, REPORT_ROWS);
+    if (count > most) {
+      throw new RangeError(
+        `Cannot read the reports on the last steps as the device has at most ${most} of them: ` +
+          `current number is ${count}`,
+      );
+    }
     const [values] = await download(this.#device, this.#reports);
     return Array.from({ length: count }, (_, i) => {
       const row = (this.#submitted - count + i) % REPORT_ROWS * REPORT_COLUMNS;

@@ -175,7 +175,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     options = { ...options, ...shortened(options, step, step + Math.ceil(SAFE_SHARE * fitting)) };
     const first = cooldownStart(options);
     yield notice(
-      `this machine is slower than the plan expects: the training ends after step ` +
+      `no more steps fit into --minutes ${options.minutes}: the training ends after step ` +
         `${options.steps} instead of ${planned}` +
         (isCooling || first === options.steps
           ? ""

@@ -166,7 +166,8 @@ export async function* recordTuned(
 
   device.choices.clear();
   for (const [key, variant] of choices) device.choices.set(key, variant);
-  const step = record();
+  using recorded = new DisposableStack(); // frees the step unless it is returned
+  const step = recorded.use(record());
   const { tunables } = step.program;
   // choices for other work would be stored in the checkpoint and used by the evaluation
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
@@ -176,24 +177,24 @@ export async function* recordTuned(
     yield notice(`${unknown}; ${instead}`);
   }
   const open = kept || !tune ? [] : untuned(device, tunables.values());
-  if (open.length === 0) return step;
+  if (open.length === 0) {
+    recorded.move();
+    return step;
+  }
 
   using tuner = new Tuner(device);
   const added: (Promise<unknown> | undefined)[] = [];
-  try {
-    for (const [done, tunable] of open.entries()) {
-      if (await hasAborted(signal)) throw signal!.reason;
-      yield { kind: "tuning", done, of: open.length };
-      added.push(tuner.add(tunable));
-    }
-    for (const compiling of added) {
-      if (await hasAborted(signal)) throw signal!.reason;
-      await compiling;
-    }
-    await tuner.choose();
-  } finally {
-    step.destroy();
+  for (const [done, tunable] of open.entries()) {
+    if (await hasAborted(signal)) throw signal!.reason;
+    yield { kind: "tuning", done, of: open.length };
+    added.push(tuner.add(tunable));
   }
+  for (const compiling of added) {
+    if (await hasAborted(signal)) throw signal!.reason;
+    await compiling;
+  }
+  await tuner.choose();
+  recorded.dispose();
   writeChoices(file, device, warn);
   yield* notices(...warnings);
   return record();

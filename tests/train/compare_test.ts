@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { PRESETS } from "../../model/config.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
+import { EARLIER_DEFAULTS } from "../../train/options.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import { caveats, compareTable, differences, drawComparison } from "../../train/compare.ts";
 import { readRun } from "../../train/compared_run.ts";
@@ -90,7 +91,7 @@ Deno.test("readRun() counts tokens, seconds and operations up to each evaluation
   assert.deepEqual(run, {
     name: path,
     parameters: 1000,
-    options: { documents: "joined", optimizer: "adamw", ranks: 1, ...OPTIONS }, // as earlier versions trained
+    options: { ...EARLIER_DEFAULTS, ranks: 1, ...OPTIONS },
     adapter: "a GPU",
     dataHash: "y",
     tokenizerHash: "x",
@@ -176,13 +177,15 @@ Deno.test("readRun() reads the options of the checkpoint to which the record bel
   assert.equal(readRun(path, noWarning).options.learningRate, 1);
 });
 
-Deno.test("readRun() knows the dimensions of a preset when its checkpoint does not name them", () => {
+Deno.test("readRun() knows the options that the checkpoint of an earlier version does not name, also the dimensions of its preset", () => {
   const metrics = [start, step(1, 400), evaluation(1, 5)];
   const read = (name: string, options: object) =>
     readRun(makeRun(name, metrics, { options: { ...OPTIONS, ...options } }), noWarning);
   const old = read("preset", { preset: "nano" });
   const wide = read("wide", { preset: "nano", layers: 2, width: 64, heads: 2, hidden: 300 });
   assert.deepEqual(differences([old, wide]), [["--hidden", ["256", "300"]]]);
+  const later = read("later", { preset: "nano", syncEvery: 1, dropout: 0.1 });
+  assert.deepEqual(differences([old, later]), [["--dropout", ["0", "0.1"]]]);
 });
 
 Deno.test("readRun() throws one sentence when something is missing", () => {
@@ -230,8 +233,8 @@ const runs = [
 Deno.test("differences() names the options that differ, except those of reports", () => {
   const [a, b] = runs;
   assert.deepEqual(differences([a!, { ...b!, dataHash: "other" }]), [
+    ["--data", ["auto", "x.txt y.txt"]],
     ["--learning-rate", ["1", "0.5"]],
-    ["--data", ["—", "x.txt y.txt"]],
   ]);
   // the same text under two names
   assert.deepEqual(differences(runs), [["--learning-rate", ["1", "0.5"]]]);

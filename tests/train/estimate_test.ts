@@ -103,6 +103,7 @@ Deno.test("train() with dryRun changes no file, of a new run, one that is resume
   assert.equal(back.start.resumedFrom, 2);
   const done = await dryRun({ out, isTimed: true });
   assert.deepEqual([done.time, done.estimate.flops.total], [undefined, 0]);
+  assert.deepEqual((await dryRun({ out, steps: 3 })).estimate, done.estimate); // fewer than it has done
   assert.deepEqual(filesOf(folder), before);
 });
 

@@ -173,6 +173,11 @@ Deno.test("openRecord() and note() give a notice each when a record cannot be re
     { kind, time: `1970-01-01T00:00:0${i}.000Z`, ...rest }
   ));
   assert.equal(Deno.readTextFileSync(file), textOf(lines));
+  // a mistake of the program is no notice
+  const other = openRunDirectory(join(directory, "no clock"));
+  const now = () => assert.fail("no clock");
+  await assert.rejects(() => openRecord(other, 0, { tensorboard: true, now }), /no clock/);
+  other.close();
 });
 
 Deno.test("note() appends a warning of losses that rise, over several starts, and opening appends none", async () => {

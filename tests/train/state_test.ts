@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import type { UserError } from "../../files/user_error.ts";
 import type { TrainerState } from "../../model/files/trainer_state.ts";
-import { baseOf, checkResumable, checkState } from "../../train/state.ts";
+import { baseOf, checkpointSizes, checkResumable, checkState } from "../../train/state.ts";
 import { directory, exampleState, makeRun } from "../checkpoints.ts";
 
 const OPTIONS = {
@@ -117,6 +118,12 @@ Deno.test("checkResumable() names the nearest whole checkpoints when one holds o
       ),
     /seed must be/,
   );
+});
+
+Deno.test("checkpointSizes() counts the bytes of a tokenizer, not its characters", () => {
+  const tokenizer = { json: "é".repeat(1e6) } as Tokenizer;
+  const how = { ranks: 1, syncEvery: 1, wire: "f32" } as const;
+  assert.ok(checkpointSizes([], "adamw", tokenizer, how).weightsOnlyBytes >= 2e6);
 });
 
 Deno.test("baseOf() names a base below the working directory relative to it, and no other", () => {

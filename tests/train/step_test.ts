@@ -4,10 +4,11 @@ import { batchOf } from "../../data/tokens/batch.ts";
 import { type Device, openDevice } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
+import { createTensor } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
-import type { StepReport } from "../../train/step_state.ts";
+import { DeviceState, type StepReport } from "../../train/step_state.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 
 Deno.test("createTrainStep() names an option that is out of its range, its requirement and its value", () => {
@@ -67,6 +68,22 @@ Deno.test("TrainStep.submit() refuses positions if documents are joined", async 
     message: "Cannot submit a batch with positions as the step must keep documents apart: " +
       "current value is joined",
   });
+});
+
+Deno.test("DeviceState.reports() refuses more reports than the device has", async () => {
+  const gradients = createTensor(device, "gradients", { shape: [4], dtype: "f32" });
+  const state = new DeviceState(device, { gradients, precision: "f32" });
+  const refusedAt = (count: number, most: number) =>
+    assert.rejects(() => state.reports(count), {
+      name: "RangeError",
+      message: "Cannot read the reports on the last steps as the device has at most " +
+        `${most} of them: current number is ${count}`,
+    });
+  await refusedAt(1, 0);
+  for (let step = 0; step < 300; step++) state.noteSubmitted();
+  assert.equal((await state.reports(256)).length, 256);
+  await refusedAt(257, 256);
+  for (const { buffer } of [gradients, ...state.tensors]) buffer.destroy();
 });
 
 /** Losses and norms of the gradients of ten steps of a deep model. */

@@ -369,6 +369,7 @@ Deno.test("steps() marks the evaluation with the lowest loss as the best, also w
 Deno.test("steps() ends in time when steps are slower than expected, with the cool-down done", async () => {
   const { events } = await runScript("in time", {
     options: {
+      minutes: 1.5,
       steps: 1000,
       schedule: "wsd",
       cooldown: 3,
@@ -381,7 +382,7 @@ Deno.test("steps() ends in time when steps are slower than expected, with the co
   });
   const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
   assert.deepEqual(notices, [
-    "this machine is slower than the plan expects: the training ends after step 20 instead of 1000, " +
+    "no more steps fit into --minutes 1.5: the training ends after step 20 instead of 1000, " +
     "and the cool-down begins after step 17",
   ]);
   const end = events.at(-1)!, steps = events.filter((event) => event.kind === "step");

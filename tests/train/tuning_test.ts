@@ -7,6 +7,7 @@ import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { PRESETS } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
+import type { TrainStep } from "../../train/step.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import {
@@ -14,6 +15,7 @@ import {
   choicesOf,
   forgetUnavailable,
   readChoices,
+  recordTuned,
   tuningFileIn,
   tuningOf,
   writeChoices,
@@ -254,7 +256,7 @@ Deno.test("train() names the kernels of a checkpoint or cache that were removed,
   assert.deepEqual(fresh.state.tuning.choices, {});
 });
 
-Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and removes their choices", () => {
+Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and removes their choices; recordTuned() frees the step when it is stopped there", async () => {
   const other = deviceWith({});
   const gpt = createGpt(other, { ...PRESETS.nano, vocabularySize: 64 }, { precision: "f32" });
   const record = () => recordEvaluation(gpt, { batchSize: 2, sequenceLength: 16 });
@@ -268,6 +270,19 @@ Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and r
     "the checkpoint names kernels that this version does not have here: quads",
   );
   assert.deepEqual([...other.choices.keys()], ["other work"]);
+  const file = fileIn("lacking");
+  writeChoices(file, deviceWith({ [key!]: "quads" }), assert.fail);
+  let isFreed = false;
+  const step = { program: replaced.program, [Symbol.dispose]: () => isFreed = true };
+  const options = { device: other, tune: false, remember: true, file };
+  const events = recordTuned(() => step as unknown as TrainStep, {
+    ...options,
+    saved: undefined,
+    signal: undefined,
+  });
+  assert.equal((await events.next()).done, false); // a notice
+  await events.return(undefined as never);
+  assert.ok(isFreed, "when the consumer stops at the notice");
   for (const owner of [found, replaced, gpt]) owner.destroy();
 });
 
