@@ -4,6 +4,7 @@ import { commandLine, taskCommand } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
+import { sleep } from "../files/sleep.ts";
 import { UserError } from "../files/user_error.ts";
 import { permissionError } from "./permissions.ts";
 import { EXIT_CODES, type Listening } from "./signals.ts";
@@ -186,10 +187,20 @@ export function statusColumns(): number | undefined {
   return Deno.stderr.isTerminal() ? consoleSize()?.columns : undefined;
 }
 
-/** Writes all of a text. */
+/** Milliseconds between attempts to write to a full pipe. */
+const FULL_PIPE_MS = 2;
+
+/** Writes all of a text. A pipe that another program, such as Node, has made non-blocking refuses it while it is full. */
 function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
   const bytes = new TextEncoder().encode(text);
-  for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
+  for (let done = 0; done < bytes.length;) {
+    try {
+      done += stream.writeSync(bytes.subarray(done));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      sleep(FULL_PIPE_MS);
+    }
+  }
 }
 
 /** Writes to stderr. Text that cannot be written is dropped, as no work may depend on its reader. */

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { Option } from "commander";
-import { sleep } from "../distributed/heartbeat.ts";
 import { placementOf } from "../distributed/placement.ts";
 import { taskCommand } from "../files/command_line.ts";
+import { sleep } from "../files/sleep.ts";
 import { CommonError } from "../files/user_error.ts";
 import { estimateTable, timeTable } from "../train/estimate.ts";
 import type { GpuChoice } from "../kernels/provider.ts";

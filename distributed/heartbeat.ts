@@ -57,11 +57,6 @@ export function sendMessage(mpi: Mpi, message: Message, to: number): void {
   mpi.MPI_Request_free(request);
 }
 
-/** Blocks this thread. */
-export function sleep(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
 /** What the main thread gives to its worker. */
 export interface HeartbeatOptions {
   readonly rank: number;

@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { sleep } from "../files/sleep.ts";
 import {
   createMessage,
   FAILED,
@@ -8,7 +9,6 @@ import {
   partnersOf,
   sendMessage,
   SHARED,
-  sleep,
 } from "./heartbeat.ts";
 import type { HeartbeatMessage } from "./heartbeat_worker.ts";
 import type { Mpi } from "./libmpi.ts";

@@ -1,5 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { printable } from "../files/printable.ts";
+import { sleep } from "../files/sleep.ts";
 import {
   createMessage,
   FAILED,
@@ -12,7 +13,6 @@ import {
   partnersOf,
   sendMessage,
   SHARED,
-  sleep,
   TAG,
 } from "./heartbeat.ts";
 import { openMpiLibrary, openSystemLibrary } from "./libmpi.ts";

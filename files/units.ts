@@ -102,8 +102,9 @@ export function inFewDigits(value: number, digits = 2): string {
 
 /** A count as people read it: 171 k, 1.12 M. */
 export function inShort(count: number): string {
+  const rounded = Number(count.toPrecision(3)); // 999,900 is 1 M
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
-    if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
+    if (rounded >= size) return `${rounded / size} ${unit}`;
   }
   return `${count}`;
 }

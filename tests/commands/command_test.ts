@@ -4,6 +4,7 @@ import {
   command,
   helpLayout,
   listenForInterrupts,
+  output,
   realNumber,
   wholeNumber,
 } from "../../commands/command.ts";
@@ -280,6 +281,25 @@ Deno.test({
     assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
     assert.equal((await process.status).code, 143);
   },
+});
+
+Deno.test("output() waits while a pipe that does not block is full", () => {
+  const { writeSync, isTerminal } = Deno.stdout;
+  const full = [true, false, true, true, false, false, false];
+  let written = "";
+  try {
+    Deno.stdout.isTerminal = () => false;
+    Deno.stdout.writeSync = (bytes) => {
+      if (full.shift()) throw new Deno.errors.WouldBlock("Resource temporarily unavailable");
+      const some = bytes.subarray(0, 5);
+      written += new TextDecoder().decode(some);
+      return some.length;
+    };
+    assert.equal(output("twelve bytes"), true);
+  } finally {
+    Object.assign(Deno.stdout, { writeSync, isTerminal });
+  }
+  assert.equal(written, "twelve bytes");
 });
 
 Deno.test({
