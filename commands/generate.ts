@@ -24,7 +24,10 @@ const MOST_SAMPLES = 1_000_000;
 /** `generate`: continues a text with a trained model. */
 const program = withSamplerOptions(
   withModelOptions(
-    command("generate", "Continue a text with a trained model."),
+    command("generate", "Continue a text with a trained model.", {
+      "--prompt": "the text is an argument: generate 'Once upon a time'",
+      "--length": "--max-new-tokens limits what is added",
+    }),
   )
     .addOption(quantizeOption())
     .addArgument(

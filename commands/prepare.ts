@@ -18,7 +18,10 @@ import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
-const program = command("prepare", "Tokenize data, so that training on it starts at once.")
+const program = command("prepare", "Tokenize data, so that training on it starts at once.", {
+  "--data": "the data is an argument",
+  "--out": "--cache names the directory",
+})
   .argument(
     "<data...>",
     "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with or without @REVISION; files are " +

@@ -12,7 +12,9 @@ import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
 /** `tokenizer`: trains a tokenizer for `train --tokenizer`. */
-const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.")
+const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.", {
+  "--data": "the data is an argument",
+})
   .argument(
     "<data...>",
     "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as for prepare and train; the " +

@@ -30,6 +30,7 @@ const program = command(
   {
     "--run": "--out names the run; --init-from names a model to start from",
     "--model": "--init-from names the model to start from",
+    "--resume": "the same command resumes a run; --resume-from names an earlier checkpoint of it",
     "--checkpoint": "--resume-from names the checkpoint; --init-from starts another run from one",
   },
 );

@@ -81,6 +81,33 @@ Deno.test("command() refuses an empty value by the option's name", () => {
   assert.equal(program.parse(["--model", "a"], { from: "user" }).opts().model, "a");
 });
 
+Deno.test("command() suggests options that mean the same, and those that name what was typed as an argument", () => {
+  const said = (...args: string[]) => {
+    let text = "";
+    const program = command("example", "An example.", { "--resume": "type it again" })
+      .option("--run <name>").option("--resume-from <name>").option("--learning-rate <x>")
+      .option("--batch-size <n>").option("--max-new-tokens <n>").option("--steps <n>")
+      .exitOverride().configureOutput({ writeErr: (line) => text += line }).action(() => {});
+    assert.throws(() => program.parse(args, { from: "user" }), { name: "CommanderError" });
+    return text.split("\n").slice(1, -2).join();
+  };
+  for (
+    const [flag, known] of [
+      ["--batch", "--batch-size"],
+      ["--lr", "--learning-rate"],
+      ["--max-tokens", "--max-new-tokens"],
+      ["--max-steps", "--steps"],
+      ["--stepz", "--steps"],
+      ["--size-batch", undefined],
+    ] as const
+  ) {
+    assert.equal(said(flag, "3"), known === undefined ? "" : `(Did you mean ${known}?)`);
+  }
+  assert.equal(said("--resume"), "(type it again)");
+  assert.equal(said("--re"), "(Did you mean --resume-from?)");
+  assert.equal(said("runs/a"), "Name a run with --run");
+});
+
 Deno.test("output() escapes control characters on a terminal", {
   ignore: Deno.build.os !== "linux", // others' script(1) takes other arguments
 }, async () => {

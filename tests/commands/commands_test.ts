@@ -834,7 +834,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ),
   ]),
   ["train", ["--stepz", "3"], /unknown option '--stepz'\n\(Did you mean --steps\?\)/],
-  ["train", ["extra"], /too many arguments/],
+  ["train", ["extra"], /too many arguments.*\nName a text with --data\n\(--help/],
   [
     "train",
     ["--steps", "many"],
@@ -883,7 +883,11 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["Once", "upon"],
     /^Error: too many arguments.*\nPut a text of several words between/,
   ],
-  ["chat", ["Hi there"], /^Error: too many arguments.*\n\(messages are typed once it runs/],
+  [
+    "chat",
+    ["Hi there"],
+    /^Error: too many arguments.*\nName a run with --run\n\(messages are typed/,
+  ],
   ["runs", ["runs/a", "runs/b"], /^Error: too many arguments[^\n]*\n\(--help lists/],
   ["prepare", ["-x.txt"], / behind --: deno task prepare -- -x\.txt\n/],
   [
