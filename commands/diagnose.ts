@@ -1,5 +1,4 @@
 import { parseDataSpec } from "../data/text/dataset.ts";
-import type { DataProgress } from "../data/text/documents.ts";
 import { UserError } from "../files/user_error.ts";
 import { diagnoseSource } from "../inspect/diagnose_run.ts";
 import { diagnosisTable } from "../inspect/diagnosis_table.ts";
@@ -7,7 +6,7 @@ import { command, output, outputColumns, runCommand, status } from "./command.ts
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, namesHub } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
+import { ProgressDisplay } from "./progress.ts";
 
 /** Exit status if a check finds something; 1 is that of a user's mistake. */
 const SICK = 2;
@@ -39,27 +38,25 @@ async function main(name: string | undefined, options: DiagnoseOptions): Promise
   const source = await findNamedModel({ ...options, run: name ?? options.run });
   if (!namesHub(...options.data ?? [])) giveBack("net");
   giveBack("write");
-  const display = new DataProgressDisplay();
-  try {
-    status(`diagnosing ${source.checkpoint ?? source.spec}`);
-    const diagnosis = await diagnoseSource(await openGpu(options), source, {
-      data: options.data && parseDataSpec(options.data),
-      onProgress: (progress: DataProgress) => display.show(progress),
-      onNotice: display.status,
-    });
-    display.close();
-    const { checks } = diagnosis;
-    const count = (verdict: string) => checks.filter((check) => check.verdict === verdict).length;
-    if (options.json) output(`${JSON.stringify(diagnosis, null, 2)}\n`);
-    else output(diagnosisTable(checks, outputColumns()));
-    status(
-      `${checks.length} checks: ${count("sick")} sick, ${count("unknown")} unknown, ` +
-        `${count("ok")} ok`,
-    );
-    return count("sick") > 0 ? SICK : 0;
-  } finally {
-    display.close(); // an open bar would leave the terminal without its cursor
-  }
+  const model = source.checkpoint ?? source.spec;
+  status(`diagnosing ${model}`);
+  using display = new ProgressDisplay();
+  const diagnosis = await diagnoseSource(await openGpu(options), source, {
+    data: options.data && parseDataSpec(options.data),
+    ...display.callbacks,
+    onChecked: (doneBytes, totalBytes) =>
+      display.show({ stage: "checking", name: model, counted: "checks", doneBytes, totalBytes }),
+  });
+  display.close();
+  const { checks } = diagnosis;
+  const count = (verdict: string) => checks.filter((check) => check.verdict === verdict).length;
+  if (options.json) output(`${JSON.stringify(diagnosis, null, 2)}\n`);
+  else output(diagnosisTable(checks, outputColumns()));
+  status(
+    `${checks.length} checks: ${count("sick")} sick, ${count("unknown")} unknown, ` +
+      `${count("ok")} ok`,
+  );
+  return count("sick") > 0 ? SICK : 0;
 }
 
 program.action((name, options) => runCommand(() => main(name, options)));

@@ -1,7 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { DataError } from "../data/text/data_error.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
-import type { DataProgress } from "../data/text/documents.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { type Corpus, type CorpusOptions, loadCorpus } from "../data/tokens/corpus.ts";
@@ -26,7 +25,7 @@ import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
+import { ProgressDisplay } from "./progress.ts";
 
 /** Tokens to evaluate by default: about a megabyte of text. */
 const EVALUATION_TOKENS = 250_000;
@@ -73,12 +72,14 @@ async function main(options: EvalOptions): Promise<void> {
         "with --held-out-of",
     );
   }
+  using display = new ProgressDisplay();
   const device = await openGpu(options);
   const choices = state && choicesOf(state, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
   const shape = shapeOf(device, config, trained);
   const { gpt, tokenizer } = loadSource(device, source, { quantize: options.quantize });
-  const { text, name } = await openText(options, { path, checkpoint, trained, tokenizer });
+  const { text, name } = await openText(options, { path, checkpoint, trained, tokenizer, display });
+  display.close();
   giveBack(...HUB, "write");
 
   const maxTokens = options.tokens || Infinity;
@@ -89,10 +90,12 @@ async function main(options: EvalOptions): Promise<void> {
   const evaluator = createEvaluator(gpt, tokenizer, text, { ...shape, maxTokens });
   const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
   if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
-  const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
-    onProgress: (done) =>
-      status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
-  });
+  const totalBytes = Math.min(text.length, maxTokens), counted = "tokens";
+  const onProgress = (doneBytes: number) =>
+    display.show({ stage: "evaluating", name: path, counted, doneBytes, totalBytes });
+  onProgress(0);
+  const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({ onProgress });
+  display.close();
   if (!Number.isFinite(loss)) {
     throw new UserError(
       `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,
@@ -135,6 +138,7 @@ interface TextSource {
   /** The training whose held-out text is evaluated, if it is known. */
   readonly trained: TrainerState | undefined;
   readonly tokenizer: Tokenizer;
+  readonly display: ProgressDisplay;
 }
 
 /** How `loadCorpus()` reads a text. */
@@ -149,22 +153,16 @@ interface EvaluatedText {
 /** The text that `--data` names, or the held-out text of the training. */
 async function openText(
   { data, textField }: EvalOptions,
-  { path, checkpoint, trained, tokenizer }: TextSource,
+  { path, checkpoint, trained, tokenizer, display }: TextSource,
 ): Promise<EvaluatedText> {
-  const display = new DataProgressDisplay();
   const run = checkpoint && runOf(checkpoint); // a checkpoint that was copied out of its run has none
   const reading: Reading = {
     ...run ? { cacheDirectory: cacheBeside(run) } : {},
     tokenizer,
-    onProgress: (progress: DataProgress) => display.show(progress),
-    onNotice: display.status,
+    ...display.callbacks,
   };
-  try {
-    if (data) return await openNamed(data, { ...reading, textField }, trained);
-    return await openHeldOut(trained!, reading, path);
-  } finally {
-    display.close(); // an open bar would leave the terminal without its cursor
-  }
+  if (data) return await openNamed(data, { ...reading, textField }, trained);
+  return await openHeldOut(trained!, reading, path);
 }
 
 /** The text that is named; of that of the training, which may have moved, only the part that was not trained on. */

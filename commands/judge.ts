@@ -153,23 +153,20 @@ async function judgeAll(
   options: JudgeCommandOptions,
 ): Promise<JudgedCheckpoint[]> {
   const judged: JudgedCheckpoint[] = [], { length } = paths;
-  const device = await openGpu(options), bar = new ProgressBar();
-  try {
-    for (const [i, path] of paths.entries()) {
-      const place = `checkpoint ${i + 1} of ${length}`;
-      const onProgress = (share: number) =>
-        bar.update(i + share, length, `${place}: ${Math.floor(100 * share)} %`);
-      const judgement = await attempt(
-        () => judgeCheckpoint(device, path, { ...options, answerQuestions, onProgress }),
-        { isOnly: length === 1, bar },
-      );
-      if (!judgement) continue;
-      judged.push(judgement);
-      if (options.json) output(`${JSON.stringify(withIntervals(judgement))}\n`);
-      else if (!bar.isVisible) status(`judged step ${judgement.step}, ${place}`);
-    }
-  } finally {
-    bar.close();
+  const device = await openGpu(options);
+  using bar = new ProgressBar();
+  for (const [i, path] of paths.entries()) {
+    const place = `checkpoint ${i + 1} of ${length}`;
+    const onProgress = (share: number) =>
+      bar.update(i + share, length, `${place}: ${Math.floor(100 * share)} %`);
+    const judgement = await attempt(
+      () => judgeCheckpoint(device, path, { ...options, answerQuestions, onProgress }),
+      { isOnly: length === 1, bar },
+    );
+    if (!judgement) continue;
+    judged.push(judgement);
+    if (options.json) output(`${JSON.stringify(withIntervals(judgement))}\n`);
+    else if (!bar.isVisible) status(`judged step ${judgement.step}, ${place}`);
   }
   return judged;
 }

@@ -9,7 +9,7 @@ import type { Gpt } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 import { gpuOption } from "./gpu.ts";
-import { DataProgressDisplay } from "./progress.ts";
+import { ProgressDisplay } from "./progress.ts";
 
 /** The values of `withModelOptions()`. */
 interface ModelOptions {
@@ -77,18 +77,13 @@ export function checkRoom(
 export async function findNamedModel(
   { run, checkpoint, model, base }: ModelOptions,
 ): ReturnType<typeof findSource> {
-  const display = new DataProgressDisplay();
-  try {
-    return await findSource({
-      run,
-      ...(checkpoint === undefined ? {} : { checkpoint }),
-      ...(model === undefined ? {} : { model }),
-      base,
-      onProgress: (progress) => display.show(progress),
-      onNotice: display.status,
-      onWarning: (sentence) => display.status(`Warning: ${sentence}`),
-    });
-  } finally {
-    display.close();
-  }
+  using display = new ProgressDisplay();
+  return await findSource({
+    run,
+    ...(checkpoint === undefined ? {} : { checkpoint }),
+    ...(model === undefined ? {} : { model }),
+    base,
+    ...display.callbacks,
+    onWarning: (sentence) => display.callbacks.onNotice(`Warning: ${sentence}`),
+  });
 }

@@ -5,7 +5,6 @@ import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
 import { countAnswers } from "../data/tokens/token_dataset.ts";
 import { byteCount, duration } from "../files/units.ts";
-import { UserError } from "../files/user_error.ts";
 import {
   command,
   listenForInterrupts,
@@ -15,7 +14,7 @@ import {
   wholeNumber,
 } from "./command.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
+import { ProgressDisplay } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
 const program = command("prepare", "Tokenize data, so that training on it starts at once.", {
@@ -42,11 +41,8 @@ const program = command("prepare", "Tokenize data, so that training on it starts
 type PrepareOptions = ReturnType<typeof program.opts>;
 
 async function main(data: string[], options: PrepareOptions): Promise<number> {
-  if (options.cache === "") {
-    throw new UserError("Cannot prepare as --cache must name a directory: it is empty");
-  }
   const interrupts = await listenForInterrupts("stopping; press Ctrl-C again to quit at once");
-  const display = new DataProgressDisplay();
+  using display = new ProgressDisplay();
   if (!namesHub(...data, ...options.validationData ?? [], options.tokenizer)) giveBack(...HUB);
   try {
     await prepare(data, options, { signal: interrupts.signal, display });
@@ -63,21 +59,20 @@ async function main(data: string[], options: PrepareOptions): Promise<number> {
 async function prepare(
   data: string[],
   { cache, validationData, dataVersion, textField, tokenizer, workers }: PrepareOptions,
-  { signal, display }: { signal: AbortSignal; display: DataProgressDisplay },
+  { signal, display }: { signal: AbortSignal; display: ProgressDisplay },
 ): Promise<void> {
-  const startMs = performance.now(), onNotice = display.status;
+  const startMs = performance.now(), { callbacks } = display;
   const corpus = await loadCorpus({
     data: parseDataSpec(data),
     validationData: validationData && parseDataSpec(validationData),
     vocabulary: "full",
-    baseTokenizer: await loadTokenizer(tokenizer, { signal, onNotice }),
+    baseTokenizer: await loadTokenizer(tokenizer, { signal, onNotice: callbacks.onNotice }),
     dataVersion,
     textField,
     workers,
     cacheDirectory: cache,
     signal,
-    onProgress: (progress) => display.show(progress),
-    onNotice,
+    ...callbacks,
   });
   display.close();
   const { training, validation, cached, name, bytes } = corpus;

@@ -1,5 +1,4 @@
 import wrapAnsi from "wrap-ansi";
-import type { DataProgress } from "../data/text/documents.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { ERASE, stderrTerminal, type Terminal } from "./command.ts";
@@ -26,7 +25,7 @@ const NO_WRAP = "\x1b[?7l", WRAP = "\x1b[?7h";
  * removes the bar at any width, also after a resize that has wrapped it anew. A bar that is wider than the
  * terminal takes several rows.
  */
-export class ProgressBar {
+export class ProgressBar implements Disposable {
   readonly #terminal: Terminal;
   #text = "";
   #isDrawn = false;
@@ -68,6 +67,10 @@ export class ProgressBar {
     this.#isClosed = true;
   }
 
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
   /** Writes a text, and the bar below it, in place of the bar. */
   #draw(above: string): void {
     const erase = this.#isDrawn ? ERASE : "";
@@ -87,10 +90,24 @@ export class ProgressBar {
   }
 }
 
-/** Displays the progress of work on data: as a bar on a terminal, otherwise line by line. */
-export class DataProgressDisplay {
+/** Progress of work, as `DataProgress` reports it. */
+export interface WorkProgress {
+  /** The work: a verb. */
+  readonly stage: string;
+  /** Its object. */
+  readonly name: string;
+  /** The unit if it is not bytes, in the plural. */
+  readonly counted?: string;
+  /** Bytes or units that are done. */
+  readonly doneBytes: number;
+  /** Bytes or units in all. */
+  readonly totalBytes: number;
+}
+
+/** Displays the progress of work: as a bar on a terminal, otherwise line by line. */
+export class ProgressDisplay implements Disposable {
   readonly #bar: ProgressBar;
-  #first: DataProgress | undefined;
+  #first: WorkProgress | undefined;
   #sinceMs = 0;
   #shownMs = -Infinity;
 
@@ -98,11 +115,14 @@ export class DataProgressDisplay {
     this.#bar = bar;
   }
 
-  /** Prints a line above the bar. */
-  readonly status = (line: string): void => this.#bar.print(line);
+  /** What work on data calls: displays its progress, and prints its notices above the bar. */
+  readonly callbacks = {
+    onProgress: (progress: WorkProgress): void => this.show(progress),
+    onNotice: (line: string): void => this.#bar.print(line),
+  } as const;
 
   /** Displays a report; on a terminal it replaces the one before. */
-  show(progress: DataProgress): void {
+  show(progress: WorkProgress): void {
     const now = performance.now();
     if (progress.stage !== this.#first?.stage || progress.name !== this.#first.name) {
       this.close();
@@ -124,7 +144,11 @@ export class DataProgressDisplay {
     this.#first = undefined;
   }
 
-  #describe({ stage, name, counted, doneBytes, totalBytes }: DataProgress): string {
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #describe({ stage, name, counted, doneBytes, totalBytes }: WorkProgress): string {
     const amount = (n: number) => counted ? `${Math.round(n)} ${counted}` : byteCount(n);
     const seconds = (performance.now() - this.#sinceMs) / 1000;
     const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;

@@ -1,10 +1,9 @@
 import { Option } from "@commander-js/extra-typings";
 import { SHAPE_OPTIONS, trainingShapes } from "../train/shapes.ts";
 import { drawShapes, shapesTable } from "../train/shapes_report.ts";
-import { command, output, outputColumns, runCommand, stderrTerminal } from "./command.ts";
+import { command, output, outputColumns, runCommand } from "./command.ts";
 import { giveBack } from "./permissions.ts";
 import { checkPlot, writePlot } from "./plot.ts";
-import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
 import { addTrainOptions, givenOptions } from "./train_options.ts";
 
@@ -30,14 +29,14 @@ async function main(
   if (svg === undefined) giveBack("write");
   else checkPlot(svg);
   giveBack("net");
-  const display = new TrainDisplay(new ProgressBar(stderrTerminal()));
-  let shapes;
-  try {
-    const onEvent = display.show.bind(display);
-    shapes = await trainingShapes({ ...givenOptions(program), ...(run ? { run } : {}), onEvent });
-  } finally {
-    display.close();
-  }
+  using display = new TrainDisplay();
+  const onEvent = display.show.bind(display);
+  const shapes = await trainingShapes({
+    ...givenOptions(program),
+    ...(run ? { run } : {}),
+    onEvent,
+  });
+  display.close();
   if (json) output(`${JSON.stringify(shapes)}\n`);
   if (svg === undefined) {
     if (!json) output(shapesTable(shapes, outputColumns()));

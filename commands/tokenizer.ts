@@ -1,5 +1,5 @@
 import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
-import { type DataProgress, readTexts } from "../data/text/documents.ts";
+import { readTexts } from "../data/text/documents.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { CHATML_TOKENS } from "../data/tokenizer/chat_format.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
@@ -9,7 +9,7 @@ import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
+import { ProgressDisplay } from "./progress.ts";
 
 /** `tokenizer`: trains a tokenizer for `train --tokenizer`. */
 const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.", {
@@ -43,44 +43,37 @@ async function main(
       `Cannot write ${out} as the file exists: choose another --out, or --force`,
     );
   }
-  const display = new DataProgressDisplay(), startMs = performance.now();
+  using display = new ProgressDisplay();
+  const startMs = performance.now(), { callbacks } = display;
   if (!namesHub(...data)) giveBack(...HUB);
-  try {
-    const callbacks = {
-      onProgress: (progress: DataProgress) => display.show(progress),
-      onNotice: display.status,
-    };
-    const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
-    const { name } = training;
-    const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
-      vocabularySize,
-      minFrequency,
-      ...(training.areConversations ? { specialTokens: CHATML_TOKENS } : {}),
-      onProgress: (done, total) =>
-        display.show({
-          stage: "merging tokens of",
-          name,
-          counted: "tokens",
-          doneBytes: done,
-          totalBytes: total,
-        }),
-    });
-    display.close();
-    replaceText(out, tokenizer.json);
-    const made = tokenizer.vocabularySize;
-    if (made < vocabularySize) {
-      status(
-        `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
-      );
-    }
-    const seconds = (performance.now() - startMs) / 1000;
-    status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-    const field = textField === undefined ? [] : ["--text-field", textField];
-    const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
-    output(`${out}: ${made} tokens; to use it: ${use}\n`);
-  } finally {
-    display.close(); // an open bar would leave the terminal without its cursor
+  const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
+  const { name } = training;
+  const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
+    vocabularySize,
+    minFrequency,
+    ...(training.areConversations ? { specialTokens: CHATML_TOKENS } : {}),
+    onProgress: (done, total) =>
+      display.show({
+        stage: "merging tokens of",
+        name,
+        counted: "tokens",
+        doneBytes: done,
+        totalBytes: total,
+      }),
+  });
+  display.close();
+  replaceText(out, tokenizer.json);
+  const made = tokenizer.vocabularySize;
+  if (made < vocabularySize) {
+    status(
+      `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
+    );
   }
+  const seconds = (performance.now() - startMs) / 1000;
+  status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
+  const field = textField === undefined ? [] : ["--text-field", textField];
+  const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
+  output(`${out}: ${made} tokens; to use it: ${use}\n`);
 }
 
 await program.parseAsync();

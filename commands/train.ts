@@ -63,7 +63,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   const interrupts = await listenForInterrupts(follows ? "" : notice, { isRank: size > 1 });
   const { signal } = interrupts;
   // a bar on the terminal that shows the events would be written over them
-  const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));
+  using display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));
   signal.addEventListener("abort", () => display.close());
   try {
     const trained = await trainAndShow({ ...options, signal }, { display, isJson });
@@ -89,8 +89,6 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       status(`stopped before the first step; to train: ${again}`);
     }
     return interrupts.exitCode;
-  } finally {
-    display.close();
   }
 }
 

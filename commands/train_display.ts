@@ -11,7 +11,7 @@ import {
 import { lastBeforeCooldown } from "../train/schedule.ts";
 import type { TrainEvent } from "../train/train.ts";
 import { statusColumns } from "./command.ts";
-import { DataProgressDisplay, ProgressBar } from "./progress.ts";
+import { ProgressBar, ProgressDisplay } from "./progress.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
 const SILENCE_MS = 60_000;
@@ -26,10 +26,10 @@ const LOG_COLUMNS = 80;
 export type StartEvent = TrainEvent & { kind: "start" };
 
 /** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
-export class TrainDisplay {
+export class TrainDisplay implements Disposable {
   readonly #bar: ProgressBar;
   readonly #columns: number;
-  readonly #data: DataProgressDisplay;
+  readonly #data: ProgressDisplay;
   #isPreparing = true;
   #logEvery = 1;
   #isScaled = false;
@@ -46,7 +46,7 @@ export class TrainDisplay {
   constructor(bar: ProgressBar = new ProgressBar(), columns: number | undefined = statusColumns()) {
     this.#bar = bar;
     this.#columns = columns ?? LOG_COLUMNS;
-    this.#data = new DataProgressDisplay(bar);
+    this.#data = new ProgressDisplay(bar);
   }
 
   /** Whether model and data are still being prepared. */
@@ -81,6 +81,10 @@ export class TrainDisplay {
   /** Removes the bar for good; lines are still printed. */
   close(): void {
     this.#bar.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   /** Says on what a training trains, how, and how long. */

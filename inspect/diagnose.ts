@@ -47,6 +47,8 @@ export interface DiagnoseOptions {
   readonly record?: Iterable<Metric> | undefined;
   /** How it was trained. */
   readonly training?: TrainingFacts | undefined;
+  /** Is called with the number of checks that are made, and of all. */
+  readonly onChecked?: ((done: number, of: number) => void) | undefined;
 }
 
 /** What a diagnosis needs to know about a training. */
@@ -94,46 +96,55 @@ const TEXTS = 8, PROMPT_TOKENS = 4, TEXT_TOKENS = 100;
  */
 export async function diagnose(
   model: LoadedModel,
-  { text, record, training }: DiagnoseOptions = {},
+  options: DiagnoseOptions = {},
 ): Promise<CheckResult[]> {
+  const results: CheckResult[] = [], { onChecked = () => {} } = options;
+  for await (const result of check(model, options)) {
+    results.push(result);
+    onChecked(results.length, Object.keys(CHECKS).length);
+  }
+  return worstFirst(results);
+}
+
+/** Makes the checks one after another. */
+async function* check(
+  model: LoadedModel,
+  { text, record, training }: DiagnoseOptions,
+): AsyncGenerator<CheckResult> {
   const recordChecks = new RunChecks(), losses: number[] = [];
   for (const metric of record ?? []) {
     recordChecks.add(metric);
     if (metric.kind === "step" && Number.isFinite(metric.loss)) losses.push(metric.loss!);
   }
   const ofRecord = recordChecks.results();
-  return worstFirst([
-    ...record
-      ? ofRecord
-      : unknownResults(ofRecord.map(({ name }) => name), "no record of its training"),
-    ...await checkModel(model, text, { training, losses }),
-    ...await checkVocabulary(model.tokenizer, text),
-  ]);
+  yield* record
+    ? ofRecord
+    : unknownResults(ofRecord.map(({ name }) => name), "no record of its training");
+  yield* checkModel(model, text, { training, losses });
+  yield* await checkVocabulary(model.tokenizer, text);
 }
 
 /** The checks for which the model reads or writes texts. */
-async function checkModel(
+async function* checkModel(
   model: LoadedModel,
   text: DiagnoseOptions["text"],
   progress: Progress,
-): Promise<CheckResult[]> {
+): AsyncGenerator<CheckResult> {
   const rows = textRows(text?.validation, model);
-  if (rows.length === 0) return unknownResults(NEED_MODEL, "it reads a single token");
+  if (rows.length === 0) return yield* unknownResults(NEED_MODEL, "it reads a single token");
   const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
   const predictions = await meanPredictions(model, rows, frequency);
   const blocks = await checkBlocks(model, rows, progress.training);
+  yield* blocks;
   if (!predictions) {
     const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
-    return [...blocks, ...unknownResults(others, "its logits are not finite")];
+    return yield* unknownResults(others, "its logits are not finite");
   }
+  yield await checkLeak(model, rows);
+  yield checkCopies(predictions, progress);
+  yield checkFrequentTokens(predictions, frequency, progress);
   const isRandom = frequency !== undefined && !isPredictable(predictions);
-  return [
-    ...blocks,
-    await checkLeak(model, rows),
-    checkCopies(predictions, progress),
-    checkFrequentTokens(predictions, frequency, progress),
-    ...await checkRepetition(model, rows, { text, progress, isRandom }),
-  ];
+  yield* checkRepetition(model, rows, { text, progress, isRandom });
 }
 
 /** The names of the checks that `checkModel()` makes. */
@@ -287,7 +298,7 @@ function checkFrequentTokens(
 }
 
 /** How repetitive the text is that a model generates, sampled and greedy. */
-async function checkRepetition(
+async function* checkRepetition(
   model: LoadedModel,
   rows: readonly TextRow[],
   { text, progress, isRandom }: {
@@ -296,7 +307,7 @@ async function checkRepetition(
     /** Whether the text is in random order, so that its likeliest next token is always the same. */
     isRandom: boolean;
   },
-): Promise<CheckResult[]> {
+): AsyncGenerator<CheckResult> {
   const prompts = rows.slice(0, TEXTS).map((row) => row.slice(0, PROMPT_TOKENS));
   const own = text && excerptsOf(text.validation, TEXTS, TEXT_TOKENS);
   const check = async (
@@ -314,15 +325,14 @@ async function checkRepetition(
     const threshold = CHECKS[name].threshold + (ownShare ?? 0);
     return unlessEarly(resultOf(name, share, finding, { threshold, figures }), progress);
   };
-  const sampled = await check("repetition", "the text it samples is in loops", {
+  yield await check("repetition", "the text it samples is in loops", {
     sampler: DEFAULT_SAMPLER,
   });
-  if (isRandom) return [sampled, unknownResult("greedy-repetition", UNPREDICTABLE)];
-  const greedy = await check("greedy-repetition", "its greedy text repeats one token", {
+  if (isRandom) return yield unknownResult("greedy-repetition", UNPREDICTABLE);
+  yield await check("greedy-repetition", "its greedy text repeats one token", {
     sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
     longestUnit: GREEDY_UNIT,
   });
-  return [sampled, greedy];
 }
 
 /** Distinct-1 to distinct-4 as text. */

@@ -17,13 +17,15 @@ import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { type ResolvedOptions, tokensPerStepOf } from "../train/options.ts";
 import { cacheBeside, offline, textOf } from "../train/training_data.ts";
 import { choicesOf } from "../train/tuning.ts";
-import { diagnose, type TrainingFacts } from "./diagnose.ts";
+import { diagnose, type DiagnoseOptions, type TrainingFacts } from "./diagnose.ts";
 import { USUAL_STEP } from "./pass.ts";
 
 /** What to diagnose: a model, and the text to read if it is not that of its training. */
 export interface DiagnoseRunOptions extends LoadOptions {
   /** Text to read in place of that of the training, in the syntax of `openDataset()`. */
   readonly data?: DataSpec | undefined;
+  /** Is called with the number of checks that are made, and of all. */
+  readonly onChecked?: DiagnoseOptions["onChecked"];
 }
 
 /** A model and what is wrong with it. */
@@ -65,8 +67,8 @@ export async function diagnoseRun(
 export async function diagnoseSource(
   device: Device,
   source: ModelSource,
-  { data, precision, onProgress = () => {}, onNotice = () => {} }:
-    & Pick<DiagnoseRunOptions, "data" | "precision" | "onNotice">
+  { data, precision, onProgress = () => {}, onNotice = () => {}, onChecked }:
+    & Pick<DiagnoseRunOptions, "data" | "precision" | "onNotice" | "onChecked">
     & { onProgress?: ((progress: DataProgress) => void) | undefined },
 ): Promise<Diagnosis> {
   const { checkpoint, tokenizer } = source;
@@ -89,6 +91,7 @@ export async function diagnoseSource(
         ? undefined
         : recordOf(run, state!.step, onNotice),
       training: state && factsOf(state),
+      onChecked,
     });
     return { model: checkpoint ?? source.spec, ...(state ? { step: state.step } : {}), checks };
   } finally {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { DataProgressDisplay, ProgressBar } from "../../commands/progress.ts";
+import { ProgressBar, ProgressDisplay } from "../../commands/progress.ts";
 import { fromFileUrl } from "../paths.ts";
 import { Screen } from "./screen.ts";
 
@@ -66,14 +66,14 @@ const reading = (doneBytes: number) => ({
 const READING = `reading ${reading(0).name}: 50 % of 1.00 kB, 250 bytes/s, 2.0s left`;
 
 for (const width of WIDTHS) {
-  Deno.test(`DataProgressDisplay shows work that lasts on ${width} columns, and leaves nothing`, () =>
+  Deno.test(`ProgressDisplay shows work that lasts on ${width} columns, and leaves nothing`, () =>
     withClock(async (pass) => {
-      const screen = new Screen(width), display = new DataProgressDisplay(new ProgressBar(screen));
+      const screen = new Screen(width), display = new ProgressDisplay(new ProgressBar(screen));
       display.show(reading(0));
       assert.deepEqual(await screen.lines(), []);
       pass(2000);
       display.show(reading(500));
-      display.status("a notice");
+      display.callbacks.onNotice("a notice");
       const [notice, ...rows] = await screen.lines();
       assert.equal(notice, "a notice");
       assert.equal(rows.join(" ").replaceAll(/\s+/g, " "), `======------ ${READING}`);
@@ -82,10 +82,10 @@ for (const width of WIDTHS) {
     }));
 }
 
-Deno.test("DataProgressDisplay writes a line per ten seconds where there is no terminal", () =>
+Deno.test("ProgressDisplay writes a line per ten seconds where there is no terminal", () =>
   withClock((pass) => {
     let written = "";
-    const display = new DataProgressDisplay(
+    const display = new ProgressDisplay(
       new ProgressBar({ write: (text) => written += text, size: () => undefined }),
     );
     for (let seconds = 0; seconds < 25; seconds++) {

@@ -96,7 +96,10 @@ const HEALTHY: Record<string, () => Promise<Partial<Recipe> & Pick<Recipe, "corp
 for (const [kind, recipe] of Object.entries(HEALTHY)) {
   Deno.test(`diagnose() finds nothing wrong with a training ${kind}`, async () => {
     const trained = await trainSmall({ seed: 4, device, ...await recipe() });
-    const checks = await diagnose(trained.model, trained);
+    const made: number[][] = [], names = Object.keys(CHECKS);
+    const onChecked = (...counts: number[]) => void made.push(counts);
+    const checks = await diagnose(trained.model, { ...trained, onChecked });
+    assert.deepEqual(made, names.map((_, i) => [i + 1, names.length]));
     assert.deepEqual(named(checks, "sick"), [], JSON.stringify(checks, null, 2));
     assert.deepEqual(checks.map(({ name }) => name).sort(), Object.keys(CHECKS).sort());
     const findingOf = (wanted: CheckName) => checks.find(({ name }) => name === wanted)!.finding;
