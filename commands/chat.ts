@@ -64,14 +64,14 @@ async function main(options: ChatCommandOptions): Promise<number> {
   return await talk(chat, options);
 }
 
-/** What to do with a model that cannot answer. */
+/** What to do with a model that cannot answer, each command on its line. */
 function adviceOnBase(source: ModelSource, options: ChatCommandOptions): string {
   const { run, checkpoint, model: other } = options;
   const model = other ?? (checkpoint === undefined ? run : source.checkpoint!);
   const train = (...words: string[]) => taskCommand("train", ...words);
-  return "the model was trained on no conversations, so it continues texts rather than answers; " +
-    `to train one that answers: ${train("--data", "conversations", "--out", "runs/chat")}; ` +
-    `to train this one on yours: ${train("--init-from", model, "--data", "chat.jsonl")}`;
+  return `the model was trained on no conversations, so it continues texts rather than answers
+to train one that answers: ${train("--data", "conversations", "--out", "runs/chat")}
+to train this one on yours: ${train("--init-from", model, "--data", "chat.jsonl")}`;
 }
 
 /** Reads messages and prints answers until there are no more. */

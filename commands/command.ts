@@ -69,6 +69,17 @@ export function helpLayout(helpWidth: number): Partial<Help> {
   };
 }
 
+/** Adds lines to the end of a command's help, wrapped as the help is. */
+export function endHelp(
+  program: { addHelpText(place: "after", text: () => string): unknown; createHelp(): Help },
+  lines: string,
+): void {
+  program.addHelpText("after", () => {
+    const help = program.createHelp();
+    return `\n${help.boxWrap(lines, help.helpWidth!)}`;
+  });
+}
+
 /** Names of arguments that are texts: they may be empty, and have several words. */
 const TEXTS = ["prompt", "text"];
 
@@ -250,6 +261,11 @@ function writeStderr(text: string): void {
 /** Writes a status line to stderr; the result of a command goes to stdout. */
 export function status(line: string): void {
   writeStderr(`${terminalText(line)}\n`);
+}
+
+/** Writes a warning to stderr. */
+export function warn(sentence: string): void {
+  status(`Warning: ${sentence}`);
 }
 
 /**

@@ -6,7 +6,7 @@ import { CheckpointError } from "../model/files/trainer_state.ts";
 import { caveats, compareTable, drawComparison } from "../train/compare.ts";
 import { type ComparedRun, readRun } from "../train/compared_run.ts";
 import { placeInRun } from "../train/run_place.ts";
-import { command, output, outputColumns, runCommand, status } from "./command.ts";
+import { command, output, outputColumns, runCommand, status, warn } from "./command.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
@@ -20,8 +20,7 @@ const program = command(
     runCommand(async () => {
       const { svg = paths.length > 1 ? "compare.svg" : undefined } = options;
       if (svg !== undefined) checkPlot(svg);
-      const warn = (sentence: string) => status(`Warning: ${sentence}`);
-      const runs = readRuns(directoriesOf(paths), warn);
+      const runs = readRuns(directoriesOf(paths));
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs, { columns: outputColumns() }));
       if (options.svg === undefined && runs.length === 1 || svg === undefined) return;
@@ -46,10 +45,10 @@ function directoriesOf(paths: readonly string[]): string[] {
  *
  * @throws {CheckpointError} if none can be compared, or if a path does not exist.
  */
-function readRuns(paths: readonly string[], onWarning: (sentence: string) => void): ComparedRun[] {
+function readRuns(paths: readonly string[]): ComparedRun[] {
   const runs = paths.flatMap((path) => {
     try {
-      return [readRun(path, onWarning)];
+      return [readRun(path, warn)];
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
       if (!existsSync(path) || paths.length === 1) {

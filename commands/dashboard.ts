@@ -68,7 +68,10 @@ async function save(folders: readonly string[], file: string): Promise<void> {
   });
   const runs = new RunFolders(folders), { length } = runs.rows(), named = folders.join(", ");
   if (length === 0) {
-    throw new UserError(`Cannot save ${named} as a folder must hold a run: it holds none`);
+    const reason = folders.some((folder) => existsSync(folder))
+      ? "a folder must hold a run: it holds none"
+      : "there is no such folder";
+    throw new UserError(`Cannot save ${named} as ${reason}`);
   }
   if (length > MOST_SAVED) {
     throw new UserError(

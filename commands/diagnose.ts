@@ -2,7 +2,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { diagnoseSource } from "../inspect/diagnose_run.ts";
 import { diagnosisTable } from "../inspect/diagnosis_table.ts";
-import { command, output, outputColumns, runCommand, status } from "./command.ts";
+import { command, endHelp, output, outputColumns, runCommand, status } from "./command.ts";
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, namesHub } from "./permissions.ts";
@@ -18,11 +18,11 @@ const program = withModelOptions(
   .argument("[run]", "the run, as --run names it")
   .optionsGroup("Diagnosis:")
   .option("--data <what...>", "text to read, named as for train (default: that of the training)")
-  .option("--json", "print a JSON object instead of a table")
-  .addHelpText(
-    "after",
-    `\nExit status: 0 if no check finds anything, ${SICK} if one does, 1 after an error.`,
-  );
+  .option("--json", "print a JSON object instead of a table");
+endHelp(
+  program,
+  `Exit status: 0 if no check finds anything, ${SICK} if one does, 1 after an error.`,
+);
 
 /** The options that were typed, and defaults. */
 type DiagnoseOptions = ReturnType<typeof program.opts>;

@@ -1,7 +1,7 @@
 import type { Command } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
 import { taskCommand } from "../files/command_line.ts";
-import { command } from "./command.ts";
+import { command, endHelp } from "./command.ts";
 
 /**
  * `help`: lists the commands, and suggests one for a mistyped name. The tasks `NAME:ffi` have one line together.
@@ -15,12 +15,12 @@ const program: Command = command(
   .usage("COMMAND [options]")
   .version(`toy-transformer ${manifest.version}, Deno ${Deno.version.deno}`)
   .showHelpAfterError(`(${taskCommand("help")} lists all commands)`)
-  .helpCommand(false)
-  .addHelpText(
-    "after",
-    `\nOptions of a command: ${tool} COMMAND --help\n` +
-      "COMMAND:ffi may load Dawn, which --gpu dawn needs: docs/providers.md",
-  );
+  .helpCommand(false);
+endHelp(
+  program,
+  `Options of a command: ${tool} COMMAND --help\n` +
+    "COMMAND:ffi may load Dawn, which --gpu dawn needs: docs/providers.md",
+);
 for (const [name, { description }] of Object.entries(manifest.tasks)) {
   program.command(name, { hidden: name.endsWith(":ffi") }).description(description)
     .action(() => program.outputHelp());

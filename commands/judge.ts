@@ -25,7 +25,15 @@ import { CheckpointError } from "../model/files/trainer_state.ts";
 import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";
-import { command, output, outputColumns, runCommand, status, wholeNumber } from "./command.ts";
+import {
+  command,
+  output,
+  outputColumns,
+  runCommand,
+  status,
+  warn,
+  wholeNumber,
+} from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
@@ -135,10 +143,6 @@ async function chooseCheckpoints(
     ? [newest]
     : listCheckpoints(run).map(({ path }) => path).reverse();
   return { paths, answerQuestions };
-}
-
-function warn(sentence: string): void {
-  status(`Warning: ${sentence}`);
 }
 
 /** The run of the judged checkpoints: that of the options, or the one that holds the directory of a checkpoint. */

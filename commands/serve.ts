@@ -22,6 +22,7 @@ import {
   output,
   runCommand,
   status,
+  warn,
   wholeNumber,
 } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
@@ -181,9 +182,7 @@ function listen(
   try {
     return Deno.serve({ hostname, port, onListen: () => {} }, handler);
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) {
-      throw new UserError(`Cannot serve on ${hostname} as it needs net access to that address`);
-    }
+    if (error instanceof Deno.errors.NotCapable) throw error;
     const reason = error instanceof Deno.errors.AddrInUse
       ? `another program uses port ${port}`
       : error instanceof Deno.errors.PermissionDenied
@@ -259,7 +258,7 @@ async function checkTemplates(sources: Map<string, ModelSource>): Promise<void> 
       await createChatFormat(tokenizer);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
-      status(`Warning: ${error.sentence}`);
+      warn(error.sentence);
     }
   }
 }

@@ -16,6 +16,7 @@ import {
   status,
   statusColumns,
   stderrTerminal,
+  warn,
 } from "./command.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
@@ -209,7 +210,7 @@ function print(text: string): void {
     isClosed = !output(text);
   } catch (error) {
     isClosed = true;
-    status(`Warning: ${(error as Error).message}`);
+    warn((error as Error).message);
   }
 }
 

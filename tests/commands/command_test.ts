@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { Command } from "@commander-js/extra-typings";
 import {
   command,
+  endHelp,
   helpLayout,
   listenForInterrupts,
   output,
@@ -32,11 +33,16 @@ Deno.test("status() and run() escape control characters, output() writes text to
 });
 
 Deno.test("helpLayout() puts descriptions beside options if there is room, and else below them", () => {
-  const help = (columns: number) =>
-    new Command().name("x").description("A command that is described by several words.")
-      .configureHelp(helpLayout(columns))
+  const help = (columns: number) => {
+    let text = "";
+    const program = new Command().name("x").description("A command that is described by words.")
+      .configureHelp(helpLayout(columns)).configureOutput({ writeOut: (part) => text += part })
       .option("--learning-rate <x>", "highest learning rate, reached at the end of the warm-up")
-      .option("--on", "").helpInformation();
+      .option("--on", "");
+    endHelp(program, "Exit status: 0 if all is well,\n1 after an error, 2 in all other cases.");
+    program.outputHelp();
+    return text;
+  };
   for (const columns of [30, 40, 80]) {
     const lines = help(columns).split("\n");
     for (const line of lines) assert.ok(line.length <= columns, line);

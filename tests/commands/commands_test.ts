@@ -75,7 +75,7 @@ Deno.test("diagnose prints a table or JSON, and its exit status says whether a m
   assert.match(table.stdout, /^ {4}Cure: Use a lower --learning-rate, or --precision f32\.$/m);
   assert.match(
     table.stderr,
-    /^diagnosing .*000006\n14 checks: 1 sick, \d unknown, \d+ ok$/m,
+    /^diagnosing .*000006\n(checking .*\n)*14 checks: 1 sick, \d unknown, \d+ ok$/m,
   );
 
   const healthy = await task("diagnose", ["--run", out, "--json"]);

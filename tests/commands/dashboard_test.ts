@@ -69,6 +69,6 @@ Deno.test("dashboard says what it cannot show", async () => {
   assert.equal(empty.code, 1);
   assert.match(
     empty.stderr,
-    /^Error: Cannot save .*none as a folder must hold a run: it holds none\n/,
+    /^Error: Cannot save .*none as there is no such folder\n/,
   );
 });
