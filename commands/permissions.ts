@@ -1,3 +1,4 @@
+import manifest from "../deno.json" with { type: "json" };
 import { HUB_VARIABLES } from "../data/hub/request.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
@@ -27,9 +28,15 @@ export function namesHub(...names: readonly string[]): boolean {
   return names.some((name) => /^(hf:|tinystories(@|$))/.test(name));
 }
 
+/** The task that runs a module, without the permission to load native code if there is one. */
+export function taskOf(module: string): string | undefined {
+  const tasks = Object.entries<{ command: string }>(manifest.tasks);
+  return tasks.find(([, { command }]) => module.endsWith(`/${command.split(" ").at(-1)}`))?.[0];
+}
+
 /** A user's mistake in place of Deno's refusal: a task with other permissions, or another path, avoids it. */
 export function permissionError({ message }: Deno.errors.NotCapable): UserError {
-  const task = /([^/]+?)(\/main)?\.ts$/.exec(Deno.mainModule)?.[1] ?? "run";
+  const task = taskOf(Deno.mainModule) ?? "run";
   const [, access = "more", path] = /^Requires (\w+) access(?: to (".*"))?/.exec(message) ?? [];
   if (access === "all") { // Deno requires --allow-all, which no task has, for some paths of the system
     return new UserError(

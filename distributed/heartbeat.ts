@@ -88,6 +88,17 @@ export interface Progress {
   readonly waiting: number;
 }
 
+/**
+ * Reads the progress that a rank sends. The number of calls stays positive, as it must not become `FAILED`: a training of
+ * many ranks makes 2³¹ calls in days, after which the integer is negative.
+ */
+export function progressOf(shared: Int32Array<SharedArrayBuffer>): Progress {
+  return {
+    calls: Atomics.load(shared, SHARED.calls) & 0x7fff_ffff,
+    waiting: Atomics.load(shared, SHARED.waiting),
+  };
+}
+
 /** What is known of another rank. */
 interface Other {
   /** Time since its last sign of life. */

@@ -11,6 +11,7 @@ import {
   type Message,
   MESSAGE_BYTES,
   partnersOf,
+  progressOf,
   sendMessage,
   SHARED,
   TAG,
@@ -58,6 +59,9 @@ const ANY_SOURCE = -1;
 
 const SIGTERM = 15, SIGCHLD = Deno.build.os === "darwin" ? 20 : 17;
 
+/** What a rank sends in place of its progress once all must end. */
+const HAS_FAILED = { calls: FAILED, waiting: 0 };
+
 const heartbeat = new Heartbeat({ rank, size, timeoutMs });
 const received = createMessage();
 /** What was last sent to each rank, which may still be under way. */
@@ -81,11 +85,8 @@ function beat(): void {
   // time in which this process was stopped, or had no core, was none in which others were silent
   const now = performance.now(), elapsedMs = Math.min(now - last, INTERVAL_MS);
   last = now;
-  const failure = heartbeat.pass(elapsedMs, {
-    calls: Atomics.load(shared, SHARED.calls),
-    waiting: Atomics.load(shared, SHARED.waiting),
-    limitMs: Atomics.load(shared, SHARED.limitMs),
-  });
+  const limitMs = Atomics.load(shared, SHARED.limitMs);
+  const failure = heartbeat.pass(elapsedMs, { ...progressOf(shared), limitMs });
   if (failure) end(failure);
 }
 
@@ -105,11 +106,10 @@ function receive(): void {
 }
 
 /** Sends the own progress, or that a rank has failed. */
-function send(to: number, calls = Atomics.load(shared, SHARED.calls)): void {
+function send(to: number, { calls, waiting } = progressOf(shared)): void {
   const message = sent.get(to) ?? createMessage();
   sent.set(to, message);
-  message[0] = calls;
-  message[1] = Atomics.load(shared, SHARED.waiting);
+  message.set([calls, waiting]);
   sendMessage(mpi, message, to);
 }
 
@@ -117,7 +117,7 @@ function send(to: number, calls = Atomics.load(shared, SHARED.calls)): void {
 function followFailed(failed: number): void {
   if (hasFailed) return;
   clearInterval(timer);
-  for (const other of partnersOf({ rank, size })) if (other !== failed) send(other, FAILED);
+  for (const other of partnersOf({ rank, size })) if (other !== failed) send(other, HAS_FAILED);
   sleep(PATIENT_MS);
   hurryLauncher();
   system._exit(1);
@@ -128,7 +128,7 @@ function end({ sentence, launcherState }: Failure): void {
   clearInterval(timer);
   const own = rank > 0 ? `rank ${rank}: ` : "";
   Deno.stderr.writeSync(new TextEncoder().encode(`Error: ${own}${sentence}\n`));
-  for (const other of partnersOf({ rank, size })) send(other, FAILED);
+  for (const other of partnersOf({ rank, size })) send(other, HAS_FAILED);
   sleep(FORWARD_MS);
   if (launcherState === "unreachable" && !isOneHost && launcher !== undefined) {
     for (let i = 0; i < 2; i++) { // as Ctrl-C, and Ctrl-C again

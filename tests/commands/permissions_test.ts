@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { namesHub, permissionError } from "../../commands/permissions.ts";
+import { namesHub, permissionError, taskOf } from "../../commands/permissions.ts";
 
 Deno.test("permissionError() names the missing permission and the task that has it, or the path that no task may use", () => {
   const of = (access: string) => {
@@ -18,6 +18,15 @@ Deno.test("permissionError() names the missing permission and the task that has 
   const all = of("all"); // of which no task has more
   assert.match(all.message, /^Cannot \w+ as no file in \/dev, .*: current path is "\/x"$/);
   assert.match(all.hint!, /^Choose another path/);
+});
+
+Deno.test("taskOf() names the task of a module, which may have another name than its file", () => {
+  const tasks = { train: "train", dawn_install: "dawn:install", dashboard: "dashboard" };
+  for (const [name, task] of Object.entries(tasks)) {
+    assert.equal(taskOf(`file:///somewhere/commands/${name}.ts`), task);
+  }
+  assert.equal(taskOf("file:///somewhere/bench/ranks.ts"), "bench:ranks");
+  assert.equal(taskOf("file:///somewhere/tests/a_test.ts"), undefined);
 });
 
 Deno.test("namesHub() tells names of the hub from paths", () => {

@@ -1,10 +1,19 @@
 import assert from "node:assert/strict";
-import { FAILED, Heartbeat } from "../../distributed/heartbeat.ts";
+import { FAILED, Heartbeat, progressOf, SHARED } from "../../distributed/heartbeat.ts";
 
 const TIMEOUT_MS = 4000, ALONE = { calls: 0, waiting: 0, limitMs: 0 };
 
-Deno.test("FAILED, which a rank sends in place of its number of calls, is no such number", () => {
-  assert.ok(FAILED < 0);
+Deno.test("progressOf() has a number of calls that grows, and is not FAILED after 2³¹ and more of them", () => {
+  const shared = new Int32Array(new SharedArrayBuffer(12));
+  const callsAfter = (calls: number) => {
+    shared[SHARED.calls] = calls;
+    return progressOf(shared).calls;
+  };
+  assert.deepEqual([0, 7, 2 ** 31 - 1].map(callsAfter), [0, 7, 2 ** 31 - 1]);
+  for (const calls of [2 ** 31, 2 ** 31 + 5, 2 ** 32 - 1]) {
+    assert.ok(callsAfter(calls) >= 0 && callsAfter(calls) !== FAILED, `${calls}`);
+    assert.notEqual(callsAfter(calls), callsAfter(calls - 1));
+  }
 });
 
 Deno.test("Heartbeat.pass() names the ranks that are silent for the timeout", () => {
