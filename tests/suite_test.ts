@@ -32,14 +32,14 @@ function blocks(text: string, beginning: RegExp): string[] {
 
 Deno.test("deno task test runs the files and names that are given, and no others", async () => {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["task", "test", "tests/train/metrics_test.ts", "--filter", "PaLM", "--", "7"],
+    args: ["task", "test", "tests/train/cost_test.ts", "--filter", "PaLM", "--", "7"],
     cwd: dirname(folder),
     env: { NO_COLOR: "1" },
   }).output();
   const said = new TextDecoder().decode(stdout);
   assert.equal(code, 0, new TextDecoder().decode(stderr));
   assert.deepEqual(said.match(/^running .*$/gm), [
-    "running 1 test from ./tests/train/metrics_test.ts",
+    "running 1 test from ./tests/train/cost_test.ts",
   ]);
 });
 

@@ -1,3 +1,4 @@
+import type { TrainEvent } from "./events.ts";
 import type { Metric } from "./metrics.ts";
 import { OUTER_DEFAULTS, type ResolvedOptions, tokensPerStepOf } from "./options.ts";
 
@@ -212,17 +213,17 @@ export function unknownResult(
   return { name, value: null, threshold, verdict: "unknown", finding, cause, cure };
 }
 
-/** What a check says about a run. */
-export interface Warning {
-  /** The check. */
-  readonly name: CheckName;
-  /** What it found, the likely cause and the cure. */
-  readonly message: string;
-}
+/** What a check says about a run: a line of its record, and an event of its training. */
+export type CheckWarning = Extract<TrainEvent, { kind: "warning" }>;
 
-/** A result as a warning of the training. */
-function warningOf({ name, finding, cause, cure }: CheckResult): Warning {
-  return { name, message: `${finding}: ${cause}. ${cure.replace(/\.$/, "")}` };
+/** A result after a step as a warning: what was found, the likely cause and the cure. */
+function warningOf({ name, finding, cause, cure }: CheckResult, step: number): CheckWarning {
+  return {
+    kind: "warning",
+    step,
+    name,
+    message: `${finding}: ${cause}. ${cure.replace(/\.$/, "")}`,
+  };
 }
 
 /** Steps over which the training loss is averaged, approximately. */
@@ -288,15 +289,15 @@ export class RunChecks {
    *
    * @returns what has become wrong with it: nothing for what was already wrong at the line before.
    */
-  add(metric: Metric): Warning[] {
+  add(metric: Metric): CheckWarning[] {
     const { kind, step } = metric;
     if (kind === "start") this.#start = metric;
     else if (kind === "step") this.#addStep(metric);
     else if (kind === "evaluation" && step > 0) this.#addEvaluation(metric);
     else return [];
-    const warnings: Warning[] = [];
+    const warnings: CheckWarning[] = [];
     const note = (name: CheckName, isSick: boolean, result: () => CheckResult) => {
-      if (isSick && !this.#sick.has(name)) warnings.push(warningOf(result()));
+      if (isSick && !this.#sick.has(name)) warnings.push(warningOf(result(), step));
       if (isSick) this.#sick.add(name);
       else this.#sick.delete(name);
     };

@@ -4,7 +4,7 @@ import { parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import type { Estimate, EstimatedTime, TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
-import { costOf } from "./metrics.ts";
+import { costOf } from "./cost.ts";
 import type { Run } from "./run.ts";
 import { cacheBeside } from "./training_data.ts";
 import { lastBeforeCooldown } from "./schedule.ts";

@@ -1,6 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { parseJsonObject, readText } from "../files/json.ts";
+import { isObject, parseJsonObject, readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import {
@@ -65,8 +65,9 @@ export function readPlan(at: string): Pick<Plan, "options" | "depth"> {
   }
   const { options, depth } = parseJsonObject(readText(path, "plan"), path) as Partial<Plan>;
   const refuse = (reason: string) => new UserError(`Cannot read plan ${path} as ${reason}`);
-  const isObject = typeof options === "object" && options !== null && !Array.isArray(options);
-  if (!isObject) throw refuse(`options must be an object: current value is ${quoted(options)}`);
+  if (!isObject(options)) {
+    throw refuse(`options must be an object: current value is ${quoted(options)}`);
+  }
   const names: readonly string[] = PLAN_OPTIONS;
   const other = Object.keys(options).find((name) => !names.includes(name));
   if (other !== undefined) {

@@ -1,18 +1,8 @@
 import type { Transport } from "../distributed/transport.ts";
 import { fromJsonBytes, toJsonBytes } from "../files/json.ts";
 import { download } from "../kernels/tensor.ts";
-import type { Gpt } from "../model/gpt.ts";
-import type { OuterStep } from "./diloco.ts";
-import type { TrainStep } from "./step.ts";
+import type { RankTraining } from "./rank_training.ts";
 import type { StepState } from "./step_state.ts";
-
-/** A rank's part of a training. */
-export interface RankTraining {
-  readonly gpt: Gpt;
-  readonly trainStep: TrainStep;
-  /** The outer step, if the ranks train by DiLoCo. */
-  readonly outer?: OuterStep | undefined;
-}
 
 /** What differs between ranks. */
 export interface RankState {

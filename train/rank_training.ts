@@ -1,7 +1,6 @@
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { OuterStep } from "./diloco.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
-import type { RankTraining } from "./rank_states.ts";
 import type { Run } from "./run.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 
@@ -11,6 +10,14 @@ import { createTrainStep, type TrainStep } from "./step.ts";
  *
  * @module
  */
+
+/** A rank's part of a training. */
+export interface RankTraining {
+  readonly gpt: Gpt;
+  readonly trainStep: TrainStep;
+  /** The outer step, if the ranks train by DiLoCo. */
+  readonly outer?: OuterStep | undefined;
+}
 
 /** Allocates the model. */
 export function createModel(

@@ -12,8 +12,14 @@ import { download, type HostArray, upload } from "../kernels/tensor.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { gatherRankStates, type RankTraining, residualOf } from "./rank_states.ts";
-import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
+import { gatherRankStates, residualOf } from "./rank_states.ts";
+import {
+  createEvaluation,
+  createModel,
+  createOuterStep,
+  createStep,
+  type RankTraining,
+} from "./rank_training.ts";
 import type { Run, Workplace } from "./run.ts";
 import { hasResiduals, readMoments, readResidual, type Resumed } from "./state.ts";
 import { checkSkips } from "./skips.ts";

@@ -12,7 +12,7 @@ import {
 import { UserError } from "../files/user_error.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
-import { RunChecks, type Warning } from "./checks.ts";
+import { type CheckWarning, RunChecks } from "./checks.ts";
 import {
   CHUNK_BYTES,
   LINE_BREAK,
@@ -34,9 +34,6 @@ import { emptyEventFile, type EventFile, isShown, openEventFile } from "./tensor
  */
 
 const PICTURE_FILE = "loss.svg";
-
-/** A warning as a line of the record, and as an event of the training. */
-export type NotedWarning = Warning & { kind: "warning"; step: number };
 
 /** The record of a run: its file, and what evaluations and curves need of all its lines. */
 export class RunRecord {
@@ -77,13 +74,12 @@ export class RunRecord {
    *
    * @returns the warnings.
    */
-  note(metrics: readonly Metric[]): NotedWarning[] {
-    const time = this.#now().toISOString(), lines: string[] = [], warnings: NotedWarning[] = [];
+  note(metrics: readonly Metric[]): CheckWarning[] {
+    const time = this.#now().toISOString(), lines: string[] = [], warnings: CheckWarning[] = [];
     const push = ({ kind, ...rest }: Metric) => lines.push(metricLine({ kind, time, ...rest }));
     for (const metric of metrics) {
       push(metric);
-      for (const { name, message } of this.add(metric)) {
-        const warning = { kind: "warning" as const, step: metric.step, name, message };
+      for (const warning of this.add(metric)) {
         push(warning);
         this.#losses.add(warning);
         warnings.push(warning);
@@ -118,7 +114,7 @@ export class RunRecord {
   }
 
   /** Adds a line that is in the file already; returns what the checks say about it. */
-  add(metric: Metric): Warning[] {
+  add(metric: Metric): CheckWarning[] {
     this.#step = metric.step;
     this.#losses.add(metric);
     if (metric.kind === "evaluation") this.#addEvaluation(metric);

@@ -46,7 +46,7 @@ export interface Setup {
   readonly given: TrainOptions & Pick<ResolvedOptions, "optimizer">;
   /** Names of the options that the user typed, now or at an earlier start. */
   readonly typed: readonly string[];
-  /** The checkpoint of this run from which it is resumed. */
+  /** The checkpoint from which the training is resumed: of this run, or of another that it continues. */
   readonly resumed: Resumed | undefined;
   /** Whether the options give the data another name than the checkpoint does. */
   readonly hasNewData: boolean;

@@ -35,11 +35,9 @@ import { OptionalFiles } from "./optional_files.ts";
 import {
   areSmall,
   bytesOfCheckpoints,
-  checkRoom,
   chooseRetained,
   type KeepRules,
   MOST_WEIGHTS_ONLY,
-  type PlannedSaves,
   type Retained,
 } from "./retention.ts";
 import { bytesOf, checkFits, type FileContent, refusing } from "./run_files.ts";
@@ -75,9 +73,7 @@ export function openRunDirectory(path: string): RunDirectory {
     lock.close();
     throw inUse(path);
   }
-  const run = new RunDirectory({ path, lock, isNew });
-  run.removeLeftovers();
-  return run;
+  return new RunDirectory({ path, lock, isNew });
 }
 
 /**
@@ -131,6 +127,7 @@ export class RunDirectory extends OptionalFiles {
     this.#lock = lock;
     this.#isNew = isNew;
     this.#best = readHint(path, "best");
+    this.#removeLeftovers();
   }
 
   /** Path of the checkpoint with the best validation loss, if there is one. */
@@ -201,12 +198,6 @@ export class RunDirectory extends OptionalFiles {
     return target;
   }
 
-  /** Calls `checkRoom()`; its sentence is a notice. */
-  checkRoom(planned: PlannedSaves): void {
-    const shortage = checkRoom(this.path, planned);
-    if (shortage !== undefined) this.notices.push(shortage);
-  }
-
   /**
    * Moves later checkpoints out of the way of a training that continues after `step`, into a directory beside the
    * others, so that the next training does not resume from them.
@@ -260,7 +251,7 @@ export class RunDirectory extends OptionalFiles {
   }
 
   /** Removes the temporary files of a process that was killed. */
-  removeLeftovers(): void {
+  #removeLeftovers(): void {
     this.#clearCheckpoints();
     this.tryTo(`clear ${this.path}`, () => {
       for (const { name, isFile } of Deno.readDirSync(this.path)) {

@@ -3,7 +3,7 @@ import { UserError } from "../files/user_error.ts";
 import { hashModel, MODEL_NAMES } from "../generate/source.ts";
 import { shortageOf } from "../kernels/fit.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import type { GptConfig, PresetName } from "../model/config.ts";
+import type { PresetName } from "../model/config.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { resolvePrecision } from "../model/precision.ts";
@@ -96,8 +96,12 @@ export async function* makeSetup(
     );
   }
   const precision = resolvePrecision(device, given.precision);
-  const { preset, reason, defaults } = config && given.initFrom !== undefined
-    ? fineTuningOf(config, resumed?.state.source?.spec ?? initial!.spec)
+  const { preset, reason, defaults }: ChosenDefaults = config && given.initFrom !== undefined
+    ? {
+      preset: "auto",
+      reason: `starting from ${resumed?.state.source?.spec ?? initial!.spec}`,
+      defaults: fineTuningDefaults(config),
+    }
     : chooseDefaults(device, given, resumed !== undefined);
   yield notice(
     `${resumed && preset !== "auto" ? `preset ${preset}, as in the checkpoint` : reason}; ` +
@@ -234,11 +238,6 @@ interface ChosenDefaults {
   preset: PresetName | "auto";
   reason: string;
   defaults: TrainingDefaults;
-}
-
-/** The defaults of a training that starts from a model. */
-function fineTuningOf(config: GptConfig, spec: string): ChosenDefaults {
-  return { preset: "auto", reason: `starting from ${spec}`, defaults: fineTuningDefaults(config) };
 }
 
 /** The preset that a training uses on a device, which `auto` leaves open, and the reason. */

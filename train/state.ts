@@ -2,9 +2,7 @@ import { dirname, isAbsolute, join, resolve } from "node:path";
 import { parseHubSpec } from "../data/hub/hub.ts";
 import { readTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import type { Batches } from "../data/tokens/batches.ts";
-import type { Corpus } from "../data/tokens/corpus.ts";
-import { oneRank, type Transport } from "../distributed/transport.ts";
+import { oneRank } from "../distributed/transport.ts";
 import { readText } from "../files/json.ts";
 import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
@@ -51,15 +49,11 @@ import { loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts"
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import { type ResolvedOptions, savedIn } from "./options.ts";
-import {
-  gatherRankStates,
-  haveOwnStates,
-  type RankTraining,
-  RESIDUAL,
-  residualOf,
-} from "./rank_states.ts";
+import { gatherRankStates, haveOwnStates, RESIDUAL, residualOf } from "./rank_states.ts";
+import type { RankTraining } from "./rank_training.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
+import type { Run } from "./run.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
 import { asTyped } from "./run_place.ts";
@@ -204,17 +198,11 @@ function withDimensions(state: TrainerState, config: GptConfig): TrainerState {
 }
 
 /** The parts of a training that a checkpoint saves. */
-export interface Saved extends RankTraining {
+export interface Saved
+  extends
+    RankTraining,
+    Pick<Run, "options" | "typed" | "corpus" | "batches" | "transport" | "source"> {
   directory: RunDirectory;
-  options: ResolvedOptions;
-  /** Names of the options that the user typed. */
-  typed: readonly string[];
-  corpus: Corpus;
-  batches: Batches;
-  /** The transport to the other ranks, which then save their part at the same time. */
-  transport: Transport;
-  /** The model from which the training started. */
-  source: TrainerState["source"] | undefined;
 }
 
 /** Upper bound of the bytes of a checkpoint's files without its tensors and tokenizer. */
@@ -344,14 +332,14 @@ export function baseOf(spec: string): AdapterBase {
   return { base: repo, ...(revision === undefined ? {} : { revision }) };
 }
 
-/** The tensors of a file of a checkpoint. */
-type Load = (tensors: TensorFiles["tensors"], where: string) => void;
+/** The tensors of a file of a checkpoint, and its path. */
+type TensorFile = [tensors: TensorFiles["tensors"], where: string];
 
 /** Reads tensors of a file of a checkpoint. */
-function readTensors(path: string, name: string, load: Load): void {
+function readTensors<T>(path: string, name: string, read: (...file: TensorFile) => T): T {
   const where = join(path, name), files = openTensorFiles([where]);
   try {
-    load(files.tensors, where);
+    return read(files.tensors, where);
   } finally {
     files.close();
   }
@@ -361,7 +349,7 @@ function readTensors(path: string, name: string, load: Load): void {
 function valuesOf(
   prefix: string,
   arena: Arena,
-  ...[tensors, where]: Parameters<Load>
+  ...[tensors, where]: TensorFile
 ): Float32Array<ArrayBuffer> {
   const values = new Float32Array(size(arena.flat.shape));
   for (const [name, { shape }] of arena.tensors) {
@@ -395,11 +383,8 @@ export function readResidual(
   { gradients }: TrainStep,
   rank: number,
 ): Float32Array<ArrayBuffer> {
-  let residual = new Float32Array();
-  readTensors(path, OPTIMIZER_FILE, (...file) => {
-    residual = valuesOf(prefixOf(rank, RESIDUAL), gradients, ...file);
-  });
-  return residual;
+  const prefix = prefixOf(rank, RESIDUAL);
+  return readTensors(path, OPTIMIZER_FILE, (...file) => valuesOf(prefix, gradients, ...file));
 }
 
 /** The moments of a rank in a checkpoint, by the names of the optimizer's arenas. */
@@ -408,13 +393,13 @@ export function readMoments(
   { optimizer }: TrainStep,
   rank: number,
 ): Map<string, Float32Array<ArrayBuffer>> {
-  const moments = new Map<string, Float32Array<ArrayBuffer>>();
-  readTensors(path, OPTIMIZER_FILE, (...file) => {
-    for (const [key, arena] of optimizer.state) {
-      moments.set(key, valuesOf(prefixOf(rank, key), arena, ...file));
-    }
-  });
-  return moments;
+  return readTensors(path, OPTIMIZER_FILE, (...file) =>
+    new Map(
+      optimizer.state.entries().map(([key, arena]) => [
+        key,
+        valuesOf(prefixOf(rank, key), arena, ...file),
+      ]),
+    ));
 }
 
 /**

@@ -4,14 +4,14 @@ import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { notice, noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
-import { flopsPerToken } from "./metrics.ts";
+import { flopsPerToken } from "./cost.ts";
 import { givenPrompt, heldOutPrompt, SAMPLE_TOKENS } from "./prompts.ts";
 import { tokensPerStepOf } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { haveOwnStates } from "./rank_states.ts";
 import { announce } from "./ranks.ts";
 import { cooldownStart, lastBeforeCooldown, ratesAt } from "./schedule.ts";
-import type { StepShare } from "./step_share.ts";
+import type { Run } from "./run.ts";
 import { allSkipped, checkSkips } from "./skips.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { SubmittedSteps } from "./submitted_steps.ts";
@@ -24,15 +24,12 @@ const SAFE_SHARE = 0.95;
 const MOST_MEDIANS = 20;
 
 /** What the training loop works with. */
-export interface Loop extends Saved {
+export interface Loop extends Saved, Pick<Run, "signal" | "share"> {
   record: RunRecord;
   /** Evaluates the model; throws the reason of `signal` if that aborts meanwhile. */
   evaluate: () => Promise<Evaluation>;
   /** Counts weights and gradients, if `histogramEvery` asks for that. */
   histograms?: Histograms;
-  signal: AbortSignal | undefined;
-  /** What this rank computes of each step. */
-  share: StepShare;
   /** Validation loss of the best evaluation of this run so far. */
   bestLoss: number | null;
   /** Checkpoint of this run from which it was resumed. */

@@ -1,14 +1,13 @@
 import { Buffer } from "node:buffer";
 import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { isSystemError, readChunks } from "../files/disk.ts";
+import { isSystemError } from "../files/disk.ts";
 import type { Metric } from "./metrics.ts";
 import { optionLabel } from "./options.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import {
   countRecords,
   FIRST_RECORDS,
-  type RecordCount,
   RecordWriter,
   type SummaryHistogram,
   type SummaryValue,
@@ -74,29 +73,13 @@ export class EventFile {
     this.#flush();
   }
 
-  /** Begins with the first bytes of another event file; returns whether that was possible. */
-  copy(path: string, lengthBytes: number): boolean {
-    for (const chunk of readChunks(path)) {
-      if (this.#lengthBytes === lengthBytes) break;
-      if (this.#write(chunk.subarray(0, lengthBytes - this.#lengthBytes))) continue;
-      this.#lengthBytes = 0; // a part of a record may be at the end
-      return false;
-    }
-    return true;
-  }
-
   #flush(): void {
     const { bytes } = this.#writer;
-    if (bytes.length === 0 || !this.#write(bytes) && bytes.length < MOST_WAITING_BYTES) {
-      return; // they are written together with the next ones
-    }
-    this.#writer.clear();
-  }
-
-  #write(bytes: Uint8Array): boolean {
+    if (bytes.length === 0) return;
     const isWritten = this.#directory.extend(this.#name, this.#lengthBytes, bytes);
     if (isWritten) this.#lengthBytes += bytes.length;
-    return isWritten;
+    else if (bytes.length < MOST_WAITING_BYTES) return; // they are written together with the next ones
+    this.#writer.clear();
   }
 }
 
@@ -112,32 +95,28 @@ export function openEventFile(
 ): EventFile {
   const earlier = eventFilesIn(directory), newest = earlier.at(-1);
   // a process that was killed may have left a part of a later file
-  const isOnly = newest && earlier.every((file) => file.isEmpty !== (file === newest));
-  const path = join(directory.path, newest?.name ?? "");
-  const records = isOnly ? recordsOf(path, lines) : undefined;
-  if (newest && records && !records.isFollowed) {
-    return new EventFile(directory, { name: newest.name, lengthBytes: records.endBytes });
+  if (newest && earlier.every((file) => file.isEmpty !== (file === newest))) {
+    const { name } = newest, lengthBytes = lengthOf(join(directory.path, name), lines);
+    if (lengthBytes !== undefined) return new EventFile(directory, { name, lengthBytes });
   }
   const later = newest ? Number(EVENT_FILE.exec(newest.name)![1]) + 1 : 0;
   const seconds = Math.max(Math.floor(now().getTime() / 1000), later);
   const name = `events.out.tfevents.${String(seconds).padStart(10, "0")}.toy-transformer`;
   const file = new EventFile(directory, { name, lengthBytes: 0 });
-  if (!records || !file.copy(path, records.endBytes)) {
-    file.begin(seconds);
-    file.append(lines.read());
-  }
+  file.begin(seconds);
+  file.append(lines.read());
   discard(directory, earlier);
   return file;
 }
 
-/** The records of an event file up to that of the last line, if it begins with one record per line. */
-function recordsOf(path: string, { count, last }: ShownLines): RecordCount | undefined {
+/** Bytes of the records of an event file, if these are one per line; what was torn off at its end is none. */
+function lengthOf(path: string, { count, last }: ShownLines): number | undefined {
   try {
-    const wanted = FIRST_RECORDS + count, records = countRecords(path, wanted);
+    const wanted = FIRST_RECORDS + count, records = countRecords(path, wanted + 1);
     if (records.count !== wanted) return undefined;
     const writer = new RecordWriter();
     if (last) writeRecord(writer, last);
-    return !last || Buffer.compare(writer.bytes, records.last) === 0 ? records : undefined;
+    return !last || Buffer.compare(writer.bytes, records.last) === 0 ? records.endBytes : undefined;
   } catch (error) {
     if (!isSystemError(error)) throw error;
     return undefined;

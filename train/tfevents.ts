@@ -209,8 +209,6 @@ export interface RecordCount {
   readonly endBytes: number;
   /** The last one. */
   readonly last: Uint8Array;
-  /** Whether another whole record follows; one that was torn off is none. */
-  readonly isFollowed: boolean;
 }
 
 /** Bytes that `countRecords()` reads at once. */
@@ -220,8 +218,8 @@ const CHUNK_BYTES = 2 ** 20;
 export function countRecords(path: string, most: number): RecordCount {
   using file = openFile(path, "r");
   const { size } = fstatSync(file.handle), chunk = Buffer.alloc(CHUNK_BYTES);
-  let count = 0, endBytes = 0, lastAt = 0, isFollowed = false;
-  for (let chunkAt = 0, read = -1; endBytes + HEADER_BYTES <= size;) {
+  let count = 0, endBytes = 0, lastAt = 0;
+  for (let chunkAt = 0, read = -1; count < most && endBytes + HEADER_BYTES <= size;) {
     if (endBytes + HEADER_BYTES > chunkAt + read) {
       read = readAt(file.handle, chunk, chunkAt = endBytes);
       if (read < HEADER_BYTES) break; // the file became shorter
@@ -230,15 +228,13 @@ export function countRecords(path: string, most: number): RecordCount {
     if (chunk.readUInt32LE(at + 8) !== maskedCrc(chunk, at, at + 8)) break;
     const bytes = HEADER_BYTES + Number(chunk.readBigUInt64LE(at)) + FOOTER_BYTES;
     if (endBytes + bytes > size) break;
-    isFollowed = count === most;
-    if (isFollowed) break;
     lastAt = endBytes;
     endBytes += bytes;
     count++;
   }
   const last = new Uint8Array(endBytes - lastAt);
   readAt(file.handle, last, lastAt);
-  return { count, endBytes, last, isFollowed };
+  return { count, endBytes, last };
 }
 
 /** CRC-32C of bytes (RFC 3720, appendix B.4), masked as in TensorFlow's `crc32c.h`. */

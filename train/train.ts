@@ -22,13 +22,20 @@ import { hasAborted, notice, notices, noticesOf, type TrainEvent } from "./event
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts";
 import { createHistograms } from "./histograms.ts";
-import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
+import { costOf, flopsPerToken } from "./cost.ts";
+import { METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import type { Run, Setup, Workplace } from "./run.ts";
 import { finishSetup, makeSetup, openDeviceFor } from "./setup.ts";
 import { cacheBeside, fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { TrainingTime } from "./training_time.ts";
-import { createEvaluation, createModel, createOuterStep, createStep } from "./rank_training.ts";
+import {
+  createEvaluation,
+  createModel,
+  createOuterStep,
+  createStep,
+  type RankTraining,
+} from "./rank_training.ts";
 import {
   announce,
   assign,
@@ -232,9 +239,9 @@ async function* lead(
   yield* notices(...noticesOfRanks(run));
   if (transport.size > 1) yield notice(describeDevices(await devicesOf(transport, device)));
   yield startOf(run);
+  if (directory) yield* noticesOf(directory);
+  yield* notices(checkRoom(out, plannedSaves(run)));
   if (!directory) return yield* estimateRun(run);
-  directory.checkRoom(plannedSaves(run));
-  yield* noticesOf(directory);
   yield* trainModel({ ...run, directory }, {
     ...lifetime,
     secondsBefore: before,
@@ -287,19 +294,18 @@ async function* trainModel(
   if (run.plan) directory.write(PLAN_FILE, `${JSON.stringify(run.plan, null, 2)}\n`);
   yield* noticesOf(directory);
   const outer = resources.use(createOuterStep(run, { gpt, trainStep }));
-  setParameters(run, { gpt, trainStep, outer });
-  if (transport.size > 1) await assign(run, { gpt, trainStep, outer });
+  const training = { gpt, trainStep, outer };
+  setParameters(run, training);
+  if (transport.size > 1) await assign(run, training);
   outer?.start();
   let hasFailed = false;
   try {
     yield* steps({
       ...run,
+      ...training,
       seconds,
       secondsLeft,
       record,
-      gpt,
-      trainStep,
-      outer,
       ...(histograms ? { histograms } : {}),
       async evaluate() {
         await announce(transport, { kind: "evaluation" });
@@ -344,7 +350,6 @@ function tokensBefore({ options, share }: Run): number {
 
 /** Reports what a training would need, and then how long it would take. */
 async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
-  yield* notices(checkRoom(run.out, plannedSaves(run)));
   yield { kind: "estimate", ...estimate(run) };
   const steps = run.options.steps - run.share.start.step;
   if (steps <= 0 || run.signal?.aborted) return;
@@ -405,11 +410,9 @@ async function* recordStep(run: Run, gpt: Gpt): AsyncGenerator<TrainEvent, Train
 }
 
 /** Loads model and optimizer from the checkpoint, or initializes the model. */
-function setParameters(
-  { resumed, initial, options }: Run,
-  { gpt, ...training }: Parameters<typeof restore>[1],
-): void {
-  if (resumed) return restore(resumed, { gpt, ...training }, options);
+function setParameters({ resumed, initial, options }: Run, training: RankTraining): void {
+  if (resumed) return restore(resumed, training, options);
+  const { gpt } = training;
   const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
   const zeroProjections = options.zeroInit === "on";
   initializeParameters(gpt, { seed: options.seed, parameters, zeroProjections });

@@ -7,7 +7,7 @@ import { EARLIER_DEFAULTS } from "../../train/options.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import { caveats, compareTable, differences, drawComparison } from "../../train/compare.ts";
 import { readRun } from "../../train/compared_run.ts";
-import { flopsPerToken } from "../../train/metrics.ts";
+import { flopsPerToken } from "../../train/cost.ts";
 import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
 
 const config = { ...PRESETS.nano, vocabularySize: 300 };

@@ -4,7 +4,7 @@ import { estimateTable, timeTable } from "../../train/estimate.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import type { Device } from "../../kernels/device.ts";
 import { Pipelines } from "../../kernels/pipelines.ts";
-import { costOf } from "../../train/metrics.ts";
+import { costOf } from "../../train/cost.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { withFreeMemory } from "../free_bytes.ts";

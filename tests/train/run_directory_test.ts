@@ -11,7 +11,7 @@ import {
   verifyCheckpoint,
 } from "../../model/files/checkpoint.ts";
 import { noteAdapters } from "../../train/base.ts";
-import type { Keep } from "../../train/retention.ts";
+import { checkRoom, type Keep } from "../../train/retention.ts";
 import { moveAside, openRunDirectory } from "../../train/run_directory.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
 import { withFreeBytes } from "../free_bytes.ts";
@@ -344,44 +344,37 @@ Deno.test("save() leaves the older checkpoints and no partial one when there is 
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
 });
 
-Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when not all do", () => {
+Deno.test("checkRoom() throws when no checkpoint fits, and gives a sentence when not all do", () => {
   const path = makeRun("room", { count: 1 });
-  const notices = (free: number, { keep = 3, saves = 9 }: { keep?: Keep; saves?: number } = {}) => {
-    const run = openRunDirectory(path);
+  const shortage = (
+    free: number,
+    { keep = 3, saves = 9 }: { keep?: Keep; saves?: number } = {},
+  ) => {
     using _ = withFreeBytes(free);
-    try {
-      run.checkRoom({
-        checkpointBytes: 1e9,
-        weightsOnlyBytes: 3e8,
-        keep,
-        others: 1,
-        saves,
-        startsOver: false,
-      });
-      return run.notices;
-    } finally {
-      run.close();
-    }
+    const bytes = { checkpointBytes: 1e9, weightsOnlyBytes: 3e8 };
+    return checkRoom(path, { ...bytes, keep, others: 1, saves, startsOver: false });
   };
   const spare = 2 ** 24;
   // three to keep, the best and the one being written, of which one is there
-  assert.deepEqual(notices(4e9 + spare), []);
-  assert.deepEqual(notices(4e9 + spare - 1), [
+  assert.equal(shortage(4e9 + spare), undefined);
+  assert.equal(
+    shortage(4e9 + spare - 1),
     "Cannot save 4 checkpoints of 1.00 GB each as it needs 4.016777216 GB in " +
-    `${join(path, "checkpoints")}: 4.016777215 GB are free; ` +
-    "make room, or lower --keep: current value is 3",
-  ]);
-  assert.deepEqual(notices(2e9 + spare, { saves: 2 }), []);
-  assert.deepEqual(notices(3e9, { keep: 1 }), []);
+      `${join(path, "checkpoints")}: 4.016777215 GB are free; ` +
+      "make room, or lower --keep: current value is 3",
+  );
+  assert.equal(shortage(2e9 + spare, { saves: 2 }), undefined);
+  assert.equal(shortage(3e9, { keep: 1 }), undefined);
   // auto: likewise three, the best and the one being written, and then six of ten with only weights
-  assert.deepEqual(notices(5.8e9 + spare, { keep: "auto" }), []);
-  assert.deepEqual(notices(5.8e9 + spare - 1, { keep: "auto" }), [
+  assert.equal(shortage(5.8e9 + spare, { keep: "auto" }), undefined);
+  assert.equal(
+    shortage(5.8e9 + spare - 1, { keep: "auto" }),
     "Cannot save 4 checkpoints of 1.00 GB each and 6 of 300 MB with only weights as it needs 5.816777216 GB in " +
-    `${join(path, "checkpoints")}: 5.816777215 GB are free; ` +
-    "make room, or give --keep a number: current value is auto",
-  ]);
-  assert.deepEqual(notices(0, { saves: 0 }), []);
-  assert.throws(() => notices(1e9), {
+      `${join(path, "checkpoints")}: 5.816777215 GB are free; ` +
+      "make room, or give --keep a number: current value is auto",
+  );
+  assert.equal(shortage(0, { saves: 0 }), undefined);
+  assert.throws(() => shortage(1e9), {
     name: "CheckpointError",
     message: `Cannot save a checkpoint as it needs 1.02 GB in ${join(path, "checkpoints")}: ` +
       "1.00 GB are free; make room, or choose another out",
