@@ -56,9 +56,9 @@ export {
 } from "./train/shapes.ts";
 export type { MemoryRole, TrainingMemory } from "./train/limits.ts";
 export type { Evaluation } from "./train/evaluate.ts";
-export type { Metric as TrainingMetric } from "./train/metrics.ts";
+export type { Metric as TrainingMetric } from "./train/record/metrics.ts";
 export type { ParameterHistogram } from "./train/histograms.ts";
-export { type CheckName, type CheckResult, CHECKS } from "./train/checks.ts";
+export { type CheckName, type CheckResult, CHECKS } from "./train/record/checks.ts";
 export { openTransport, type TransportOptions } from "./distributed/open_mpi.ts";
 export type { DistributedChoice } from "./distributed/placement.ts";
 export { oneRank, type Transport } from "./distributed/transport.ts";

@@ -1,7 +1,7 @@
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { writeAll } from "../files/disk.ts";
-import { metricLine } from "../train/metrics.ts";
+import { metricLine } from "../train/record/metrics.ts";
 import { createHandler } from "../serve/handler.ts";
 import { hasCurve, openBrowser } from "./browser.ts";
 

@@ -1,4 +1,4 @@
-import { BLUE, BROWN, drawChart, logAxis, PURPLE, RED, TEAL } from "../train/chart.ts";
+import { BLUE, BROWN, drawChart, logAxis, PURPLE, RED, TEAL } from "../train/record/chart.ts";
 import {
   type ExchangeFigures,
   EXCHANGING,

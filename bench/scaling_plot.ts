@@ -1,4 +1,4 @@
-import { BLUE, BROWN, drawChart, logAxis, RED } from "../train/chart.ts";
+import { BLUE, BROWN, drawChart, logAxis, RED } from "../train/record/chart.ts";
 import { AXES, type Axis, deviceMs, type ScalingPoint } from "./scaling.ts";
 
 /** Label of each axis. */

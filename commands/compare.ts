@@ -3,9 +3,9 @@ import { dirname } from "node:path";
 import { commandLine } from "../files/command_line.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/trainer_state.ts";
-import { caveats, compareTable, drawComparison } from "../train/compare.ts";
-import { type ComparedRun, readRun } from "../train/compared_run.ts";
-import { placeInRun } from "../train/run_place.ts";
+import { caveats, compareTable, drawComparison } from "../train/record/compare.ts";
+import { type ComparedRun, readRun } from "../train/record/compared_run.ts";
+import { placeInRun } from "../train/directory/run_place.ts";
 import { command, output, outputColumns, runCommand, status, warn } from "./command.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 

@@ -22,9 +22,9 @@ import type { Device } from "../kernels/device.ts";
 import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import { isNameInRun, listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
 import { CheckpointError } from "../model/files/trainer_state.ts";
-import { LossCurve } from "../train/loss_curve.ts";
-import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
-import { placeInRun } from "../train/run_place.ts";
+import { LossCurve } from "../train/record/loss_curve.ts";
+import { METRICS_FILE, readMetrics } from "../train/record/metrics.ts";
+import { placeInRun } from "../train/directory/run_place.ts";
 import {
   command,
   output,

@@ -1,5 +1,5 @@
 import { taskCommand } from "../files/command_line.ts";
-import { listRuns, runsTable } from "../train/runs.ts";
+import { listRuns, runsTable } from "../train/record/runs.ts";
 import { command, output, outputColumns, runCommand, status, warn } from "./command.ts";
 
 /** `runs`: what was trained, how far, how well. */

@@ -3,8 +3,8 @@ import { taskCommand } from "../files/command_line.ts";
 import { isUsersError } from "../files/disk.ts";
 import { load } from "../files/packages.ts";
 import { duration } from "../files/units.ts";
-import { LossCurve } from "../train/loss_curve.ts";
-import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
+import { LossCurve } from "../train/record/loss_curve.ts";
+import { type Metric, METRICS_FILE, readMetrics } from "../train/record/metrics.ts";
 import type { TrainEvent } from "../train/train.ts";
 
 /** What a training prints at its end: a small loss curve of the run, and what it did. */

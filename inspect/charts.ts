@@ -1,4 +1,4 @@
-import { BLUE, drawChart, type LegendEntry, RED } from "../train/chart.ts";
+import { BLUE, drawChart, type LegendEntry, RED } from "../train/record/chart.ts";
 import type { Prediction, TextLens, TextPredictions } from "./predictions.ts";
 import { type HeadAttention, LEAST_WEIGHT, percent, quotedToken } from "./tables.ts";
 import type { Token } from "./tokens.ts";

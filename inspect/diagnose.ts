@@ -15,8 +15,8 @@ import {
   resultOf,
   RunChecks,
   unknownResult,
-} from "../train/checks.ts";
-import type { Metric } from "../train/metrics.ts";
+} from "../train/record/checks.ts";
+import type { Metric } from "../train/record/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
 import { type BlockNorms, normsOf, wholeInF32 } from "./blocks.ts";
 import { answersIn, excerptsOf, type TextRow, textRows } from "./diagnosis_texts.ts";
@@ -32,7 +32,7 @@ import { preparePass, USUAL_STEP } from "./pass.ts";
 import { loopShareOf, meanRepetition, type Repetition } from "./repetition.ts";
 
 /**
- * What is wrong with a model, by the table of train/checks.ts: the checks that need the model itself.
+ * What is wrong with a model, by the table of train/record/checks.ts: the checks that need the model itself.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 import { printable } from "../files/printable.ts";
 import { inFewDigits, wrap } from "../files/units.ts";
-import { type CheckResult, CHECKS } from "../train/checks.ts";
+import { type CheckResult, CHECKS } from "../train/record/checks.ts";
 
 /** Before each line under a check. */
 const INDENT = "    ";

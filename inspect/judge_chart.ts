@@ -1,5 +1,5 @@
-import { BROWN, drawChart, GREEN, noPoints, PINK, PURPLE, YELLOW } from "../train/chart.ts";
-import { LossCurve, lossPanel, stepAxis } from "../train/loss_curve.ts";
+import { BROWN, drawChart, GREEN, noPoints, PINK, PURPLE, YELLOW } from "../train/record/chart.ts";
+import { LossCurve, lossPanel, stepAxis } from "../train/record/loss_curve.ts";
 import type { CopyingHead } from "./copying_heads.ts";
 import {
   type AnswerShares,

@@ -1,6 +1,6 @@
 import { printable, quoted } from "../files/printable.ts";
 import type { Device } from "../kernels/device.ts";
-import { differences } from "../train/compare.ts";
+import { differences } from "../train/record/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
 import { OWN_HOSTS, refuseForeign } from "./origin.ts";

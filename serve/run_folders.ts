@@ -1,8 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join, normalize } from "node:path";
 import { isSystemError } from "../files/disk.ts";
-import { METRICS_FILE } from "../train/metrics.ts";
-import { isRun } from "../train/run_place.ts";
+import { METRICS_FILE } from "../train/record/metrics.ts";
+import { isRun } from "../train/directory/run_place.ts";
 import type { RunRow } from "./run_view.ts";
 import { WatchedRun } from "./watched_run.ts";
 

@@ -1,6 +1,6 @@
-import { type Metric, stepsBefore } from "../train/metrics.ts";
+import { type Metric, stepsBefore } from "../train/record/metrics.ts";
 import { tokensPerStepOf } from "../train/options.ts";
-import { TrainingTime, TrainingTokens } from "../train/training_time.ts";
+import { TrainingTime, TrainingTokens } from "../train/record/training_time.ts";
 import { CHARTS, curveName } from "./page/figures.js";
 import { type Columns, type Point, ThinnedCurve } from "./thinned_curve.ts";
 

@@ -1,7 +1,13 @@
 import { Buffer } from "node:buffer";
 import { type BigIntStats, statSync } from "node:fs";
 import { isSystemError, openFile, readAt } from "../files/disk.ts";
-import { CHUNK_BYTES, LINE_BREAK, type Metric, parseMetric, readLines } from "../train/metrics.ts";
+import {
+  CHUNK_BYTES,
+  LINE_BREAK,
+  type Metric,
+  parseMetric,
+  readLines,
+} from "../train/record/metrics.ts";
 import { RunIndex } from "./run_index.ts";
 
 /**

@@ -5,11 +5,11 @@ import { isObject, type JsonObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { isWeightsOnly, listCheckpoints, readHint } from "../model/files/checkpoint.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";
-import type { Ingredients } from "../train/compare.ts";
-import { newestState } from "../train/compared_run.ts";
+import type { Ingredients } from "../train/record/compare.ts";
+import { newestState } from "../train/record/compared_run.ts";
 import { optionLabel } from "../train/options.ts";
 import { UNSAVED } from "../train/resolve.ts";
-import { isLocked } from "../train/run_directory.ts";
+import { isLocked } from "../train/directory/run_directory.ts";
 import type { RunIndex, Sample, Warning } from "./run_index.ts";
 
 /**

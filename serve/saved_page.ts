@@ -1,4 +1,4 @@
-import { differences, type Ingredients } from "../train/compare.ts";
+import { differences, type Ingredients } from "../train/record/compare.ts";
 import { ASSETS, PAGE } from "./assets.ts";
 import type { RunFolders } from "./run_folders.ts";
 import type { RunDetails, RunRow } from "./run_view.ts";

@@ -1,10 +1,10 @@
 import { type Stats, statSync } from "node:fs";
 import { join } from "node:path";
 import { isSystemError } from "../files/disk.ts";
-import type { Ingredients } from "../train/compare.ts";
-import { METRICS_FILE } from "../train/metrics.ts";
+import type { Ingredients } from "../train/record/compare.ts";
+import { METRICS_FILE } from "../train/record/metrics.ts";
 import { tokensPerStepOf } from "../train/options.ts";
-import { isLocked } from "../train/run_directory.ts";
+import { isLocked } from "../train/directory/run_directory.ts";
 import { type Evaluated, type LastSteps, RunIndex, type Warning } from "./run_index.ts";
 import { glance, RunReader } from "./run_reader.ts";
 import {

@@ -6,8 +6,8 @@ import {
   serializeState,
   type TrainerState,
 } from "../model/files/trainer_state.ts";
-import { openRunDirectory } from "../train/run_directory.ts";
-import type { FileContent } from "../train/run_files.ts";
+import { openRunDirectory } from "../train/directory/run_directory.ts";
+import type { FileContent } from "../train/directory/run_files.ts";
 
 /** A directory that is removed when the tests of a file have ended. */
 export const directory = Deno.makeTempDirSync();

@@ -9,7 +9,7 @@ import type { Run } from "./run.ts";
 import { cacheBeside } from "./training_data.ts";
 import { lastBeforeCooldown } from "./schedule.ts";
 import { tokensPerStepOf, type TrainOptions } from "./options.ts";
-import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
+import { checkpointsAtEnd, type PlannedSaves } from "./directory/retention.ts";
 import { checkpointSizes } from "./state.ts";
 import type { TrainStep } from "./step.ts";
 import { REPORT_ROWS } from "./step_state.ts";

@@ -20,8 +20,8 @@ import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safe
 import { MODEL_FILE } from "../model/files/tensor_files.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { saveParameters } from "../model/weights.ts";
-import { type FileContent, writeNew } from "./run_files.ts";
-import { checkFree } from "./run_place.ts";
+import { type FileContent, writeNew } from "./directory/run_files.ts";
+import { checkFree } from "./directory/run_place.ts";
 
 /** Types that the matrices of an exported model can have. */
 export type ExportDType = "f32" | "f16" | "q8_0";

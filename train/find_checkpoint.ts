@@ -11,8 +11,8 @@ import {
 } from "../model/files/checkpoint.ts";
 import { notices, reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
-import type { Workplace } from "./run.ts";
-import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
+import type { Resumed, Workplace } from "./run.ts";
+import { checkResumable, readCheckpoint } from "./state.ts";
 
 /**
  * Reads the checkpoint from which the training resumes: the one that is named, or else the newest that is whole, if

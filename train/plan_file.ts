@@ -12,7 +12,7 @@ import {
 } from "./options.ts";
 import { type Plan, PLANNED_OPTIONS } from "./plan.ts";
 import { mustStay } from "./resolve.ts";
-import type { Resumed } from "./state.ts";
+import type { Resumed } from "./run.ts";
 import { OptionError, validateOptions } from "./validate.ts";
 
 /**

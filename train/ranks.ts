@@ -20,8 +20,8 @@ import {
   createStep,
   type RankTraining,
 } from "./rank_training.ts";
-import type { Run, Workplace } from "./run.ts";
-import { hasResiduals, readMoments, readResidual, type Resumed } from "./state.ts";
+import type { Resumed, Run, Workplace } from "./run.ts";
+import { hasResiduals, readMoments, readResidual } from "./state.ts";
 import { checkSkips } from "./skips.ts";
 import { type AnnouncedStep, type Start, StepShare } from "./step_share.ts";
 import { REPORT_ROWS, type StepState } from "./step_state.ts";

@@ -21,7 +21,7 @@ import {
   type TrainOptions,
 } from "./options.ts";
 import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
-import type { Resumed } from "./state.ts";
+import type { Resumed } from "./run.ts";
 
 /**
  * New names for the inputs of a resumed run: its text, tokenizer and model may have moved, or be named from another

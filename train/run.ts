@@ -1,5 +1,6 @@
 import type { Documents } from "../data/text/documents.ts";
 import type { Batches } from "../data/tokens/batches.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import type { Transport } from "../distributed/transport.ts";
@@ -13,8 +14,7 @@ import type { TrainingMemory } from "./limits.ts";
 import type { ResolvedOptions, TrainOptions } from "./options.ts";
 import type { Plan } from "./plan.ts";
 import type { TrainingDefaults } from "./resolve.ts";
-import type { RunDirectory } from "./run_directory.ts";
-import type { Resumed } from "./state.ts";
+import type { RunDirectory } from "./directory/run_directory.ts";
 import type { StepShare } from "./step_share.ts";
 
 /**
@@ -38,6 +38,16 @@ export interface Workplace {
   readonly documents?: Documents | undefined;
   /** Likewise those to validate with. */
   readonly validationDocuments?: Documents | undefined;
+}
+
+/** A checkpoint to resume from. */
+export interface Resumed {
+  path: string;
+  state: TrainerState;
+  config: GptConfig;
+  tokenizer: Tokenizer;
+  /** The base of the checkpoint's adapters, if it holds adapters only. */
+  base?: ModelSource;
 }
 
 /** The choices of a training that do not depend on its data. */

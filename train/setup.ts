@@ -28,11 +28,10 @@ import {
   type TrainingDefaults,
   typedNames,
 } from "./resolve.ts";
-import type { Run, Setup, Workplace } from "./run.ts";
+import type { Resumed, Run, Setup, Workplace } from "./run.ts";
 import { jumpOf } from "./schedule.ts";
 import { allowedDepths, checkSizes, isPlanned, isSizeOpen, sizeReason, withSizes } from "./size.ts";
 import { StepShare } from "./step_share.ts";
-import type { Resumed } from "./state.ts";
 import { batchesOf, dataPlaces, littleHeldOut, shortRows } from "./training_data.ts";
 
 /**

@@ -21,7 +21,7 @@ import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.t
 import { makeSetup, openDeviceFor } from "./setup.ts";
 import { notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { sizesOf } from "./resolve.ts";
-import type { Resumed } from "./state.ts";
+import type { Resumed } from "./run.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";
 import { checkNames, validateOptions } from "./validate.ts";

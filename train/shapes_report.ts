@@ -1,5 +1,5 @@
 import { byteCount, fitTable } from "../files/units.ts";
-import { BLUE, drawChart, GREEN, GREY, LIGHT_BLUE, RED, YELLOW } from "./chart.ts";
+import { BLUE, drawChart, GREEN, GREY, LIGHT_BLUE, RED, YELLOW } from "./record/chart.ts";
 import { memoryTable } from "./estimate.ts";
 import type { MemoryRole } from "./limits.ts";
 import type { TrainingShapes, TrainingTensor } from "./shapes.ts";

@@ -10,7 +10,6 @@ import {
   checkBaseOption,
   fillModel,
   type FindModelOptions,
-  type ModelSource,
   readModel,
   withEndIds,
 } from "../generate/source.ts";
@@ -53,10 +52,10 @@ import { gatherRankStates, haveOwnStates, RESIDUAL, residualOf } from "./rank_st
 import type { RankTraining } from "./rank_training.ts";
 import { EARLIER_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
-import type { Run } from "./run.ts";
-import type { RunDirectory } from "./run_directory.ts";
-import type { FileContent } from "./run_files.ts";
-import { asTyped } from "./run_place.ts";
+import type { Resumed, Run } from "./run.ts";
+import type { RunDirectory } from "./directory/run_directory.ts";
+import type { FileContent } from "./directory/run_files.ts";
+import { asTyped } from "./directory/run_place.ts";
 import { lastBeforeCooldown } from "./schedule.ts";
 import type { TrainStep } from "./step.ts";
 import { isReachable } from "./step_state.ts";
@@ -68,16 +67,6 @@ import { OptionError, validateOptions } from "./validate.ts";
  *
  * @module
  */
-
-/** A checkpoint to resume from. */
-export interface Resumed {
-  path: string;
-  state: TrainerState;
-  config: GptConfig;
-  tokenizer: Tokenizer;
-  /** The base of the checkpoint's adapters, if it holds adapters only. */
-  base?: ModelSource;
-}
 
 /**
  * Makes sure that a training can reach a state: its options are valid, and its other fields agree with them.

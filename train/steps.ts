@@ -7,7 +7,7 @@ import type { Histograms } from "./histograms.ts";
 import { flopsPerToken } from "./cost.ts";
 import { givenPrompt, heldOutPrompt, SAMPLE_TOKENS } from "./prompts.ts";
 import { tokensPerStepOf } from "./options.ts";
-import type { RunRecord } from "./record.ts";
+import type { RunRecord } from "./record/record.ts";
 import { haveOwnStates } from "./rank_states.ts";
 import { announce } from "./ranks.ts";
 import { cooldownStart, lastBeforeCooldown, ratesAt } from "./schedule.ts";

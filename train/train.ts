@@ -23,12 +23,12 @@ import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken } from "./cost.ts";
-import { METRICS_FILE, readMetrics } from "./metrics.ts";
+import { METRICS_FILE, readMetrics } from "./record/metrics.ts";
 import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
-import type { Run, Setup, Workplace } from "./run.ts";
+import type { Resumed, Run, Setup, Workplace } from "./run.ts";
 import { finishSetup, makeSetup, openDeviceFor } from "./setup.ts";
 import { cacheBeside, fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
-import { TrainingTime } from "./training_time.ts";
+import { TrainingTime } from "./record/training_time.ts";
 import {
   createEvaluation,
   createModel,
@@ -45,20 +45,20 @@ import {
   providerOf,
   withRank,
 } from "./ranks.ts";
-import { openRecord, type RunRecord } from "./record.ts";
+import { openRecord, type RunRecord } from "./record/record.ts";
 import { PLAN_FILE } from "./plan_file.ts";
 import { noticesOfRanks } from "./rank_notices.ts";
 import { checkRates } from "./resolve.ts";
-import { checkRoom } from "./retention.ts";
+import { checkRoom } from "./directory/retention.ts";
 import {
   checkRunDirectory,
   moveAside,
   moveBack,
   openRunDirectory,
   type RunDirectory,
-} from "./run_directory.ts";
-import { placeInRun } from "./run_place.ts";
-import { restore, type Resumed } from "./state.ts";
+} from "./directory/run_directory.ts";
+import { placeInRun } from "./directory/run_place.ts";
+import { restore } from "./state.ts";
 import type { TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";

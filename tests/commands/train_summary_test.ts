@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { drawLosses, TrainSummary } from "../../commands/train_summary.ts";
-import { LossCurve } from "../../train/loss_curve.ts";
+import { LossCurve } from "../../train/record/loss_curve.ts";
 import type { TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 

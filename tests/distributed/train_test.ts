@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Batches } from "../../data/tokens/batches.ts";
-import { readRun } from "../../train/compared_run.ts";
+import { readRun } from "../../train/record/compared_run.ts";
 import { openTestDevice } from "../gpu.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { device } from "../kernels/harness.ts";

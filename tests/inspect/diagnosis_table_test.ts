@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { diagnosisTable } from "../../inspect/diagnosis_table.ts";
-import { type CheckName, CHECKS, resultOf, unknownResult } from "../../train/checks.ts";
+import { type CheckName, CHECKS, resultOf, unknownResult } from "../../train/record/checks.ts";
 
 const CHECKED = [
   resultOf("diverging", 3.745, "the training loss, 10.863, is far above its lowest", {

@@ -11,7 +11,7 @@ import {
 } from "../../inspect/judge.ts";
 import { drawJudgements } from "../../inspect/judge_chart.ts";
 import { type Beginning, judgeStory, storyBeginnings } from "../../inspect/story_judge.ts";
-import { LossCurve } from "../../train/loss_curve.ts";
+import { LossCurve } from "../../train/record/loss_curve.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
 import { device } from "../kernels/harness.ts";
 

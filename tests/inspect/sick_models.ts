@@ -16,8 +16,8 @@ import { createGpt, masterOf } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters, setElements } from "../../model/weights.ts";
 import { createEvaluator } from "../../train/evaluate.ts";
-import type { CheckName } from "../../train/checks.ts";
-import type { Metric } from "../../train/metrics.ts";
+import type { CheckName } from "../../train/record/checks.ts";
+import type { Metric } from "../../train/record/metrics.ts";
 import { createTrainStep } from "../../train/step.ts";
 
 /** Words of the sentences that `texts()` writes, in the order of the sentence. */

@@ -5,7 +5,7 @@ import { createHandler } from "../../serve/handler.ts";
 import type { Changes } from "../../serve/run_folders.ts";
 import type { RunDetails, RunRow } from "../../serve/run_view.ts";
 import type { RunCurves } from "../../serve/watched_run.ts";
-import { openRunDirectory } from "../../train/run_directory.ts";
+import { openRunDirectory } from "../../train/directory/run_directory.ts";
 import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
 import { evaluation, start, step, steps, writeRecord } from "./records.ts";
 

@@ -5,7 +5,7 @@ import { glance, RunReader } from "../../serve/run_reader.ts";
 import { WatchedRun } from "../../serve/watched_run.ts";
 import { directory } from "../checkpoints.ts";
 import { freshSeed } from "../seeds.ts";
-import { readMetrics } from "../../train/metrics.ts";
+import { readMetrics } from "../../train/record/metrics.ts";
 import { evaluation, start, step, steps, writeRecord } from "./records.ts";
 
 let runs = 0;

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { listCheckpoints } from "../../model/files/checkpoint.ts";
 import type { FileDigest } from "../../model/files/trainer_state.ts";
-import { readLines } from "../../train/metrics.ts";
+import { readLines } from "../../train/record/metrics.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { changeFields, readFields } from "../checkpoints.ts";

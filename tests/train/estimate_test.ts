@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { estimateTable, timeTable } from "../../train/estimate.ts";
-import { openRunDirectory } from "../../train/run_directory.ts";
+import { openRunDirectory } from "../../train/directory/run_directory.ts";
 import type { Device } from "../../kernels/device.ts";
 import { Pipelines } from "../../kernels/pipelines.ts";
 import { costOf } from "../../train/cost.ts";

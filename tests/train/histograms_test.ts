@@ -9,7 +9,7 @@ import { download } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createHistograms, type ParameterHistogram } from "../../train/histograms.ts";
-import { readLines } from "../../train/metrics.ts";
+import { readLines } from "../../train/record/metrics.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { listCheckpoints, readTrainerState } from "../../model/files/checkpoint.ts";
 import { serializeState } from "../../model/files/trainer_state.ts";
-import { readMetrics } from "../../train/metrics.ts";
+import { readMetrics } from "../../train/record/metrics.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 import { findModel } from "../../generate/source.ts";

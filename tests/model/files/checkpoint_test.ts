@@ -29,7 +29,7 @@ import {
   readFields,
 } from "../../checkpoints.ts";
 import { freshSeed } from "../../seeds.ts";
-import { openRunDirectory } from "../../../train/run_directory.ts";
+import { openRunDirectory } from "../../../train/directory/run_directory.ts";
 
 /** Rewrites the text of a checkpoint's state. */
 function changeState(checkpoint: string, change: (text: string) => string): void {
