@@ -312,15 +312,16 @@ Deno.test({
       T = 70,
       NH = 2,
       KH = 1,
-      HS = 16,
+      HS = 48, // q in two parts, which are not equal
       row = (NH + 2 * KH) * HS,
       options = { T, heads: NH };
     const on = { ...MATRIX_DEVICE, choices: new Map<string, string>() };
     for (const highest of [3, 35, 66]) {
-      // SCALE · q · k = ±7,396, but for one key: exp2 of the difference is beyond f16 and f32
+      // SCALE · q · k = ±12,711, but for one key: exp2 of the difference is beyond f16 and f32
       const qkv = Float32Array.from({ length: T * row }, (_, i) => {
         const t = Math.floor(i / row), head = Math.floor(i % row / HS);
-        return head < NH ? 43 : head === NH + KH ? t : t === highest ? 43 : -43;
+        if (head < NH) return i % HS < 32 ? 43 : 42; // the second part of q differs
+        return head === NH + KH ? t : t === highest ? 43 : -43;
       });
       const t = tensors({
         qkv: [[T, row], "f16", qkv],
