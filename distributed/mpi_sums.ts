@@ -1,6 +1,6 @@
 import { integers, type MpiCalls } from "./mpi_calls.ts";
 import { openSharedMemory, type SharedMemory } from "./shared_memory.ts";
-import { sliceOf, SUM_FLOATS } from "./transport.ts";
+import { piecesOf, sliceOf, SUM_FLOATS } from "./transport.ts";
 
 /**
  * Sums over ranks, in memory that they share if one host has them all, and otherwise by messages. Each rank adds up a
@@ -27,15 +27,6 @@ export function openSums(calls: MpiCalls): Sums {
   return { sum: sumInMemory(calls, memory), free: memory.free };
 }
 
-/** An array in parts of at most `SUM_FLOATS`: one if it is empty. */
-function partsOf(values: Floats): Floats[] {
-  const parts: Floats[] = [];
-  for (let start = 0; start < values.length || start === 0; start += SUM_FLOATS) {
-    parts.push(values.subarray(start, start + SUM_FLOATS));
-  }
-  return parts;
-}
-
 /** Throws on every rank unless all give as many numbers. */
 async function checkLength(calls: MpiCalls, own: number): Promise<void> {
   const lengths = await calls.lengths(own);
@@ -48,8 +39,8 @@ async function checkLength(calls: MpiCalls, own: number): Promise<void> {
 }
 
 /**
- * Sums in the memory: each rank writes its own part, adds up a slice of all in the place of that of rank 0, and reads all
- * sums. It writes while the part before is added up, and reads while the next one is.
+ * Sums in the memory: each rank writes its own piece, adds up a slice of all in the place of that of rank 0, and reads all
+ * sums. It writes while the piece before is added up, and reads while the next one is.
  */
 function sumInMemory(
   calls: MpiCalls,
@@ -57,11 +48,11 @@ function sumInMemory(
 ): Sums["sum"] {
   const { symbols, placement: { rank, size } } = calls;
   const { ompi_mpi_float: float, ompi_mpi_op_sum: plus } = symbols;
-  let parts = 0; // so far
+  let pieces = 0; // so far
   /** By turn: when all ranks have met, after they have written it, and when this rank has read the sums. */
   const met: Promise<unknown>[] = [], read: Promise<unknown>[] = [];
   const addUp = (values: Floats, length: number): Promise<void> => {
-    const turn = parts++ % turns.length, slots = turns[turn]!, [first] = slots as [bigint];
+    const turn = pieces++ % turns.length, slots = turns[turn]!, [first] = slots as [bigint];
     const metBefore = met.at(turn - 1), readBefore = read[(turn + 1) % turns.length];
     const meeting = Promise.withResolvers<void>();
     met[turn] = meeting.promise;
@@ -82,11 +73,11 @@ function sumInMemory(
     return reading;
   };
   return async (values) => {
-    await Promise.all(partsOf(values).map((part) => addUp(part, values.length)));
+    await Promise.all(piecesOf(values).map((piece) => addUp(piece, values.length)));
   };
 }
 
-/** Sums by messages: each rank gets a slice of every array, adds it up, and hands it to the others. */
+/** Sums by messages: each rank gets a slice of every piece, adds it up, and hands it to the others. */
 function sumByMessages(calls: MpiCalls): Sums["sum"] {
   const { symbols, placement: { rank, size } } = calls;
   const { ompi_mpi_float: float, ompi_mpi_op_sum: plus } = symbols;
@@ -108,6 +99,6 @@ function sumByMessages(calls: MpiCalls): Sums["sum"] {
   return (values) =>
     calls.inTurn(async () => {
       await checkLength(calls, values.length);
-      for (const part of partsOf(values)) await addUp(part);
+      for (const piece of piecesOf(values)) await addUp(piece);
     });
 }

@@ -151,8 +151,8 @@ export class TensorSum implements Disposable {
     memory: Float32Array<ArrayBuffer>,
   ): Promise<Piece> {
     const values = memory.subarray(0, (staging.size - start) / 4);
-    for (const [from, part] of partsOf(values)) {
-      await this.#timed("download", () => this.#copy(staging, start + from, part));
+    for (const [from, stretch] of stretchesOf(values)) {
+      await this.#timed("download", () => this.#copy(staging, start + from, stretch));
     }
     const sum = this.#transport.sum(values);
     sum.catch(() => {}); // another one may throw before it
@@ -164,18 +164,18 @@ export class TensorSum implements Disposable {
     const { queue } = this.#device.gpu, since = performance.now();
     await sum;
     this.#ms.sum += performance.now() - since;
-    for (const [from, part] of partsOf(values)) {
+    for (const [from, stretch] of stretchesOf(values)) {
       await this.#timed("upload", () => {
-        queue.writeBuffer(tensor.buffer, tensor.offsetBytes + start + from, part);
+        queue.writeBuffer(tensor.buffer, tensor.offsetBytes + start + from, stretch);
       });
     }
     queue.submit([]); // what was written needs its memory no longer, which serves for the next pieces
   }
 
-  /** Copies a part of a mapped buffer. */
-  #copy(staging: GPUBuffer, from: number, part: Float32Array): void {
-    const range = staging.getMappedRange(from, part.byteLength);
-    part.set(new Float32Array(range));
+  /** Copies a stretch of a mapped buffer. */
+  #copy(staging: GPUBuffer, from: number, stretch: Float32Array): void {
+    const range = staging.getMappedRange(from, stretch.byteLength);
+    stretch.set(new Float32Array(range));
     // that of Deno is a copy, in memory that is used again at once instead of after a collection
     if (this.#device.provider === "native") range.transfer(0);
   }
@@ -228,10 +228,10 @@ export class TensorSum implements Disposable {
   }
 }
 
-/** The parts of a piece that are copied without a break, and where they begin in it, in bytes. */
-function* partsOf(
+/** The stretches of a piece that are copied without a break, and where they begin in it, in bytes. */
+function* stretchesOf(
   values: Float32Array<ArrayBuffer>,
-): Generator<[from: number, part: Float32Array<ArrayBuffer>]> {
+): Generator<[from: number, stretch: Float32Array<ArrayBuffer>]> {
   for (let from = 0; from < values.byteLength; from += COPY_BYTES) {
     yield [from, values.subarray(from / 4, (from + COPY_BYTES) / 4)];
   }

@@ -11,7 +11,15 @@
  */
 export const SUM_FLOATS = 2 ** 20;
 
-/** The slice of an array that a rank adds up. */
+/** An array in pieces of at most `SUM_FLOATS`, which are added up one after another: one piece if it is empty. */
+export function piecesOf(values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer>[] {
+  return Array.from(
+    { length: Math.ceil(values.length / SUM_FLOATS) || 1 },
+    (_, i) => values.subarray(i * SUM_FLOATS, (i + 1) * SUM_FLOATS),
+  );
+}
+
+/** The slice of a piece that a rank adds up. */
 export function sliceOf(
   rank: number,
   { size, length }: { size: number; length: number },

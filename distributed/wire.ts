@@ -1,4 +1,4 @@
-import { sliceOf, type Transport } from "./transport.ts";
+import { piecesOf, sliceOf, type Transport } from "./transport.ts";
 
 /** The types in which gradients may travel between ranks. */
 export type WireType = "f32" | "f16";
@@ -6,14 +6,11 @@ export type WireType = "f32" | "f16";
 /** All types. */
 export const WIRE_TYPES = ["f32", "f16"] as const satisfies readonly WireType[];
 
-/** Floats that are exchanged at once, 2 MiB in f16, while the next ones are rounded. */
-const CHUNK_FLOATS = 2 ** 20;
-
 /** The greatest power of two up to which sums are scaled; f16 ends at 65504. */
 const LARGEST = 2 ** 15;
 
-/** Numbers that are exchanged at once, and their part of the residual. */
-interface Chunk {
+/** Numbers that are exchanged at once, while the next ones are rounded, and their part of the residual. */
+interface Piece {
   readonly values: Float32Array<ArrayBuffer>;
   readonly rest: Float32Array<ArrayBuffer>;
 }
@@ -58,23 +55,20 @@ export class F16Wire {
     // no sum of any ranks is above the sum of their largest numbers
     const up = 2 ** Math.floor(Math.log2(LARGEST / total)), down = 1 / up;
 
-    const chunks: Chunk[] = [];
-    for (let start = 0; start < values.length; start += CHUNK_FLOATS) {
-      const end = start + CHUNK_FLOATS;
-      chunks.push({ values: values.subarray(start, end), rest: residual.subarray(start, end) });
-    }
+    const rests = piecesOf(residual);
+    const pieces = piecesOf(values).map((values, p): Piece => ({ values, rest: rests[p]! }));
     /** Rounds the numbers of a rank, and keeps the errors. @returns a slice for each rank. */
-    const round = ({ values, rest }: Chunk) => {
+    const round = ({ values, rest }: Piece) => {
       const rounded = roundWithRest(values, rest, { scale, up });
       return Array.from(
         { length: size },
         (_, r) => bytesOf(rounded.subarray(...sliceOf(r, { size, length: rounded.length }))),
       );
     };
-    let parts = chunks[0] && round(chunks[0]);
-    for (const [c, { values, rest }] of chunks.entries()) {
-      const receiving = transport.alltoall(parts!);
-      const next = chunks[c + 1];
+    let parts = round(pieces[0]!);
+    for (const [p, { values, rest }] of pieces.entries()) {
+      const receiving = transport.alltoall(parts);
+      const next = pieces[p + 1];
       if (next) parts = round(next);
       const received = (await receiving).map(({ buffer }) => new Float16Array(buffer));
       const [start, end] = sliceOf(transport.rank, { size, length: values.length });
