@@ -1,10 +1,11 @@
 import { Argument, Option } from "@commander-js/extra-typings";
-import { taskCommand } from "../files/command_line.ts";
+import { commandLine, taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
 import type { GenerateResult } from "../generate/completion.ts";
 import { type BatchPiece, generateBatch } from "../generate/generate.ts";
 import { MAX_NEW_TOKENS, promptIdsOf, randomSeed, seedsFrom } from "../generate/request.ts";
 import { loadSource } from "../generate/load.ts";
+import { placeAt } from "../generate/place.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { command, output, readStandardInput, runCommand, status, wholeNumber } from "./command.ts";
 import { openGpu } from "./gpu.ts";
@@ -64,6 +65,10 @@ async function main(given: string, options: ReturnType<typeof program.opts>): Pr
     ...{ quantize, promptTokens, maxNewTokens, sampler },
     completions: samples,
   });
+  const { reason, load } = given === "-" ? {} : placeAt(given) ?? {};
+  if (load) {
+    status(`the path is continued as a text, though ${reason}; to load it: ${commandLine(load)}`);
+  }
   if (tokenizer.chatTemplate !== undefined) {
     const chat = taskCommand("chat", ...modelWords(options));
     status(`the model has a chat template; to talk with it: ${chat}`);

@@ -313,21 +313,12 @@ Deno.test("generate says how much of a prompt the model reads if its context is 
 
 Deno.test("generate --json writes one object per completion", async () => {
   await trained();
-  const args = [
-    "Hi",
-    "--run",
-    out,
-    "--json",
-    "--samples",
-    "2",
-    "--seed",
-    "1",
-    "--max-new-tokens",
-    "3",
-  ];
-  const { stdout } = await task("generate", args);
+  const args = ["--run", out, ..."--json --samples 2 --seed 1 --max-new-tokens 3".split(" ")];
+  const { stdout, stderr } = await task("generate", [out, ...args]);
+  const sentence = "the path is continued as a text, though it is a run; to load it: --run";
+  assert.match(stderr, new RegExp(`^${sentence} ${RegExp.escape(out)}\n`));
   const stories = stdout.trim().split("\n").map((line) => JSON.parse(line));
-  assert.deepEqual(stories.map(({ prompt, seed }) => [prompt, seed]), [["Hi", 1], ["Hi", 2]]);
+  assert.deepEqual(stories.map(({ prompt, seed }) => [prompt, seed]), [[out, 1], [out, 2]]);
   assert.ok(
     stories.every(({ text, reason, tokens }) => typeof text === "string" && reason && tokens <= 3),
   );
