@@ -5,7 +5,7 @@ import { commandLine } from "../files/command_line.ts";
 import { checkReplaceable, replaceText } from "../files/disk.ts";
 import { readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
-import { wrap } from "../files/units.ts";
+import { wrap } from "../files/table.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { clockOf } from "../kernels/timing.ts";

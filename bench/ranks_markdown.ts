@@ -1,4 +1,4 @@
-import { wrap } from "../files/units.ts";
+import { wrap } from "../files/table.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type PyTorchReport, si, table } from "./markdown.ts";
 import { benchConfig } from "./models.ts";

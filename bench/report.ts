@@ -1,5 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
-import { byteCount, wrap } from "../files/units.ts";
+import { wrap } from "../files/table.ts";
+import { byteCount } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Result, Roofline } from "./harness.ts";

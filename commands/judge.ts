@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { printable } from "../files/printable.ts";
-import { fits, fitTable } from "../files/units.ts";
+import { fits, fitTable } from "../files/table.ts";
 import { UserError } from "../files/user_error.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";

@@ -1,5 +1,6 @@
 import { printable } from "../files/printable.ts";
-import { inFewDigits, wrap } from "../files/units.ts";
+import { wrap } from "../files/table.ts";
+import { inFewDigits } from "../files/units.ts";
 import { type CheckResult, CHECKS } from "../train/record/checks.ts";
 
 /** Before each line under a check. */

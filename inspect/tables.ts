@@ -1,5 +1,5 @@
 import { printable } from "../files/printable.ts";
-import { align, fits } from "../files/units.ts";
+import { align, fits } from "../files/table.ts";
 import type { TextNeighbours } from "./neighbours.ts";
 import type { Prediction, TextLens, TextPredictions } from "./predictions.ts";
 import { highest, type Token } from "./tokens.ts";

@@ -1,4 +1,5 @@
-import { byteCount, fitTable } from "../files/units.ts";
+import { fitTable } from "../files/table.ts";
+import { byteCount } from "../files/units.ts";
 import { BLUE, drawChart, GREEN, GREY, LIGHT_BLUE, RED, YELLOW } from "./record/chart.ts";
 import { memoryTable } from "./estimate.ts";
 import type { MemoryRole } from "./limits.ts";

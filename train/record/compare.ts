@@ -1,4 +1,5 @@
-import { align, duration, fits, inShort } from "../../files/units.ts";
+import { align, fits } from "../../files/table.ts";
+import { duration, inShort } from "../../files/units.ts";
 import { printable } from "../../files/printable.ts";
 import {
   BLUE,
