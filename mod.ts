@@ -41,7 +41,7 @@ export {
   PLANNED_OPTIONS,
   type PlannedOptions,
   sizesAtDepth,
-} from "./train/plan.ts";
+} from "./train/plan/plan.ts";
 export type {
   Estimate as TrainingEstimate,
   EstimatedTime as TrainingTimeEstimate,

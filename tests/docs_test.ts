@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type PresetName, PRESETS } from "../model/config.ts";
-import { planForDepth } from "../train/plan.ts";
+import { planForDepth } from "../train/plan/plan.ts";
 import { presetDefaults } from "../train/resolve.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 

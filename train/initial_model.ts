@@ -6,7 +6,7 @@ import { KEPT_BASE } from "../generate/base.ts";
 import { findModel, modelPaths, type ModelSource } from "../generate/source.ts";
 import type { GptConfig, LoraConfig } from "../model/config.ts";
 import { defaultTargets } from "../model/files/lora.ts";
-import { noteAdapters } from "./directory/base.ts";
+import { noteAdapters } from "./directory/adapter_notes.ts";
 import { notice, notices, reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
 import type { RunDirectory } from "./directory/run_directory.ts";

@@ -24,7 +24,7 @@ import {
   type TrainOptions,
 } from "./options.ts";
 import { DEFAULT_ARCHITECTURE, isGated, partsOf } from "./architecture.ts";
-import { CONVERSATION_TOKENS } from "./plan.ts";
+import { CONVERSATION_TOKENS } from "./plan/plan.ts";
 import { cooldownStart } from "./schedule.ts";
 import { OptionError } from "./validate.ts";
 

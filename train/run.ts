@@ -12,7 +12,7 @@ import type { TrainerState } from "../model/files/trainer_state.ts";
 import type { Precision } from "../model/precision.ts";
 import type { TrainingMemory } from "./limits.ts";
 import type { ResolvedOptions, TrainOptions } from "./options.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan } from "./plan/plan.ts";
 import type { TrainingDefaults } from "./resolve.ts";
 import type { RunDirectory } from "./directory/run_directory.ts";
 import type { StepShare } from "./step_share.ts";

@@ -13,8 +13,8 @@ import { findInitial, holdBase, loraOf, withAdapters } from "./initial_model.ts"
 import { checkTraining } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import { DEFAULT_OPTIONS, savedIn, type TrainOptions } from "./options.ts";
-import { DEPTHS, describePlan, withFigures } from "./plan.ts";
-import { checkSamePlan, planOptions } from "./plan_file.ts";
+import { DEPTHS, describePlan, withFigures } from "./plan/plan.ts";
+import { checkSamePlan, planOptions } from "./plan/plan_file.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
   checkInitial,
@@ -30,7 +30,14 @@ import {
 } from "./resolve.ts";
 import type { Resumed, Run, Setup, Workplace } from "./run.ts";
 import { jumpOf } from "./schedule.ts";
-import { allowedDepths, checkSizes, isPlanned, isSizeOpen, sizeReason, withSizes } from "./size.ts";
+import {
+  allowedDepths,
+  checkSizes,
+  isPlanned,
+  isSizeOpen,
+  sizeReason,
+  withSizes,
+} from "./plan/size.ts";
 import { StepShare } from "./step_share.ts";
 import { batchesOf, dataPlaces, littleHeldOut, shortRows } from "./training_data.ts";
 

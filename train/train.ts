@@ -16,7 +16,7 @@ import { isSystemError } from "../files/disk.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { chooseSize } from "./choose_size.ts";
+import { chooseSize } from "./plan/choose_size.ts";
 import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
 import { hasAborted, notice, notices, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
@@ -46,7 +46,7 @@ import {
   withRank,
 } from "./ranks.ts";
 import { openRecord, type RunRecord } from "./record/record.ts";
-import { PLAN_FILE } from "./plan_file.ts";
+import { PLAN_FILE } from "./plan/plan_file.ts";
 import { noticesOfRanks } from "./rank_notices.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./directory/retention.ts";

@@ -30,7 +30,7 @@ import {
   serializeState,
   type TrainerState,
 } from "../../model/files/trainer_state.ts";
-import { runThatNeeds } from "./base.ts";
+import { runThatNeeds } from "./adapter_notes.ts";
 import { OptionalFiles } from "./optional_files.ts";
 import {
   areSmall,

@@ -10,7 +10,7 @@ import {
   OPTIMIZER_FILE,
   verifyCheckpoint,
 } from "../../../model/files/checkpoint.ts";
-import { noteAdapters } from "../../../train/directory/base.ts";
+import { noteAdapters } from "../../../train/directory/adapter_notes.ts";
 import { checkRoom, type Keep } from "../../../train/directory/retention.ts";
 import { moveAside, openRunDirectory } from "../../../train/directory/run_directory.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../../checkpoints.ts";

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { listRuns, runsTable } from "../../../train/record/runs.ts";
 import { openRunDirectory } from "../../../train/directory/run_directory.ts";
@@ -65,6 +66,17 @@ Deno.test("listRuns() lists a run that has no checkpoint yet, and one that is da
     [join(folder, "empty"), 0, null, null],
   ]);
   assert.ok(warnings.some((sentence) => sentence.includes("trainer_state.json")), `${warnings}`);
+});
+
+Deno.test("listRuns() lists a run whose training removes the checkpoint meanwhile", () => {
+  const path = join(directory, "removed"), run = openRunDirectory(path);
+  run.save(exampleFiles(""), exampleState(1), { keep: 1, best: false });
+  run.append("metrics.jsonl", "damaged");
+  run.close();
+  const checkpoints = join(path, "checkpoints");
+  const remove = () => rmSync(checkpoints, { recursive: true, force: true });
+  const [listed] = listRuns(path, remove); // which warns of the damaged line
+  assert.deepEqual([listed!.step, listed!.savedMs], [1, null]);
 });
 
 Deno.test("listRuns() lists a run that has just begun, without a warning", () => {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { PRESETS } from "../../model/config.ts";
+import { PRESETS } from "../../../model/config.ts";
 import {
   type DepthSizes,
   describePlan,
@@ -7,8 +7,8 @@ import {
   planForDepth,
   planForSeconds,
   sizesAtDepth,
-} from "../../train/plan.ts";
-import { presetDefaults } from "../../train/resolve.ts";
+} from "../../../train/plan/plan.ts";
+import { presetDefaults } from "../../../train/resolve.ts";
 
 /** Parameters of a model of some sizes with 1,000 tokens. */
 const blockParametersOf = ({ layers, width }: Pick<DepthSizes, "layers" | "width">) =>

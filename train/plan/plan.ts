@@ -1,7 +1,7 @@
-import { UserError } from "../files/user_error.ts";
-import { inShort } from "../files/units.ts";
-import { LARGEST } from "../model/config.ts";
-import { tokensPerStepOf, type TrainOptions } from "./options.ts";
+import { UserError } from "../../files/user_error.ts";
+import { inShort } from "../../files/units.ts";
+import { LARGEST } from "../../model/config.ts";
+import { tokensPerStepOf, type TrainOptions } from "../options.ts";
 
 /**
  * Plans of trainings: a dial, the depth, from which all other sizes follow, and the depth that suits a time. This file
@@ -228,7 +228,7 @@ function dropoutFor(epochs: number): number {
  *
  * @example The sizes of a model by its depth
  * ```ts
- * import { type DepthSizes, planForDepth } from "../mod.ts";
+ * import { type DepthSizes, planForDepth } from "../../mod.ts";
  *
  * const blockParametersOf = ({ layers, width }: DepthSizes) => 12 * layers * width ** 2;
  * const plan = planForDepth(4, { trainingTokens: 2e6, blockParametersOf });
@@ -267,7 +267,7 @@ const LEAST_GAIN = 0.99;
  *
  * @example Plan for a machine whose speed is known
  * ```ts
- * import { planForSeconds } from "../mod.ts";
+ * import { planForSeconds } from "../../mod.ts";
  *
  * const plan = await planForSeconds(300, {
  *   trainingTokens: 2e6,

@@ -1,9 +1,9 @@
-import type { PresetName } from "../model/config.ts";
+import type { PresetName } from "../../model/config.ts";
 import { DEPTHS, sizesAtDepth } from "./plan.ts";
 import { readPlan } from "./plan_file.ts";
-import { SIZE_TWICE, type TrainOptions } from "./options.ts";
-import { checkArchitecture, checkDimensions, sizesOf, type TrainingDefaults } from "./resolve.ts";
-import { checkExcluded, OptionError, validateOptions } from "./validate.ts";
+import { SIZE_TWICE, type TrainOptions } from "../options.ts";
+import { checkArchitecture, checkDimensions, sizesOf, type TrainingDefaults } from "../resolve.ts";
+import { checkExcluded, OptionError, validateOptions } from "../validate.ts";
 
 /**
  * What `--depth`, `--minutes` and `--plan` mean before the data is known.

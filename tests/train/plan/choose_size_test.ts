@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { TrainOptions } from "../../train/options.ts";
-import { train, type TrainEvent } from "../../train/train.ts";
-import { directory } from "../checkpoints.ts";
-import { once } from "../once.ts";
-import { device } from "../kernels/harness.ts";
+import type { TrainOptions } from "../../../train/options.ts";
+import { train, type TrainEvent } from "../../../train/train.ts";
+import { directory } from "../../checkpoints.ts";
+import { once } from "../../once.ts";
+import { device } from "../../kernels/harness.ts";
 
 const TEXTS = Array.from({ length: 300 }, (_, i) => `One cat and ${i} dogs met in the park.`);
 const QUIET = {

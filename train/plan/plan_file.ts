@@ -1,19 +1,19 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { isObject, parseJsonObject, readText } from "../files/json.ts";
-import { quoted } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
+import { isObject, parseJsonObject, readText } from "../../files/json.ts";
+import { quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import {
   isGiven,
   optionNamed,
   optionsWhere,
   type ResolvedOptions,
   type TrainOptions,
-} from "./options.ts";
+} from "../options.ts";
 import { type Plan, PLANNED_OPTIONS } from "./plan.ts";
-import { mustStay } from "./resolve.ts";
-import type { Resumed } from "./run.ts";
-import { OptionError, validateOptions } from "./validate.ts";
+import { mustStay } from "../resolve.ts";
+import type { Resumed } from "../run.ts";
+import { OptionError, validateOptions } from "../validate.ts";
 
 /**
  * The plan that a run saves, and that `--plan` reads: every option that says what is trained and how.

@@ -1,12 +1,12 @@
-import type { Corpus } from "../data/tokens/corpus.ts";
-import type { Batches } from "../data/tokens/batches.ts";
-import { flagOf } from "../files/command_line.ts";
-import { shortDuration } from "../files/units.ts";
-import { UserError } from "../files/user_error.ts";
-import type { RecomputeMode } from "../model/activations.ts";
-import type { GptConfig } from "../model/config.ts";
-import { createGpt } from "../model/gpt.ts";
-import { countBlockParameters } from "../model/parameters.ts";
+import type { Corpus } from "../../data/tokens/corpus.ts";
+import type { Batches } from "../../data/tokens/batches.ts";
+import { flagOf } from "../../files/command_line.ts";
+import { shortDuration } from "../../files/units.ts";
+import { UserError } from "../../files/user_error.ts";
+import type { RecomputeMode } from "../../model/activations.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { countBlockParameters } from "../../model/parameters.ts";
 import {
   type DepthSizes,
   type Measurement,
@@ -18,16 +18,16 @@ import {
   withFigures,
 } from "./plan.ts";
 import { readPlan } from "./plan_file.ts";
-import { newModel } from "./architecture.ts";
-import { timeSteps } from "./estimate.ts";
-import { type Callbacks, notice, reporting, type TrainEvent } from "./events.ts";
-import { checkTraining } from "./limits.ts";
-import { type OptionName, tokensPerStepOf, type TrainOptions } from "./options.ts";
-import type { Setup, Workplace } from "./run.ts";
-import { sizesOf } from "./resolve.ts";
+import { newModel } from "../architecture.ts";
+import { timeSteps } from "../estimate.ts";
+import { type Callbacks, notice, reporting, type TrainEvent } from "../events.ts";
+import { checkTraining } from "../limits.ts";
+import { type OptionName, tokensPerStepOf, type TrainOptions } from "../options.ts";
+import type { Setup, Workplace } from "../run.ts";
+import { sizesOf } from "../resolve.ts";
 import { allowedDepths, isPlanned, isSizeOpen, typedAmong, withPlanned } from "./size.ts";
-import { createTrainStep } from "./step.ts";
-import { batchesOf } from "./training_data.ts";
+import { createTrainStep } from "../step.ts";
+import { batchesOf } from "../training_data.ts";
 
 /**
  * How the text, the time and this machine decide the size of a training.
@@ -115,7 +115,7 @@ async function planInTime(
 ): Promise<Planned> {
   const { given } = known.setup;
   const isSized = given.depth === undefined && !isSizeOpen(given);
-  const { planned, secondsPerStep } = isSized
+  const { secondsPerStep, ...planned } = isSized
     ? await planSteps(seconds, known, callbacks)
     : await planDepth(seconds, known, callbacks);
   const left = Math.max(0, seconds());
@@ -129,8 +129,7 @@ async function planInTime(
 }
 
 /** A plan that was made from measurements. */
-interface Measured {
-  readonly planned: Planned;
+interface Measured extends Planned {
   /** Time of a step of the plan. */
   readonly secondsPerStep: number;
 }
@@ -152,7 +151,7 @@ async function planSteps(
   const sizes = { batchSize, contextLength, steps };
   const figures = withFigures(sizes, { given, blockParameters, ...factsOf(known) });
   const untyped = { steps, schedule };
-  return { planned: { plan: { ...figures, options: untyped }, untyped }, secondsPerStep };
+  return { plan: { ...figures, options: untyped }, untyped, secondsPerStep };
 }
 
 /** The plan of a model whose size the time decides, or the depth that is given. */
@@ -178,11 +177,8 @@ async function planDepth(
   const { tokens, tokensPerSecond } = plan.candidates!.find((tried) => tried.depth === depth)!;
   const { batchSize, contextLength } = options as Required<PlannedOptions>;
   const untyped = optionsAtDepth(depth!, { given: { schedule: "wsd" }, tokens, ...facts });
-  return {
-    planned: { plan, untyped },
-    secondsPerStep: tokensPerStepOf({ ...given, batchSize, contextLength, ranks }) /
-      tokensPerSecond,
-  };
+  const tokensPerStep = tokensPerStepOf({ ...given, batchSize, contextLength, ranks });
+  return { plan, untyped, secondsPerStep: tokensPerStep / tokensPerSecond };
 }
 
 /** What a plan knows beside the options. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { DEFAULT_OPTIONS, type TrainOptions } from "../../train/options.ts";
-import { presetDefaults, typedNames } from "../../train/resolve.ts";
-import { allowedDepths } from "../../train/size.ts";
+import { DEFAULT_OPTIONS, type TrainOptions } from "../../../train/options.ts";
+import { presetDefaults, typedNames } from "../../../train/resolve.ts";
+import { allowedDepths } from "../../../train/plan/size.ts";
 
 Deno.test("allowedDepths() has the depths whose sizes allow what is typed", () => {
   const of = (typed: Partial<TrainOptions>) =>

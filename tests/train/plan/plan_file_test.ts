@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { readPlan } from "../../train/plan_file.ts";
-import { directory } from "../checkpoints.ts";
+import { readPlan } from "../../../train/plan/plan_file.ts";
+import { directory } from "../../checkpoints.ts";
 
 Deno.test("readPlan() refuses what is no plan, and options that none has or that are out of range", () => {
   const path = join(directory, "plan.json");
