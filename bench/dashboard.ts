@@ -1,5 +1,6 @@
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
+import { command, runCommand } from "../commands/command.ts";
 import { writeAll } from "../files/disk.ts";
 import { metricLine } from "../train/record/metrics.ts";
 import { createHandler } from "../serve/handler.ts";
@@ -82,4 +83,7 @@ async function main(): Promise<number> {
   return Object.values(results).every((ms) => ms < LIMIT_MS) ? 0 : 1;
 }
 
-if (import.meta.main) Deno.exit(await main());
+if (import.meta.main) {
+  const what = "Measure how soon the dashboard shows a curve of many or long runs.";
+  await command("bench:dashboard", what).action(() => runCommand(main)).parseAsync();
+}

@@ -13,6 +13,8 @@
  *
  * @module
  */
+import { Argument } from "@commander-js/extra-typings";
+import { command, runCommand } from "../commands/command.ts";
 import {
   createGpt,
   createTrainStep,
@@ -337,15 +339,36 @@ function write(results: Results): void {
   Deno.writeTextFileSync(PAGE, replaceSection(page, sections(results), "docs/recipes.md", MARKERS));
 }
 
+/** What the command does. */
+const MODES = ["time", "train", "write"] as const;
+
 if (import.meta.main) {
-  const [mode, ...files] = Deno.args, results = readResults();
-  if (["time", "train"].includes(mode ?? "") && [0, 2].includes(files.length)) {
-    await (mode === "time" ? timeSteps : trainAll)(results, files);
-  } else if (mode === "write" && files.length === 0) write(results);
-  else {
+  const program = command(
+    "bench:recipes",
+    "Compare architectures, optimizers and schedules at the size of nano.",
+  )
+    .addArgument(
+      new Argument(
+        "<mode>",
+        "time the steps of each recipe, train those without a result, or write the page",
+      )
+        .choices(MODES),
+    )
+    .argument("[files...]", "two texts, to train on in place of the built-in stories")
+    .action((mode, files) => runCommand(() => main(mode, files)));
+  await program.parseAsync();
+}
+
+async function main(mode: typeof MODES[number], files: readonly string[]): Promise<void> {
+  if (files.length > 0 && (mode === "write" || files.length !== 2)) {
     throw new UserError(
-      "Cannot compare recipes as the arguments must be time or train, each alone or with two files, or write",
+      `Cannot ${mode} recipes as ${
+        mode === "write" ? "no file" : "none or two files"
+      } must be given: ` +
+        `current number is ${files.length}`,
     );
   }
-  Deno.exit(0); // the device keeps the program running
+  const results = readResults();
+  if (mode === "write") return write(results);
+  await (mode === "time" ? timeSteps : trainAll)(results, files);
 }
