@@ -40,6 +40,8 @@ export interface TrainingSpec extends
   readonly contextLength: number;
   /** Whether the run is resumed, so that none of this can change. */
   readonly isResumed: boolean;
+  /** Whether conversations are evaluated, each apart from the others; false until the data is read. */
+  readonly hasConversations?: boolean;
 }
 
 /** What the backward pass of a training computes again. */
@@ -197,9 +199,9 @@ export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
 /** Records all work of a training on a device that allocates nothing. */
 export function recordTraining(
   dry: DryDevice,
-  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingSpec & {
-    recompute: RecomputeMode;
-  },
+  { config, precision, freeze = "", batchSize, contextLength, hasConversations, ...options }:
+    & TrainingSpec
+    & { recompute: RecomputeMode },
 ): { gpt: Gpt; step: TrainStep; allocations: Allocation[] } {
   const allocations: Allocation[] = [], seen = new Set<Tensor>();
   let bytes = 0;
@@ -233,7 +235,7 @@ export function recordTraining(
   note("step", "optimizer");
   if (options.histogramEvery > 0) createHistograms(gpt, step);
   note("histograms", "other");
-  recordEvaluation(gpt, shape);
+  recordEvaluation(gpt, { ...shape, documents: hasConversations ? "apart" : "joined" });
   note("evaluation", "evaluation");
   batchSlots(gpt, {
     slots: 1,

@@ -203,6 +203,7 @@ export function* finishSetup(
     ...options,
     config,
     isResumed: resumed !== undefined,
+    hasConversations: corpus.validation.answersOf !== undefined,
   });
   if (shortage) {
     yield notice(

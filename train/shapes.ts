@@ -175,17 +175,25 @@ async function* specOf(
     place = { ...found, device, directory: undefined, transport: oneRank };
   const setup = yield* makeSetup(place, wanted, checkpoint);
   const { given, resumed, precision } = setup, sizes = sizesOf(given, setup.defaults);
-  let { config } = setup;
+  let { config } = setup, hasConversations = false;
   if (!config) {
     const corpus = yield* openCorpus(place, setup);
     const { vocabularySize } = corpus.tokenizer;
+    hasConversations = corpus.validation.answersOf !== undefined;
     corpus.close();
     config = newModel({ ...given, ...sizes, vocabularySize });
   }
   const choices = resumed ? choicesOf(resumed.state, device) : undefined;
   return {
     device: choices ? { ...device, choices: new Map(choices) } : device,
-    spec: { ...given, ...sizes, precision, config, isResumed: resumed !== undefined },
+    spec: {
+      ...given,
+      ...sizes,
+      precision,
+      config,
+      isResumed: resumed !== undefined,
+      hasConversations,
+    },
   };
 }
 

@@ -159,6 +159,24 @@ Deno.test("train() with dryRun counts the memory of the training to the byte, it
   }
 });
 
+Deno.test("train() with dryRun counts what the evaluation of conversations needs, to the byte", async () => {
+  const lines = TEXTS.map((content) => {
+    const messages = [{ role: "user", content: "Where?" }, { role: "assistant", content }];
+    return `${JSON.stringify({ messages })}\n`;
+  });
+  const data = [join(directory, "talk.jsonl")];
+  Deno.writeTextFileSync(data[0]!, lines.join(""));
+  const options = { data, contextLength: 64, out: join(directory, "talk") };
+  const { estimate: { memory: { total, samples } } } = await dryRun(options);
+  const counting = countingDevice();
+  for await (const { kind } of train({ ...OPTIONS, ...options, device: counting.device })) {
+    if (kind !== "step") continue;
+    assert.equal(counting.bytes(), total - samples);
+    break;
+  }
+  assert.equal(counting.bytes(), 0); // all is freed when the consumer stops
+});
+
 function filesBytes(path: string): number {
   return [...Deno.readDirSync(path)].reduce(
     (sum, { name }) => sum + Deno.statSync(join(path, name)).size,

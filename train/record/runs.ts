@@ -105,7 +105,7 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
     last: last ? { step: last.step, loss: last.loss, bitsPerByte: last.bitsPerByte } : null,
     best: best ? { step: best.step, loss: best.loss } : null,
     bytes: bytesBelow(run),
-    // a training that goes on may have removed it
+    // the training may have removed it since
     savedMs: found ? statSync(found.checkpoint, { throwIfNoEntry: false })?.mtimeMs ?? null : null,
   };
 }
