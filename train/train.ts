@@ -11,7 +11,6 @@ import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { isAdapter } from "../model/files/lora.ts";
-import type { Gpt } from "../model/gpt.ts";
 import { isSystemError } from "../files/disk.ts";
 import { sentenceOf, UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
@@ -22,12 +21,12 @@ import { hasAborted, notice, notices, noticesOf, type TrainEvent } from "./event
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { checkGivenOnce, givenDocuments, type Texts } from "./given_documents.ts";
 import { createHistograms } from "./histograms.ts";
-import { costOf, flopsPerToken } from "./cost.ts";
+import { costOf } from "./cost.ts";
 import { METRICS_FILE, readMetrics } from "./record/metrics.ts";
 import { DEFAULT_OPTIONS, tokensPerStepOf, type TrainOptions } from "./options.ts";
 import type { Resumed, Run, Setup, Workplace } from "./run.ts";
 import { finishSetup, makeSetup, openDeviceFor } from "./setup.ts";
-import { cacheBeside, fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
+import { fittingTo, notDownloaded, offline, openCorpus } from "./training_data.ts";
 import { TrainingTime } from "./record/training_time.ts";
 import {
   createEvaluation,
@@ -59,9 +58,8 @@ import {
 } from "./directory/run_directory.ts";
 import { placeInRun } from "./directory/run_place.ts";
 import { restore } from "./state.ts";
-import type { TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
-import { recordTuned, tuningFileIn } from "./tuning.ts";
+import { recordTuned } from "./tuning.ts";
 import { checkNames, validateOptions } from "./validate.ts";
 
 export type { TrainEvent } from "./events.ts";
@@ -267,7 +265,7 @@ async function* trainModel(
 ): AsyncGenerator<TrainEvent> {
   const { directory, options, transport, signal, resumed } = run, { start } = run.share;
   const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
-  const trainStep = resources.use(yield* recordStep(run, gpt));
+  const trainStep = resources.use(yield* recordTuned(() => createStep(run, gpt), run));
   const histograms = options.histogramEvery > 0
     ? resources.use(createHistograms(gpt, trainStep))
     : undefined;
@@ -354,7 +352,7 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   const steps = run.options.steps - run.share.start.step;
   if (steps <= 0 || run.signal?.aborted) return;
   using gpt = createModel(run);
-  using trainStep = yield* recordStep(run, gpt);
+  using trainStep = yield* recordTuned(() => createStep(run, gpt), run);
   const timed = await timeSteps(run, { gpt, trainStep });
   if (timed) yield { kind: "time", ...timed, steps, seconds: timed.secondsPerStep * steps };
 }
@@ -395,20 +393,6 @@ function startOf(
   };
 }
 
-/** Records the step with the fastest kernels, or with those of the checkpoint. */
-async function* recordStep(run: Run, gpt: Gpt): AsyncGenerator<TrainEvent, TrainStep> {
-  const { device, out, directory, options, resumed, signal } = run;
-  return yield* recordTuned(() => createStep(run, gpt), {
-    device,
-    tune: directory !== undefined && (options.tune === "on" ||
-      options.tune === "auto" && !device.isCpu && operationsOf(run) >= WORTH_TUNING),
-    remember: options.tune !== "off",
-    file: tuningFileIn(cacheBeside(out)),
-    saved: resumed?.state,
-    signal,
-  });
-}
-
 /** Loads model and optimizer from the checkpoint, or initializes the model. */
 function setParameters({ resumed, initial, options }: Run, training: RankTraining): void {
   if (resumed) return restore(resumed, training, options);
@@ -417,19 +401,6 @@ function setParameters({ resumed, initial, options }: Run, training: RankTrainin
   const zeroProjections = options.zeroInit === "on";
   initializeParameters(gpt, { seed: options.seed, parameters, zeroProjections });
   if (initial) fillModel(gpt, initial);
-}
-
-/**
- * Operations of a training at which `--tune auto` begins to tune: five minutes of a large GPU. Tuning took 17 s,
- * mostly compilation (mini on an H200, November 2026).
- */
-const WORTH_TUNING = 1e16;
-
-/** Operations of one rank in a whole training. */
-function operationsOf({ config, options, batches }: Run): number {
-  const { steps, batchSize, contextLength, gradientAccumulation } = options;
-  const perToken = flopsPerToken(config, { options, batches });
-  return perToken * steps * batchSize * contextLength * gradientAccumulation;
 }
 
 /** The data of a training, for its first event. */

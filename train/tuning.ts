@@ -7,8 +7,11 @@ import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";
+import { flopsPerToken } from "./cost.ts";
 import { hasAborted, notice, notices, type TrainEvent } from "./events.ts";
+import type { Run } from "./run.ts";
 import type { TrainStep } from "./step.ts";
+import { cacheBeside } from "./training_data.ts";
 
 /** The fastest kernels by `Tunable.key`, as in `Device.choices`. */
 export type Choices = ReadonlyMap<string, string>;
@@ -134,28 +137,41 @@ export function forgetUnavailable(
 }
 
 /**
+ * Operations of a training at which `--tune auto` begins to tune: five minutes of a large GPU. Tuning took 17 s,
+ * mostly compilation (mini on an H200, November 2026).
+ */
+const WORTH_TUNING = 1e16;
+
+/** Operations of one rank in a whole training. */
+function operationsOf({ config, options, batches }: Run): number {
+  const { steps, batchSize, contextLength, gradientAccumulation } = options;
+  const perToken = flopsPerToken(config, { options, batches });
+  return perToken * steps * batchSize * contextLength * gradientAccumulation;
+}
+
+/** Whether to time kernels for work that has no stored choice. */
+function isTuning(run: Run): boolean {
+  const { device, directory, options: { tune } } = run;
+  if (!directory || tune === "off") return false;
+  return tune === "on" || !device.isCpu && operationsOf(run) >= WORTH_TUNING;
+}
+
+/**
  * Records the training step. A resumed run uses the kernels of its checkpoint, so that it continues to the bit; any
  * other uses the fastest ones, which are stored or found now.
  *
- * @throws the reason of `signal`, soon after it aborts.
+ * @throws the reason of the run's signal, soon after it aborts.
  */
 export async function* recordTuned(
   record: () => TrainStep,
-  { device, tune, remember, file, saved, signal }: {
-    device: Device;
-    /** Whether to time kernels for work that has no stored choice. */
-    tune: boolean;
-    /** Whether to use stored choices. */
-    remember: boolean;
-    file: string;
-    saved: TrainerState | undefined;
-    signal: AbortSignal | undefined;
-  },
+  run: Run,
 ): AsyncGenerator<TrainEvent, TrainStep> {
+  const { device, out, options, resumed, signal } = run;
+  const saved = resumed?.state, file = tuningFileIn(cacheBeside(out)), tune = isTuning(run);
   const warnings: string[] = [];
   const warn = (sentence: string) => warnings.push(sentence);
   const kept = saved && choicesOf(saved, device);
-  const choices = kept ?? (remember ? readChoices(file, device, warn) : new Map());
+  const choices = kept ?? (options.tune === "off" ? new Map() : readChoices(file, device, warn));
   if (saved && !kept) {
     warn(
       `resuming on ${adapterOf(device)} a run that was trained on ${saved.tuning.adapter}: ` +

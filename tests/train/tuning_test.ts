@@ -7,6 +7,7 @@ import type { TrainerState } from "../../model/files/trainer_state.ts";
 import { PRESETS } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
+import type { Run } from "../../train/run.ts";
 import type { TrainStep } from "../../train/step.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
@@ -270,16 +271,12 @@ Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and r
     "the checkpoint names kernels that this version does not have here: quads",
   );
   assert.deepEqual([...other.choices.keys()], ["other work"]);
-  const file = fileIn("lacking");
+  const file = fileIn("cache");
   writeChoices(file, deviceWith({ [key!]: "quads" }), assert.fail);
   let isFreed = false;
   const step = { program: replaced.program, [Symbol.dispose]: () => isFreed = true };
-  const options = { device: other, tune: false, remember: true, file };
-  const events = recordTuned(() => step as unknown as TrainStep, {
-    ...options,
-    saved: undefined,
-    signal: undefined,
-  });
+  const run = { device: other, out: join(directory, "run"), options: { tune: "auto" } };
+  const events = recordTuned(() => step as unknown as TrainStep, run as Run);
   assert.equal((await events.next()).done, false); // a notice
   await events.return(undefined as never);
   assert.ok(isFreed, "when the consumer stops at the notice");
