@@ -4,7 +4,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { type Corpus, type CorpusOptions, loadCorpus } from "../data/tokens/corpus.ts";
-import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import { countAnswers, type TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { runOf } from "../generate/base.ts";
 import { loadSource } from "../generate/load.ts";
@@ -83,14 +83,16 @@ async function main(options: EvalOptions): Promise<void> {
   giveBack(...HUB, "write");
 
   const maxTokens = options.tokens || Infinity;
-  const [some, rounded] = text.length > maxTokens
+  const answers = countAnswers(text), all = answers ?? text.length; // of a conversation only answers are predicted
+  const [some, rounded] = all > maxTokens
     ? [`the first ${maxTokens} of `, ", rounded up to whole batches"]
     : ["", ""];
-  status(`evaluating ${path} on ${some}${text.length} tokens${rounded}`);
+  const inAnswers = answers === undefined ? "" : " in answers";
+  status(`evaluating ${path} on ${some}${all} tokens${inAnswers}${rounded}`);
   const evaluator = createEvaluator(gpt, tokenizer, text, { ...shape, maxTokens });
   const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
   if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
-  const totalBytes = Math.min(text.length, maxTokens), counted = "tokens";
+  const totalBytes = Math.min(all, maxTokens), counted = "tokens";
   const onProgress = (doneBytes: number) =>
     display.show({ stage: "evaluating", name: path, counted, doneBytes, totalBytes });
   onProgress(0);

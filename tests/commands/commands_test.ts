@@ -337,22 +337,23 @@ Deno.test("generate --stop needs one text, may be repeated, and ignores the prom
   assert.equal(stdout, `${prompt}${story.slice(0, Math.min(...ends))}\n`, stderr);
 });
 
-Deno.test("eval measures a checkpoint on a text", async () => {
+Deno.test("eval measures a checkpoint on the answers of conversations, and counts them", async () => {
   await trained();
-  const text = join(directory, "text.txt");
-  await Deno.writeTextFile(text, "Once upon a time, there was a shy girl named Lily.");
-  const { code, stdout } = await task("eval", ["--run", out, "--data", text, "--json"]);
-  assert.equal(code, 0);
+  const data = join(directory, "chats.jsonl");
+  const messages = [{ role: "user", content: "Who?" }, { role: "assistant", content: "Tim." }];
+  Deno.writeTextFileSync(data, `${JSON.stringify({ messages })}\n`.repeat(20));
+  const evaluate = (...words: string[]) =>
+    task("eval", ["--run", out, "--data", data, "--json", ...words]);
+  const { code, stdout, stderr } = await evaluate();
+  assert.equal(code, 0, stderr);
   const { loss, perplexity, bitsPerByte, tokens } = JSON.parse(stdout);
-  assert.ok(
-    Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && tokens > 5 && bitsPerByte > 0,
-  );
-  const some = await task("eval", ["--run", out, "--tokens", "33", "--json"]);
-  assert.match(
-    some.stderr,
-    /^evaluating \S+ on the first 33 of \d+ tokens, rounded up to whole batches$/m,
-  );
-  assert.ok(JSON.parse(some.stdout).tokens > 33);
+  assert.ok(Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && bitsPerByte > 0);
+  assert.match(stderr, new RegExp(`^evaluating \\S+ on ${tokens} tokens in answers$`, "m"));
+  const some = await evaluate("--tokens", "33");
+  const on = `on the first 33 of ${tokens} tokens in answers, rounded up to whole batches`;
+  assert.match(some.stderr, new RegExp(`^evaluating \\S+ ${on}$`, "m"));
+  const { tokens: first } = JSON.parse(some.stdout);
+  assert.ok(first >= 33 && first < tokens, `${first}`);
 });
 
 Deno.test("eval measures another model on the text that a run holds out", async () => {
