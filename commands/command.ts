@@ -6,6 +6,7 @@ import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { sleep } from "../files/sleep.ts";
 import { UserError } from "../files/user_error.ts";
+import { argumentHint, TEXTS, withSuggestion } from "./mistyped.ts";
 import { permissionError } from "./permissions.ts";
 import { EXIT_CODES, type Listening } from "./signals.ts";
 
@@ -45,7 +46,7 @@ export function command(
       getErrHasColors: () => false,
       outputError: (text, write) =>
         write(
-          suggesting(program, text, instead).replace(/^error: /, "Error: ") +
+          withSuggestion(program, text, instead).replace(/^error: /, "Error: ") +
             argumentHint(program, text),
         ),
     });
@@ -80,9 +81,6 @@ export function endHelp(
   });
 }
 
-/** Names of arguments that are texts: they may be empty, and have several words. */
-const TEXTS = ["prompt", "text"];
-
 /** Ends the command if an option's value or a name is empty, as an unset variable of the shell is. */
 function refuseEmpty(program: Command): void {
   for (const option of program.options) {
@@ -106,61 +104,6 @@ function enterDirectoryOfUser(): void {
   if (directory === undefined) return;
   const project = Deno.realPathSync(new URL("..", import.meta.url));
   if (Deno.cwd() === project) Deno.chdir(directory);
-}
-
-/** An error about an unknown option with what to type instead, if that is known, in place of commander's guess. */
-function suggesting(
-  program: Command,
-  error: string,
-  instead: Readonly<Record<string, string>>,
-): string {
-  const [first, unknown = ""] = /^error: unknown option '(--[\w-]+).*'\n/.exec(error) ?? [];
-  if (first === undefined) return error;
-  if (Object.hasOwn(instead, unknown)) return `${first}(${instead[unknown]})\n`;
-  const alike = program.options.flatMap(({ long }) =>
-    long && meanAlike(unknown, long) ? [long] : []
-  );
-  if (alike.length === 0 || alike.length > MOST_ALIKE) return error;
-  return `${first}(Did you mean ${alike.length > 1 ? "one of " : ""}${alike.join(", ")}?)\n`;
-}
-
-/** Options that are suggested for an unknown one, at most. */
-const MOST_ALIKE = 4;
-
-/** Whether two flags may mean the same: one is part of the other, as in --batch and --batch-size, or its initials, --lr. */
-function meanAlike(unknown: string, known: string): boolean {
-  const [a, b] = [unknown, known].map((flag) => flag.slice(2).split("-")) as [string[], string[]];
-  return a.join("") === b.map(([initial]) => initial).join("") || arePart(a, b) || arePart(b, a);
-}
-
-/** Whether all words are among others, in their order, or the beginnings of those. */
-function arePart(words: readonly string[], others: readonly string[]): boolean {
-  let found = 0;
-  for (const other of others) {
-    if (found < words.length && other.startsWith(words[found]!)) found++;
-  }
-  return found === words.length;
-}
-
-/** What options name that is often typed as an argument. */
-const NAMED_BY_OPTIONS = { "--run": "a run", "--data": "a text" };
-
-/** A hint if a text or a name was typed as an argument that the command lacks, or is taken for an option or several arguments. */
-function argumentHint(program: Command, error: string): string {
-  const isTooMany = error.startsWith("error: too many arguments");
-  if (program.registeredArguments.length === 0) {
-    const ways = Object.entries(NAMED_BY_OPTIONS)
-      .filter(([flag]) => program.options.some(({ long }) => long === flag))
-      .map(([flag, what]) => `${what} with ${flag}`);
-    return isTooMany && ways.length > 0 ? `Name ${ways.join(", or ")}\n` : "";
-  }
-  const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
-  if (unknown !== undefined && !/^--[\w-]+(=.*)?$/s.test(unknown)) {
-    const words = commandLine(["--", unknown]);
-    return `Put an argument that begins with - behind --: ${program.name()} ${words}\n`;
-  }
-  const isText = program.registeredArguments.some((argument) => TEXTS.includes(argument.name()));
-  return isText && isTooMany ? "Put a text of several words between quotes\n" : "";
 }
 
 /** Parser for a whole number of at least `least`, and at most `most` if it is given. */

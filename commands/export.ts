@@ -28,7 +28,8 @@ const program = withModelOptions(
       const source = await findNamedModel(options);
       giveBack(...HUB);
       const device = await openGpu(options);
-      status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
+      const name = source.checkpoint ?? source.spec;
+      status(`writing ${countParameters(source.config)} parameters of ${name} in ${dtype}`);
       if (source.adapters) status(`adapters are merged into their base, ${source.adapters.base}`);
       const model = loadSource(device, source, { precision: "f32" });
       await exportModel(model, { to, dtype, out, onNotice: status });

@@ -7,7 +7,11 @@ import { LossCurve } from "../train/record/loss_curve.ts";
 import { type Metric, METRICS_FILE, readMetrics } from "../train/record/metrics.ts";
 import type { TrainEvent } from "../train/train.ts";
 
-/** What a training prints at its end: a small loss curve of the run, and what it did. */
+/**
+ * What a training prints at its end: a small loss curve of the run, and what it did.
+ *
+ * @module
+ */
 
 /** Points below which a curve says nothing. */
 const FEWEST_POINTS = 10;

@@ -266,6 +266,9 @@ export function reading<T>(action: () => T, refuse: (reason: string) => Error): 
     if (!isSystemError(error) || error instanceof Deno.errors.NotCapable) throw error;
     if (error.code === "ENOENT") throw refuse("there is no such file");
     if (error.code === "ENOTDIR") throw refuse("a file is in its place");
+    if (error.code === "EACCES" || error.code === "EPERM") {
+      throw refuse("reading it is not permitted");
+    }
     throw refuse(error.message);
   }
 }

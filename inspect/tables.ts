@@ -126,7 +126,7 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
   }
   const left = layers.length - kept.length;
   if (left === 0) return text;
-  return `${text}\nlayers that do not fit: ${left} of ${layers.length}\n`;
+  return `${text}\ncolumns that do not fit: ${left} of ${layers.length}\n`;
 }
 
 /** So many whole numbers from 0 to the last, evenly spread; one alone is the last. */

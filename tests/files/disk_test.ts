@@ -306,6 +306,13 @@ Deno.test("reading() makes a sentence of a refusal of the system, and throws oth
     message: "Cannot read: there is no such file",
   });
   assert.throws(() => read(directory), { name: "UserError", message: /^Cannot read: .+/ });
+  const locked = () => {
+    throw Object.assign(new Error("EACCES: permission denied, open 'x'"), { code: "EACCES" });
+  };
+  assert.throws(() => reading(locked, (reason) => new UserError(reason)), {
+    name: "UserError",
+    message: "reading it is not permitted",
+  });
   const mistake = () => {
     throw new TypeError("not a function");
   };

@@ -85,7 +85,7 @@ Deno.test("lensTable() leaves out layers that have no room, never the last", () 
   ]);
   assert.deepEqual(shown(40), ["layer 11, output"]);
   assert.deepEqual(shown(110), ["embedding", "layer 3", "layer 7", "layer 11, output"]);
-  assert.match(lensTable(lens, 110), /\n\nlayers that do not fit: 9 of 13\n$/);
+  assert.match(lensTable(lens, 110), /\n\ncolumns that do not fit: 9 of 13\n$/);
   assert.match(lensTable(lens), /^" time" +" \\xf0\\x9f" +" time" 0 % \(2\) .* 12.0 % \(2\)$/m);
 });
 
