@@ -5,7 +5,7 @@ import { outerGradient, outerStep } from "../kernels/outer_step/outer_step.ts";
 import { Program } from "../kernels/program.ts";
 import { type Tensor, tensorBytes, viewTensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { createTrainedArena, rangeOf, trainedRuns } from "./optimizer.ts";
+import { createTrainedArena, rangeOf, trainedSpans } from "./optimizer.ts";
 import { OUTER_DEFAULTS } from "./options.ts";
 import type { TrainStep } from "./step.ts";
 
@@ -106,12 +106,12 @@ export class OuterStep implements Disposable {
     this.#program = new Program(device);
     outerGradient(this.#program, { start: start.flat }, { weights });
     this.#stepFrom = this.#program.length;
-    for (const run of trainedRuns(gpt)) {
+    for (const span of trainedSpans(gpt)) {
       outerStep(this.#program, {
-        weights: rangeOf(parameters, run),
-        start: rangeOf(start, run),
-        momentum: rangeOf(momentum, run),
-        copy: copies && run[0].decayed ? rangeOf(copies, run) : undefined,
+        weights: rangeOf(parameters, span),
+        start: rangeOf(start, span),
+        momentum: rangeOf(momentum, span),
+        copy: copies && span[0].decayed ? rangeOf(copies, span) : undefined,
       }, { ranks: transport.size, outerLearningRate, outerMomentum });
     }
   }

@@ -115,21 +115,21 @@ export function finalGradients(
   }
   return result.map((group, i) => ({
     to: i === result.length - 1 ? to : group.to,
-    parts: runsOf(names, group.names).map(([first, last]) =>
+    parts: spansOf(names, group.names).map(([first, last]) =>
       arenaRange(gradients, { first, last })
     ),
   }));
 }
 
-/** The first and the last name of each run of neighbours that are in a set. */
-function runsOf(names: readonly string[], set: ReadonlySet<string>): [string, string][] {
-  const runs: [string, string][] = [];
+/** The first and the last name of each span of neighbours that are in a set. */
+function spansOf(names: readonly string[], set: ReadonlySet<string>): [string, string][] {
+  const spans: [string, string][] = [];
   for (const [i, name] of names.entries()) {
     if (!set.has(name)) continue;
-    if (i > 0 && set.has(names[i - 1]!)) runs.at(-1)![1] = name;
-    else runs.push([name, name]);
+    if (i > 0 && set.has(names[i - 1]!)) spans.at(-1)![1] = name;
+    else spans.push([name, name]);
   }
-  return runs;
+  return spans;
 }
 
 function overlap(a: Tensor, b: Tensor): boolean {

@@ -61,8 +61,8 @@ const adamwKind: OptimizerKind<"m" | "v", "corrections"> = {
   state: ["m", "v"], // first and second moments
   constants: ({ beta1, beta2 }) => ({ corrections: adamwCorrections(beta1, beta2) }),
   record(program, model, parameters, { gradients, update, state, constants }, options) {
-    for (const run of runsOf(parameters, model)) {
-      const part = (arena: Arena) => rangeOf(arena, run), [{ decayed }] = run;
+    for (const span of spansOf(parameters, model)) {
+      const part = (arena: Arena) => rangeOf(arena, span), [{ decayed }] = span;
       adamw(program, { gradient: part(gradients), update, ...constants }, {
         parameter: part(model.parameters),
         m: part(state.m),
@@ -81,10 +81,10 @@ const muonKind: OptimizerKind<"momentum", never> = {
   constants: () => ({}),
   record(program, model, parameters, { gradients, update, state: { momentum } }, options) {
     const blocks = new Set(parameters.map(({ name }) => blockOf(name))), [first] = blocks;
-    const [run] = runsOf(parameters, model); // blocks are neighbours, and laid out alike
+    const [span] = spansOf(parameters, model); // blocks are neighbours, and laid out alike
     /** The blocks' part of an arena, [L,S]. */
     const part = (arena: Arena) => {
-      const flat = rangeOf(arena, run!), shape = [blocks.size, size(flat.shape) / blocks.size];
+      const flat = rangeOf(arena, span!), shape = [blocks.size, size(flat.shape) / blocks.size];
       return viewTensor(flat, { offset: 0, shape });
     };
     const matrices = blockMatrices(model.config).map(
@@ -203,30 +203,30 @@ export function createOptimizer(
   };
 }
 
-/** The trained parameters, in runs. */
-export function trainedRuns(model: Gpt): ParameterRun[] {
-  return runsOf(model.table.filter(({ trained }) => trained), model);
+/** The trained parameters, in spans. */
+export function trainedSpans(model: Gpt): ParameterSpan[] {
+  return spansOf(model.table.filter(({ trained }) => trained), model);
 }
 
 /** Parameters that are neighbours in every arena, of which all have weight decay, or none has. */
-export type ParameterRun = readonly [ParameterSpec, ...ParameterSpec[]];
+export type ParameterSpan = readonly [ParameterSpec, ...ParameterSpec[]];
 
-/** Cuts a list of parameters into runs of neighbours of which all have weight decay, or none has. */
-function runsOf(
+/** Cuts a list of parameters into spans of neighbours of which all have weight decay, or none has. */
+function spansOf(
   parameters: readonly ParameterSpec[],
   { table }: Pick<Gpt, "table">,
-): ParameterRun[] {
-  const runs: [ParameterSpec, ...ParameterSpec[]][] = [];
+): ParameterSpan[] {
+  const spans: [ParameterSpec, ...ParameterSpec[]][] = [];
   for (const parameter of parameters) {
-    const run = runs.at(-1), last = run?.at(-1);
+    const span = spans.at(-1), last = span?.at(-1);
     const areNeighbours = last && table.indexOf(parameter) === table.indexOf(last) + 1;
-    if (areNeighbours && last.decayed === parameter.decayed) run!.push(parameter);
-    else runs.push([parameter]);
+    if (areNeighbours && last.decayed === parameter.decayed) span!.push(parameter);
+    else spans.push([parameter]);
   }
-  return runs;
+  return spans;
 }
 
-/** The part of an arena that holds a run of parameters. */
-export function rangeOf(arena: Arena, run: ParameterRun): Tensor {
-  return arenaRange(arena, { first: run[0].name, last: run.at(-1)!.name });
+/** The part of an arena that holds a span of parameters. */
+export function rangeOf(arena: Arena, span: ParameterSpan): Tensor {
+  return arenaRange(arena, { first: span[0].name, last: span.at(-1)!.name });
 }

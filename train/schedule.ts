@@ -128,10 +128,16 @@ const NOTICEABLE = 0.1;
 /**
  * A sentence if new options change the learning rate of the next step of a resumed run, or let a cool-down begin with
  * it.
+ *
+ * @param options.isSaved whether the run has the checkpoint of a step.
  */
 export function jumpOf(
   step: number,
-  { before, now }: { before: Schedule & { syncEvery?: number }; now: Schedule },
+  { before, now, isSaved }: {
+    before: Schedule & { syncEvery?: number };
+    now: Schedule;
+    isSaved: (step: number) => boolean;
+  },
 ): string | undefined {
   const figure = (value: number) => `${Number(value.toPrecision(3))}`;
   const beforeCooldown = cooldownStart(before);
@@ -144,7 +150,7 @@ export function jumpOf(
   }
   const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
   const isNear = (other: number) => Math.abs(rate - other) <= NOTICEABLE * other;
-  const hasCooled = step > beforeCooldown;
+  const hasCooled = step > beforeCooldown, extendable = lastBeforeCooldown(before);
   // before its cool-down, a run that is made longer stays at the rate that it has
   if (isNear(old) || !hasCooled && isNear(learningRateAt(step, { ...before, cooldown: 0 }))) {
     return undefined;
@@ -153,7 +159,7 @@ export function jumpOf(
     (now.steps === before.steps
       ? ""
       : `; the schedule now has ${now.steps} steps instead of ${before.steps}`) +
-    (rate > old && hasCooled
-      ? `; --resume-from ${lastBeforeCooldown(before)} continues from before the cool-down`
+    (rate > old && hasCooled && isSaved(extendable)
+      ? `; --resume-from ${extendable} continues from before the cool-down`
       : "");
 }

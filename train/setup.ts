@@ -4,6 +4,7 @@ import { hashModel, MODEL_NAMES } from "../generate/source.ts";
 import { shortageOf } from "../kernels/fit.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { PresetName } from "../model/config.ts";
+import { listCheckpoints } from "../model/files/checkpoint.ts";
 import type { TrainerState } from "../model/files/trainer_state.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { resolvePrecision } from "../model/precision.ts";
@@ -192,9 +193,12 @@ export function* finishSetup(
     }),
     options: planOptions(given, options),
   };
+  const isSaved = (step: number) => listCheckpoints(place.out).some((saved) => saved.step === step);
   yield* notices(
     plan && describePlan(plan),
-    began && first < options.steps ? jumpOf(first, { before: began, now: options }) : undefined,
+    began && first < options.steps
+      ? jumpOf(first, { before: began, now: options, isSaved })
+      : undefined,
     littleHeldOut(corpus),
   );
   const { vocabularySize } = corpus.tokenizer;

@@ -104,13 +104,16 @@ Deno.test("learningRateAt() gives another learning rate the same share at every 
   assert.deepEqual([learningRateAt(4, none), learningRateAt(11, none, 0.02)], [0, 0]);
 });
 
+/** Every checkpoint is there. */
+const isSaved = () => true;
+
 Deno.test("jumpOf() gives both learning rates with three digits, and the steps if they changed", () => {
   const flat = (rate: number, steps = 10): Schedule => ({
     ...{ schedule: "constant", learningRate: rate, minLearningRate: rate },
     ...{ warmupSteps: 0, cooldown: 0, steps },
   });
   const jump = (before: number, now: number, steps?: number) =>
-    jumpOf(4, { before: flat(before), now: flat(now, steps) });
+    jumpOf(4, { before: flat(before), now: flat(now, steps), isSaved });
   assert.equal(
     jump(0.00123456, 0.0234567),
     "the learning rate jumps: step 5 has 0.0235 instead of 0.00123",
@@ -130,26 +133,30 @@ Deno.test("jumpOf() says that a cool-down begins, and from where a run that has 
     ...{ warmupSteps: 0, cooldown, steps },
   });
   const planned = wsd(100, 20);
-  assert.equal(jumpOf(80, { before: planned, now: planned }), undefined);
+  assert.equal(jumpOf(80, { before: planned, now: planned, isSaved }), undefined);
   assert.equal(
-    jumpOf(30, { before: planned, now: wsd(40, 10) }),
+    jumpOf(30, { before: planned, now: wsd(40, 10), isSaved }),
     "the cool-down begins: the learning rate falls from 0.1 to 0 up to step 40",
   );
   // of a run that has ended without one; not if the rate is not the highest
   for (const before of [wsd(30, 0), { ...wsd(30, 0), schedule: "constant" as const }]) {
     assert.equal(
-      jumpOf(30, { before, now: wsd(40, 10) }),
+      jumpOf(30, { before, now: wsd(40, 10), isSaved }),
       "the cool-down begins: the learning rate falls from 0.1 to 0 up to step 40",
     );
   }
   assert.equal(
-    jumpOf(30, { before: { ...wsd(30, 0), schedule: "cosine" }, now: wsd(40, 10) }),
+    jumpOf(30, { before: { ...wsd(30, 0), schedule: "cosine" }, now: wsd(40, 10), isSaved }),
     "the learning rate jumps: step 31 has 0.0698 instead of 0; the schedule now has 40 steps instead of 30",
   );
   assert.equal(
-    jumpOf(90, { before: planned, now: wsd(200, 20) }),
+    jumpOf(90, { before: planned, now: wsd(200, 20), isSaved }),
     "the learning rate jumps: step 91 has 0.1 instead of 0.0276; the schedule now has 200 steps instead of 100; " +
       "--resume-from 80 continues from before the cool-down",
   );
-  assert.equal(jumpOf(80, { before: planned, now: wsd(200, 20) }), undefined);
+  assert.equal(
+    jumpOf(90, { before: planned, now: wsd(200, 20), isSaved: (step) => step !== 80 }),
+    "the learning rate jumps: step 91 has 0.1 instead of 0.0276; the schedule now has 200 steps instead of 100",
+  );
+  assert.equal(jumpOf(80, { before: planned, now: wsd(200, 20), isSaved }), undefined);
 });
