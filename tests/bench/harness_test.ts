@@ -1,12 +1,21 @@
 import assert from "node:assert/strict";
-import { fillWithCopies, Harness, type KernelBench } from "../../bench/harness.ts";
+import { Buffer } from "node:buffer";
+import {
+  fillWithCopies,
+  Harness,
+  type KernelBench,
+  type Maker,
+  rooflineBenches,
+} from "../../bench/harness.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
 import {
   createTensor,
   download,
+  type DType,
   type HostArray,
+  size,
   type Tensor,
   upload,
 } from "../../kernels/tensor.ts";
@@ -20,6 +29,27 @@ const sumOf = (N: number): KernelBench => ({
   work: { bytes: 4 * N },
   record: (program, make) =>
     sumForward(program, { x: make.noise([N], "f32") }, { y: make.zeros([1], "f32") }),
+});
+
+Deno.test("the copies that set the roofline copy all of a tensor", async () => {
+  const copies = rooflineBenches(device).filter(({ name }) => /^copy /.test(name));
+  assert.equal(copies.length, 2);
+  for (const { record } of copies) {
+    using program = new Program(device);
+    const made: Tensor[] = [];
+    const make = (shape: readonly number[], dtype: DType) => {
+      made.push(createTensor(device, "copied", { shape, dtype }));
+      return made.at(-1)!;
+    };
+    record(program, { noise: make, zeros: make } as Maker);
+    const [x, y] = made as [Tensor, Tensor];
+    const values = Float32Array.from({ length: size(x.shape) }, (_, i) => i);
+    upload(device, x, values);
+    program.run();
+    const [copied] = await download(device, y);
+    assert.equal(Buffer.compare(Buffer.from(copied!.buffer), Buffer.from(values.buffer)), 0);
+    for (const { buffer } of made) buffer.destroy();
+  }
 });
 
 Deno.test("Harness.measure() returns a longer time for more work", async () => {

@@ -6,7 +6,8 @@ import * as reference from "../../kernels/attention/reference.ts";
 import { matmul } from "../../kernels/matmul/reference.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
-import { hasMatrices } from "../../kernels/matrices.ts";
+import { backwardMatrixVariants, forwardMatrixVariants } from "../../kernels/attention/variants.ts";
+import { hasMatrices, MATRIX_SIDE, MATRIX_SUBGROUP } from "../../kernels/matrices.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { ropeForward } from "../../kernels/rope/rope.ts";
@@ -268,6 +269,18 @@ const MATRIX_CASES: readonly (readonly [
 ];
 const isTested = (variant: string) =>
   /^matrix /.test(variant) && (HAS_MATRICES || / 32x(16|32) by/.test(variant));
+
+Deno.test("attention in matrices has tiles of whole matrices", () => {
+  for (const HS of [16, 48, 64, 96, 128]) {
+    const forward = forwardMatrixVariants({ T: 64, HS }), of = { T: 64, HS };
+    for (const { QUERIES, KEYS, invocations } of [...forward, ...backwardMatrixVariants(of)]) {
+      const [queries, keys] = [QUERIES / MATRIX_SIDE, KEYS / MATRIX_SIDE];
+      const subgroups = invocations / MATRIX_SUBGROUP;
+      assert.ok([queries, keys, subgroups].every(Number.isInteger), `${QUERIES}x${KEYS}`);
+    }
+    assert.ok(forward.length > 0, `${HS}`);
+  }
+});
 
 for (const [sizes, maxBindingBytes] of MATRIX_CASES) {
   Deno.test({

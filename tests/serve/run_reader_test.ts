@@ -55,6 +55,15 @@ Deno.test("RunReader reads curves, samples, warnings and the end of a record", (
   assert.equal(index.end?.reason, "steps");
 });
 
+Deno.test("RunReader keeps the newest sample, and of the others some at the same distance", () => {
+  const sample = (step: number) => `{"kind":"sample","step":${step},"prompt":"","text":""}`;
+  const steps = Array.from({ length: 998 }, (_, i) => i + 1);
+  const { index } = readAll(new RunReader(record([start(), ...steps.map(sample)])));
+  const kept = index.samples.map(({ step }) => step), [newest] = kept.splice(-1);
+  assert.equal(newest, 998);
+  assert.deepEqual(kept, Array.from({ length: 125 }, (_, i) => 1 + 8 * i));
+});
+
 Deno.test("RunReader reads what is appended, and half a line waits for its rest", () => {
   const path = record([start(), step(1, 4)]), reader = readAll(new RunReader(path));
   append(path, step(2, 3).slice(0, 20));
