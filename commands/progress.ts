@@ -1,4 +1,5 @@
 import wrapAnsi from "wrap-ansi";
+import type { DataProgress } from "../data/text/documents.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { ERASE, stderrTerminal, type Terminal } from "./command.ts";
@@ -90,19 +91,11 @@ export class ProgressBar implements Disposable {
   }
 }
 
-/** Progress of work, as `DataProgress` reports it. */
-export interface WorkProgress {
-  /** The work: a verb. */
+/** Progress as of work on data, with any verb and any unit. */
+type WorkProgress = Omit<DataProgress, "stage" | "counted"> & {
   readonly stage: string;
-  /** Its object. */
-  readonly name: string;
-  /** The unit if it is not bytes, in the plural. */
   readonly counted?: string;
-  /** Bytes or units that are done. */
-  readonly doneBytes: number;
-  /** Bytes or units in all. */
-  readonly totalBytes: number;
-}
+};
 
 /** Displays the progress of work: as a bar on a terminal, otherwise line by line. */
 export class ProgressDisplay implements Disposable {
