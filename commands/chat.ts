@@ -19,7 +19,13 @@ import {
   wholeNumber,
 } from "./command.ts";
 import { openGpu } from "./gpu.ts";
-import { checkRoom, findNamedModel, quantizeOption, withModelOptions } from "./named_model.ts";
+import {
+  checkRoom,
+  findNamedModel,
+  OWN_RUN,
+  quantizeOption,
+  withModelOptions,
+} from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 import { EXIT_CODES, REPEATED_MS } from "./signals.ts";
@@ -71,7 +77,9 @@ function adviceOnBase(source: ModelSource, options: ChatCommandOptions): string 
   const train = (...words: string[]) => taskCommand("train", ...words);
   return `the model was trained on no conversations, so it continues texts rather than answers
 to train one that answers: ${train("--data", "conversations", "--out", "runs/chat")}
-to train this one on yours: ${train("--init-from", model, "--data", "chat.jsonl")}`;
+to train this one on yours: ${
+    train("--init-from", model, "--data", "chat.jsonl", "--out", OWN_RUN)
+  }`;
 }
 
 /** Reads messages and prints answers until there are no more. */

@@ -22,6 +22,9 @@ interface ModelOptions {
 /** The run that is used if no other is named. */
 const DEFAULT_RUN = "runs/default";
 
+/** The run that suggested trainings make on the user's text: the default one mostly has another text already. */
+export const OWN_RUN = "runs/mine";
+
 /** Adds the options that name a model, and the provider that computes it, to a command without other options. */
 export function withModelOptions(program: Command) {
   return program.addOption(gpuOption()).optionsGroup("Model:")

@@ -8,6 +8,7 @@ import { checkFilePath, replaceText } from "../files/disk.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { command, output, runCommand, status, wholeNumber } from "./command.ts";
+import { OWN_RUN } from "./named_model.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { ProgressDisplay } from "./progress.ts";
 
@@ -72,7 +73,8 @@ async function main(
   const seconds = (performance.now() - startMs) / 1000;
   status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
   const field = textField === undefined ? [] : ["--text-field", textField];
-  const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
+  const words = ["--data", ...data, ...field, "--tokenizer", out, "--out", OWN_RUN];
+  const use = taskCommand("train", ...words);
   output(`${out}: ${made} tokens; to use it: ${use}\n`);
 }
 

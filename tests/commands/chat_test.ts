@@ -61,7 +61,7 @@ Deno.test("chat says that a model was trained on no conversations, and which mes
   assert.deepEqual([code, stdout !== ""], [1, true]);
   assert.match(
     stderr,
-    /^the model was trained on no conversations, .*\n.* runs\/chat\n.*: deno task train --init-from \S+ --data chat\.jsonl\n/,
+    /^the model was trained on no conversations, .*\n.* runs\/chat\n.*: deno task train --init-from \S+ --data chat\.jsonl --out runs\/mine\n/,
   );
   assert.match(stderr, /^Error: Cannot answer as the message must have at most 72 tokens, /m);
 });

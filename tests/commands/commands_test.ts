@@ -1041,7 +1041,7 @@ Deno.test("tokenizer trains on files without the marks between documents", async
   assert.equal(code, 0, stderr);
   assert.equal(
     stdout,
-    `${file}: 260 tokens; to use it: deno task train --data ${data} --tokenizer ${file}\n`,
+    `${file}: 260 tokens; to use it: deno task train --data ${data} --tokenizer ${file} --out runs/mine\n`,
   );
   const expected = await trainTokenizer(documents, { vocabularySize: 260 });
   assert.equal(await Deno.readTextFile(file), expected.json);
