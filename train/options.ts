@@ -184,7 +184,8 @@ export const TRAIN_OPTIONS = {
     group: MODEL,
     type: "data",
     help:
-      `auto, sample, conversations, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}; ` +
+      `auto, sample, conversations, tinystories, hf:OWNER/NAME/FILE, or files and patterns of files: ` +
+      `${UNDERSTOOD}; ` +
       `${SEPARATOR} separates the documents of a text`,
     placeholder: "<what...>",
     default: "auto",
