@@ -1,25 +1,21 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { printable } from "../files/printable.ts";
-import { fits, fitTable } from "../files/table.ts";
 import { UserError } from "../files/user_error.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
 import { copyingHeads } from "../inspect/copying_heads.ts";
 import {
-  ANSWER_FIGURES,
   beforeNames,
   judgeAnswers,
   JUDGED_QUESTIONS,
   JUDGED_STORIES,
   judgeModel,
-  type Share,
-  shareInterval,
-  STORY_FIGURES,
 } from "../inspect/judge.ts";
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
+import { judgementTables, withIntervals } from "../inspect/judge_table.ts";
 import type { Device } from "../kernels/device.ts";
-import { type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
+import { validateSampler } from "../kernels/sample/sample.ts";
 import { isNameInRun, listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
 import { CheckpointError } from "../model/files/trainer_state.ts";
 import { LossCurve } from "../train/record/loss_curve.ts";
@@ -95,7 +91,7 @@ async function main(
     throw new CheckpointError(`Cannot judge ${judgedRun} as none of its checkpoints can be loaded`);
   }
   if (!options.json) {
-    output(tables(judged, options));
+    output(judgementTables(judged, options, outputColumns()));
     status(`docs/${chosen.answerQuestions ? "chat" : "judge"}.md says what is counted`);
     reportCopying(last);
   }
@@ -236,103 +232,6 @@ async function judgeCheckpoint(
     greedy: await judge(0, 0),
     ...(isSampled ? { sampled: await judge(sampler.temperature, 1) } : {}),
     heads: texts.length === 0 ? [] : await copyingHeads(model, texts),
-  };
-}
-
-/** A table of the greedy texts, and one of the sampled ones; without intervals if the terminal is too narrow for them. */
-function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): string {
-  const width = outputColumns() ?? Infinity;
-  const tablesOf = (cell: Cell) => {
-    const tableOf = (temperature: number, sharesOf: (checkpoint: JudgedCheckpoint) => Shares) =>
-      `${samplerText({ ...sampler, temperature })}: ${cell.unit}\n` +
-      shareTable(judged, sharesOf, { cell, width });
-    const greedy = tableOf(0, ({ greedy }) => greedy);
-    if (sampler.temperature === 0) return greedy;
-    return `${greedy}\n${tableOf(sampler.temperature, ({ sampled }) => sampled!)}`;
-  };
-  const wide = tablesOf(WITH_INTERVAL);
-  return fits(wide, width) ? wide : tablesOf(PERCENT);
-}
-
-/** A line per checkpoint with a column per figure, the last of which are left out if only percentages do not fit. */
-function shareTable(
-  judged: readonly JudgedCheckpoint[],
-  sharesOf: (checkpoint: JudgedCheckpoint) => Shares,
-  { cell, width }: { cell: Cell; width: number },
-): string {
-  const figures = figuresOf(judged);
-  const columns = figures.map((figure): [string, (checkpoint: JudgedCheckpoint) => string] => [
-    figure,
-    (checkpoint) => cell.text(sharesOf(checkpoint)[figure]!),
-  ]);
-  return fitTable(
-    { step: ({ step }: JudgedCheckpoint) => `${step}`, ...Object.fromEntries(columns) },
-    judged,
-    { spare: cell === PERCENT ? figures.slice(1).reverse() : [], width },
-  );
-}
-
-/** How tokens are drawn: the options that do something. */
-function samplerText(sampler: SamplerOptions): string {
-  const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = sampler;
-  const { presencePenalty, frequencyPenalty } = sampler;
-  const penalized = repetitionWindow === 0 ? "all" : `the last ${repetitionWindow}`;
-  const isSampled = temperature > 0; // a greedy sampler has one token to choose from
-  return [
-    isSampled ? `temperature ${temperature}` : "greedy",
-    ...(isSampled && topK > 0 ? [`top-k ${topK}`] : []),
-    ...(isSampled && topP < 1 ? [`top-p ${topP}`] : []),
-    ...(isSampled && minP > 0 ? [`min-p ${minP}`] : []),
-    ...(repetitionPenalty === 1
-      ? []
-      : [`repetition penalty ${repetitionPenalty} on ${penalized} tokens`]),
-    ...(presencePenalty === 0 ? [] : [`presence penalty ${presencePenalty}`]),
-    ...(frequencyPenalty === 0 ? [] : [`frequency penalty ${frequencyPenalty}`]),
-  ].join(", ");
-}
-
-/** The judged figures by their names. */
-type Shares = Readonly<Record<string, Share>>;
-
-/** The figures of these judgements, in the order in which they are shown. */
-function figuresOf([first]: readonly JudgedCheckpoint[]): readonly string[] {
-  return "all" in first!.greedy ? ANSWER_FIGURES : STORY_FIGURES;
-}
-
-/** How a share is written in a table. */
-interface Cell {
-  /** What the text says, for the heading. */
-  readonly unit: string;
-  text(share: Share): string;
-}
-
-const PERCENT: Cell = {
-  unit: "%",
-  text: ({ count, of }) => of === 0 ? "—" : (100 * count / of).toFixed(0),
-};
-
-const WITH_INTERVAL: Cell = {
-  unit: "% (95 % confidence interval) of how many",
-  text(share) {
-    const [low, high] = shareInterval(share).map((value) => (100 * value).toFixed(0));
-    return `${PERCENT.text(share)} (${low}–${high}) of ${share.of}`;
-  },
-};
-
-/** A judgement for JSON: each share with its interval. */
-function withIntervals({ step, heads, greedy, sampled }: JudgedCheckpoint): object {
-  const shares = (all: Shares) =>
-    Object.fromEntries(
-      Object.entries(all).map(([figure, share]) => [
-        figure,
-        { ...share, interval: shareInterval(share) },
-      ]),
-    );
-  return {
-    step,
-    greedy: shares(greedy),
-    ...(sampled ? { sampled: shares(sampled) } : {}),
-    heads,
   };
 }
 
