@@ -1,7 +1,7 @@
 import wrapAnsi from "wrap-ansi";
 import type { DataProgress } from "../data/text/documents.ts";
 import { printable, terminalText } from "../files/printable.ts";
-import { byteCount, duration } from "../files/units.ts";
+import { byteCount, duration, inFewDigits } from "../files/units.ts";
 import { ERASE, stderrTerminal, type Terminal } from "./command.ts";
 
 /** Milliseconds of work before its progress is shown. */
@@ -142,7 +142,8 @@ export class ProgressDisplay implements Disposable {
   }
 
   #describe({ stage, name, counted, doneBytes, totalBytes }: WorkProgress): string {
-    const amount = (n: number) => counted ? `${Math.round(n)} ${counted}` : byteCount(n);
+    const amount = (n: number) =>
+      counted ? `${n < 10 ? inFewDigits(n) : Math.round(n)} ${counted}` : byteCount(n);
     const seconds = (performance.now() - this.#sinceMs) / 1000;
     const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;
     const left = (totalBytes - doneBytes) / bytesPerSecond;

@@ -96,6 +96,12 @@ Deno.test("ProgressDisplay writes a line per ten seconds where there is no termi
     const lines = written.trimEnd().split("\n");
     assert.equal(lines.length, 3, written);
     assert.match(lines[0]!, /: 25 % of 1\.00 kB, 250 bytes\/s, 3\.0s left$/);
+
+    const check = { stage: "checking", name: "a model", counted: "checks", totalBytes: 14 };
+    display.show({ ...check, doneBytes: 5 });
+    pass(40_000);
+    display.show({ ...check, doneBytes: 7 });
+    assert.match(written, /\nchecking a model: 50 % of 14 checks, 0\.05 checks\/s, 2m20s left\n$/);
   }));
 
 Deno.test("ProgressBar takes no more rows than the terminal has", async () => {
