@@ -6,6 +6,7 @@ import fs, {
   mkdirSync,
   openSync,
   readdirSync,
+  readlinkSync,
   readSync,
   realpathSync,
   renameSync,
@@ -13,7 +14,7 @@ import fs, {
   statSync,
   writeSync,
 } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { byteCounts } from "./units.ts";
 import { UserError } from "./user_error.ts";
 
@@ -171,9 +172,15 @@ export function makeWhole(
 export function replaceFile(path: string, content: Iterable<Uint8Array>): void {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status && !status.isFile() && !status.isDirectory()) return writeInto(path, content);
-  const target = status ? realpathSync(path) : path;
+  const target = status ? realpathSync(path) : targetOf(path);
   mkdirSync(dirname(target), { recursive: true });
   makeWhole(target, (temporary) => writeSynced(temporary, content));
+}
+
+/** The path of a file that does not exist yet: that to which a link points, or the path itself. */
+function targetOf(path: string): string {
+  const isLink = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink();
+  return isLink ? resolve(dirname(path), readlinkSync(path)) : path;
 }
 
 /**

@@ -260,6 +260,11 @@ Deno.test("replaceFile() makes the folder, replaces the whole file, and leaves n
     replaceFile(link, [new TextEncoder().encode("linked")]);
     assert.ok(Deno.lstatSync(link).isSymlink);
     assert.equal(Deno.readTextFileSync(path), "linked");
+    const early = join(directory, "early"); // its target does not exist yet
+    Deno.symlinkSync("late", early);
+    replaceFile(early, [new TextEncoder().encode("new")]);
+    assert.ok(Deno.lstatSync(early).isSymlink);
+    assert.equal(Deno.readTextFileSync(join(directory, "late")), "new");
     const pipe = join(directory, "pipe"); // no device, which a mistake would remove
     assert.ok(new Deno.Command("mkfifo", { args: [pipe] }).outputSync().success);
     const reader = new Deno.Command("cat", { args: [pipe], stdout: "piped" }).spawn();
