@@ -12,6 +12,7 @@ import { LineEditor, type LineSource, PlainLines, readMessage } from "./chat_inp
 import {
   command,
   output,
+  reportMistake,
   runCommand,
   status,
   statusColumns,
@@ -112,8 +113,7 @@ async function talk(chat: Chat, { json }: ChatCommandOptions): Promise<number> {
       else if (!await printer.print(effect.answer)) return 0;
     } catch (error) {
       if (!isTyped || !(error instanceof UserError)) throw error;
-      status(`Error: ${error.sentence}`);
-      if (error.hint) status(error.hint);
+      reportMistake(error);
     } finally {
       answering = undefined;
     }

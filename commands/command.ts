@@ -5,6 +5,7 @@ import { isSystemError } from "../files/disk.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { sleep } from "../files/sleep.ts";
+import { wrap } from "../files/table.ts";
 import { UserError } from "../files/user_error.ts";
 import { argumentHint, TEXTS, withSuggestion } from "./mistyped.ts";
 import { permissionError } from "./permissions.ts";
@@ -286,6 +287,13 @@ export async function listenForInterrupts(
 /** UTF-16 units of an error message that is printed, at most. */
 const LONGEST_MESSAGE = 4000;
 
+/** Writes a user's mistake to stderr: its sentence, between words on a terminal, and its hint, which may be pasted. */
+export function reportMistake({ sentence, hint }: UserError): void {
+  const line = `Error: ${printable(sentence.split("\n")[0]!, LONGEST_MESSAGE)}`;
+  status(wrap(line, statusColumns() ?? Infinity));
+  if (hint) status(hint);
+}
+
 /** The exit status after a mistake in the program, as `sysexits.h` numbers it; a user's mistake ends with 1. */
 const EX_SOFTWARE = 70;
 
@@ -315,8 +323,7 @@ function orExit(action: () => void): void {
 function fail(error: unknown): never {
   if (error instanceof Deno.errors.NotCapable) return fail(permissionError(error));
   if (error instanceof UserError) {
-    status(`Error: ${printable(error.sentence.split("\n")[0]!, LONGEST_MESSAGE)}`);
-    if (error.hint) status(error.hint);
+    reportMistake(error);
     Deno.exit(1);
   }
   const script = Deno.mainModule.split("/").slice(-2).join("/");

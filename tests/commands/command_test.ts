@@ -114,11 +114,19 @@ Deno.test("command() suggests options that mean the same, and those that name wh
   assert.equal(said("runs/a"), "Name a run with --run");
 });
 
-Deno.test("output() escapes control characters on a terminal", {
+Deno.test("output() escapes control characters on a terminal, and mistakes wrap between words", {
   ignore: Deno.build.os !== "linux", // others' script(1) takes other arguments
 }, async () => {
   const command = [Deno.execPath(), ...deno].map((word) => `'${word}'`).join(" ");
   const { stdout } = await outputOf("script", ["-qec", command, "/dev/null"]);
+  const narrow = await outputOf("script", [
+    "-qec",
+    `stty rows 9 cols 40; ${command} hint`,
+    "/dev/null",
+  ]);
+  assert.ok(
+    narrow.stdout.includes("Error: Cannot print as it must be text:\r\nit is not\r\nChoose"),
+  );
   assert.ok(stdout.includes("a\\u{1b}[2J text"), stdout);
   assert.ok(!stdout.includes("\x1b[2J"), stdout);
 });
