@@ -1,5 +1,4 @@
 import { Argument, Option } from "@commander-js/extra-typings";
-import { existsSync } from "node:fs";
 import { commandLine, taskCommand } from "../files/command_line.ts";
 import { windowStart } from "../generate/slots.ts";
 import type { GenerateResult } from "../generate/completion.ts";
@@ -66,7 +65,7 @@ async function main(given: string, options: ReturnType<typeof program.opts>): Pr
     ...{ quantize, promptTokens, maxNewTokens, sampler },
     completions: samples,
   });
-  const { reason, load } = given !== "-" && existsSync(given) ? placeAt(given) ?? {} : {};
+  const { reason, load } = ["", "-"].includes(given) ? {} : placeAt(given) ?? {};
   if (load) {
     status(`the path is continued as a text, though ${reason}; to load it: ${commandLine(load)}`);
   }
