@@ -1,7 +1,6 @@
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join, normalize } from "node:path";
 import { isSystemError } from "../files/disk.ts";
-import { METRICS_FILE } from "../train/record/metrics.ts";
 import { isRun } from "../train/directory/run_place.ts";
 import type { RunRow } from "./run_view.ts";
 import { WatchedRun } from "./watched_run.ts";
@@ -118,7 +117,7 @@ export class RunFolders {
     let left = MOST_DIRECTORIES;
     const visit = (path: string, name: string, depth: number) => {
       if (left-- <= 0) return;
-      if (hasRecordOrCheckpoints(path)) {
+      if (isRun(path)) {
         const shown = name || ".";
         found.push(this.#runs.get(shown) ?? new WatchedRun(shown, path));
         return;
@@ -139,11 +138,6 @@ export class RunFolders {
 /** A path as the name of a run, which has no slash at its end. */
 function nameOf(folder: string): string {
   return normalize(folder).replaceAll("\\", "/").replace(/(?<=.)\/$/, "");
-}
-
-/** Whether a directory is a run, and no other directory with a lock, such as one of the cache. */
-function hasRecordOrCheckpoints(path: string): boolean {
-  return isRun(path) && [METRICS_FILE, "checkpoints"].some((name) => existsSync(join(path, name)));
 }
 
 /** Names of the directories in a folder, without hidden ones and links. */

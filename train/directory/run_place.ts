@@ -40,7 +40,7 @@ export function checkRunPlace(path: string): void {
   if (!existsSync(path)) return;
   const names = readdirSync(path);
   if (isRun(path)) return;
-  const others = names.filter((name) => !/^\.|^lost\+found$|^checkpoints$/.test(name));
+  const others = names.filter((name) => !/^\.|^(lost\+found|checkpoints|lock)$/.test(name));
   if (others.length === 0) return;
   const some = others.slice(0, 3).map((name) => printable(name)).join(", ");
   throw refuse(
@@ -51,7 +51,9 @@ export function checkRunPlace(path: string): void {
 
 /** Whether a path is the directory of a run. */
 export function isRun(path: string): boolean {
-  return RUN_FILES.some((name) => existsSync(join(path, name))) || listCheckpoints(path).length > 0;
+  const has = (name: string) => existsSync(join(path, name));
+  // tokens of a text have a lock, too, but no checkpoints
+  return has(METRICS_FILE) || has("lock") && has("checkpoints") || listCheckpoints(path).length > 0;
 }
 
 /** Files by which a run is recognized. */

@@ -202,7 +202,8 @@ Deno.test("readRun() throws one sentence when something is missing", () => {
   const shapeless = makeRun("shapeless", [start, evaluation(1, 2)], { options: {} });
   const file = join(directory, "file"), empty = join(directory, "empty");
   Deno.writeTextFileSync(file, "");
-  Deno.mkdirSync(empty);
+  Deno.mkdirSync(join(empty, "tokens of a text"), { recursive: true }); // as in a cache
+  Deno.writeTextFileSync(join(empty, "tokens of a text", "lock"), "");
   const cases: [string, string][] = [
     [join(directory, "absent"), "there is no such run"],
     [file, "it is a file, and a run is a directory"],
