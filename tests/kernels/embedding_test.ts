@@ -160,7 +160,7 @@ for (const dtype of REAL_TYPES) {
   for (
     const [where, on, V, C, lengths] of [
       ["", device, 20, 132, LENGTHS],
-      [" of many blocks", device, 60, 4, MANY_LENGTHS],
+      [" of many blocks", device, 60, 12, MANY_LENGTHS],
       [" if dwte needs three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4, LENGTHS],
     ] as const
   ) {

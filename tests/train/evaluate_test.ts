@@ -6,6 +6,7 @@ import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createEvaluator, RunningSum } from "../../train/evaluate.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { inProcess } from "../distributed/in_process.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 import { lossSum } from "../model/reference.ts";
@@ -75,9 +76,13 @@ Deno.test("createEvaluator() predicts every token from those before it in its do
     sum += lossSum(parameters, { inputs, targets }, { B: 1, T, config: gpt.config });
   }
   assertClose([loss], [sum / 10], LOSS, "loss");
-  const some = createEvaluator(gpt, tokenizer, text, { ...cut, maxTokens: 5 });
-  assert.equal((await some.run()).tokens, 6); // whole batches of two documents
-  for (const { destroy } of [evaluator, some, gpt]) destroy();
+  const { left } = await withLiveBuffers(async () => {
+    const some = createEvaluator(gpt, tokenizer, text, { ...cut, maxTokens: 5 });
+    assert.equal((await some.run()).tokens, 6); // whole batches of two documents
+    some.destroy();
+  });
+  assert.deepEqual(left, []);
+  for (const { destroy } of [evaluator, gpt]) destroy();
 });
 
 Deno.test("createEvaluator() predicts the answers of conversations, each of which sees only itself", async () => {
