@@ -161,7 +161,7 @@ fn amountAbove(score: f32, token: u32, blocks: u32, byProbability: bool, unit: f
   return amount;
 }
 
-// The better of two draws, of which `share` has one, and a token with this key of its score the other.
+// The better of two draws: that in `share`, and a token whose score has this key.
 fn withDraw(share: Drawn, key: u32, token: u32, noise: u32) -> Drawn {
   let best = vec2u(drawKey(scoreOf(key), token, noise), token);
   if (isBefore(best, share.best)) { return Drawn(share.weight, key, best); }
