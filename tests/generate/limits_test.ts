@@ -28,6 +28,19 @@ Deno.test("sequencesAtOnce() returns the sequences that fit, and names the great
   });
 });
 
+Deno.test("sequencesAtOnce() halves the sequences until they fit the free memory", () => {
+  const plan = { ...PLAN, completions: 5 }, found = new Set<number>();
+  const atOnce = (freeBytes: number) => {
+    try {
+      return sequencesAtOnce(model(), { ...plan, freeBytes });
+    } catch {
+      return 0;
+    }
+  };
+  for (let bytes = 5e4; !found.has(5) && bytes < 1e7; bytes *= 1.15) found.add(atOnce(bytes));
+  assert.deepEqual([...found], [0, 1, 2, 5]);
+});
+
 Deno.test("sequencesAtOnce() names the prompt or the model when no further token fits", () => {
   assert.throws(() => sequencesAtOnce(model(), { ...PLAN, promptTokens: 2 ** 25 + 1 }), {
     name: "UserError",
