@@ -24,6 +24,7 @@ import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { device } from "../kernels/harness.ts";
 import { fromFileUrl } from "../paths.ts";
+import { leftOpen } from "../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -684,4 +685,8 @@ Deno.test("findModel() ends when its signal aborts", async () => {
   await assert.rejects(findModel("hf:tiny/model", { ...hub.options, signal: controller.signal }), {
     message: "enough",
   });
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

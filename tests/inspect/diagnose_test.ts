@@ -19,6 +19,7 @@ import { CHECKS } from "../../train/record/checks.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
+import { leftOpen } from "../left_open.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
 import { device, REAL_TYPES } from "../kernels/harness.ts";
 import { once } from "../once.ts";
@@ -180,7 +181,7 @@ Deno.test("diagnoseRun() says why there is no verdict if text and record are mis
   }
 });
 
-Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it is damaged or cannot be read", async () => {
+Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it is damaged or cannot be read, or that the text has changed", async () => {
   const damaged = join(directory, "damaged");
   cpSync(await run(), damaged, { recursive: true });
   const file = join(damaged, "metrics.jsonl");
@@ -196,8 +197,16 @@ Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it
   assert.match(notices.join(), /metrics\.jsonl is damaged in line \d+, which is skipped/);
   Deno.removeSync(file);
   Deno.mkdirSync(file);
+  const path = join(directory, "texts.txt"), text = Deno.readTextFileSync(path);
+  Deno.writeTextFileSync(path, `${text}<|endoftext|>\n${text}`);
+  (await loadCorpus({ data: [path], cacheDirectory: join(directory, "cache") })).close();
   const other = await diagnoseRun(device, { run: damaged, onNotice: (s) => notices.push(s) });
   assert.ok(named(other.checks, "unknown").includes("overfitting"));
+  Deno.writeTextFileSync(path, text);
+  assert.match(
+    notices.at(-2)!,
+    /^the text of the training cannot be used: .*texts\.txt has changed since; --data names /,
+  );
   assert.match(notices.at(-1)!, /^the record of the training cannot be read: /);
 });
 
@@ -254,4 +263,8 @@ Deno.test("diagnose() does not take blocks that are frozen for dead", async () =
   const norms = (gpt: Gpt) => normsOf(gpt, [1, 2, 3, 4], { targetsPerStep: 3, lossScale: 1 });
   assert.deepEqual(await norms(gpt), await norms(model.gpt));
   assert.ok(!named(await diagnose({ ...model, gpt }, trained), "sick").includes("dead-block"));
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

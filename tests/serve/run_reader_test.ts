@@ -4,6 +4,7 @@ import { Random } from "../../data/random.ts";
 import { glance, RunReader } from "../../serve/run_reader.ts";
 import { WatchedRun } from "../../serve/watched_run.ts";
 import { directory } from "../checkpoints.ts";
+import { leftOpen } from "../left_open.ts";
 import { freshSeed } from "../seeds.ts";
 import { readMetrics } from "../../train/record/metrics.ts";
 import { evaluation, start, step, steps, writeRecord } from "./records.ts";
@@ -217,4 +218,8 @@ Deno.test("RunReader waits for no pipe", async () => {
   const reader = readAll(new RunReader(path));
   assert.deepEqual(lossesOf(reader), []);
   assert.throws(() => glance(path), /no file/);
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

@@ -19,6 +19,7 @@ import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
+import { leftOpen } from "../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -379,3 +380,7 @@ for (const [i, [what, options, message]] of MISTAKES.entries()) {
     await assert.rejects(run(`mistake-${i}`, { steps: 1, ...options }), { message });
   });
 }
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
+});

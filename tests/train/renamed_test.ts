@@ -8,6 +8,7 @@ import { train, type TrainEvent } from "../../train/train.ts";
 import { changeFields, directory, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
+import { leftOpen } from "../left_open.ts";
 
 const at = (...names: string[]) => join(directory, ...names);
 
@@ -187,4 +188,8 @@ Deno.test("train() resumes with the same model under another name, and with no o
       message: new RegExp(`as initFrom must stay ${saved}: current value is .*other model$`),
     });
   }
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

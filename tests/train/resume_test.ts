@@ -13,6 +13,7 @@ import type { TrainOptions } from "../../train/options.ts";
 import { changeFields, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
+import { leftOpen } from "../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 const text = join(directory, "stories.txt");
@@ -442,4 +443,8 @@ Deno.test("train() reports no speed for the first step, which compiles the kerne
   for (const { tokensPerSecond, secondsLeft } of steps.slice(1)) {
     assert.ok(tokensPerSecond! > 0 && secondsLeft! >= 0);
   }
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

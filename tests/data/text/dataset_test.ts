@@ -8,6 +8,7 @@ import { type Documents, documentsOf, readTexts } from "../../../data/text/docum
 import { TO_UTF8 } from "../../../data/text/data_error.ts";
 import { HubServer } from "../hub/server.ts";
 import { sampleConversations } from "../../../data/text/story_questions.ts";
+import { leftOpen } from "../../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -645,4 +646,8 @@ Deno.test("openDataset() validates with the text that is named, of TinyStories w
   assert.deepEqual(await textsOf(second.validation!), ["My own."]);
   const paths = new Set(server.seen.map(({ path }) => /V2-GPT4-(\w+)/.exec(path)?.[1]));
   assert.deepEqual([...paths].filter(Boolean), ["valid", "train"]);
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

@@ -8,6 +8,7 @@ import { storyEntropy } from "../../../data/text/stories.ts";
 import type { TokenDataset } from "../../../data/tokens/token_dataset.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { HubServer } from "../hub/server.ts";
+import { leftOpen } from "../../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -162,7 +163,9 @@ Deno.test("loadCorpus() uses the validation text of a data set", async () => {
     await loadCorpus(options);
   assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
   assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
-  assert.equal((await loadCorpus({ ...options, tokenizer, whole: true })).hash, hash);
+  const whole = await loadCorpus({ ...options, tokenizer, whole: true });
+  assert.equal(whole.hash, hash);
+  whole.close();
   assert.deepEqual([validationHash?.length, name, data], [
     64,
     "tinystories",
@@ -201,8 +204,11 @@ Deno.test("loadCorpus() holds nothing out of the training text when there is a t
 });
 
 Deno.test("loadCorpus() knows the entropy when training and validation text are the stories", async () => {
-  const entropyOf = async (options: Parameters<typeof loadCorpus>[0]) =>
-    (await loadCorpus({ ...options, cacheDirectory, baseTokenizer })).entropyPerToken;
+  const entropyOf = async (options: Parameters<typeof loadCorpus>[0]) => {
+    const corpus = await loadCorpus({ ...options, cacheDirectory, baseTokenizer });
+    corpus.close();
+    return corpus.entropyPerToken;
+  };
   const cacheDirectory = join(directory, "entropies"), baseTokenizer = await bytesTokenizer();
   const known = await entropyOf({ data: "sample" });
   assert.equal(await entropyOf({ data: "sample", validationData: "sample" }), known);
@@ -269,6 +275,9 @@ Deno.test("loadCorpus() names the problem of a file in one sentence", async () =
   ] as const;
   for (const [path, message] of cases) {
     await assert.rejects(loadCorpus({ data: [path] }), { message });
+    const cacheDirectory = join(directory, "problems"), validationData = [path];
+    const validated = loadCorpus({ data: [file], validationData, cacheDirectory });
+    await assert.rejects(validated, { message });
   }
 });
 
@@ -300,4 +309,8 @@ Deno.test("loadCorpus() holds no document out of a whole text", async () => {
   );
   assert.equal(validation, training);
   assert.equal(bytes, documents.join("").length);
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

@@ -5,6 +5,7 @@ import { Random } from "../../../data/random.ts";
 import { createTokenFiles, openTokenFiles } from "../../../data/tokens/token_file.ts";
 import { temporaryBeside } from "../../../files/disk.ts";
 import { freshSeed } from "../../seeds.ts";
+import { leftOpen } from "../../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -237,4 +238,8 @@ Deno.test("openTokenFiles() opens a large file at once, and read() refuses damag
   assert.equal(file.documentStart(65), 65 * 2 ** 18);
   assert.throws(() => file.read(at - 1, at + 1), /bytes from 41943040 do not match/);
   file.close();
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

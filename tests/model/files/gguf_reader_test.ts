@@ -10,6 +10,7 @@ import { fromFloat32 } from "../../../model/files/safetensors.ts";
 import { placedReader } from "../../../model/files/tensor_files.ts";
 import { fromFileUrl } from "../../paths.ts";
 import { freshSeed } from "../../seeds.ts";
+import { leftOpen } from "../../left_open.ts";
 
 // what tests/golden/make_gguf.py wrote and read with llama.cpp's own package
 const GOLDEN = fromFileUrl(new URL("../../golden/q8_0.gguf", import.meta.url));
@@ -414,4 +415,8 @@ Deno.test("ggufIn() finds a file by its name, or the only one of a directory", (
   assert.equal(ggufIn(join(folder, "none.gguf")), undefined);
   Deno.writeTextFileSync(join(folder, "config.json"), "{}");
   assert.equal(ggufIn(folder), undefined);
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });

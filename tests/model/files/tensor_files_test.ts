@@ -15,6 +15,7 @@ import {
   readerOf,
   shardNames,
 } from "../../../model/files/tensor_files.ts";
+import { leftOpen } from "../../left_open.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -182,4 +183,8 @@ Deno.test("parseAdapterConfig() names a stand-in, and escapes and cuts values of
     assert.ok(message.length < 500);
     return true;
   });
+});
+
+Deno.test("no test of this file leaves a file open", () => {
+  assert.deepEqual(leftOpen(directory), []);
 });
