@@ -360,7 +360,8 @@ function readsOf<T extends object>(target: T, changed: Readonly<Record<string, u
 Deno.test(
   "sample() draws on a GPU what the reference draws from several blocks of tokens",
   withRandom(async (random) => {
-    const V = 2500, dtype = REAL_TYPES.at(-1)!, on = smallGpu();
+    const V = 3050; // the last block is almost whole: all invocations of summarize.wgsl have tokens of it
+    const dtype = REAL_TYPES.at(-1)!, on = smallGpu();
     const texts = OPTIONS.flatMap((own, i) =>
       LOGITS.map((logitsOf, j): Text => {
         const logits = logitsOf(random, V, dtype);
