@@ -3,9 +3,12 @@ import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { flagOf } from "../../files/command_line.ts";
+import { DEFAULT_SLOTS } from "../../generate/engine.ts";
+import { MODEL_NAMES } from "../../generate/source.ts";
 import { listCheckpoints } from "../../model/files/checkpoint.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import { OPTION_NAMES } from "../../train/options.ts";
+import { DRAIN_SECONDS, QUEUE, REQUEST_SECONDS } from "../../serve/limits.ts";
 import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
@@ -1139,15 +1142,30 @@ Deno.test("help lists the tasks with what they do, the version, and a task of a 
   );
 });
 
+const MODELS = Object.keys(MODEL_NAMES);
+
+/** What commands say in `--help`, among others. */
+const HELP: Readonly<Record<string, readonly string[]>> = {
+  train: [
+    " Optimization: ",
+    " --weight-decay <x> AdamW's weight decay of matrices and embeddings (default: 0.1) ",
+  ],
+  generate: [` use another model: ${MODELS.slice(0, 3).join(", ")}, hf:OWNER/NAME, `],
+  serve: [
+    ` other models: ${MODELS.slice(0, 2).join(", ")}, hf:OWNER/NAME, `,
+    ` (default: ${DEFAULT_SLOTS.gpu}; ${DEFAULT_SLOTS.cpu} on a CPU) `,
+    ...[QUEUE, REQUEST_SECONDS, DRAIN_SECONDS].map((value) => ` (default: ${value}) `),
+  ],
+};
+
 Deno.test("every command explains its options in --help", async () => {
-  const others = "generate compare prepare tokenizer bench:recipes bench:dashboard".split(" ");
-  for (const name of ["train", ...others]) {
+  const others = "compare prepare tokenizer bench:recipes bench:dashboard".split(" ");
+  for (const name of [...Object.keys(HELP), ...others]) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));
-    if (name !== "train") continue;
-    assert.match(stdout, /Optimization:\n/);
-    assert.match(stdout, /--weight-decay <x> [^-]*\(default:\s+0\.1\)/);
+    const text = stdout.replaceAll(/\s+/g, " ");
+    for (const words of HELP[name] ?? []) assert.ok(text.includes(words), `${words}: ${stdout}`);
   }
 });
 

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { JsonObject } from "../../files/json.ts";
 import { changeFields, readFields } from "../checkpoints.ts";
 import { once } from "../once.ts";
+import { fromFileUrl } from "../paths.ts";
 import { task } from "./task.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -94,15 +95,30 @@ Deno.test("judge draws the losses of the run in which a checkpoint is", async ()
   assert.match(Deno.readTextFileSync(svg), /validation \d.*<\/svg>\s*$/s);
 });
 
-Deno.test("judge names the options of the sampler above its tables", async () => {
-  const { code, stdout, stderr } = await judge(
-    ..."--checkpoint 1 --top-k 9 --top-p 1 --repetition-penalty 1.5".split(" "),
+Deno.test("judge names the options of the sampler above its tables, and shows its progress on a terminal", async () => {
+  await trained();
+  const options = "--checkpoint 1 --top-k 9 --top-p 1 --repetition-penalty 1.5 --stories 4";
+  const { code, stdout, stderr } = await task(
+    "judge",
+    ["judge", "--run", RUN, ...options.split(" ")],
+    {
+      script: fromFileUrl(new URL("on_terminal.ts", import.meta.url)),
+      env: { CI: "", TERM: "xterm" },
+    },
   );
   assert.equal(code, 0, stderr);
   const titles = stdout.split("\n").filter((line) => /^[a-z].*,/.test(line));
   const penalty =
     "repetition penalty 1.5 on the last 64 tokens: % (95 % confidence interval) of how many";
   assert.deepEqual(titles, [`greedy, ${penalty}`, `temperature 0.8, top-k 9, ${penalty}`]);
+  const bars = stderr.matchAll(/(=*)-* checkpoint 1 of 1: (\d+) %/g);
+  assert.deepEqual(
+    Array.from(bars, ([, full, percent]) => [full!.length, Number(percent)]),
+    [0, 12.5, 25, 37.5, 50, 62.5, 75, 87.5, 100].map((percent) => [
+      Math.round(12 * percent / 100),
+      Math.floor(percent),
+    ]),
+  );
 });
 
 Deno.test("judge skips a damaged checkpoint, and refuses one that is named", async () => {
