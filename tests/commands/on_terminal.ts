@@ -1,8 +1,8 @@
 import process from "node:process";
 
 /**
- * Runs the command that its first argument names as if stderr were a terminal. A tenth of a second passes between two looks at the
- * clock, so that each update of a bar is drawn.
+ * Runs the command that its first argument names as if stderr were a terminal. A tenth of a second passes between two
+ * looks at the clock, so that each update of a bar is drawn.
  */
 const [name] = process.argv.splice(2, 1);
 Object.defineProperty(Deno, "noColor", { value: false });
