@@ -19,6 +19,7 @@ import {
   trainSteps,
 } from "../distributed/train_steps.ts";
 import { lossesOf, trainSmall } from "../distributed/train.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 
 const { fround } = Math;
@@ -110,7 +111,10 @@ const cases: readonly { name: string; size: number; wanted: Case }[] = [{
 for (const { name, size, wanted } of cases) {
   Deno.test(`OuterStep computes what ranks alone do whose weights are averaged by hand: ${name}`, async () => {
     const expected = await byHand(size, wanted);
-    const ranks = await inProcess(size, (transport) => trainSteps(device, transport, wanted));
+    const { result: ranks, left } = await withLiveBuffers(() =>
+      inProcess(size, (transport) => trainSteps(device, transport, wanted))
+    );
+    assert.deepEqual(left, []);
     for (const { weights } of ranks) {
       for (const [name, values] of expected) {
         assertClose(weights.get(name)!, values, 1e-6, name); // devices round sums of products differently

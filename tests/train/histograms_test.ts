@@ -12,6 +12,7 @@ import { createHistograms, type ParameterHistogram } from "../../train/histogram
 import { readLines } from "../../train/record/metrics.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 
@@ -85,7 +86,9 @@ async function run(name: string, histogramEvery: number): Promise<TrainEvent[]> 
 }
 
 Deno.test("train() with histogramEvery has a histogram of every parameter in these steps, and the same weights", async () => {
-  const events = await run("counted", 2), without = await run("not counted", 0);
+  const { result: events, left } = await withLiveBuffers(() => run("counted", 2));
+  assert.deepEqual(left, []);
+  const without = await run("not counted", 0);
   const histograms = events.filter((event) => event.kind === "histogram");
   const [first] = histograms, each = histograms.filter(({ step }) => step === first!.step);
   assert.deepEqual(histograms.map(({ step }) => step), [
