@@ -15,6 +15,7 @@ import { download, upload } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { masterOf } from "../../model/gpt.ts";
 import { openTestDevice } from "../gpu.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { device } from "../kernels/harness.ts";
 import { byteTokenizer, CONFIG, randomModel } from "./models.ts";
 
@@ -307,14 +308,17 @@ Deno.test("createEngine() fails a request whose logits are not finite, and compl
 });
 
 Deno.test("createEngine() ends open requests when it is closed", async () => {
-  const engine = createEngine(model, { slots: 1 });
-  const open = [0, 1].map((seed) => engine.submit({ ...PLAIN, seed, maxNewTokens: 20_000 }));
-  await open[0]!.next();
-  await engine.close();
-  for (const pieces of open) {
-    const { result } = (await Array.fromAsync(pieces)).at(-1)!;
-    assert.equal(result!.reason, "aborted");
-  }
+  const { left } = await withLiveBuffers(async () => {
+    const engine = createEngine(model, { slots: 1 });
+    const open = [0, 1].map((seed) => engine.submit({ ...PLAIN, seed, maxNewTokens: 20_000 }));
+    await open[0]!.next();
+    await engine.close();
+    for (const pieces of open) {
+      const { result } = (await Array.fromAsync(pieces)).at(-1)!;
+      assert.equal(result!.reason, "aborted");
+    }
+  });
+  assert.deepEqual(left, []);
 });
 
 Deno.test("createEngine() fails all requests when the device is lost", async () => {

@@ -6,6 +6,7 @@ import { DEFAULT_SAMPLER, type GenerateOptions, promptIdsOf } from "../../genera
 import { loadModel } from "../../generate/load.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { device } from "../kernels/harness.ts";
 import { byteTokenizer, randomModel } from "./models.ts";
 
@@ -186,10 +187,13 @@ Deno.test("generate() throws when the model's logits are not finite", async () =
   const [values] = await download(device, weight);
   values![0] = NaN;
   upload(device, weight, values!);
-  await assert.rejects(told(PLAIN, { gpt: broken, tokenizer }), {
-    name: "UserError",
-    message: "Cannot sample as the model's logits are NaN",
-  });
+  const { left } = await withLiveBuffers(() =>
+    assert.rejects(told(PLAIN, { gpt: broken, tokenizer }), {
+      name: "UserError",
+      message: "Cannot sample as the model's logits are NaN",
+    })
+  );
+  assert.deepEqual(left, []);
   broken.destroy();
 });
 

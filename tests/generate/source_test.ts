@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { cpSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer/tokenizer.ts";
+import { loadSource } from "../../generate/load.ts";
 import {
   fillModel,
   findModel,
@@ -21,6 +22,7 @@ import {
 } from "../../model/files/safetensors.ts";
 import { openTensorFiles } from "../../model/files/tensor_files.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { device } from "../kernels/harness.ts";
 import { fromFileUrl } from "../paths.ts";
@@ -108,13 +110,8 @@ function hubWith(files: Files) {
 
 async function loaded(spec: string, options: FindModelOptions = {}, dtype: "F16" | "F32" = "F32") {
   const source = await findModel(spec, options);
-  const gpt = createGpt(device, source.config, { precision: "f32" });
-  try {
-    fillModel(gpt, source);
-    return { ...source, parameters: await saveParameters(gpt, { dtype }) };
-  } finally {
-    gpt.destroy();
-  }
+  using gpt = loadSource(device, source, { precision: "f32" }).gpt;
+  return { ...source, parameters: await saveParameters(gpt, { dtype }) };
 }
 
 Deno.test({
@@ -545,7 +542,8 @@ const refused: [what: string, spec: string, message: RegExp][] = [
 
 for (const [what, spec, message] of refused) {
   Deno.test(`findModel() and fillModel() refuse ${what} in a sentence`, async () => {
-    await assert.rejects(loaded(spec), { message });
+    const { left } = await withLiveBuffers(() => assert.rejects(loaded(spec), { message }));
+    assert.deepEqual(left, []);
   });
 }
 

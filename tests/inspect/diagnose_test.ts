@@ -18,6 +18,7 @@ import type { CheckName, CheckResult } from "../../train/record/checks.ts";
 import { CHECKS } from "../../train/record/checks.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { directory } from "../checkpoints.ts";
 import { leftOpen } from "../left_open.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
@@ -189,10 +190,10 @@ Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it
   const later = [1001, 1002, 1003].map((step) => JSON.stringify(evaluation(step)));
   Deno.writeTextFileSync(file, `{"kind"\n${later.join("\n")}\n`, { append: true });
   const notices: string[] = [];
-  const { checks } = await diagnoseRun(device, {
-    run: damaged,
-    onNotice: (sentence) => notices.push(sentence),
-  });
+  const { result: { checks }, left } = await withLiveBuffers(() =>
+    diagnoseRun(device, { run: damaged, onNotice: (sentence) => notices.push(sentence) })
+  );
+  assert.deepEqual(left, []);
   assert.ok(!named(checks, "sick").includes("overfitting"));
   assert.match(notices.join(), /metrics\.jsonl is damaged in line \d+, which is skipped/);
   Deno.removeSync(file);

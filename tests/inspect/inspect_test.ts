@@ -3,10 +3,12 @@ import { batchOf } from "../../data/tokens/batch.ts";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/request.ts";
 import { attentionWeightsOf, gradientsOf, logitsOf, lossOf } from "../../inspect/inspect.ts";
+import { logitLensOf, predictionsOf } from "../../inspect/predictions.ts";
 import { download } from "../../kernels/tensor.ts";
 import { masterOf } from "../../model/gpt.ts";
 import { setElements } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
@@ -113,6 +115,16 @@ for (
     assert.equal(seen.size, layers * heads);
   });
 }
+
+Deno.test("what inspects a text frees its buffers", async () => {
+  const { left } = await withLiveBuffers(async () => {
+    for (const read of [logitsOf, lossOf, gradientsOf]) await read(model, TEXT);
+    await attentionWeightsOf(model, TEXT, { layer: 0 });
+    await predictionsOf(model, TEXT);
+    await logitLensOf(model, TEXT);
+  });
+  assert.deepEqual(left, []);
+});
 
 Deno.test("what inspects a text throws when it cannot be read", async () => {
   const long = Array(contextLength + 1).fill(1);
