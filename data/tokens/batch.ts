@@ -116,18 +116,24 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
 }
 
 /**
- * Places sorted by value, places of equal values in ascending order. A radix sort is stable and takes a quarter of the
- * time of a sort that compares.
+ * Places sorted by value, places of equal values in ascending order. A radix sort is stable and takes a tenth of the time of
+ * a sort that compares, if its loops count: `for...of` would take three times as long.
  */
 export function placesInOrder(values: Uint32Array): Uint32Array<ArrayBuffer> {
-  let from = new Uint32Array(values.length), to = new Uint32Array(values.length);
-  for (let i = 0; i < from.length; i++) from[i] = i;
-  const greatest = values.reduce((a, b) => Math.max(a, b), 0);
+  const { length } = values;
+  let from = new Uint32Array(length), to = new Uint32Array(length), greatest = 0;
+  for (let i = 0; i < length; i++) {
+    from[i] = i;
+    greatest = Math.max(greatest, values[i]!);
+  }
   for (let shift = 0; shift < 32 && greatest >>> shift > 0; shift += 8) {
     const next = new Uint32Array(257); // where the next value with each digit goes
-    for (const value of values) next[(value >>> shift & 255) + 1]!++;
+    for (let i = 0; i < length; i++) next[(values[i]! >>> shift & 255) + 1]!++;
     for (let digit = 1; digit < 256; digit++) next[digit]! += next[digit - 1]!;
-    for (const place of from) to[next[values[place]! >>> shift & 255]!++] = place;
+    for (let i = 0; i < length; i++) {
+      const place = from[i]!;
+      to[next[values[place]! >>> shift & 255]!++] = place;
+    }
     [from, to] = [to, from];
   }
   return from;
