@@ -1,4 +1,4 @@
-// y = scale · sum + bias + addendFactor · addend: how every kernel of this folder stores y, for sum = a · b.
+// y = scale · sum + bias + addendFactor · addend + diagonal · I: how every kernel of this folder stores y, for sum = a · b.
 // Needs value, activation() and activationDerivative() from ../activation.wgsl.
 //
 // A value has four columns of a row, or one. In a batch, matrix z of y begins at row z · M. An activation function
@@ -17,6 +17,8 @@ alias yType = vec4<f16>;
 const BIAS: bool = true;
 const SCALED: bool = true;
 const ADDEND: bool = true;
+const DIAGONAL: bool = true;
+const IN_FOURS: bool = true; // whether a value has four columns
 const ACTIVATED: bool = true;
 const BACKWARD: bool = true;
 const GATED: bool = true;
@@ -36,6 +38,7 @@ struct Sizes {
   accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline
   scale: f32,
   addendFactor: f32,
+  diagonal: f32, // added where the row is the column
   // elements from one matrix of a batch to the next; 0 if there is no batch
   aMatrix: u32,
   bMatrix: u32,
@@ -74,6 +77,8 @@ struct Beside {
   bias: value,
   // only if ADDEND
   addend: yType,
+  // only if DIAGONAL
+  diagonal: value,
   // only if BACKWARD
   // unless GATED
   hidden: yType,
@@ -82,6 +87,15 @@ struct Beside {
   // only if BACKWARD
   // only if GATED
   up: yType,
+}
+
+// sizes.diagonal where the row is the column, and zero elsewhere.
+// only if DIAGONAL
+fn diagonalAt(row: u32, n: u32) -> value {
+  // only if IN_FOURS
+  return select(value(), value(sizes.diagonal), 4 * n + vec4u(0, 1, 2, 3) == vec4u(row));
+  // unless IN_FOURS
+  return select(value(), value(sizes.diagonal), n == row);
 }
 
 // What belongs to row m and column n, or to the four columns from 4n on.
@@ -93,6 +107,8 @@ fn besideOf(m: u32, n: u32) -> Beside {
   beside.bias = bias[n];
   // only if ADDEND
   beside.addend = addend[beside.i];
+  // only if DIAGONAL
+  beside.diagonal = diagonalAt(m % sizes.M, n);
   // only if BACKWARD
   // unless GATED
   beside.hidden = hidden[beside.i];
@@ -117,6 +133,8 @@ fn storeWith(beside: Beside, sum: value) {
   result += beside.bias;
   // only if ADDEND
   result += sizes.addendFactor * value(beside.addend);
+  // only if DIAGONAL
+  result += beside.diagonal;
   if (sizes.accumulate != 0) { result += value(beside.before); }
   // only if BACKWARD
   // unless GATED

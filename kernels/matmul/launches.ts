@@ -89,7 +89,7 @@ export interface Addend {
   readonly factor: number;
 }
 
-/** A product y = scale · a · b + bias + addend with checked tensors. Strides and starts count elements. */
+/** A product y = scale · a · b + bias + addend + diagonal · I with checked tensors. Strides and starts count elements. */
 export interface Product {
   readonly a: Tensor;
   readonly b: Tensor;
@@ -97,6 +97,8 @@ export interface Product {
   readonly y: Tensor;
   readonly epilogue: Epilogue | undefined;
   readonly addend: Addend | undefined;
+  /** What is added to y where its row is its column. */
+  readonly diagonal: number;
   readonly normalize: Normalization | undefined;
   readonly M: number;
   /** Rows for which the kernel is chosen. */
@@ -142,7 +144,7 @@ function epilogueOf(
   widths: { operands: Width; result: 1 | 4 },
   split = product.K,
 ) {
-  const { bias, y, epilogue, addend, M, N, K, accumulate, scale, batch } = product;
+  const { bias, y, epilogue, addend, diagonal, M, N, K, accumulate, scale, batch } = product;
   const { aStride, aStart, bStride, yStride, yStart, transposeA } = product;
   const kind = epilogue?.kind;
   return {
@@ -155,6 +157,8 @@ function epilogueOf(
       BIAS: bias !== undefined,
       SCALED: scale !== 1,
       ADDEND: addend !== undefined,
+      DIAGONAL: diagonal !== 0,
+      IN_FOURS: widths.result === 4,
       ACTIVATED: kind === "forward" || kind === "gatedForward" || kind === "pairedForward",
       BACKWARD: kind === "backward" || kind === "gatedBackward",
       GATED: kind === "gatedForward" || kind === "gatedBackward" || kind === "pairedForward",
@@ -174,6 +178,7 @@ function epilogueOf(
       yStride: yStride / widths.result,
       yStart: yStart / widths.result,
       addendFactor: addend?.factor ?? 0,
+      diagonal,
       aMatrix: batch === undefined ? 0 : (transposeA ? K : M) * aStride / widths.operands,
       bMatrix: batch === undefined ? 0 : K * N / widths.operands,
     },
@@ -209,6 +214,7 @@ function inParts(
     bias: undefined,
     epilogue: undefined,
     addend: undefined,
+    diagonal: 0,
     accumulate: false,
     scale: 1,
     y: partials,

@@ -76,6 +76,8 @@ export interface MatmulOptions {
   epilogue?: Epilogue | undefined;
   /** What is added to y before an activation function is applied; its factor is not `scale`. */
   addend?: Addend | undefined;
+  /** What is added, likewise, where the row of y is its column; 0 by default, as it must be with `parts`. */
+  diagonal?: number;
   /** Layer-norm or RMS norm of `a` before the product, for a few rows that are not transposed. */
   normalize?: Normalization | undefined;
   /**
@@ -97,7 +99,7 @@ export interface MatmulOptions {
 }
 
 /**
- * y = scale · a · b + bias + addend, summed in f32.
+ * y = scale · a · b + bias + addend + diagonal · I, summed in f32.
  *
  * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
  * y: [M,N]. Each of a, b, y is f32 or f16, and b with `scales` i8. y is set, or with `accumulate` added to. In a batch,
@@ -161,7 +163,7 @@ function checkProduct(
   options: MatmulOptions,
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
-  const { symmetric = false } = options;
+  const { symmetric = false, diagonal = 0 } = options;
   const { columnsOfA, firstColumnOfY, epilogue, addend, normalize, parts, scales } = options;
   const { kernelRows } = options;
   const batch = a.shape.length === 3 ? a.shape[0] : undefined;
@@ -201,6 +203,11 @@ function checkProduct(
         `${yStart} to ${yStart + N} of "${y.name}" [${y.shape}]`,
     );
   }
+  if (parts !== undefined && diagonal !== 0) {
+    throw new RangeError(
+      `Cannot run matmul as with parts diagonal must be 0: current value is ${diagonal}`,
+    );
+  }
   return {
     a,
     b,
@@ -208,6 +215,7 @@ function checkProduct(
     y,
     epilogue,
     addend,
+    diagonal,
     normalize,
     M,
     kernelRows: kernelRows ?? M,

@@ -27,6 +27,7 @@ struct Sizes { // all but first and parts count values
 @group(0) @binding(5) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+const EACH: u32 = PART / WORKGROUP_SIZE; // values per invocation
 
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 
@@ -34,18 +35,34 @@ var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   let part = group.y * WORKGROUPS_PER_ROW + group.x;
   let matrix = sizes.first + group.z;
-  let end = min((part + 1) * PART, sizes.elements);
+  let first = part * PART + index;
+  // all values are loaded before any is stored, so that the loads overlap
+  var stored: array<u32, EACH>;
+  var gradients: array<value, EACH>;
+  var momenta: array<value, EACH>;
+  // unroll
+  for (var e = 0u; e < EACH; e++) {
+    let i = first + e * WORKGROUP_SIZE;
+    if (i < sizes.elements) {
+      let row = i / sizes.outputs;
+      let column = i % sizes.outputs;
+      stored[e] = group.z * sizes.S + sizes.start + row * sizes.columns + column;
+      gradients[e] = gradient[stored[e]];
+      momenta[e] = momentum[stored[e]];
+    }
+  }
   var sum = 0.0;
-  for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
-    let row = i / sizes.outputs;
-    let column = i % sizes.outputs;
-    let stored = group.z * sizes.S + sizes.start + row * sizes.columns + column;
-    let g = gradient[stored] * update.gradientFactor;
-    let m = BETA * momentum[stored] + (1.0 - BETA) * g;
-    let ahead = BETA * m + (1.0 - BETA) * g;
-    if (update.skipped == 0) { momentum[stored] = m; }
-    x[matrix * sizes.elements + i] = ahead;
-    sum += dot(vec4f(ahead), vec4f(ahead));
+  // unroll
+  for (var e = 0u; e < EACH; e++) {
+    let i = first + e * WORKGROUP_SIZE;
+    if (i < sizes.elements) {
+      let g = gradients[e] * update.gradientFactor;
+      let m = BETA * momenta[e] + (1.0 - BETA) * g;
+      let ahead = BETA * m + (1.0 - BETA) * g;
+      if (update.skipped == 0) { momentum[stored[e]] = m; }
+      x[matrix * sizes.elements + i] = ahead;
+      sum += dot(vec4f(ahead), vec4f(ahead));
+    }
   }
   shares[index] = sum;
   for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {

@@ -6,15 +6,15 @@
  *     momentum = β · momentum + (1 - β) · g                    momentum.wgsl
  *     x = β · momentum + (1 - β) · g                           Nesterov's look-ahead
  *     x = x / ‖x‖                                              normalize.wgsl
- *     five times: A = x · xᵀ, B = b · A + c · A · A,           products of kernels/matmul/
- *                 x = a · x + B · x
+ *     five times: A = x · xᵀ, P = a · I + b · A + c · A · A,   products of kernels/matmul/
+ *                 x = P · x
  *     parameter = (1 - rate · decay) · parameter               update.wgsl
  *                 - rate · √max(1, outputs / inputs) · x
  *
  * The rounds are an iteration of Newton and Schulz with coefficients that raise small singular values the fastest:
  * afterwards all lie between about 0.7 and 1.2. Its products are those of the shorter side: if a matrix has more rows
- * than columns, A = xᵀ · x and x = a · x + x · B. So a matrix of m × n, m ≤ n, takes 5 · (4 · m² · n + 2 · m³)
- * operations. Matrices of one shape are computed together, of all blocks if they fit.
+ * than columns, A = xᵀ · x and x = x · P. So a matrix of m × n, m ≤ n, takes 5 · (4 · m² · n + 2 · m³)
+ * operations. Matrices whose sides are alike are computed together, wide and tall ones, of all blocks if they fit.
  *
  * The rounds are computed in f32 also if the model trains in f16, unless tensor cores multiply f16 several times as
  * fast. Five rounds multiply the smallest singular values of x by up to 485, and the errors of rounding x with them: in
@@ -26,7 +26,6 @@
 
 import momentumShader from "./momentum.wgsl" with { type: "text" };
 import normalizeShader from "./normalize.wgsl" with { type: "text" };
-import shiftShader from "./shift.wgsl" with { type: "text" };
 import updateShader from "./update.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
@@ -34,7 +33,7 @@ import { hasMatrices } from "../matrices.ts";
 import { matmul } from "../matmul/matmul.ts";
 import { UPDATE } from "../prepare_step/prepare_step.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { bytesPerElement, ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+import { bytesPerElement, ceilDiv, type DType, size, type Tensor, viewTensor } from "../tensor.ts";
 
 /** A matrix of a block: some columns of a stored matrix [inputs,columns]. */
 export interface MuonMatrix {
@@ -74,7 +73,7 @@ const GROUPS = [3, 2], WIDE = 2;
  * Most bytes of x of the matrices that are computed together. So many fill a large GPU, and the scratch memory of the rounds
  * stays below that of AdamW's second moment in a large model.
  */
-const MOST_BYTES = 64 * 2 ** 20;
+const MOST_BYTES = 128 * 2 ** 20;
 
 /** Values per workgroup of the kernels with sums, and invocations of all. */
 const PART = 1024, WORKGROUP_SIZE = 256;
@@ -107,13 +106,15 @@ export function muon(
     update: [update, "5", "u32"],
   });
   const { device } = program, isF16 = copy !== undefined;
-  for (const batch of batchesOf(device, matrices, { parameter, isF16 })) {
-    const { inputs, outputs } = batch.matrices[0]!, { dtype } = batch;
-    const shape = [batch.L * batch.matrices.length, inputs, outputs];
-    const x = program.scratch(shape, { slot: X, dtype });
-    lookAhead(program, batch, { gradient, update }, { momentum, x }, options);
-    const direction = orthogonalize(program, x);
-    move(program, batch, { x: direction, update }, { parameter, copy }, options);
+  for (const batches of batchesOf(device, matrices, { parameter, isF16 })) {
+    const xs = scratches(program, batches.map(shapeOf), { slot: X, dtype: batches[0]!.dtype });
+    batches.forEach((batch, i) =>
+      lookAhead(program, batch, { gradient, update }, { momentum, x: xs[i]! }, options)
+    );
+    const directions = orthogonalize(program, xs);
+    batches.forEach((batch, i) =>
+      move(program, batch, { x: directions[i]!, update }, { parameter, copy }, options)
+    );
   }
 }
 
@@ -138,17 +139,25 @@ interface MatrixBatch {
   readonly width: 1 | 4;
 }
 
+/** The shape of x of a batch: [G,inputs,outputs] */
+function shapeOf({ matrices, L }: MatrixBatch): [number, number, number] {
+  const { inputs, outputs } = matrices[0]!;
+  return [L * matrices.length, inputs, outputs];
+}
+
 /**
  * Distributes the matrices of all blocks over batches whose x has at most `MOST_BYTES`, or one matrix, and whose blocks
  * fit in one binding from the matrix in the first to that in the last.
+ *
+ * @returns the batches that are computed together: one, or a batch of wide matrices and one of tall ones.
  */
 function batchesOf(
   device: Device,
   matrices: readonly MuonMatrix[],
   { parameter: { shape: [layers, S] }, isF16 }: { parameter: Tensor; isF16: boolean },
-): MatrixBatch[] {
+): MatrixBatch[][] {
   const { maxBindingBytes } = device;
-  const alike = Map.groupBy(matrices, ({ inputs, outputs }) => `${inputs},${outputs}`);
+  const alike = Map.groupBy(matrices, sidesOf);
   return [...alike.values()].flatMap((matrices) => {
     const { inputs, outputs } = matrices[0]!;
     const dtype = isF16 ? muonDtype(device, matrices[0]!) : "f32";
@@ -159,9 +168,38 @@ function batchesOf(
       const bound = 1 + Math.floor((maxBindingBytes / 4 - longest) / S!);
       const blocks = Math.max(1, Math.min(bound, Math.floor(most / matrices.length)));
       const width = matrices.every(isInVectors) ? 4 : 1;
-      return chunksOf([...new Array(layers).keys()], blocks)
-        .map(({ 0: first, length: L }) => ({ matrices, first: first!, L, dtype, width } as const));
+      const alike = [...Map.groupBy(matrices, ({ inputs }) => inputs).values()];
+      return chunksOf([...new Array(layers).keys()], blocks).map(({ 0: first, length: L }) =>
+        alike.map((matrices) => ({ matrices, first: first!, L, dtype, width } as const))
+      );
     });
+  });
+}
+
+/** A name for the sides of a matrix: that of its transpose, too, if tensors of both may lie side by side. */
+function sidesOf({ inputs, outputs }: MuonMatrix): string {
+  const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs);
+  const areAligned = [m * m, m * n].every((elements) => elements % ALIGNMENT === 0);
+  return areAligned ? `${m},${n}` : `${inputs},${outputs}`;
+}
+
+/** Scratch tensors of these shapes, one behind the other in a slot. */
+function scratches(
+  program: Program,
+  shapes: readonly (readonly number[])[],
+  { slot, dtype }: { slot: number; dtype: DType },
+): Tensor[] {
+  const elements = shapes.reduce((sum, shape) => sum + size(shape), 0);
+  return cut(program.scratch([elements], { slot, dtype }), shapes);
+}
+
+/** The parts of a tensor that have these shapes, one behind the other. */
+function cut(whole: Tensor, shapes: readonly (readonly number[])[]): Tensor[] {
+  let offset = 0;
+  return shapes.map((shape) => {
+    const part = viewTensor(whole, { offset, shape });
+    offset += size(shape);
+    return part;
   });
 }
 
@@ -211,66 +249,55 @@ function lookAhead(
 }
 
 /**
- * Five rounds of Newton and Schulz in the type of x; returns the scratch tensor that has the result: x or another.
+ * Five rounds of Newton and Schulz in the type of x; returns the scratch tensors that have the results: xs or others.
  *
- * A round multiplies x by P = a · I + B, a polynomial of A, and so A by P². In a group of several rounds only the first A
- * is a product of x, and only the product of all P multiplies x. All these products are symmetric.
+ * A round multiplies x by P, a polynomial of A, and so A by P². In a group of several rounds only the first A is a product
+ * of x, and only the product of all P multiplies x. All these products are symmetric.
+ *
+ * @param xs wide matrices, tall ones, or both with the same sides.
  */
-function orthogonalize(program: Program, x: Tensor): Tensor {
-  const { dtype } = x, [G, inputs, outputs] = x.shape as [number, number, number];
-  const isTall = inputs > outputs, m = Math.min(inputs, outputs), n = Math.max(inputs, outputs);
+function orthogonalize(program: Program, xs: Tensor[]): Tensor[] {
+  const { dtype, shape: [, inputs, outputs] } = xs[0]!, shapes = xs.map(({ shape }) => shape);
+  const m = Math.min(inputs!, outputs!), n = Math.max(inputs!, outputs!);
+  const squares = shapes.map(([G]) => [G!, m, m]), G = squares.reduce((sum, [G]) => sum + G!, 0);
   const square = (slot: number) => program.scratch([G, m, m], { slot, dtype });
-  const A = square(GRAM), B = square(POLYNOMIAL);
-  let next = program.scratch(x.shape, { slot: AHEAD, dtype }); // which nothing reads any more
-  /** y = P · of */
-  const multiply = (of: Tensor, y: Tensor) =>
-    matmul(program, { a: B, b: of }, { y }, {
-      symmetric: true,
-      addend: { tensor: of, factor: LINEAR },
-    });
+  const A = square(GRAM), ofEach = cut(A, squares);
+  let nexts = scratches(program, shapes, { slot: AHEAD, dtype }); // which nothing reads any more
+  const isTall = ({ shape: [, rows, columns] }: Tensor) => rows! > columns!;
+  const multiply = (a: Tensor, b: Tensor, y: Tensor) =>
+    matmul(program, { a, b }, { y }, { symmetric: true });
   const isWide = dtype === "f16" && n >= WIDE * m;
   for (const rounds of isWide ? GROUPS : new Array<number>(ROUNDS).fill(1)) {
-    const layout = isTall ? { transposeA: true } : { transposeB: true };
-    matmul(program, { a: x, b: x }, { y: A }, { ...layout, symmetric: true });
-    let factor: Tensor | undefined, spare: Tensor | undefined;
+    xs.forEach((x, i) => {
+      const layout = isTall(x) ? { transposeA: true } : { transposeB: true };
+      matmul(program, { a: x, b: x }, { y: ofEach[i]! }, { ...layout, symmetric: true });
+    });
+    let factor: Tensor | undefined, spare: Tensor | undefined; // factor: the product of all P
     for (let round = 1; round <= rounds; round++) {
-      matmul(program, { a: A, b: A }, { y: B }, {
+      const P = square(factor ? POLYNOMIAL : FACTOR);
+      matmul(program, { a: A, b: A }, { y: P }, {
         symmetric: true,
         scale: QUINTIC,
         addend: { tensor: A, factor: CUBIC },
+        diagonal: LINEAR,
       });
-      if (rounds === 1) break;
-      spare ??= square(SPARE);
       if (factor) {
-        multiply(factor, spare);
-        [factor, spare] = [spare, factor];
-      } else {
-        factor = square(FACTOR);
-        shift(program, { x: B }, { y: factor }, LINEAR);
-      }
+        multiply(P, factor, spare!);
+        [factor, spare] = [spare!, factor];
+      } else factor = P;
       if (round === rounds) break;
-      multiply(A, spare);
-      multiply(spare, A);
+      spare ??= square(SPARE);
+      multiply(P, A, spare);
+      multiply(P, spare, A);
     }
-    const by = factor ?? B;
-    matmul(program, isTall ? { a: x, b: by } : { a: by, b: x }, { y: next }, {
-      addend: factor ? undefined : { tensor: x, factor: LINEAR },
+    const factors = cut(factor!, squares);
+    xs.forEach((x, i) => {
+      const operands = isTall(x) ? { a: x, b: factors[i]! } : { a: factors[i]!, b: x };
+      matmul(program, operands, { y: nexts[i]! });
     });
-    [x, next] = [next, x];
+    [xs, nexts] = [nexts, xs];
   }
-  return x;
-}
-
-/** y = x + shift · I.  x, y: f16 [G,M,M] */
-function shift(program: Program, { x }: { x: Tensor }, { y }: { y: Tensor }, shift: number): void {
-  const [G, M] = x.shape as [number, number], N = G * M * M / 4;
-  program.dispatch({
-    shader: { "kernels/muon/shift.wgsl": shiftShader },
-    constants: { WORKGROUP_SIZE },
-    tensors: { x, y },
-    uniforms: { N, M, shift },
-    workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
-  });
+  return xs;
 }
 
 /** Moves the parameters along x.  x: [G,inputs,outputs] */

@@ -19,11 +19,22 @@ struct Sizes {
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+const EACH: u32 = PART / WORKGROUP_SIZE; // values per invocation
 
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let part = group.y * WORKGROUPS_PER_ROW + group.x;
+  let first = part * PART + index;
+  // loaded before the norm is known, so that the loads overlap with its sum
+  var values: array<value, EACH>;
+  // unroll
+  for (var e = 0u; e < EACH; e++) {
+    let i = first + e * WORKGROUP_SIZE;
+    if (i < sizes.elements) { values[e] = x[group.z * sizes.elements + i]; }
+  }
+
   var sum = 0.0;
   for (var i = index; i < sizes.parts; i += WORKGROUP_SIZE) {
     sum += squares[group.z * sizes.parts + i];
@@ -36,10 +47,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   workgroupBarrier();
   let factor = 1.0 / max(sqrt(shares[0]), LEAST_NORM);
 
-  let part = group.y * WORKGROUPS_PER_ROW + group.x;
-  let end = min((part + 1) * PART, sizes.elements);
-  for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
-    let at = group.z * sizes.elements + i;
-    y[at] = yType(x[at] * factor);
+  // unroll
+  for (var e = 0u; e < EACH; e++) {
+    let i = first + e * WORKGROUP_SIZE;
+    if (i < sizes.elements) { y[group.z * sizes.elements + i] = yType(values[e] * factor); }
   }
 }

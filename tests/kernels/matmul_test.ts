@@ -106,6 +106,9 @@ for (const on of DEVICES) {
   }
 }
 
+/** Whether element i of a batch of matrices [M,N] lies on a diagonal. */
+const isDiagonal = (i: number, M: number, N: number) => Math.floor(i / N) % M === i % N;
+
 // sizes that are no multiples of tiles and lanes, and odd ones for the simplest kernel
 const BATCHES = [
   [3, 68, 36, 76, ["any", "64x64 of 128/1", ...(device.subgroupSize ? ["lanes"] : [])]],
@@ -114,7 +117,7 @@ const BATCHES = [
 for (const [batch, M, K, N, variants] of BATCHES) {
   for (const { layout, transposeA, transposeB } of LAYOUTS) {
     Deno.test(
-      `matmul() ${layout} of ${batch} times [${M},${K}]x[${K},${N}] with an addend matches the reference`,
+      `matmul() ${layout} of ${batch} times [${M},${K}]x[${K},${N}] with an addend and a diagonal matches the reference`,
       withRandom(async (random) => {
         const a = randomValues(random, batch * M * K), b = randomValues(random, batch * K * N);
         const addend = randomValues(random, batch * M * N);
@@ -131,16 +134,47 @@ for (const [batch, M, K, N, variants] of BATCHES) {
         const ys = variants.map((variant) =>
           poisoned(variant, { shape: [batch, M, N], dtype: "f32" })
         );
+        const expected = products.map((v, i) =>
+          0.5 * v - 2 * addend[i]! + (isDiagonal(i, M, N) ? 3 : 0)
+        );
         await assertComputes((program) => {
           for (const y of ys) {
-            const options = { transposeA, transposeB, scale: 0.5, variant: y.name };
+            const options = { transposeA, transposeB, scale: 0.5, diagonal: 3, variant: y.name };
             matmul(program, t, { y }, { ...options, addend: { tensor: t.addend, factor: -2 } });
           }
-        }, ys.map((y) => [y, products.map((v, i) => 0.5 * v - 2 * addend[i]!), TOLERANCE.f32!]));
+        }, ys.map((y) => [y, expected, TOLERANCE.f32!]));
       }),
     );
   }
 }
+
+for (const variant of ["vector", "any", "64x64 of 128/1", "64x64 of 128/2"]) {
+  Deno.test(
+    `matmul() as ${variant} adds to the diagonal what no part of K adds a second time`,
+    withRandom(async (random) => {
+      const M = variant === "vector" ? 1 : 68, K = 140, N = 72;
+      const a = randomValues(random, M * K), b = randomValues(random, K * N);
+      const t = tensors({ a: [[M, K], "f32", a], b: [[K, N], "f32", b], y: [[M, N], "f32"] });
+      const { y } = reference.matmul({ a, b }, { M, K, N });
+      const expected = y.map((v, i) => v + (isDiagonal(i, M, N) ? -7 : 0));
+      await assertComputes((program) => matmul(program, t, t, { diagonal: -7, variant }), [
+        [t.y, expected, TOLERANCE.f32!],
+      ]);
+    }),
+  );
+}
+
+Deno.test("matmul() throws on a diagonal of partial sums", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const inputs = { a: like([1, 32]), b: like([32, 4]) }, y = like([2, 1, 4]);
+  assert.throws(
+    () => matmul(new Program(device), inputs, { y }, { parts: 2, diagonal: 0.5 }),
+    {
+      name: "RangeError",
+      message: "Cannot run matmul as with parts diagonal must be 0: current value is 0.5",
+    },
+  );
+});
 
 // one row, on a CPU and as a GPU computes it: K longer than one turn of the lanes, N clamped, several turns of columns
 for (const isCpu of [true, false]) {
@@ -407,12 +441,13 @@ for (const { on, how } of WITH_MATRICES) {
       const expected = Array.from({ length: batch }, (_, z) => {
         const one = a.slice(z * M * K, (z + 1) * M * K);
         return [...reference.matmul({ a: one, b: one }, { M, N: M, K, transposeA: true }).y];
-      }).flat().map((v, i) => v + factor * addend[i]!);
+      }).flat().map((v, i) => v + factor * addend[i]! + (isDiagonal(i, M, M) ? 5 : 0));
       await assertComputes(
         (program) =>
           matmul(program, { a: t.a, b: t.a }, t, {
             transposeA: true,
             symmetric: true,
+            diagonal: 5,
             addend: { tensor: t.addend, factor },
             variant: "matrix 64x64x32/1",
           }),
