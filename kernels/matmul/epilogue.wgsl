@@ -23,6 +23,7 @@ const ACTIVATED: bool = true;
 const BACKWARD: bool = true;
 const GATED: bool = true;
 const PAIRED: bool = false; // whether the kernel computes gate, too; only vector.wgsl does
+const MAY_ADD: bool = true; // whether sizes.accumulate decides; without it y is overwritten
 
 struct Sizes {
   M: u32,
@@ -35,7 +36,7 @@ struct Sizes {
   bStride: u32,
   yStride: u32,
   yStart: u32,
-  accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline
+  accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline where it costs nothing
   scale: f32,
   addendFactor: f32,
   diagonal: f32, // added where the row is the column
@@ -72,6 +73,7 @@ var<private> gateOfRow: value;
 // that the reads overlap.
 struct Beside {
   i: u32, // where y is
+  // only if MAY_ADD
   before: yType, // y as it was, if sizes.accumulate
   // only if BIAS
   bias: value,
@@ -102,6 +104,7 @@ fn diagonalAt(row: u32, n: u32) -> value {
 fn besideOf(m: u32, n: u32) -> Beside {
   var beside: Beside;
   beside.i = sizes.yStart + m * sizes.yStride + n;
+  // only if MAY_ADD
   if (sizes.accumulate != 0) { beside.before = y[beside.i]; }
   // only if BIAS
   beside.bias = bias[n];
@@ -135,6 +138,7 @@ fn storeWith(beside: Beside, sum: value) {
   result += sizes.addendFactor * value(beside.addend);
   // only if DIAGONAL
   result += beside.diagonal;
+  // only if MAY_ADD
   if (sizes.accumulate != 0) { result += value(beside.before); }
   // only if BACKWARD
   // unless GATED

@@ -302,6 +302,8 @@ export function matrixProduct(
         BATCH: batch !== undefined,
         SYMMETRIC: symmetric,
         READS_AHEAD: constants.ADDEND || constants.BACKWARD || constants.GATED,
+        CHECKED: constants.BACKWARD || M % tileRows(tile) !== 0 || N % tileColumns(tile) !== 0,
+        MAY_ADD: stored.accumulate,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
       },

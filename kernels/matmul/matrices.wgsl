@@ -49,6 +49,7 @@ const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 const SYMMETRIC: bool = false; // whether y is: no tile above the diagonal is computed; those below it are stored twice
 const READS_AHEAD: bool = true; // whether what belongs to y is read before vectors above it are stored
+const CHECKED: bool = true; // whether places of vectors are compared with the edges of y
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -87,9 +88,10 @@ const B_ROWS: u32 = select(select(0u, WORKGROUP_SIZE / B_WIDTH, B_TOGETHER == B_
 const A_VECTORS: u32 = select(A_TOGETHER, 0u, A_TOGETHER == A_WIDTH);
 const B_VECTORS: u32 = select(B_TOGETHER, 0u, B_TOGETHER == B_WIDTH);
 
-// A subgroup stores 16 rows of sums at a time, with four columns per vector.
+// A subgroup stores 16 rows of sums at a time, with four columns per vector. Rows are padded by two vectors, so that what
+// is stored together is in different banks.
 const STRIP_WIDTH: u32 = 4 * COLUMNS;
-const STRIP_STRIDE: u32 = STRIP_WIDTH + 1;
+const STRIP_STRIDE: u32 = STRIP_WIDTH + 2;
 const STRIP_SIZE: u32 = 16 * STRIP_STRIDE;
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
@@ -176,7 +178,7 @@ fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, matrixRow: u32, besides: pt
     // unroll
     for (var i = 0u; i < COLUMNS; i++) {
       let place = placeInStrip(lane, half * COLUMNS + i);
-      if (m + place.x < sizes.M && n + 4 * place.y < sizes.N) {
+      if (!CHECKED || (m + place.x < sizes.M && n + 4 * place.y < sizes.N)) {
         storeWith(these[i], bitcast<vec4f>(tiles[strip + place.x * STRIP_STRIDE + place.y]));
       }
     }

@@ -98,7 +98,7 @@ export function tileBytes(tile: OutputTile): number {
 
 /**
  * Bytes of workgroup memory of matrices.wgsl for a tile: both operands, or for each subgroup 16 rows of sums, if these
- * need more. Every row is padded by 16 bytes.
+ * need more. Rows of operands are padded by 16 bytes, those of sums by 32.
  */
 export function matrixTileBytes(
   tile: MatrixTile,
@@ -110,7 +110,7 @@ export function matrixTileBytes(
   const rows = tileRows(tile), columns = tileColumns(tile);
   const a = transposeA ? bytes(TILE_K, rows) : bytes(rows, TILE_K);
   const b = transposeB ? bytes(columns, TILE_K) : bytes(TILE_K, columns);
-  const strip = MATRIX_SIDE * (COLUMNS * MATRIX_SIDE * 4 + 16);
+  const strip = MATRIX_SIDE * (COLUMNS * MATRIX_SIDE * 4 + 32);
   return Math.max(a + b, X * Y * strip);
 }
 
