@@ -107,6 +107,8 @@ export function stepCost(
     return recompute === "block" || part!.startsWith("mlp.");
   };
 
+  /** Whether the backward pass of a norm computes the gradient of the layer's bias, too. */
+  const isAddend = (name: string) => name.endsWith(".c_proj.weight");
   for (const { name, shape: [inputs, outputs] } of table) {
     if (outputs === undefined || !name.endsWith(".weight") || !name.startsWith("h.")) continue;
     product(name, inputs! * outputs);
@@ -120,7 +122,8 @@ export function stepCost(
     else {
       move(0, 2 * (inputs! + outputs)); // x and y; dy and dx
       if (trained.has(name)) move(0, inputs! + outputs); // x and dy
-      if (trained.has(name.replace(/weight$/, "bias"))) move(0, outputs); // dy
+      const bias = name.replace(/weight$/, "bias");
+      if (trained.has(bias) && !isAddend(name)) move(0, outputs); // dy
     }
   }
   const head = headName({ config });

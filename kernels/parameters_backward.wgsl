@@ -1,9 +1,10 @@
-// dweight, dbias = sums of the blocks' partials; set or accumulated.   dweight, dbias: [C]
-// partials: [P,2,C], or without BIAS [P,1,C]
+// first, second, third = sums of the blocks' partials, each a gradient of parameters; set or accumulated.
+// partials: [P,SUMS,C]; first, second, third: [C]
 //
-// A workgroup sums COLUMNS vectors of four columns of dweight or dbias, and SHARES invocations share one vector.
+// A workgroup sums COLUMNS vectors of four columns, and SHARES invocations share one vector.
 const ACCUMULATE: bool = true;
-const BIAS: bool = true; // whether there is dbias
+const SECOND: bool = true; // whether there is a second sum
+const THIRD: bool = true; // whether there is a third one
 const COLUMNS: u32 = 8;
 const SHARES: u32 = 32;
 
@@ -13,19 +14,22 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4f>;
-@group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
-// only if BIAS
-@group(0) @binding(2) var<storage, read_write> dbias: array<vec4f>;
-@group(0) @binding(3) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<storage, read_write> first: array<vec4f>;
+// only if SECOND
+@group(0) @binding(2) var<storage, read_write> second: array<vec4f>;
+// only if THIRD
+@group(0) @binding(3) var<storage, read_write> third: array<vec4f>;
+@group(0) @binding(4) var<uniform> sizes: Sizes;
 
+const SUMS: u32 = 1 + select(0u, 1u, SECOND) + select(0u, 1u, THIRD);
 const STRIDE: u32 = 4 * SHARES;
-const SUMS: u32 = COLUMNS * SHARES;
-var<workgroup> sums: array<vec4f, SUMS>;
+const INVOCATIONS: u32 = COLUMNS * SHARES;
+var<workgroup> sums: array<vec4f, INVOCATIONS>;
 
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let c = group.x * COLUMNS + local.x; // column of dweight and dbias side by side
-  let columns = select(1u, 2u, BIAS) * sizes.columns4;
+  let c = group.x * COLUMNS + local.x; // column of all sums side by side
+  let columns = SUMS * sizes.columns4;
   let inside = c < columns;
   var sum = vec4f();
   if (inside) {
@@ -44,17 +48,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     workgroupBarrier();
     if (local.y < half) { sums[place] += sums[place + half * COLUMNS]; }
   }
-  if (local.y != 0) { return; }
+  if (local.y != 0 || !inside) { return; }
   sum = sums[place];
-  if (c < sizes.columns4) {
-    if (ACCUMULATE) { sum += dweight[c]; }
-    dweight[c] = sum;
-  } else if (inside) {
-    // only if BIAS
-    {
-      let at = c - sizes.columns4;
-      if (ACCUMULATE) { sum += dbias[at]; }
-      dbias[at] = sum;
-    }
+  let at = c % sizes.columns4;
+  if (c == at) {
+    if (ACCUMULATE) { sum += first[at]; }
+    first[at] = sum;
+  }
+  // only if SECOND
+  if (c == at + sizes.columns4) {
+    if (ACCUMULATE) { sum += second[at]; }
+    second[at] = sum;
+  }
+  // only if THIRD
+  if (c == at + 2 * sizes.columns4) {
+    if (ACCUMULATE) { sum += third[at]; }
+    third[at] = sum;
   }
 }

@@ -15,16 +15,33 @@ const SHARES: u32 = LANES * ROWS;
 var<workgroup> shares: array<vec2f, SHARES>;
 
 // unless SUBGROUPS
-fn treeSums(values: vec2f, local: vec3u) -> vec2f {
+const LEADERS: u32 = 8;
+// unless SUBGROUPS
+const LED: u32 = LANES / LEADERS; // lanes whose values a leader adds up, with its own
+
+// The first lanes of a row each add up the values of some lanes, and then every lane adds up theirs. This needs fewer
+// barriers than a tree, and loads that wait for nothing.
+// unless SUBGROUPS
+fn sharedSums(values: vec2f, local: vec3u) -> vec2f {
   let place = local.y * LANES + local.x;
   workgroupBarrier(); // the previous sums have been read
   shares[place] = values;
-  for (var half = LANES / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (local.x < half) { shares[place] += shares[place + half]; }
+  workgroupBarrier();
+  if (local.x < LEADERS) {
+    var sum = values;
+    // unroll
+    for (var i = 1u; i < LED; i++) {
+      sum += shares[place + i * LEADERS];
+    }
+    shares[place] = sum;
   }
   workgroupBarrier();
-  return shares[local.y * LANES];
+  var sum = vec2f();
+  // unroll
+  for (var i = 0u; i < LEADERS; i++) {
+    sum += shares[local.y * LANES + i];
+  }
+  return sum;
 }
 
 // Sums over the lanes of a row. A subgroup needs no barrier; barriers are expensive on a CPU adapter.
@@ -33,6 +50,6 @@ fn rowSums(values: vec2f, local: vec3u) -> vec2f {
   // only if SUBGROUPS
   sums = subgroupAdd(values);
   // unless SUBGROUPS
-  sums = treeSums(values, local);
+  sums = sharedSums(values, local);
   return sums;
 }

@@ -17,11 +17,19 @@ import { ceilDiv, type Tensor } from "./tensor.ts";
 /** The function rowSums(), and the constants of `rowLanes()`. */
 export const ROW_SUMS: Shader = { "kernels/row_sums.wgsl": rowSums };
 
+/** Lanes of row_sums.wgsl that first add up the values of all lanes of a row. */
+const LEADERS = 8;
+
+/** Values that an invocation adds up, at most, for the sum over a row of so many lanes. */
+export function termsOfRowSum(LANES: number): number {
+  return LANES / LEADERS + LEADERS;
+}
+
 /** The function columnSum(); it needs `ROW_SUMS`. */
 export const COLUMN_SUM: Shader = { "kernels/column_sums.wgsl": columnSums };
 
 /** Vectors of four per lane above which a row gets twice as many lanes. */
-const QUADS_PER_LANE = 4;
+const QUADS_PER_LANE = { gpu: 3, cpu: 4 };
 
 /**
  * The constants of row_sums.wgsl, for rows of C features. On a GPU a workgroup has 256 invocations, and a row at
@@ -33,8 +41,9 @@ export function rowLanes(
   C: number,
 ): { LANES: number; ROWS: number; QUADS: number; SUBGROUPS: boolean } {
   const [least, most] = isCpu ? [subgroupSize ?? 8, 64] : [16, 256];
+  const quads = QUADS_PER_LANE[isCpu ? "cpu" : "gpu"];
   let LANES = least;
-  while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
+  while (LANES < most && C / 4 > LANES * quads) LANES *= 2;
   return {
     LANES,
     ROWS: most / LANES,
@@ -49,9 +58,13 @@ export function rowLanes(
  */
 const MOST_BLOCKS = 512;
 
-/** Most blocks of rows of other ops: a CPU adapter has few, as the sums at the end of a block need expensive barriers. */
-export function mostBlocks({ isCpu }: Device): number {
-  return isCpu ? 32 : MOST_BLOCKS;
+/**
+ * Most blocks of rows of other ops, and of layernorm on a GPU, for lanes that keep so many vectors. A CPU adapter has few
+ * blocks, as the sums at the end of each need expensive barriers. A GPU has half as many if its lanes need many registers:
+ * all of them run at the same time then, two per core of a large GPU.
+ */
+export function mostBlocks({ isCpu }: Device, QUADS = 1): number {
+  return isCpu ? 32 : QUADS < 3 ? MOST_BLOCKS : MOST_BLOCKS / 2;
 }
 
 /**
@@ -67,29 +80,45 @@ export function rowBlocks(
   return { P, block: ceilDiv(ceilDiv(M, P), ROWS) * ROWS };
 }
 
+/** @throws {TypeError} if dzSum of a norm is given without one of the outputs beside which it is computed. */
+export function assertBeside(
+  action: string,
+  outputs: Readonly<Record<string, Tensor | undefined>>,
+): void {
+  const missing = Object.keys(outputs).find((name) => outputs[name] === undefined);
+  if (missing === undefined) return;
+  throw new TypeError(
+    `Cannot run ${action} as dzSum is computed beside ${missing}: current ${missing} is undefined`,
+  );
+}
+
 /**
- * dweight, dbias = sums of the partial sums of all blocks; set, or with `accumulate` added to.
+ * Gradients of parameters: sums of the partial sums of all blocks; set, or with `accumulate` added to.
  *
- * partials: f32 [P,2,C], or [P,1,C] without dbias; dweight, dbias: f32 [C].
+ * partials: f32 [P,S,C], S of each block; sums: S of f32 [C], one to three.
  */
 export function parametersBackward(
   program: Program,
   { partials }: { partials: Tensor },
-  { dweight, dbias }: { dweight: Tensor; dbias?: Tensor | undefined },
+  { sums: [first, second, third] }: {
+    sums: readonly [first: Tensor, second?: Tensor | undefined, third?: Tensor | undefined];
+  },
   { accumulate }: { accumulate: boolean },
 ): void {
+  const S = third ? 3 : second ? 2 : 1;
   const { P, C } = dims("parametersBackward", {
-    partials: [partials, dbias ? "P,2,C" : "P,1,C", "f32"],
-    dweight: [dweight, "C", "f32"],
-    dbias: [dbias, "C", "f32"],
+    partials: [partials, `P,${S},C`, "f32"],
+    first: [first, "C", "f32"],
+    second: [second, "C", "f32"],
+    third: [third, "C", "f32"],
   });
-  const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32, vectors = (dbias ? 2 : 1) * C / 4;
+  const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32;
   program.dispatch({
     shader: { "kernels/parameters_backward.wgsl": parameters },
-    constants: { ACCUMULATE: accumulate, BIAS: dbias !== undefined, COLUMNS, SHARES },
-    tensors: { partials, dweight, dbias },
+    constants: { ACCUMULATE: accumulate, SECOND: S > 1, THIRD: S > 2, COLUMNS, SHARES },
+    tensors: { partials, first, second, third },
     uniforms: { P, columns4: C / 4 },
-    workgroups: [ceilDiv(vectors, COLUMNS)],
+    workgroups: [ceilDiv(S * C / 4, COLUMNS)],
     iterations: ceilDiv(P, SHARES) + Math.log2(SHARES),
     workgroupBytes: COLUMNS * SHARES * 16,
   });

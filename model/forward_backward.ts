@@ -271,7 +271,7 @@ export function backward(
     name: string,
     inputs: { x: Tensor; dy: Tensor },
     dx: Tensor,
-    options: { epilogue?: BackwardEpilogue; accumulateDx?: boolean } = {},
+    options: { epilogue?: BackwardEpilogue; accumulateDx?: boolean; isAddend?: boolean } = {},
   ) =>
     linearLayerBackward(
       program,
@@ -284,11 +284,15 @@ export function backward(
   const dx = at("dx"); // [M,C], gradient of the residual stream
   /**
    * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
-   * before the norm.
+   * before the norm, which a linear layer computes, and the gradient of its bias.
    */
-  const normalizeBackward = ({ name, x, statistics, dropout }: Norm, dz?: Tensor) =>
+  const normalizeBackward = (
+    { name, x, statistics, dropout }: Norm,
+    { dz, addend }: { dz?: Tensor; addend?: string } = {},
+  ) =>
     normBackward(program, model, name, { x, statistics, dy: at("dln") }, { dx, dz }, {
       gradients,
+      addend,
       accumulate,
       accumulateDx: name !== "ln_f",
       dropout,
@@ -322,16 +326,19 @@ export function backward(
     // stream += mlp(ln)
     const x = at("ln2", i), hidden = at("hidden", i), activated = at("activated", i);
     const dhidden = at("dhidden"), dz = at("dprojected");
-    normalizeBackward(norms.ln1(i + 1), dz);
+    const down = `h.${i}.mlp.c_proj`, isAddend = true;
+    normalizeBackward(norms.ln1(i + 1), { dz, addend: down });
     if (gatedMlp) {
       const gate = at("gate", i), dgate = at("dgate");
-      linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, dhidden, {
+      linear(down, { x: activated, dy: dz }, dhidden, {
+        isAddend,
         epilogue: { kind: "gatedBackward", activation, gate, up: hidden, dgate },
       });
       linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
       linear(`h.${i}.mlp.c_gate`, { x, dy: dgate }, at("dln"), { accumulateDx: true });
     } else {
-      linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, dhidden, {
+      linear(down, { x: activated, dy: dz }, dhidden, {
+        isAddend,
         epilogue: { kind: "backward", activation, hidden },
       });
       linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
@@ -339,8 +346,9 @@ export function backward(
 
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i);
-    normalizeBackward(norms.ln2(i), dz);
-    linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
+    const projection = `h.${i}.attn.c_proj`;
+    normalizeBackward(norms.ln2(i), { dz, addend: projection });
+    linear(projection, { x: y, dy: dz }, at("dattention"), { isAddend });
     const dqkv = at("dqkv"), scores = attentionOf(config, i);
     attentionBackward(
       program,

@@ -48,6 +48,8 @@ export function normForward(
  * that of z is set if `dz` is given; those of the norm's trained parameters are set, or with `accumulate` added to.
  *
  * x: [M,C], with z the sum; dy, dz: [M,C]; dx: f32 [M,C].
+ *
+ * @param options.addend the linear layer that computes z, if the gradient of its bias is wanted, too.
  */
 export function normBackward(
   program: Program,
@@ -55,8 +57,9 @@ export function normBackward(
   name: string,
   { x, statistics, dy }: { x: Tensor; statistics: Tensor; dy: Tensor },
   { dx, dz }: { dx: Tensor; dz?: Tensor | undefined },
-  { gradients, ...options }: {
+  { gradients, addend, ...options }: {
     gradients: Arena;
+    addend?: string | undefined;
     accumulate: boolean;
     accumulateDx: boolean;
     dropout?: Dropout | undefined;
@@ -65,7 +68,8 @@ export function normBackward(
   const { weight, bias } = normParameters(model, name);
   const dweight = gradients.tensors.get(`${name}.weight`);
   const dbias = gradients.tensors.get(`${name}.bias`);
+  const dzSum = addend === undefined ? undefined : gradients.tensors.get(`${addend}.bias`);
   const inputs = { x, weight, statistics, dy };
-  if (bias) layernormBackward(program, inputs, { dx, dz, dweight, dbias }, options);
-  else rmsnormBackward(program, inputs, { dx, dz, dweight }, options);
+  if (bias) layernormBackward(program, inputs, { dx, dz, dweight, dbias, dzSum }, options);
+  else rmsnormBackward(program, inputs, { dx, dz, dweight, dzSum }, options);
 }

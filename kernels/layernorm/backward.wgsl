@@ -1,9 +1,9 @@
 // dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or accumulated.
 // Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, fourDropoutFactors() from ../random.wgsl.
 //
-// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dbias = Σ dy,
-// summed over the rows of each workgroup's block.
-// x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,2,C]
+// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂, dbias = Σ dy and
+// dzSum = Σ dz, summed over the rows of each workgroup's block.
+// x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,SUMS,C]
 enable f16;
 
 alias xType = vec4<f16>;
@@ -11,6 +11,9 @@ alias dyType = vec4<f16>;
 alias zType = vec4<f16>;
 const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
+const SUMS_DZ: bool = true; // whether the rows of dz are summed
+
+const SUMS: u32 = select(2u, 3u, SUMS_DZ);
 
 struct Sizes {
   M: u32,
@@ -34,6 +37,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let C = f32(4 * columns4);
   var dweight: array<vec4f, QUADS>;
   var dbias: array<vec4f, QUADS>;
+  // only if SUMS_DZ
+  var dzSum: array<vec4f, QUADS>;
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
@@ -42,6 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let rstd = statistics[min(m, sizes.M - 1)].y;
     var normalized: array<vec4f, QUADS>; // x̂
     var g: array<vec4f, QUADS>;
+    var before: array<vec4f, QUADS>; // dx as it was: all loads of a row together, so that they overlap
     var share = vec2f();
     // unroll
     for (var q = 0u; q < QUADS; q++) {
@@ -49,6 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       normalized[q] = vec4f();
       g[q] = vec4f();
       if (inside && c < columns4) {
+        if (ACCUMULATE) { before[q] = dx[m * columns4 + c]; }
         let dy4 = vec4f(dy[m * columns4 + c]);
         normalized[q] = (vec4f(x[m * columns4 + c]) - mean) * rstd;
         g[q] = dy4 * weight[c];
@@ -64,12 +71,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       if (inside && c < columns4) {
         let i = m * columns4 + c;
         var dx4 = rstd * (g[q] - means.x - normalized[q] * means.y);
-        if (ACCUMULATE) { dx4 += dx[i]; }
+        if (ACCUMULATE) { dx4 += before[q]; }
         dx[i] = dx4;
         // only if DROPOUT
         dx4 *= fourDropoutFactors(4 * i);
         // only if RESIDUAL
         dz[i] = zType(dx4);
+        // only if SUMS_DZ
+        dzSum[q] += dx4;
       }
     }
   }
@@ -78,12 +87,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
-    let at = group.x * 2 * columns4 + c;
+    let at = group.x * SUMS * columns4 + c;
     let dweightSum = columnSum(dweight[q], local);
     let dbiasSum = columnSum(dbias[q], local);
+    // only if SUMS_DZ
+    let sumOfDz = columnSum(dzSum[q], local);
     if (local.y == 0 && c < columns4) {
       partials[at] = dweightSum;
       partials[at + columns4] = dbiasSum;
+      // only if SUMS_DZ
+      partials[at + 2 * columns4] = sumOfDz;
     }
   }
 }

@@ -4,7 +4,16 @@ import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
-import { COLUMN_SUM, parametersBackward, ROW_SUMS, rowBlocks, rowLanes } from "../rows.ts";
+import {
+  assertBeside,
+  COLUMN_SUM,
+  mostBlocks,
+  parametersBackward,
+  ROW_SUMS,
+  rowBlocks,
+  rowLanes,
+  termsOfRowSum,
+} from "../rows.ts";
 
 /** GPT-2's addition to the variance. */
 export const EPSILON = 1e-5;
@@ -68,7 +77,7 @@ export function layernormForward(
     tensors: { x, z, random, weight, bias, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: 2 * Math.log2(lanes.LANES),
+    iterations: 2 * termsOfRowSum(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -79,18 +88,20 @@ export function layernormForward(
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,2].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
  * f32 or f16, is set to dx · dropout's mask. dweight, dbias: f32 [C], both or neither, are set, or with
- * `accumulate` added to.
+ * `accumulate` added to. dzSum: f32 [C], beside them and dz, likewise: the sum of the rows of dz, which is the gradient
+ * of the bias of a linear layer that computes z.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
 export function layernormBackward(
   program: Program,
   { x, weight, statistics, dy }: { x: Tensor; weight: Tensor; statistics: Tensor; dy: Tensor },
-  { dx, dz, dweight, dbias }: {
+  { dx, dz, dweight, dbias, dzSum }: {
     dx: Tensor;
     dz?: Tensor | undefined;
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
+    dzSum?: Tensor | undefined;
   },
   { accumulate = false, accumulateDx = false, dropout }: {
     accumulate?: boolean;
@@ -108,12 +119,15 @@ export function layernormBackward(
     dz: [dz, "M,C", "f32|f16"],
     dweight: [dweight, "C", "f32"],
     dbias: [dbias, "C", "f32"],
+    dzSum: [dzSum, "C", "f32"],
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
-  const { P, block } = rowBlocks(M, ROWS);
-  const partials = program.scratch([P, 2, C]);
+  if (dzSum) assertBeside(action, { dz, dweight, dbias });
+  const { device } = program, lanes = rowLanes(device, C), { LANES, ROWS, QUADS } = lanes;
+  const { P, block } = rowBlocks(M, ROWS, device.isCpu ? undefined : mostBlocks(device, QUADS));
+  const SUMS = dzSum ? 3 : 2;
+  const partials = program.scratch([P, SUMS, C]);
   program.dispatch({
     shader: {
       "kernels/layernorm/backward.wgsl": backward,
@@ -128,14 +142,15 @@ export function layernormBackward(
       zType: `vec4<${dz?.dtype ?? "f32"}>`,
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
+      SUMS_DZ: dzSum !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + Math.log2(LANES)) + 2 * C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + SUMS * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!dweight || !dbias) return;
-  parametersBackward(program, { partials }, { dweight, dbias }, { accumulate });
+  parametersBackward(program, { partials }, { sums: [dweight, dbias, dzSum] }, { accumulate });
 }

@@ -66,3 +66,10 @@ export function residualBackward(
 ): { dz: Float32Array } {
   return { dz: dsum.map((v, i) => v * factor(i)) };
 }
+
+/** Sum of the rows, in f64.  x: [M,C]; sum: [C] */
+export function sumOfRows(x: Float32Array, { M, C }: LayernormShape): { sum: Float64Array } {
+  const sum = new Float64Array(C);
+  for (let m = 0; m < M; m++) for (let c = 0; c < C; c++) sum[c]! += x[m * C + c]!;
+  return { sum };
+}

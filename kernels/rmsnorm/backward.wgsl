@@ -1,9 +1,9 @@
 // dx = rstd · (g − x̂ · mean(g · x̂)), g = dy · weight, x̂ = x · rstd; set or accumulated.
 // Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, dropout from ../random.wgsl.
 //
-// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂, summed over the rows
-// of each workgroup's block.
-// x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], rstd; partials: [P,C]
+// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dzSum = Σ dz, summed
+// over the rows of each workgroup's block.
+// x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], rstd; partials: [P,SUMS,C]
 enable f16;
 
 alias xType = vec4<f16>;
@@ -13,6 +13,8 @@ const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
 const WEIGHT: bool = true; // whether there is a weight
 const PARTIALS: bool = true; // whether its gradient is computed
+const SUMS_DZ: bool = true; // whether the rows of dz are summed, beside that gradient
+const SUMS: u32 = select(1u, 2u, SUMS_DZ);
 
 struct Sizes {
   M: u32,
@@ -37,6 +39,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
   var dweight: array<vec4f, QUADS>;
+  // only if SUMS_DZ
+  var dzSum: array<vec4f, QUADS>;
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
@@ -44,6 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let rstd = statistics[min(m, sizes.M - 1)];
     var normalized: array<vec4f, QUADS>; // x̂
     var g: array<vec4f, QUADS>;
+    var before: array<vec4f, QUADS>; // dx as it was: all loads of a row together, so that they overlap
     var share = 0.0;
     // unroll
     for (var q = 0u; q < QUADS; q++) {
@@ -51,6 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       normalized[q] = vec4f();
       g[q] = vec4f();
       if (inside && c < columns4) {
+        if (ACCUMULATE) { before[q] = dx[m * columns4 + c]; }
         normalized[q] = vec4f(x[m * columns4 + c]) * rstd;
         g[q] = vec4f(dy[m * columns4 + c]);
         // only if PARTIALS
@@ -67,12 +73,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       if (inside && c < columns4) {
         let i = m * columns4 + c;
         var dx4 = rstd * (g[q] - normalized[q] * mean);
-        if (ACCUMULATE) { dx4 += dx[i]; }
+        if (ACCUMULATE) { dx4 += before[q]; }
         dx[i] = dx4;
         // only if DROPOUT
         dx4 *= fourDropoutFactors(4 * i);
         // only if RESIDUAL
         dz[i] = zType(dx4);
+        // only if SUMS_DZ
+        dzSum[q] += dx4;
       }
     }
   }
@@ -82,7 +90,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
+    let at = group.x * SUMS * columns4 + c;
     let dweightSum = columnSum(dweight[q], local);
-    if (local.y == 0 && c < columns4) { partials[group.x * columns4 + c] = dweightSum; }
+    // only if SUMS_DZ
+    let sumOfDz = columnSum(dzSum[q], local);
+    if (local.y == 0 && c < columns4) {
+      partials[at] = dweightSum;
+      // only if SUMS_DZ
+      partials[at + columns4] = sumOfDz;
+    }
   }
 }

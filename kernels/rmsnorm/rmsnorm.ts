@@ -3,12 +3,14 @@ import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { EPSILON } from "../layernorm/layernorm.ts";
 import {
+  assertBeside,
   COLUMN_SUM,
   mostBlocks,
   parametersBackward,
   ROW_SUMS,
   rowBlocks,
   rowLanes,
+  termsOfRowSum,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
@@ -69,7 +71,7 @@ export function rmsnormForward(
     tensors: { x, z, random, weight, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: Math.log2(lanes.LANES),
+    iterations: termsOfRowSum(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -79,7 +81,8 @@ export function rmsnormForward(
  *
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,1].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
- * f32 or f16, is set to dx · dropout's mask. dweight: f32 [C] is set, or with `accumulate` added to.
+ * f32 or f16, is set to dx · dropout's mask. dweight: f32 [C] is set, or with `accumulate` added to. dzSum: f32 [C],
+ * beside it and dz, likewise, as in `layernormBackward()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -91,7 +94,12 @@ export function rmsnormBackward(
     statistics: Tensor;
     dy: Tensor;
   },
-  { dx, dz, dweight }: { dx: Tensor; dz?: Tensor | undefined; dweight?: Tensor | undefined },
+  { dx, dz, dweight, dzSum }: {
+    dx: Tensor;
+    dz?: Tensor | undefined;
+    dweight?: Tensor | undefined;
+    dzSum?: Tensor | undefined;
+  },
   { accumulate = false, accumulateDx = false, dropout }: {
     accumulate?: boolean;
     accumulateDx?: boolean;
@@ -107,12 +115,14 @@ export function rmsnormBackward(
     dx: [dx, "M,C", "f32"],
     dz: [dz, "M,C", "f32|f16"],
     dweight: [dweight, "C", "f32"],
+    dzSum: [dzSum, "C", "f32"],
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
+  if (dzSum) assertBeside(action, { dz, dweight });
   const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
-  const { P, block } = rowBlocks(M, ROWS, mostBlocks(program.device));
-  const partials = dweight && program.scratch([P, 1, C]);
+  const { P, block } = rowBlocks(M, ROWS, mostBlocks(program.device, lanes.QUADS));
+  const SUMS = dzSum ? 2 : 1, partials = dweight && program.scratch([P, SUMS, C]);
   program.dispatch({
     shader: {
       "kernels/rmsnorm/backward.wgsl": backward,
@@ -129,14 +139,15 @@ export function rmsnormBackward(
       RESIDUAL: dz !== undefined,
       WEIGHT: weight !== undefined,
       PARTIALS: dweight !== undefined,
+      SUMS_DZ: dzSum !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + Math.log2(LANES)) + C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + SUMS * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!partials) return;
-  parametersBackward(program, { partials }, { dweight }, { accumulate });
+  parametersBackward(program, { partials }, { sums: [dweight, dzSum] }, { accumulate });
 }

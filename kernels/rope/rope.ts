@@ -21,6 +21,7 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
+  termsOfRowSum,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
@@ -100,7 +101,7 @@ export function ropeForward(
     tensors: { rotation, positions, cursors, qWeight, kWeight, qkv, qk },
     uniforms: { M, T, maxT },
     workgroups: splitWorkgroups(ceilDiv(M * (NH + KH), ROWS)),
-    iterations: Math.log2(LANES),
+    iterations: termsOfRowSum(LANES),
     workgroupBytes: LANES * ROWS * 8,
   });
 }
@@ -169,10 +170,9 @@ export function ropeBackward(
     tensors: { rotation, positions, qk, qWeight, kWeight, dqkv, partials },
     uniforms: { M, T, qBlock: block, kBlock: ceilDiv(ceilDiv(M * KH, blocks), ROWS) * ROWS },
     workgroups: [blocks, 2],
-    iterations: block / ROWS * (1 + Math.log2(LANES)) + PAIRS * ROWS,
+    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + PAIRS * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!partials || !dqWeight || !dkWeight) return;
-  const vectors = { dweight: dqWeight, dbias: dkWeight }; // two per block, as layer-norm's weight and bias
-  parametersBackward(program, { partials }, vectors, { accumulate });
+  parametersBackward(program, { partials }, { sums: [dqWeight, dkWeight] }, { accumulate });
 }

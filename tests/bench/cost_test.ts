@@ -59,8 +59,8 @@ for (const [precision, branch, copy] of [["f32", 4, 0], ["f16", 2, 2]] as const)
     const ofStream = (count: number) => count * M * C * stream;
     const ofBranch = (count: number) => count * M * C * branch;
     const linear = (from: number, to: number) =>
-      ofBranch(from + to) + // x and y
-      ofBranch(to + from) + ofBranch(from + to) + ofBranch(to); // dy and dx, x and dy, dy
+      ofBranch(from + to) + ofBranch(to + from) + ofBranch(from + to); // x and y, dy and dx, x and dy
+    const biases = ofBranch(3 + 4); // dy of c_attn and c_fc; a norm's backward pass sums that of the others
     const matrix = (elements: number) => 2 * elements * branch + elements * gradient;
     const embedding = ofStream(1 + 1) + ofStream(1 + 2); // rows and x; dx, and rows to add to
     const firstLayernorm = ofStream(1) + ofBranch(1) + // x and y
@@ -69,7 +69,7 @@ for (const [precision, branch, copy] of [["f32", 4, 0], ["f16", 2, 2]] as const)
       ofStream(1 + 2) + ofBranch(1 + 1); // sum and dx, to which is added, dy and dz
     const attention = ofBranch(3 + 1) + ofBranch(3 + 1 + 1 + 3); // qkv and y; these, dy and dqkv
     const block = 2 * residualAndLayernorm + attention +
-      linear(1, 3) + linear(1, 1) + linear(1, 4) + linear(4, 1) +
+      linear(1, 3) + linear(1, 1) + linear(1, 4) + linear(4, 1) + biases +
       ofBranch(4) + ofBranch(4) + // gelu of hidden, and hidden again for its slope
       matrix(3 * C * C) + matrix(C * C) + matrix(4 * C * C) + matrix(4 * C * C);
     // logits: written, read, their gradient written, read for dx and for dweight
@@ -164,12 +164,13 @@ Deno.test("stepCost() counts adapters, beside which all else is frozen", () => {
   const adapted = costOf({ ...plain, lora }), other = costOf(plain);
   const linears = [[C, 3 * C], [C, C], [C, 4 * C], [4 * C, C]] as const;
   const ofBranch = (count: number) => count * M * F16;
-  // what no longer has a gradient: dweight of x and dy, dbias of dy; dweight of the head, of x and of dlogits
+  // what no longer has a gradient: dweight of x and dy, dbias of dy of two; dweight of the head, of x and of dlogits
   let flops = 2 * M * V * C, bytes = ofBranch(C + V) + F32 * V * C;
   for (const [from, to] of linears) {
     flops += layers * 2 * M * from * to;
-    bytes += layers * (ofBranch(from + to + to) + F32 * from * to);
+    bytes += layers * (ofBranch(from + to) + F32 * from * to);
   }
+  bytes += layers * ofBranch(3 * C + 4 * C);
   bytes += 3 * C * M * F32; // the embedding's: dx, and rows to add to
   const parameters = V * C + T * C + 2 * C +
     layers * (12 * C * C + 4 * C + 3 * C + C + 4 * C + C);

@@ -130,6 +130,7 @@ async function check(
       z: [[M, C], yType, z],
       sum: [[M, C], "f32"],
       dz: [[M, C], yType],
+      dzSum: [[C], "f32"],
       random: [[2], "u32", [seed, 11]],
     })),
   };
@@ -139,6 +140,7 @@ async function check(
   const [dx, dweight, dbias] = [gradients.dx, gradients.dweight, gradients.dbias]
     .map((gradient) => gradient.map((v) => 2 * v)); // set, then accumulated
   const { dz } = reference.residualBackward({ dsum: dx! }, factor), tolerance = TOLERANCE.f32!;
+  const { sum: dzSum } = reference.sumOfRows(dz, { M, C });
   await assertComputes(
     (program) => {
       const inputs = { ...t, x: t.sum ?? t.x };
@@ -157,6 +159,7 @@ async function check(
         ? [
           [t.sum, values.x, 1e-6],
           [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
+          [t.dzSum!, dzSum.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
         ] as const
         : []),
     ],
@@ -234,4 +237,18 @@ Deno.test("layernormForward() and layernormBackward() throw on rows that are no 
     () => layernormBackward(program, given, { dx: like([2, 6]) }),
     refusal("layernormBackward"),
   );
+});
+
+Deno.test("layernormBackward() throws on dzSum without dz or gradients of parameters", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const x = like([2, 4]), row = like([4]), program = new Program(device);
+  const inputs = { x, weight: row, statistics: like([2, 2]), dy: x };
+  const outputs = { dx: x, dz: x, dweight: row, dbias: row, dzSum: row };
+  for (const missing of ["dz", "dweight", "dbias"]) {
+    assert.throws(() => layernormBackward(program, inputs, { ...outputs, [missing]: undefined }), {
+      name: "TypeError",
+      message: `Cannot run layernormBackward as dzSum is computed beside ${missing}: ` +
+        `current ${missing} is undefined`,
+    });
+  }
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
-import { residualBackward, residualForward } from "../../kernels/layernorm/reference.ts";
+import { residualBackward, residualForward, sumOfRows } from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import * as reference from "../../kernels/rmsnorm/reference.ts";
 import { rmsnormBackward, rmsnormForward } from "../../kernels/rmsnorm/rmsnorm.ts";
@@ -133,6 +133,7 @@ async function check(
       z: [[M, C], yType, z],
       sum: [[M, C], "f32"],
       dz: [[M, C], yType],
+      dzSum: [[C], "f32"],
       random: [[2], "u32", [seed, 11]],
     })),
   };
@@ -141,6 +142,7 @@ async function check(
   const [dx, dweight] = [gradients.dx, gradients.dweight]
     .map((gradient) => gradient.map((v) => 2 * v)); // set, then accumulated
   const { dz } = residualBackward({ dsum: dx! }, factor), tolerance = TOLERANCE.f32!;
+  const { sum: dzSum } = sumOfRows(dz, { M, C });
   await assertComputes(
     (program) => {
       const saved = { ...t, x: t.sum ?? t.x };
@@ -158,6 +160,7 @@ async function check(
         ? [
           [t.sum, inputs.x, 1e-6],
           [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
+          [t.dzSum!, dzSum.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
         ] as const
         : []),
     ],
@@ -249,4 +252,18 @@ Deno.test("rmsnormForward() and rmsnormBackward() throw on rows that are no vect
     () => rmsnormBackward(program, given, { dx: like([2, 6]) }),
     refusal("rmsnormBackward"),
   );
+});
+
+Deno.test("rmsnormBackward() throws on dzSum without dz or gradients of parameters", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const x = like([2, 4]), row = like([4]), program = new Program(device);
+  const inputs = { x, weight: row, statistics: like([2, 1]), dy: x };
+  const outputs = { dx: x, dz: x, dweight: row, dzSum: row };
+  for (const missing of ["dz", "dweight"]) {
+    assert.throws(() => rmsnormBackward(program, inputs, { ...outputs, [missing]: undefined }), {
+      name: "TypeError",
+      message: `Cannot run rmsnormBackward as dzSum is computed beside ${missing}: ` +
+        `current ${missing} is undefined`,
+    });
+  }
 });
