@@ -80,16 +80,13 @@ export function rowBlocks(
   return { P, block: ceilDiv(ceilDiv(M, P), ROWS) * ROWS };
 }
 
-/** @throws {TypeError} if dzSum of a norm is given without one of the outputs beside which it is computed. */
+/** @throws {TypeError} if the sum of the rows of dz is wanted without dz. */
 export function assertBeside(
   action: string,
-  outputs: Readonly<Record<string, Tensor | undefined>>,
+  { dz, dzSum }: { dz: Tensor | undefined; dzSum: Tensor | undefined },
 ): void {
-  const missing = Object.keys(outputs).find((name) => outputs[name] === undefined);
-  if (missing === undefined) return;
-  throw new TypeError(
-    `Cannot run ${action} as dzSum is computed beside ${missing}: current ${missing} is undefined`,
-  );
+  if (!dzSum || dz) return;
+  throw new TypeError(`Cannot run ${action} as dzSum needs dz: current dz is undefined`);
 }
 
 /**
@@ -100,15 +97,13 @@ export function assertBeside(
 export function parametersBackward(
   program: Program,
   { partials }: { partials: Tensor },
-  { sums: [first, second, third] }: {
-    sums: readonly [first: Tensor, second?: Tensor | undefined, third?: Tensor | undefined];
-  },
+  { sums }: { sums: readonly Tensor[] },
   { accumulate }: { accumulate: boolean },
 ): void {
-  const S = third ? 3 : second ? 2 : 1;
+  const [first, second, third] = sums, S = sums.length;
   const { P, C } = dims("parametersBackward", {
     partials: [partials, `P,${S},C`, "f32"],
-    first: [first, "C", "f32"],
+    first: [first!, "C", "f32"],
     second: [second, "C", "f32"],
     third: [third, "C", "f32"],
   });

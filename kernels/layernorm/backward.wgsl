@@ -11,9 +11,11 @@ alias dyType = vec4<f16>;
 alias zType = vec4<f16>;
 const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
+const PARAMETERS: bool = true; // whether dweight and dbias are computed
 const SUMS_DZ: bool = true; // whether the rows of dz are summed
+const PARTIALS: bool = true; // whether anything is summed over rows
 
-const SUMS: u32 = select(2u, 3u, SUMS_DZ);
+const SUMS: u32 = select(0u, 2u, PARAMETERS) + select(0u, 1u, SUMS_DZ);
 
 struct Sizes {
   M: u32,
@@ -28,6 +30,7 @@ struct Sizes {
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
 // only if RESIDUAL
 @group(0) @binding(5) var<storage, read_write> dz: array<zType>;
+// only if PARTIALS
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
@@ -35,7 +38,9 @@ struct Sizes {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
+  // only if PARAMETERS
   var dweight: array<vec4f, QUADS>;
+  // only if PARAMETERS
   var dbias: array<vec4f, QUADS>;
   // only if SUMS_DZ
   var dzSum: array<vec4f, QUADS>;
@@ -59,7 +64,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
         let dy4 = vec4f(dy[m * columns4 + c]);
         normalized[q] = (vec4f(x[m * columns4 + c]) - mean) * rstd;
         g[q] = dy4 * weight[c];
+        // only if PARAMETERS
         dweight[q] += dy4 * normalized[q];
+        // only if PARAMETERS
         dbias[q] += dy4;
       }
       share += vec2f(dot(g[q], vec4f(1.0)), dot(g[q], normalized[q]));
@@ -84,19 +91,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
 
   // sums over the rows of the workgroup, one quad at a time
+  // only if PARTIALS
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
     let at = group.x * SUMS * columns4 + c;
+    // only if PARAMETERS
     let dweightSum = columnSum(dweight[q], local);
+    // only if PARAMETERS
     let dbiasSum = columnSum(dbias[q], local);
     // only if SUMS_DZ
     let sumOfDz = columnSum(dzSum[q], local);
     if (local.y == 0 && c < columns4) {
+      // only if PARAMETERS
       partials[at] = dweightSum;
+      // only if PARAMETERS
       partials[at + columns4] = dbiasSum;
       // only if SUMS_DZ
-      partials[at + 2 * columns4] = sumOfDz;
+      partials[at + (SUMS - 1) * columns4] = sumOfDz;
     }
   }
 }

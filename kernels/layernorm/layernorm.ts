@@ -88,8 +88,8 @@ export function layernormForward(
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,2].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
  * f32 or f16, is set to dx · dropout's mask. dweight, dbias: f32 [C], both or neither, are set, or with
- * `accumulate` added to. dzSum: f32 [C], beside them and dz, likewise: the sum of the rows of dz, which is the gradient
- * of the bias of a linear layer that computes z.
+ * `accumulate` added to. dzSum: f32 [C], beside dz, likewise: the sum of the rows of dz, which is the gradient of the bias
+ * of a linear layer that computes z.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -123,11 +123,11 @@ export function layernormBackward(
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  if (dzSum) assertBeside(action, { dz, dweight, dbias });
+  assertBeside(action, { dz, dzSum });
   const { device } = program, lanes = rowLanes(device, C), { LANES, ROWS, QUADS } = lanes;
   const { P, block } = rowBlocks(M, ROWS, device.isCpu ? undefined : mostBlocks(device, QUADS));
-  const SUMS = dzSum ? 3 : 2;
-  const partials = program.scratch([P, SUMS, C]);
+  const sums = [...(dweight && dbias ? [dweight, dbias] : []), ...(dzSum ? [dzSum] : [])];
+  const partials = sums.length > 0 ? program.scratch([P, sums.length, C]) : undefined;
   program.dispatch({
     shader: {
       "kernels/layernorm/backward.wgsl": backward,
@@ -142,15 +142,16 @@ export function layernormBackward(
       zType: `vec4<${dz?.dtype ?? "f32"}>`,
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
+      PARAMETERS: dweight !== undefined && dbias !== undefined,
       SUMS_DZ: dzSum !== undefined,
+      PARTIALS: partials !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + SUMS * C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + sums.length * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
-  if (!dweight || !dbias) return;
-  parametersBackward(program, { partials }, { sums: [dweight, dbias, dzSum] }, { accumulate });
+  if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });
 }

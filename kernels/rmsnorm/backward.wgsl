@@ -12,9 +12,10 @@ alias zType = vec4<f16>;
 const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
 const WEIGHT: bool = true; // whether there is a weight
-const PARTIALS: bool = true; // whether its gradient is computed
-const SUMS_DZ: bool = true; // whether the rows of dz are summed, beside that gradient
-const SUMS: u32 = select(1u, 2u, SUMS_DZ);
+const PARAMETERS: bool = true; // whether dweight is computed
+const SUMS_DZ: bool = true; // whether the rows of dz are summed
+const PARTIALS: bool = true; // whether anything is summed over rows
+const SUMS: u32 = select(0u, 1u, PARAMETERS) + select(0u, 1u, SUMS_DZ);
 
 struct Sizes {
   M: u32,
@@ -38,6 +39,7 @@ struct Sizes {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
+  // only if PARAMETERS
   var dweight: array<vec4f, QUADS>;
   // only if SUMS_DZ
   var dzSum: array<vec4f, QUADS>;
@@ -59,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
         if (ACCUMULATE) { before[q] = dx[m * columns4 + c]; }
         normalized[q] = vec4f(x[m * columns4 + c]) * rstd;
         g[q] = vec4f(dy[m * columns4 + c]);
-        // only if PARTIALS
+        // only if PARAMETERS
         dweight[q] += g[q] * normalized[q];
         // only if WEIGHT
         g[q] *= weight[c];
@@ -91,13 +93,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
     let at = group.x * SUMS * columns4 + c;
+    // only if PARAMETERS
     let dweightSum = columnSum(dweight[q], local);
     // only if SUMS_DZ
     let sumOfDz = columnSum(dzSum[q], local);
     if (local.y == 0 && c < columns4) {
+      // only if PARAMETERS
       partials[at] = dweightSum;
       // only if SUMS_DZ
-      partials[at + columns4] = sumOfDz;
+      partials[at + (SUMS - 1) * columns4] = sumOfDz;
     }
   }
 }

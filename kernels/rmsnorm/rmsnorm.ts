@@ -82,7 +82,7 @@ export function rmsnormForward(
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,1].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
  * f32 or f16, is set to dx · dropout's mask. dweight: f32 [C] is set, or with `accumulate` added to. dzSum: f32 [C],
- * beside it and dz, likewise, as in `layernormBackward()`.
+ * beside dz, likewise, as in `layernormBackward()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -119,10 +119,11 @@ export function rmsnormBackward(
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  if (dzSum) assertBeside(action, { dz, dweight });
+  assertBeside(action, { dz, dzSum });
   const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
   const { P, block } = rowBlocks(M, ROWS, mostBlocks(program.device, lanes.QUADS));
-  const SUMS = dzSum ? 2 : 1, partials = dweight && program.scratch([P, SUMS, C]);
+  const sums = [dweight, dzSum].filter((sum) => sum !== undefined);
+  const partials = sums.length > 0 ? program.scratch([P, sums.length, C]) : undefined;
   program.dispatch({
     shader: {
       "kernels/rmsnorm/backward.wgsl": backward,
@@ -138,16 +139,16 @@ export function rmsnormBackward(
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
       WEIGHT: weight !== undefined,
-      PARTIALS: dweight !== undefined,
+      PARAMETERS: dweight !== undefined,
       SUMS_DZ: dzSum !== undefined,
+      PARTIALS: partials !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + SUMS * C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + sums.length * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
-  if (!partials) return;
-  parametersBackward(program, { partials }, { sums: [dweight, dzSum] }, { accumulate });
+  if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });
 }

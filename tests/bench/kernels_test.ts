@@ -142,7 +142,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["histogram", /^histogram$/],
   ["outer", /^outer_step$/],
   ["adamw", /^adamw$/],
-  ["muon", /^(muon (muon )+(matmul ){15}(muon ?)+)+$/],
+  ["muon", /^(muon (muon )+((matmul ){15}|(matmul ){25})(muon ?)+)+$/], // 25 of wide and tall matrices
   ["sample", /^sample( sample)?$/],
 ];
 

@@ -239,16 +239,12 @@ Deno.test("layernormForward() and layernormBackward() throw on rows that are no 
   );
 });
 
-Deno.test("layernormBackward() throws on dzSum without dz or gradients of parameters", () => {
+Deno.test("layernormBackward() throws on dzSum without dz", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
-  const x = like([2, 4]), row = like([4]), program = new Program(device);
+  const x = like([2, 4]), row = like([4]);
   const inputs = { x, weight: row, statistics: like([2, 2]), dy: x };
-  const outputs = { dx: x, dz: x, dweight: row, dbias: row, dzSum: row };
-  for (const missing of ["dz", "dweight", "dbias"]) {
-    assert.throws(() => layernormBackward(program, inputs, { ...outputs, [missing]: undefined }), {
-      name: "TypeError",
-      message: `Cannot run layernormBackward as dzSum is computed beside ${missing}: ` +
-        `current ${missing} is undefined`,
-    });
-  }
+  assert.throws(() => layernormBackward(new Program(device), inputs, { dx: x, dzSum: row }), {
+    name: "TypeError",
+    message: "Cannot run layernormBackward as dzSum needs dz: current dz is undefined",
+  });
 });

@@ -254,16 +254,12 @@ Deno.test("rmsnormForward() and rmsnormBackward() throw on rows that are no vect
   );
 });
 
-Deno.test("rmsnormBackward() throws on dzSum without dz or gradients of parameters", () => {
+Deno.test("rmsnormBackward() throws on dzSum without dz", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
-  const x = like([2, 4]), row = like([4]), program = new Program(device);
+  const x = like([2, 4]), row = like([4]);
   const inputs = { x, weight: row, statistics: like([2, 1]), dy: x };
-  const outputs = { dx: x, dz: x, dweight: row, dzSum: row };
-  for (const missing of ["dz", "dweight"]) {
-    assert.throws(() => rmsnormBackward(program, inputs, { ...outputs, [missing]: undefined }), {
-      name: "TypeError",
-      message: `Cannot run rmsnormBackward as dzSum is computed beside ${missing}: ` +
-        `current ${missing} is undefined`,
-    });
-  }
+  assert.throws(() => rmsnormBackward(new Program(device), inputs, { dx: x, dzSum: row }), {
+    name: "TypeError",
+    message: "Cannot run rmsnormBackward as dzSum needs dz: current dz is undefined",
+  });
 });
