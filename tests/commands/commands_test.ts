@@ -12,7 +12,7 @@ import { DRAIN_SECONDS, QUEUE, REQUEST_SECONDS } from "../../serve/limits.ts";
 import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
-import { root, task, tasks } from "./task.ts";
+import { root, task, taskOnTerminal, tasks } from "./task.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -61,7 +61,7 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
   assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
 });
 
-Deno.test("diagnose prints a table or JSON, and its exit status says whether a model is sick", async () => {
+Deno.test("diagnose prints a table or JSON, shows its progress on a terminal, and its exit status says whether a model is sick", async () => {
   await trained();
   const sick = join(directory, "sick");
   cpSync(out, sick, { recursive: true });
@@ -81,8 +81,10 @@ Deno.test("diagnose prints a table or JSON, and its exit status says whether a m
     /^diagnosing .*000006\n(checking .*\n)*14 checks: 1 sick, \d unknown, \d+ ok$/m,
   );
 
-  const healthy = await task("diagnose", ["--run", out, "--json"]);
+  const healthy = await taskOnTerminal("diagnose", ["--run", out, "--json"]);
   assert.equal(healthy.code, 0, healthy.stderr);
+  const percents = healthy.stderr.matchAll(/ checking \S+000006: (\d+) % of 14\s+checks/g);
+  assert.deepEqual(Array.from(percents, ([, percent]) => percent).slice(-2), ["92", "100"]);
   const { model, step: done, checks } = JSON.parse(healthy.stdout);
   assert.deepEqual([model, done], [join(out, "checkpoints", "000006"), 6]);
   assert.equal(checks.length, 14);

@@ -3,8 +3,7 @@ import { join } from "node:path";
 import type { JsonObject } from "../../files/json.ts";
 import { changeFields, readFields } from "../checkpoints.ts";
 import { once } from "../once.ts";
-import { fromFileUrl } from "../paths.ts";
-import { task } from "./task.ts";
+import { task, taskOnTerminal } from "./task.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -98,14 +97,8 @@ Deno.test("judge draws the losses of the run in which a checkpoint is", async ()
 Deno.test("judge names the options of the sampler above its tables, and shows its progress on a terminal", async () => {
   await trained();
   const options = "--checkpoint 1 --top-k 9 --top-p 1 --repetition-penalty 1.5 --stories 4";
-  const { code, stdout, stderr } = await task(
-    "judge",
-    ["judge", "--run", RUN, ...options.split(" ")],
-    {
-      script: fromFileUrl(new URL("on_terminal.ts", import.meta.url)),
-      env: { CI: "", TERM: "xterm" },
-    },
-  );
+  const args = ["--run", RUN, ...options.split(" ")];
+  const { code, stdout, stderr } = await taskOnTerminal("judge", args);
   assert.equal(code, 0, stderr);
   const titles = stdout.split("\n").filter((line) => /^[a-z].*,/.test(line));
   const penalty =

@@ -14,6 +14,12 @@ export interface Result {
   stderr: string;
 }
 
+/** Runs a task's command as if stderr were a terminal, on which each update of a bar is drawn. */
+export function taskOnTerminal(name: string, args: string[]): Promise<Result> {
+  const script = join(root, "tests", "commands", "on_terminal.ts");
+  return task(name, [name, ...args], { script, env: { CI: "", TERM: "xterm" } });
+}
+
 /** Runs a task's command with exactly the permissions that deno.json gives it. */
 export async function task(
   name: string,
