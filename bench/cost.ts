@@ -107,8 +107,8 @@ export function stepCost(
     return recompute === "block" || part!.startsWith("mlp.");
   };
 
-  /** Whether the backward pass of a norm computes the gradient of the layer's bias, too. */
-  const isAddend = (name: string) => name.endsWith(".c_proj.weight");
+  /** Whether the norm after a linear layer computes the gradient of the layer's bias. */
+  const isBeforeNorm = (name: string) => name.endsWith(".c_proj.weight");
   for (const { name, shape: [inputs, outputs] } of table) {
     if (outputs === undefined || !name.endsWith(".weight") || !name.startsWith("h.")) continue;
     product(name, inputs! * outputs);
@@ -123,7 +123,7 @@ export function stepCost(
       move(0, 2 * (inputs! + outputs)); // x and y; dy and dx
       if (trained.has(name)) move(0, inputs! + outputs); // x and dy
       const bias = name.replace(/weight$/, "bias");
-      if (trained.has(bias) && !isAddend(name)) move(0, outputs); // dy
+      if (trained.has(bias) && !isBeforeNorm(name)) move(0, outputs); // dy
     }
   }
   const head = headName({ config });

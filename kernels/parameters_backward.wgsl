@@ -1,4 +1,4 @@
-// first, second, third = sums of the blocks' partials, each a gradient of parameters; set or accumulated.
+// first, second, third = Σ partials over the P blocks, each the gradient of a parameter; set or accumulated.
 // partials: [P,SUMS,C]; first, second, third: [C]
 //
 // A workgroup sums COLUMNS vectors of four columns, and SHARES invocations share one vector.
@@ -50,18 +50,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
   if (local.y != 0 || !inside) { return; }
   sum = sums[place];
+  let number = c / sizes.columns4; // of the sum
   let at = c % sizes.columns4;
-  if (c == at) {
+  if (number == 0) {
     if (ACCUMULATE) { sum += first[at]; }
     first[at] = sum;
   }
   // only if SECOND
-  if (c == at + sizes.columns4) {
+  if (number == 1) {
     if (ACCUMULATE) { sum += second[at]; }
     second[at] = sum;
   }
   // only if THIRD
-  if (c == at + 2 * sizes.columns4) {
+  if (number == 2) {
     if (ACCUMULATE) { sum += third[at]; }
     third[at] = sum;
   }

@@ -7,20 +7,18 @@ enable subgroups;
 const LANES: u32 = 32;
 const ROWS: u32 = 8;
 const QUADS: u32 = 1;
+const LEADERS: u32 = 8; // divides LANES, unless SUBGROUPS
 const SUBGROUPS: bool = true; // whether the lanes of a row are a subgroup
 
 // unless SUBGROUPS
 const SHARES: u32 = LANES * ROWS;
 // unless SUBGROUPS
+const TERMS: u32 = LANES / LEADERS; // values that a leader adds up
+// unless SUBGROUPS
 var<workgroup> shares: array<vec2f, SHARES>;
 
-// unless SUBGROUPS
-const LEADERS: u32 = 8;
-// unless SUBGROUPS
-const LED: u32 = LANES / LEADERS; // lanes whose values a leader adds up, with its own
-
-// The first lanes of a row each add up the values of some lanes, and then every lane adds up theirs. This needs fewer
-// barriers than a tree, and loads that wait for nothing.
+// The first LEADERS lanes of a row each add up TERMS values, and then every lane adds up the sums of the leaders. A tree
+// would need a barrier per level, and each of its loads would wait for the one before.
 // unless SUBGROUPS
 fn sharedSums(values: vec2f, local: vec3u) -> vec2f {
   let place = local.y * LANES + local.x;
@@ -30,7 +28,7 @@ fn sharedSums(values: vec2f, local: vec3u) -> vec2f {
   if (local.x < LEADERS) {
     var sum = values;
     // unroll
-    for (var i = 1u; i < LED; i++) {
+    for (var i = 1u; i < TERMS; i++) {
       sum += shares[place + i * LEADERS];
     }
     shares[place] = sum;

@@ -271,7 +271,7 @@ export function backward(
     name: string,
     inputs: { x: Tensor; dy: Tensor },
     dx: Tensor,
-    options: { epilogue?: BackwardEpilogue; accumulateDx?: boolean; isAddend?: boolean } = {},
+    options: { epilogue?: BackwardEpilogue; accumulateDx?: boolean; dbias?: boolean } = {},
   ) =>
     linearLayerBackward(
       program,
@@ -283,16 +283,19 @@ export function backward(
     );
   const dx = at("dx"); // [M,C], gradient of the residual stream
   /**
-   * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
-   * before the norm, which a linear layer computes, and the gradient of its bias.
+   * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the output of `layer`, the
+   * linear layer before the norm. The norm sums the rows of dz, too, which is the gradient of the layer's bias.
    */
   const normalizeBackward = (
     { name, x, statistics, dropout }: Norm,
-    { dz, addend }: { dz?: Tensor; addend?: string } = {},
+    before?: { layer: string; dz: Tensor },
   ) =>
-    normBackward(program, model, name, { x, statistics, dy: at("dln") }, { dx, dz }, {
+    normBackward(program, model, name, { x, statistics, dy: at("dln") }, {
+      dx,
+      dz: before?.dz,
+      dzBias: before && gradient(`${before.layer}.bias`),
+    }, {
       gradients,
-      addend,
       accumulate,
       accumulateDx: name !== "ln_f",
       dropout,
@@ -326,19 +329,19 @@ export function backward(
     // stream += mlp(ln)
     const x = at("ln2", i), hidden = at("hidden", i), activated = at("activated", i);
     const dhidden = at("dhidden"), dz = at("dprojected");
-    const down = `h.${i}.mlp.c_proj`, isAddend = true;
-    normalizeBackward(norms.ln1(i + 1), { dz, addend: down });
+    const down = `h.${i}.mlp.c_proj`;
+    normalizeBackward(norms.ln1(i + 1), { layer: down, dz });
     if (gatedMlp) {
       const gate = at("gate", i), dgate = at("dgate");
       linear(down, { x: activated, dy: dz }, dhidden, {
-        isAddend,
+        dbias: false,
         epilogue: { kind: "gatedBackward", activation, gate, up: hidden, dgate },
       });
       linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
       linear(`h.${i}.mlp.c_gate`, { x, dy: dgate }, at("dln"), { accumulateDx: true });
     } else {
       linear(down, { x: activated, dy: dz }, dhidden, {
-        isAddend,
+        dbias: false,
         epilogue: { kind: "backward", activation, hidden },
       });
       linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
@@ -347,8 +350,8 @@ export function backward(
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i);
     const projection = `h.${i}.attn.c_proj`;
-    normalizeBackward(norms.ln2(i), { dz, addend: projection });
-    linear(projection, { x: y, dy: dz }, at("dattention"), { isAddend });
+    normalizeBackward(norms.ln2(i), { layer: projection, dz });
+    linear(projection, { x: y, dy: dz }, at("dattention"), { dbias: false });
     const dqkv = at("dqkv"), scores = attentionOf(config, i);
     attentionBackward(
       program,

@@ -149,7 +149,7 @@ function adapterForward(
  *
  * @param low as `linearLayerForward()` set it.
  * @param dlow scratch for the gradient of low.
- * @param options.isAddend whether y is the addend of a norm, whose backward pass computes the gradient of the bias.
+ * @param options.dbias whether to compute the gradient of the bias, as by default; the norm after the layer may do so.
  */
 export function linearLayerBackward(
   program: Program,
@@ -157,11 +157,11 @@ export function linearLayerBackward(
   name: string,
   { x, dy, low }: { x: Tensor; dy: Tensor; low: LowOf },
   { dx, dlow }: { dx: Tensor | undefined; dlow: LowOf },
-  { gradients, accumulate, accumulateDx = false, isAddend = false, epilogue }: {
+  { gradients, accumulate, accumulateDx = false, dbias = true, epilogue }: {
     gradients: Arena;
     accumulate: boolean;
     accumulateDx?: boolean;
-    isAddend?: boolean;
+    dbias?: boolean;
     epilogue?: BackwardEpilogue | undefined;
   },
 ): void {
@@ -172,7 +172,7 @@ export function linearLayerBackward(
     {
       dx,
       dweight: gradients.tensors.get(`${name}.weight`),
-      dbias: isAddend ? undefined : gradients.tensors.get(`${name}.bias`),
+      dbias: dbias ? gradients.tensors.get(`${name}.bias`) : undefined,
     },
     { accumulate, accumulateDx, epilogue: last ? undefined : epilogue },
   );

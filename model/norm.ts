@@ -45,21 +45,19 @@ export function normForward(
 
 /**
  * Records the gradients of `normForward()`: that of the residual stream, dx, is set, or with `accumulateDx` added to;
- * that of z is set if `dz` is given; those of the norm's trained parameters are set, or with `accumulate` added to.
+ * that of z is set if `dz` is given; `dzBias`, the gradient of the bias of the linear layer that computes z, and those of the norm's trained parameters are
+ * set, or with `accumulate` added to.
  *
- * x: [M,C], with z the sum; dy, dz: [M,C]; dx: f32 [M,C].
- *
- * @param options.addend the linear layer that computes z, if the gradient of its bias is wanted, too.
+ * x: [M,C], with z the sum; dy, dz: [M,C]; dx: f32 [M,C]; dzBias: f32 [C].
  */
 export function normBackward(
   program: Program,
   model: Gpt,
   name: string,
   { x, statistics, dy }: { x: Tensor; statistics: Tensor; dy: Tensor },
-  { dx, dz }: { dx: Tensor; dz?: Tensor | undefined },
-  { gradients, addend, ...options }: {
+  { dx, dz, dzBias }: { dx: Tensor; dz?: Tensor | undefined; dzBias?: Tensor | undefined },
+  { gradients, ...options }: {
     gradients: Arena;
-    addend?: string | undefined;
     accumulate: boolean;
     accumulateDx: boolean;
     dropout?: Dropout | undefined;
@@ -68,8 +66,7 @@ export function normBackward(
   const { weight, bias } = normParameters(model, name);
   const dweight = gradients.tensors.get(`${name}.weight`);
   const dbias = gradients.tensors.get(`${name}.bias`);
-  const dzSum = addend === undefined ? undefined : gradients.tensors.get(`${addend}.bias`);
   const inputs = { x, weight, statistics, dy };
-  if (bias) layernormBackward(program, inputs, { dx, dz, dweight, dbias, dzSum }, options);
-  else rmsnormBackward(program, inputs, { dx, dz, dweight, dzSum }, options);
+  if (bias) layernormBackward(program, inputs, { dx, dz, dweight, dbias, dzBias }, options);
+  else rmsnormBackward(program, inputs, { dx, dz, dweight, dzBias }, options);
 }

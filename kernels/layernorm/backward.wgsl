@@ -2,7 +2,7 @@
 // Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, fourDropoutFactors() from ../random.wgsl.
 //
 // If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂, dbias = Σ dy and
-// dzSum = Σ dz, summed over the rows of each workgroup's block.
+// dzBias = Σ dz, summed over the rows of each workgroup's block.
 // x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,SUMS,C]
 enable f16;
 
@@ -12,10 +12,10 @@ alias zType = vec4<f16>;
 const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
 const PARAMETERS: bool = true; // whether dweight and dbias are computed
-const SUMS_DZ: bool = true; // whether the rows of dz are summed
+const Z_BIAS: bool = true; // whether dzBias is computed
 const PARTIALS: bool = true; // whether anything is summed over rows
 
-const SUMS: u32 = select(0u, 2u, PARAMETERS) + select(0u, 1u, SUMS_DZ);
+const SUMS: u32 = select(0u, 2u, PARAMETERS) + select(0u, 1u, Z_BIAS);
 
 struct Sizes {
   M: u32,
@@ -42,8 +42,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var dweight: array<vec4f, QUADS>;
   // only if PARAMETERS
   var dbias: array<vec4f, QUADS>;
-  // only if SUMS_DZ
-  var dzSum: array<vec4f, QUADS>;
+  // only if Z_BIAS
+  var dzBias: array<vec4f, QUADS>;
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
@@ -84,8 +84,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
         dx4 *= fourDropoutFactors(4 * i);
         // only if RESIDUAL
         dz[i] = zType(dx4);
-        // only if SUMS_DZ
-        dzSum[q] += dx4;
+        // only if Z_BIAS
+        dzBias[q] += dx4;
       }
     }
   }
@@ -100,15 +100,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let dweightSum = columnSum(dweight[q], local);
     // only if PARAMETERS
     let dbiasSum = columnSum(dbias[q], local);
-    // only if SUMS_DZ
-    let sumOfDz = columnSum(dzSum[q], local);
+    // only if Z_BIAS
+    let dzBiasSum = columnSum(dzBias[q], local);
     if (local.y == 0 && c < columns4) {
       // only if PARAMETERS
       partials[at] = dweightSum;
       // only if PARAMETERS
       partials[at + columns4] = dbiasSum;
-      // only if SUMS_DZ
-      partials[at + (SUMS - 1) * columns4] = sumOfDz;
+      // only if Z_BIAS
+      partials[at + (SUMS - 1) * columns4] = dzBiasSum;
     }
   }
 }

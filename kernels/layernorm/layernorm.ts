@@ -5,14 +5,15 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 import {
-  assertBeside,
+  assertDz,
   COLUMN_SUM,
+  MOST_BLOCKS,
   mostBlocks,
   parametersBackward,
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  termsOfRowSum,
+  rowSumIterations,
 } from "../rows.ts";
 
 /** GPT-2's addition to the variance. */
@@ -77,7 +78,7 @@ export function layernormForward(
     tensors: { x, z, random, weight, bias, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: 2 * termsOfRowSum(lanes.LANES),
+    iterations: 2 * rowSumIterations(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -88,20 +89,20 @@ export function layernormForward(
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,2].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
  * f32 or f16, is set to dx · dropout's mask. dweight, dbias: f32 [C], both or neither, are set, or with
- * `accumulate` added to. dzSum: f32 [C], beside dz, likewise: the sum of the rows of dz, which is the gradient of the bias
- * of a linear layer that computes z.
+ * `accumulate` added to. dzBias: f32 [C], likewise, and only beside dz: the sum of the rows of dz, which is the gradient of
+ * the bias of the linear layer that computes z.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
 export function layernormBackward(
   program: Program,
   { x, weight, statistics, dy }: { x: Tensor; weight: Tensor; statistics: Tensor; dy: Tensor },
-  { dx, dz, dweight, dbias, dzSum }: {
+  { dx, dz, dweight, dbias, dzBias }: {
     dx: Tensor;
     dz?: Tensor | undefined;
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
-    dzSum?: Tensor | undefined;
+    dzBias?: Tensor | undefined;
   },
   { accumulate = false, accumulateDx = false, dropout }: {
     accumulate?: boolean;
@@ -119,14 +120,16 @@ export function layernormBackward(
     dz: [dz, "M,C", "f32|f16"],
     dweight: [dweight, "C", "f32"],
     dbias: [dbias, "C", "f32"],
-    dzSum: [dzSum, "C", "f32"],
+    dzBias: [dzBias, "C", "f32"],
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  assertBeside(action, { dz, dzSum });
+  assertDz(action, { dz, dzBias });
   const { device } = program, lanes = rowLanes(device, C), { LANES, ROWS, QUADS } = lanes;
-  const { P, block } = rowBlocks(M, ROWS, device.isCpu ? undefined : mostBlocks(device, QUADS));
-  const sums = [...(dweight && dbias ? [dweight, dbias] : []), ...(dzSum ? [dzSum] : [])];
+  // on a CPU adapter, too, as the blocks determine the order of the sums, and so the bits of a training of GPT-2
+  const most = device.isCpu ? MOST_BLOCKS : mostBlocks(device, QUADS);
+  const { P, block } = rowBlocks(M, ROWS, most);
+  const sums = [...(dweight && dbias ? [dweight, dbias] : []), ...(dzBias ? [dzBias] : [])];
   const partials = sums.length > 0 ? program.scratch([P, sums.length, C]) : undefined;
   program.dispatch({
     shader: {
@@ -143,14 +146,14 @@ export function layernormBackward(
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
       PARAMETERS: dweight !== undefined && dbias !== undefined,
-      SUMS_DZ: dzSum !== undefined,
+      Z_BIAS: dzBias !== undefined,
       PARTIALS: partials !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + sums.length * C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + sums.length * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });

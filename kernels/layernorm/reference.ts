@@ -59,17 +59,13 @@ export function residualForward(
   return { sum: x.map((v, i) => v + z[i]! * factor(i)) };
 }
 
-/** dz = dsum · factor.  dsum, dz: [M,C] */
+/** dz = dsum · factor; dzBias is the sum of its rows, in f64.  dsum, dz: [M,C]; dzBias: [C] */
 export function residualBackward(
   { dsum }: { dsum: Float32Array },
+  { M, C }: LayernormShape,
   factor: (index: number) => number,
-): { dz: Float32Array } {
-  return { dz: dsum.map((v, i) => v * factor(i)) };
-}
-
-/** Sum of the rows, in f64.  x: [M,C]; sum: [C] */
-export function sumOfRows(x: Float32Array, { M, C }: LayernormShape): { sum: Float64Array } {
-  const sum = new Float64Array(C);
-  for (let m = 0; m < M; m++) for (let c = 0; c < C; c++) sum[c]! += x[m * C + c]!;
-  return { sum };
+): { dz: Float32Array; dzBias: Float64Array } {
+  const dz = dsum.map((v, i) => v * factor(i)), dzBias = new Float64Array(C);
+  for (let m = 0; m < M; m++) for (let c = 0; c < C; c++) dzBias[c]! += dz[m * C + c]!;
+  return { dz, dzBias };
 }

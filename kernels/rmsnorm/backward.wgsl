@@ -1,7 +1,7 @@
 // dx = rstd · (g − x̂ · mean(g · x̂)), g = dy · weight, x̂ = x · rstd; set or accumulated.
 // Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, dropout from ../random.wgsl.
 //
-// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dzSum = Σ dz, summed
+// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dzBias = Σ dz, summed
 // over the rows of each workgroup's block.
 // x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], rstd; partials: [P,SUMS,C]
 enable f16;
@@ -13,9 +13,9 @@ const ACCUMULATE: bool = true;
 const RESIDUAL: bool = true; // whether dz is computed
 const WEIGHT: bool = true; // whether there is a weight
 const PARAMETERS: bool = true; // whether dweight is computed
-const SUMS_DZ: bool = true; // whether the rows of dz are summed
+const Z_BIAS: bool = true; // whether dzBias is computed
 const PARTIALS: bool = true; // whether anything is summed over rows
-const SUMS: u32 = select(0u, 1u, PARAMETERS) + select(0u, 1u, SUMS_DZ);
+const SUMS: u32 = select(0u, 1u, PARAMETERS) + select(0u, 1u, Z_BIAS);
 
 struct Sizes {
   M: u32,
@@ -41,8 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let C = f32(4 * columns4);
   // only if PARAMETERS
   var dweight: array<vec4f, QUADS>;
-  // only if SUMS_DZ
-  var dzSum: array<vec4f, QUADS>;
+  // only if Z_BIAS
+  var dzBias: array<vec4f, QUADS>;
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
@@ -81,8 +81,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
         dx4 *= fourDropoutFactors(4 * i);
         // only if RESIDUAL
         dz[i] = zType(dx4);
-        // only if SUMS_DZ
-        dzSum[q] += dx4;
+        // only if Z_BIAS
+        dzBias[q] += dx4;
       }
     }
   }
@@ -95,13 +95,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let at = group.x * SUMS * columns4 + c;
     // only if PARAMETERS
     let dweightSum = columnSum(dweight[q], local);
-    // only if SUMS_DZ
-    let sumOfDz = columnSum(dzSum[q], local);
+    // only if Z_BIAS
+    let dzBiasSum = columnSum(dzBias[q], local);
     if (local.y == 0 && c < columns4) {
       // only if PARAMETERS
       partials[at] = dweightSum;
-      // only if SUMS_DZ
-      partials[at + (SUMS - 1) * columns4] = sumOfDz;
+      // only if Z_BIAS
+      partials[at + (SUMS - 1) * columns4] = dzBiasSum;
     }
   }
 }

@@ -3,14 +3,14 @@ import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { EPSILON } from "../layernorm/layernorm.ts";
 import {
-  assertBeside,
+  assertDz,
   COLUMN_SUM,
   mostBlocks,
   parametersBackward,
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  termsOfRowSum,
+  rowSumIterations,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
@@ -71,7 +71,7 @@ export function rmsnormForward(
     tensors: { x, z, random, weight, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: termsOfRowSum(lanes.LANES),
+    iterations: rowSumIterations(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -81,8 +81,8 @@ export function rmsnormForward(
  *
  * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,1].
  * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
- * f32 or f16, is set to dx · dropout's mask. dweight: f32 [C] is set, or with `accumulate` added to. dzSum: f32 [C],
- * beside dz, likewise, as in `layernormBackward()`.
+ * f32 or f16, is set to dx · dropout's mask. dweight: f32 [C] is set, or with `accumulate` added to. dzBias: f32 [C],
+ * likewise, and only beside dz, as in `layernormBackward()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -94,11 +94,11 @@ export function rmsnormBackward(
     statistics: Tensor;
     dy: Tensor;
   },
-  { dx, dz, dweight, dzSum }: {
+  { dx, dz, dweight, dzBias }: {
     dx: Tensor;
     dz?: Tensor | undefined;
     dweight?: Tensor | undefined;
-    dzSum?: Tensor | undefined;
+    dzBias?: Tensor | undefined;
   },
   { accumulate = false, accumulateDx = false, dropout }: {
     accumulate?: boolean;
@@ -115,14 +115,14 @@ export function rmsnormBackward(
     dx: [dx, "M,C", "f32"],
     dz: [dz, "M,C", "f32|f16"],
     dweight: [dweight, "C", "f32"],
-    dzSum: [dzSum, "C", "f32"],
+    dzBias: [dzBias, "C", "f32"],
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  assertBeside(action, { dz, dzSum });
+  assertDz(action, { dz, dzBias });
   const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
   const { P, block } = rowBlocks(M, ROWS, mostBlocks(program.device, lanes.QUADS));
-  const sums = [dweight, dzSum].filter((sum) => sum !== undefined);
+  const sums = [dweight, dzBias].filter((sum) => sum !== undefined);
   const partials = sums.length > 0 ? program.scratch([P, sums.length, C]) : undefined;
   program.dispatch({
     shader: {
@@ -140,14 +140,14 @@ export function rmsnormBackward(
       RESIDUAL: dz !== undefined,
       WEIGHT: weight !== undefined,
       PARAMETERS: dweight !== undefined,
-      SUMS_DZ: dzSum !== undefined,
+      Z_BIAS: dzBias !== undefined,
       PARTIALS: partials !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + sums.length * C / 4 / LANES * ROWS,
+    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + sums.length * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });

@@ -21,7 +21,7 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  termsOfRowSum,
+  rowSumIterations,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
@@ -101,7 +101,7 @@ export function ropeForward(
     tensors: { rotation, positions, cursors, qWeight, kWeight, qkv, qk },
     uniforms: { M, T, maxT },
     workgroups: splitWorkgroups(ceilDiv(M * (NH + KH), ROWS)),
-    iterations: termsOfRowSum(LANES),
+    iterations: rowSumIterations(LANES),
     workgroupBytes: LANES * ROWS * 8,
   });
 }
@@ -170,7 +170,7 @@ export function ropeBackward(
     tensors: { rotation, positions, qk, qWeight, kWeight, dqkv, partials },
     uniforms: { M, T, qBlock: block, kBlock: ceilDiv(ceilDiv(M * KH, blocks), ROWS) * ROWS },
     workgroups: [blocks, 2],
-    iterations: block / ROWS * (1 + termsOfRowSum(LANES)) + PAIRS * ROWS,
+    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + PAIRS * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!partials || !dqWeight || !dkWeight) return;

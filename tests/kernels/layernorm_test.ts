@@ -39,9 +39,11 @@ Deno.test(
   withRandom((random) => {
     const [x, z, dsum] = [1, 2, 3].map(() => randomValues(random, 20));
     const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
-    const { dz } = reference.residualBackward({ dsum: dsum! }, factor);
+    const { dz, dzBias } = reference.residualBackward({ dsum: dsum! }, { M: 4, C: 5 }, factor);
     const sum = (z: Float32Array) => reference.residualForward({ x: x!, z }, factor).sum;
     assertGradient(sum, z!, dsum!, dz, { what: "dz" });
+    const sumOfBias = (bias: Float32Array) => sum(z!.map((v, i) => v + bias[i % 5]!));
+    assertGradient(sumOfBias, new Float32Array(5), dsum!, dzBias, { what: "dzBias" });
   }),
 );
 
@@ -130,7 +132,7 @@ async function check(
       z: [[M, C], yType, z],
       sum: [[M, C], "f32"],
       dz: [[M, C], yType],
-      dzSum: [[C], "f32"],
+      dzBias: [[C], "f32"],
       random: [[2], "u32", [seed, 11]],
     })),
   };
@@ -139,8 +141,8 @@ async function check(
   const gradients = reference.layernormBackward(values, { M, C });
   const [dx, dweight, dbias] = [gradients.dx, gradients.dweight, gradients.dbias]
     .map((gradient) => gradient.map((v) => 2 * v)); // set, then accumulated
-  const { dz } = reference.residualBackward({ dsum: dx! }, factor), tolerance = TOLERANCE.f32!;
-  const { sum: dzSum } = reference.sumOfRows(dz, { M, C });
+  const { dz, dzBias } = reference.residualBackward({ dsum: dx! }, { M, C }, factor);
+  const tolerance = TOLERANCE.f32!;
   await assertComputes(
     (program) => {
       const inputs = { ...t, x: t.sum ?? t.x };
@@ -159,7 +161,7 @@ async function check(
         ? [
           [t.sum, values.x, 1e-6],
           [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
-          [t.dzSum!, dzSum.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
+          [t.dzBias!, dzBias.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
         ] as const
         : []),
     ],
@@ -239,12 +241,12 @@ Deno.test("layernormForward() and layernormBackward() throw on rows that are no 
   );
 });
 
-Deno.test("layernormBackward() throws on dzSum without dz", () => {
+Deno.test("layernormBackward() throws on dzBias without dz", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
   const x = like([2, 4]), row = like([4]);
   const inputs = { x, weight: row, statistics: like([2, 2]), dy: x };
-  assert.throws(() => layernormBackward(new Program(device), inputs, { dx: x, dzSum: row }), {
+  assert.throws(() => layernormBackward(new Program(device), inputs, { dx: x, dzBias: row }), {
     name: "TypeError",
-    message: "Cannot run layernormBackward as dzSum needs dz: current dz is undefined",
+    message: "Cannot run layernormBackward as dzBias needs dz: current dz is undefined",
   });
 });
