@@ -18,12 +18,12 @@ const BIAS: bool = true;
 const SCALED: bool = true;
 const ADDEND: bool = true;
 const DIAGONAL: bool = true;
-const IN_FOURS: bool = true; // whether a value has four columns
+const FOUR_COLUMNS: bool = true; // whether a value has four columns
 const ACTIVATED: bool = true;
 const BACKWARD: bool = true;
 const GATED: bool = true;
 const PAIRED: bool = false; // whether the kernel computes gate, too; only vector.wgsl does
-const MAY_ADD: bool = true; // whether sizes.accumulate decides; without it y is overwritten
+const MAY_ACCUMULATE: bool = true; // whether sizes.accumulate decides; if not, y is set
 
 struct Sizes {
   M: u32,
@@ -36,10 +36,10 @@ struct Sizes {
   bStride: u32,
   yStride: u32,
   yStart: u32,
-  accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline where it costs nothing
+  accumulate: u32, // whether to add to y; a constant only of matrices.wgsl, so that both cases share a pipeline elsewhere
   scale: f32,
   addendFactor: f32,
-  diagonal: f32, // added where the row is the column
+  diagonal: f32, // added to each element of the diagonal
   // elements from one matrix of a batch to the next; 0 if there is no batch
   aMatrix: u32,
   bMatrix: u32,
@@ -73,7 +73,7 @@ var<private> gateOfRow: value;
 // that the reads overlap.
 struct Beside {
   i: u32, // where y is
-  // only if MAY_ADD
+  // only if MAY_ACCUMULATE
   before: yType, // y as it was, if sizes.accumulate
   // only if BIAS
   bias: value,
@@ -91,12 +91,12 @@ struct Beside {
   up: yType,
 }
 
-// sizes.diagonal where the row is the column, and zero elsewhere.
+// What diagonal · I has in a row and column n, or in the four columns from 4n on.
 // only if DIAGONAL
 fn diagonalAt(row: u32, n: u32) -> value {
-  // only if IN_FOURS
+  // only if FOUR_COLUMNS
   return select(value(), value(sizes.diagonal), 4 * n + vec4u(0, 1, 2, 3) == vec4u(row));
-  // unless IN_FOURS
+  // unless FOUR_COLUMNS
   return select(value(), value(sizes.diagonal), n == row);
 }
 
@@ -104,7 +104,7 @@ fn diagonalAt(row: u32, n: u32) -> value {
 fn besideOf(m: u32, n: u32) -> Beside {
   var beside: Beside;
   beside.i = sizes.yStart + m * sizes.yStride + n;
-  // only if MAY_ADD
+  // only if MAY_ACCUMULATE
   if (sizes.accumulate != 0) { beside.before = y[beside.i]; }
   // only if BIAS
   beside.bias = bias[n];
@@ -138,7 +138,7 @@ fn storeWith(beside: Beside, sum: value) {
   result += sizes.addendFactor * value(beside.addend);
   // only if DIAGONAL
   result += beside.diagonal;
-  // only if MAY_ADD
+  // only if MAY_ACCUMULATE
   if (sizes.accumulate != 0) { result += value(beside.before); }
   // only if BACKWARD
   // unless GATED

@@ -97,7 +97,7 @@ export interface Product {
   readonly y: Tensor;
   readonly epilogue: Epilogue | undefined;
   readonly addend: Addend | undefined;
-  /** What is added to y where its row is its column. */
+  /** Number that is added to the diagonal of y. */
   readonly diagonal: number;
   readonly normalize: Normalization | undefined;
   readonly M: number;
@@ -158,7 +158,7 @@ function epilogueOf(
       SCALED: scale !== 1,
       ADDEND: addend !== undefined,
       DIAGONAL: diagonal !== 0,
-      IN_FOURS: widths.result === 4,
+      FOUR_COLUMNS: widths.result === 4,
       ACTIVATED: kind === "forward" || kind === "gatedForward" || kind === "pairedForward",
       BACKWARD: kind === "backward" || kind === "gatedBackward",
       GATED: kind === "gatedForward" || kind === "gatedBackward" || kind === "pairedForward",
@@ -302,8 +302,11 @@ export function matrixProduct(
         BATCH: batch !== undefined,
         SYMMETRIC: symmetric,
         READS_AHEAD: constants.ADDEND || constants.BACKWARD || constants.GATED,
-        CHECKED: constants.BACKWARD || M % tileRows(tile) !== 0 || N % tileColumns(tile) !== 0,
-        MAY_ADD: stored.accumulate,
+        // without the check a product with a derivative takes 172 µs instead of 169, others up to 6 % less (H200)
+        CHECKS_BOUNDS: constants.BACKWARD || M % tileRows(tile) !== 0 ||
+          N % tileColumns(tile) !== 0,
+        // a pipeline for each case, as the branch costs up to 6 % (H200)
+        MAY_ACCUMULATE: stored.accumulate,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
       },

@@ -76,7 +76,7 @@ export interface MatmulOptions {
   epilogue?: Epilogue | undefined;
   /** What is added to y before an activation function is applied; its factor is not `scale`. */
   addend?: Addend | undefined;
-  /** What is added, likewise, where the row of y is its column; 0 by default, as it must be with `parts`. */
+  /** Number that is added to the diagonal of y, likewise; 0 by default, as it must be with `parts`. */
   diagonal?: number;
   /** Layer-norm or RMS norm of `a` before the product, for a few rows that are not transposed. */
   normalize?: Normalization | undefined;

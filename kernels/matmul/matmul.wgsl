@@ -1,5 +1,5 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes; or a batch of each
-// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, IN_FOURS = false.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, FOUR_COLUMNS = false.
 //
 // The simplest kernel: each invocation keeps ROWS × COLUMNS sums in registers and loops over K, with
 // ROWS + COLUMNS loads and ROWS · COLUMNS multiply-adds per step. The rows of an invocation are consecutive, its

@@ -49,7 +49,7 @@ const WHOLE_K: bool = false; // whether K is a multiple of AHEAD · TILE_K
 const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 const SYMMETRIC: bool = false; // whether y is: no tile above the diagonal is computed; those below it are stored twice
 const READS_AHEAD: bool = true; // whether what belongs to y is read before vectors above it are stored
-const CHECKED: bool = true; // whether places of vectors are compared with the edges of y
+const CHECKS_BOUNDS: bool = true; // whether a tile may pass the edges of y, or the check costs nothing
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -178,7 +178,7 @@ fn storeStrip(strip: u32, lane: u32, m: u32, n: u32, matrixRow: u32, besides: pt
     // unroll
     for (var i = 0u; i < COLUMNS; i++) {
       let place = placeInStrip(lane, half * COLUMNS + i);
-      if (!CHECKED || (m + place.x < sizes.M && n + 4 * place.y < sizes.N)) {
+      if (!CHECKS_BOUNDS || (m + place.x < sizes.M && n + 4 * place.y < sizes.N)) {
         storeWith(these[i], bitcast<vec4f>(tiles[strip + place.x * STRIP_STRIDE + place.y]));
       }
     }

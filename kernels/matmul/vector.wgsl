@@ -1,5 +1,5 @@
 // y = a · b, or norm(a) · b, for a few rows a.   a: [M,K]; b: [K,N], or [N,K] transposed; y: [M,N]
-// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, IN_FOURS = false, fourInt8() from ../int8.wgsl, and normalizeRows() from ../normalized_rows.wgsl.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16, FOUR_COLUMNS = false, fourInt8() from ../int8.wgsl, and normalizeRows() from ../normalized_rows.wgsl.
 //
 // For generation, whose speed is that of reading b: each element is read once for ROWS rows. A fetch is EACH
 // neighbours in a row of b. A workgroup computes VECTORS vectors of COLUMNS columns of y, and LANES invocations share

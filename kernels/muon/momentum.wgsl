@@ -4,7 +4,7 @@
 // A launch computes one matrix of each of L blocks, a part of a stored one: `outputs` of its `columns`, in each of `inputs`
 // rows.   gradient, momentum: [L,S]; x: [G,inputs,outputs]; squares: [G,parts], sums of x² of workgroups
 const BETA: f32 = 0.95;
-const PART: u32 = 1024; // values per workgroup
+const PART: u32 = 1024; // values per workgroup, a multiple of WORKGROUP_SIZE
 const WORKGROUP_SIZE: u32 = 256;
 alias value = vec4f; // four columns, or f32: one column
 const COUNTED: f32 = 1.0; // how often vec4f(value) has each column, 1 or 4
@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let matrix = sizes.first + group.z;
   let first = part * PART + index;
   // all values are loaded before any is stored, so that the loads overlap
-  var stored: array<u32, EACH>;
+  var places: array<u32, EACH>;
   var gradients: array<value, EACH>;
   var momenta: array<value, EACH>;
   // unroll
@@ -46,9 +46,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     if (i < sizes.elements) {
       let row = i / sizes.outputs;
       let column = i % sizes.outputs;
-      stored[e] = group.z * sizes.S + sizes.start + row * sizes.columns + column;
-      gradients[e] = gradient[stored[e]];
-      momenta[e] = momentum[stored[e]];
+      places[e] = group.z * sizes.S + sizes.start + row * sizes.columns + column;
+      gradients[e] = gradient[places[e]];
+      momenta[e] = momentum[places[e]];
     }
   }
   var sum = 0.0;
@@ -59,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
       let g = gradients[e] * update.gradientFactor;
       let m = BETA * momenta[e] + (1.0 - BETA) * g;
       let ahead = BETA * m + (1.0 - BETA) * g;
-      if (update.skipped == 0) { momentum[stored[e]] = m; }
+      if (update.skipped == 0) { momentum[places[e]] = m; }
       x[matrix * sizes.elements + i] = ahead;
       sum += dot(vec4f(ahead), vec4f(ahead));
     }

@@ -2,7 +2,7 @@
 // x, y: [G,inputs,outputs]; squares: [G,parts], whose sum for a matrix is ‖x‖²
 enable f16;
 
-const PART: u32 = 1024; // values per workgroup
+const PART: u32 = 1024; // values per workgroup, a multiple of WORKGROUP_SIZE
 const WORKGROUP_SIZE: u32 = 256;
 const LEAST_NORM: f32 = 1e-7; // by which x is divided
 alias value = vec4f; // four columns, or f32: one column
