@@ -181,7 +181,8 @@ export function muonFlops(config: GptConfig): number {
 
 /**
  * Operations and bytes of a step of Muon for a matrix of m × n, m ≤ n, without its f16 copy: in each of five rounds
- * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³.
+ * x · xᵀ and P · x take 2 · m² · n operations and A · A 2 · m³. Tensor cores need fewer, as they compute half of symmetric
+ * products, and rounds in groups.
  *
  * @param dtype element type of the rounds, see `muonDtype()`.
  */
@@ -191,7 +192,7 @@ export function muonCost(
 ): StepCost {
   const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs);
   const ahead = 5 * m * n; // gradient and momentum, momentum and the look-ahead; the look-ahead
-  const round = m * n + m * m + 2 * m * m + m * m + 2 * m * n; // x, A; A, B; B, x, the next x
+  const round = m * n + m * m + 2 * m * m + m * m + 2 * m * n; // x, A; A, P; P, x, the next x
   const update = 2 * m * n; // the parameter, the parameter
   return {
     flops: 5 * (4 * m * m * n + 2 * m ** 3),

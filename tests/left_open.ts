@@ -1,3 +1,5 @@
+import assert from "node:assert/strict";
+
 /**
  * The files in a directory that this process has open. Deno's own check of what a test leaves open does not see what
  * `node:fs` opens.
@@ -9,6 +11,8 @@ export function leftOpen(directory: string): string[] {
   // a child, as Deno may not read /proc
   const { stdout } = new Deno.Command("ls", { args: ["-l", `/proc/${Deno.pid}/fd`] }).outputSync();
   const within = `${Deno.realPathSync(directory)}/`;
-  const paths = new TextDecoder().decode(stdout).matchAll(/-> (.*)$/gm);
-  return Array.from(paths, ([, path]) => path!).filter((path) => path.startsWith(within));
+  const links = new TextDecoder().decode(stdout).matchAll(/-> (.*)$/gm);
+  const paths = Array.from(links, ([, path]) => path!);
+  assert.ok(paths.length > 0, "ls lists no open file, not even stdin");
+  return paths.filter((path) => path.startsWith(within));
 }

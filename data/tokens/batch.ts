@@ -117,7 +117,7 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
 
 /**
  * Places sorted by value, places of equal values in ascending order. A radix sort is stable and takes a tenth of the time of
- * a sort that compares, if its loops count: `for...of` would take three times as long.
+ * a sort that compares. Its loops have a counter, as `for...of` takes three times as long.
  */
 export function placesInOrder(values: Uint32Array): Uint32Array<ArrayBuffer> {
   const { length } = values;

@@ -14,7 +14,7 @@
  * The rounds are an iteration of Newton and Schulz with coefficients that raise small singular values the fastest:
  * afterwards all lie between about 0.7 and 1.2. Its products are those of the shorter side: if a matrix has more rows
  * than columns, A = xᵀ · x and x = x · P. So a matrix of m × n, m ≤ n, takes 5 · (4 · m² · n + 2 · m³)
- * operations. Matrices with the same sides, wide and tall ones, are computed together, of all blocks if they fit: products of
+ * operations, or fewer on tensor cores, which compute half of a symmetric product, and rounds in `GROUPS`. Matrices with the same sides, wide and tall ones, are computed together, of all blocks if they fit: products of
  * squares in one launch, products with x in one for the wide and one for the tall.
  *
  * The rounds are computed in f32 also if the model trains in f16, unless tensor cores multiply f16 several times as

@@ -1,9 +1,12 @@
 import process from "node:process";
 
 /**
- * Runs the command that its first argument names as if stderr were a terminal. A tenth of a second passes between two
- * looks at the clock, so that each update of a bar is drawn.
+ * A script that runs the command which its first argument names as if stderr were a terminal. Each reading of the clock
+ * advances it by a tenth of a second, so that each update of a bar is drawn.
+ *
+ * @module
  */
+
 const [name] = process.argv.splice(2, 1);
 Object.defineProperty(Deno, "noColor", { value: false });
 Deno.stderr.isTerminal = () => true;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { checkFields, type FieldKind } from "../../files/json.ts";
 
-/** Per kind what it is called, values of it, and others. */
+/** Each kind, its name in messages, values of this kind, and values of others. */
 const KINDS: readonly [kind: FieldKind, words: string, fitting: unknown[], others: unknown[]][] = [
   ["text", "a text", ["", "a"], [1, ["a"]]],
   ["texts", "a list of texts", [[], ["a", ""]], ["a", ["a", 1]]],
@@ -20,14 +20,18 @@ Deno.test("checkFields() takes values of each kind, none if it is optional, and 
     checkFields({ field: value, other: 1 }, { field: kind }, refuse);
   for (const [kind, words, fitting, others] of KINDS) {
     const optional = `${kind}?` as FieldKind;
-    for (const value of fitting) check(kind, value), check(optional, value);
+    for (const value of fitting) {
+      check(kind, value);
+      check(optional, value);
+    }
     for (const none of [null, undefined]) {
       check(optional, none);
       assert.throws(() => check(kind, none), { message: `field must be ${words}: ${none}` });
     }
     for (const value of others) {
       const message = `field must be ${words}: ${value}`;
-      for (const  of of[kind, optional]) assert.throws(() => check(of, value), { message });
+      assert.throws(() => check(kind, value), { message });
+      assert.throws(() => check(optional, value), { message });
     }
   }
 });
