@@ -81,7 +81,7 @@ export function rowBlocks(
   return { P, block: ceilDiv(ceilDiv(M, P), ROWS) * ROWS };
 }
 
-/** @throws {TypeError} if dzBias, the sum of the rows of dz, is given without dz. */
+/** Throws a TypeError if dzBias, the sum of the rows of dz, is given without dz. */
 export function assertDz(
   action: string,
   { dz, dzBias }: { dz: Tensor | undefined; dzBias: Tensor | undefined },

@@ -226,6 +226,19 @@ export function assertShape(action: string, named: Named, shape: readonly number
   }
 }
 
+/** Throws a TypeError if some of these tensors are given and others are not. */
+export function assertTogether(
+  action: string,
+  tensors: Readonly<Record<string, Tensor | undefined>>,
+): void {
+  const names = Object.keys(tensors), given = names.filter((name) => tensors[name]);
+  if (given.length === 0 || given.length === names.length) return;
+  throw new TypeError(
+    `Cannot run ${action} as ${names.join(" and ")} must be given together: ` +
+      `current is ${given.join(" and ")} alone`,
+  );
+}
+
 /** Throws a RangeError unless the rows of the tensor are whole vectors of four elements. */
 export function assertVectors(action: string, named: Named): void {
   const [[role, { name, shape }]] = Object.entries(named) as [[string, Tensor]];

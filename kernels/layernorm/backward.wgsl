@@ -15,8 +15,6 @@ const PARAMETERS: bool = true; // whether dweight and dbias are computed
 const Z_BIAS: bool = true; // whether dzBias is computed
 const PARTIALS: bool = true; // whether anything is summed over rows
 
-const SUMS: u32 = select(0u, 2u, PARAMETERS) + select(0u, 1u, Z_BIAS);
-
 struct Sizes {
   M: u32,
   columns4: u32, // C / 4
@@ -33,6 +31,8 @@ struct Sizes {
 // only if PARTIALS
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
+
+const SUMS: u32 = select(0u, 2u, PARAMETERS) + select(0u, 1u, Z_BIAS); // sums per block
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {

@@ -3,7 +3,7 @@ import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
-import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
+import { assertTogether, assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 import {
   assertDz,
   COLUMN_SUM,
@@ -56,12 +56,7 @@ export function layernormForward(
     sum: [sum, "M,C", "f32"],
     random: [random, "2", "u32"],
   });
-  if ((z === undefined) !== (sum === undefined)) {
-    throw new TypeError(
-      `Cannot run ${action} as z and sum must be given together: ` +
-        `current is ${z ? "z" : "sum"} alone`,
-    );
-  }
+  assertTogether(action, { z, sum });
   assertVectors(action, { x });
   const lanes = rowLanes(program.device, C);
   program.dispatch({
@@ -124,6 +119,7 @@ export function layernormBackward(
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
+  assertTogether(action, { dweight, dbias });
   assertDz(action, { dz, dzBias });
   const { device } = program, lanes = rowLanes(device, C), { LANES, ROWS, QUADS } = lanes;
   // on a CPU adapter, too, as the blocks determine the order of the sums, and so the bits of a training of GPT-2
@@ -145,7 +141,7 @@ export function layernormBackward(
       zType: `vec4<${dz?.dtype ?? "f32"}>`,
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
-      PARAMETERS: dweight !== undefined && dbias !== undefined,
+      PARAMETERS: dweight !== undefined,
       Z_BIAS: dzBias !== undefined,
       PARTIALS: partials !== undefined,
       DROPOUT: dz !== undefined && dropout !== undefined,

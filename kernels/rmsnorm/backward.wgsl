@@ -1,5 +1,5 @@
 // dx = rstd · (g − x̂ · mean(g · x̂)), g = dy · weight, x̂ = x · rstd; set or accumulated.
-// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, dropout from ../random.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, fourDropoutFactors() from ../random.wgsl.
 //
 // If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dzBias = Σ dz, summed
 // over the rows of each workgroup's block.
@@ -15,7 +15,6 @@ const WEIGHT: bool = true; // whether there is a weight
 const PARAMETERS: bool = true; // whether dweight is computed
 const Z_BIAS: bool = true; // whether dzBias is computed
 const PARTIALS: bool = true; // whether anything is summed over rows
-const SUMS: u32 = select(0u, 1u, PARAMETERS) + select(0u, 1u, Z_BIAS);
 
 struct Sizes {
   M: u32,
@@ -34,6 +33,8 @@ struct Sizes {
 // only if PARTIALS
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
+
+const SUMS: u32 = select(0u, 1u, PARAMETERS) + select(0u, 1u, Z_BIAS); // sums per block
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {

@@ -14,7 +14,7 @@ import {
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
-import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
+import { assertTogether, assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
  * y = s / √(mean(s²) + ε) · weight over each row of s (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467),
@@ -48,12 +48,7 @@ export function rmsnormForward(
     sum: [sum, "M,C", "f32"],
     random: [random, "2", "u32"],
   });
-  if ((z === undefined) !== (sum === undefined)) {
-    throw new TypeError(
-      `Cannot run ${action} as z and sum must be given together: ` +
-        `current is ${z ? "z" : "sum"} alone`,
-    );
-  }
+  assertTogether(action, { z, sum });
   assertVectors(action, { x });
   const lanes = rowLanes(program.device, C);
   program.dispatch({

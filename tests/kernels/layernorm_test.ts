@@ -3,7 +3,7 @@ import { layernormBackward, layernormForward } from "../../kernels/layernorm/lay
 import * as reference from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
-import type { DType } from "../../kernels/tensor.ts";
+import type { DType, Tensor } from "../../kernels/tensor.ts";
 import {
   assertComputes,
   assertGradient,
@@ -241,12 +241,24 @@ Deno.test("layernormForward() and layernormBackward() throw on rows that are no 
   );
 });
 
-Deno.test("layernormBackward() throws on dzBias without dz", () => {
+Deno.test("layernormForward() and layernormBackward() throw on tensors without those that they need", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
-  const x = like([2, 4]), row = like([4]);
-  const inputs = { x, weight: row, statistics: like([2, 2]), dy: x };
-  assert.throws(() => layernormBackward(new Program(device), inputs, { dx: x, dzBias: row }), {
-    name: "TypeError",
-    message: "Cannot run layernormBackward as dzBias needs dz: current dz is undefined",
-  });
+  const x = like([2, 4]), row = like([4]), statistics = like([2, 2]), program = new Program(device);
+  const refusal = (message: string) => ({ name: "TypeError", message: `Cannot run ${message}` });
+  assert.throws(
+    () => layernormForward(program, { x, z: x, weight: row, bias: row }, { y: x, statistics }),
+    refusal("layernormForward as z and sum must be given together: current is z alone"),
+  );
+  const backward = (gradients: { dbias?: Tensor; dzBias?: Tensor }) =>
+    layernormBackward(program, { x, weight: row, statistics, dy: x }, { dx: x, ...gradients });
+  assert.throws(
+    () => backward({ dbias: row }),
+    refusal(
+      "layernormBackward as dweight and dbias must be given together: current is dbias alone",
+    ),
+  );
+  assert.throws(
+    () => backward({ dzBias: row }),
+    refusal("layernormBackward as dzBias needs dz: current dz is undefined"),
+  );
 });
