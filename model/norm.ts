@@ -45,8 +45,8 @@ export function normForward(
 
 /**
  * Records the gradients of `normForward()`: that of the residual stream, dx, is set, or with `accumulateDx` added to;
- * that of z is set if `dz` is given; `dzBias`, the gradient of the bias of the linear layer that computes z, and those of the norm's trained parameters are
- * set, or with `accumulate` added to.
+ * that of z is set if `dz` is given; `dzBias`, the gradient of the bias of the linear layer that computes z, and those of
+ * the norm's trained parameters are set, or with `accumulate` added to.
  *
  * x: [M,C], with z the sum; dy, dz: [M,C]; dx: f32 [M,C]; dzBias: f32 [C].
  */

@@ -24,7 +24,7 @@ import {
   rowSumIterations,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
+import { assertTogether, assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** The weights with which q and k are normalised. */
 export interface QkNorm {
@@ -144,6 +144,7 @@ export function ropeBackward(
     dkWeight: [dkWeight, "2P", "f32"],
   }, { T, NH, KH, QK: NH + KH, QKV: NH + 2 * KH });
   checkLength(action, T, rotation);
+  assertTogether(action, { dqWeight, dkWeight });
   if (dqWeight) assertVectors(action, { dqWeight });
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
   const PAIRS = ceilDiv(P, LANES),

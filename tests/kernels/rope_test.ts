@@ -281,10 +281,15 @@ Deno.test("ropeForward() and ropeBackward() throw if a text is longer than the t
   assert.throws(() => ropeBackward(program, t, { dqkv: t.x }, sizes), { message });
 });
 
-Deno.test("ropeBackward() throws if the gradient of a weight is no multiple of four elements", () => {
+Deno.test("ropeBackward() throws if the gradient of a weight is alone, or no multiple of four elements", () => {
   const { t, norm } = prepare(testRandom(1), { B: 1, T: 2, NH: 1, KH: 1, HS: 6, dtype: "f32" });
   assert.throws(
     () => ropeBackward(new Program(device), { ...t, norm }, t, { T: 2, heads: 1 }),
     { name: "RangeError", message: /rows of dqWeight must have a multiple of four elements/ },
+  );
+  const { dqkv, dqWeight } = t;
+  assert.throws(
+    () => ropeBackward(new Program(device), { ...t, norm }, { dqkv, dqWeight }, { T: 2, heads: 1 }),
+    { name: "TypeError", message: /dqWeight and dkWeight must be given together/ },
   );
 });
