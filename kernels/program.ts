@@ -50,7 +50,7 @@ export interface Dispatch {
   constantSizes?: boolean;
   /** Workgroups in each dimension. */
   workgroups: readonly [x: number, y?: number, z?: number];
-  /** Most loop iterations of one invocation, summed over all its loops; 0 by default. */
+  /** Most loop iterations of one invocation, summed over all its loops that are not unrolled; 0 by default. */
   iterations?: number;
   /** Bytes of workgroup memory that the shader declares, each variable a multiple of 16; 0 by default. */
   workgroupBytes?: number;

@@ -20,11 +20,6 @@ export const ROW_SUMS: Shader = { "kernels/row_sums.wgsl": rowSums };
 /** Lanes of a row that first add up the values of all; `rowLanes()` returns multiples of it, or whole subgroups. */
 const LEADERS = 8;
 
-/** Most loop iterations of rowSums() for a row of so many lanes. */
-export function rowSumIterations(LANES: number): number {
-  return LANES / LEADERS + LEADERS;
-}
-
 /** The function columnSum(); it needs `ROW_SUMS`. */
 export const COLUMN_SUM: Shader = { "kernels/column_sums.wgsl": columnSums };
 

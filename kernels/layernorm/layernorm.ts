@@ -13,7 +13,6 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  rowSumIterations,
 } from "../rows.ts";
 
 /** GPT-2's addition to the variance. */
@@ -73,7 +72,6 @@ export function layernormForward(
     tensors: { x, z, random, weight, bias, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: 2 * rowSumIterations(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -149,7 +147,7 @@ export function layernormBackward(
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + sums.length * C / 4 / LANES * ROWS,
+    iterations: block / ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });

@@ -236,7 +236,7 @@ function lookAhead(
       tensors: { gradient: stack(gradient), update, momentum: stack(momentum), x: ahead, squares },
       uniforms: { ...placeOf(momentum, matrix, width), first: i * L, parts },
       workgroups: [...splitWorkgroups(parts), L],
-      iterations: PART / WORKGROUP_SIZE + levels,
+      iterations: levels,
       workgroupBytes: 4 * WORKGROUP_SIZE,
     });
   });
@@ -246,7 +246,7 @@ function lookAhead(
     tensors: { squares, x: ahead, y: x },
     uniforms: { elements, parts },
     workgroups: [...splitWorkgroups(parts), G],
-    iterations: ceilDiv(parts, WORKGROUP_SIZE) + PART / WORKGROUP_SIZE + levels,
+    iterations: ceilDiv(parts, WORKGROUP_SIZE) + levels,
     workgroupBytes: 4 * WORKGROUP_SIZE,
   });
 }

@@ -10,7 +10,6 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  rowSumIterations,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
@@ -66,7 +65,6 @@ export function rmsnormForward(
     tensors: { x, z, random, weight, sum, y, statistics },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
-    iterations: rowSumIterations(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
 }
@@ -142,7 +140,7 @@ export function rmsnormBackward(
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
     uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
-    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + sums.length * C / 4 / LANES * ROWS,
+    iterations: block / ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (partials) parametersBackward(program, { partials }, { sums }, { accumulate });

@@ -21,7 +21,6 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-  rowSumIterations,
 } from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertTogether, assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
@@ -101,7 +100,6 @@ export function ropeForward(
     tensors: { rotation, positions, cursors, qWeight, kWeight, qkv, qk },
     uniforms: { M, T, maxT },
     workgroups: splitWorkgroups(ceilDiv(M * (NH + KH), ROWS)),
-    iterations: rowSumIterations(LANES),
     workgroupBytes: LANES * ROWS * 8,
   });
 }
@@ -171,7 +169,7 @@ export function ropeBackward(
     tensors: { rotation, positions, qk, qWeight, kWeight, dqkv, partials },
     uniforms: { M, T, qBlock: block, kBlock: ceilDiv(ceilDiv(M * KH, blocks), ROWS) * ROWS },
     workgroups: [blocks, 2],
-    iterations: block / ROWS * (1 + rowSumIterations(LANES)) + PAIRS * ROWS,
+    iterations: block / ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!partials || !dqWeight || !dkWeight) return;

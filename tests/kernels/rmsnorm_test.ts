@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { residualBackward, residualForward } from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import * as reference from "../../kernels/rmsnorm/reference.ts";
 import { rmsnormBackward, rmsnormForward } from "../../kernels/rmsnorm/rmsnorm.ts";
-import type { DType } from "../../kernels/tensor.ts";
+import { createTensor, type DType } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertComputes,
@@ -262,4 +263,19 @@ Deno.test("rmsnormBackward() throws on dzBias without dz", () => {
     name: "TypeError",
     message: "Cannot run rmsnormBackward as dzBias needs dz: current dz is undefined",
   });
+});
+
+Deno.test("rmsnormBackward() takes as many rows on a CPU as its loop over them has iterations", () => {
+  const on = { ...device, isCpu: true, subgroupSize: undefined, maxBindingBytes: 2 ** 30 };
+  const rows = 32768 * 8 * 32; // iterations, rows of each, and blocks
+  const record = (M: number) => {
+    const dry = dryDevice(on);
+    const like = (shape: number[]) => createTensor(dry, "t", { shape, dtype: "f32" });
+    const x = like([M, 4]), row = like([4]);
+    const inputs = { x, weight: row, statistics: like([M, 1]), dy: x };
+    const outputs = { dx: like([M, 4]), dz: like([M, 4]), dweight: like([4]), dzBias: like([4]) };
+    rmsnormBackward(new Program(dry), inputs, outputs);
+  };
+  record(rows);
+  assert.throws(() => record(rows + 1), { name: "LimitError", message: /bound is 32769$/ });
 });
