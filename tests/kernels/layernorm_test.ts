@@ -136,6 +136,12 @@ async function check(
       random: [[2], "u32", [seed, 11]],
     })),
   };
+  // what the backward pass of a frozen norm sets
+  const frozen = t.sum && tensors({
+    dx: [[M, C], "f32"],
+    dz: [[M, C], yType],
+    dzBias: [[C], "f32"],
+  });
   const { y, mean, rstd } = reference.layernormForward(values, { M, C });
   const statistics = Float32Array.from({ length: 2 * M }, (_, i) => (i % 2 ? rstd : mean)[i >> 1]!);
   const gradients = reference.layernormBackward(values, { M, C });
@@ -150,6 +156,7 @@ async function check(
       layernormForward(program, t, t, { dropout });
       layernormBackward(program, inputs, t, { dropout });
       layernormBackward(program, inputs, t, { dropout, accumulate: true, accumulateDx: true });
+      if (frozen) layernormBackward(program, inputs, frozen, { dropout });
     },
     [
       [t.y, y, TOLERANCE[yType]!],
@@ -157,11 +164,13 @@ async function check(
       [t.dx, dx!, 4 * tolerance],
       [t.dweight, dweight!, 4 * tolerance],
       [t.dbias, dbias!, tolerance],
-      ...(t.sum
+      ...(frozen
         ? [
-          [t.sum, values.x, 1e-6],
+          [t.sum!, values.x, 1e-6],
           [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
           [t.dzBias!, dzBias.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
+          [frozen.dx, dx!.map((v) => 0.5 * v), 4 * tolerance],
+          [frozen.dzBias, dzBias.map((v) => 0.5 * v), 4 * tolerance],
         ] as const
         : []),
     ],

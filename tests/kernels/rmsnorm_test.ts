@@ -138,6 +138,12 @@ async function check(
       random: [[2], "u32", [seed, 11]],
     })),
   };
+  // what the backward pass of a frozen norm sets
+  const frozen = t.sum && tensors({
+    dx: [[M, C], "f32"],
+    dz: [[M, C], yType],
+    dzBias: [[C], "f32"],
+  });
   const { y, rstd } = reference.rmsnormForward(inputs, { M, C });
   const gradients = reference.rmsnormBackward(inputs, { M, C });
   const [dx, dweight] = [gradients.dx, gradients.dweight]
@@ -151,17 +157,20 @@ async function check(
       rmsnormForward(program, t, t, { dropout });
       rmsnormBackward(program, saved, t, { dropout });
       rmsnormBackward(program, saved, t, { dropout, accumulate: true, accumulateDx: true });
+      if (frozen) rmsnormBackward(program, saved, frozen, { dropout });
     },
     [
       [t.y, y, TOLERANCE[yType]!],
       [t.statistics, rstd, tolerance],
       [t.dx, dx!, 4 * tolerance],
       [t.dweight, dweight!, 4 * tolerance],
-      ...(t.sum
+      ...(frozen
         ? [
-          [t.sum, inputs.x, 1e-6],
+          [t.sum!, inputs.x, 1e-6],
           [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
           [t.dzBias!, dzBias.map((v) => 1.5 * v), 4 * tolerance], // dz was half at first
+          [frozen.dx, dx!.map((v) => 0.5 * v), 4 * tolerance],
+          [frozen.dzBias, dzBias.map((v) => 0.5 * v), 4 * tolerance],
         ] as const
         : []),
     ],
