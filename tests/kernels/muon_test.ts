@@ -21,6 +21,7 @@ const STORED = [
   { inputs: 12, columns: [12, 8, 12] },
   { inputs: 12, columns: [40] },
   { inputs: 40, columns: [12] },
+  { inputs: 40, columns: [3, 12] }, // the second is as the one before, but not in vectors
   { inputs: 16, columns: [40, 40] }, // three that are computed together, as their sizes are multiples of 128
   { inputs: 40, columns: [16] },
   { inputs: 4, columns: [32] }, // its size is such a multiple, but not that of its product with itself
