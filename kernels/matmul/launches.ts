@@ -16,6 +16,7 @@ import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
 import type { Device } from "../device.ts";
+import { MATRIX_SIDE } from "../matrices.ts";
 import { type Normalization, normalizedRows } from "../normalized_rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
@@ -305,6 +306,8 @@ export function matrixProduct(
         // without the check a product with a derivative takes 172 µs instead of 169, others up to 6 % less (H200)
         CHECKS_BOUNDS: constants.BACKWARD || M % tileRows(tile) !== 0 ||
           N % tileColumns(tile) !== 0,
+        SKIPS: ceilDiv(M, MATRIX_SIDE * ROWS) % Y !== 0 ||
+          ceilDiv(N, MATRIX_SIDE * COLUMNS) % X !== 0,
         // a pipeline for each case, as the branch costs up to 6 % (H200)
         MAY_ACCUMULATE: stored.accumulate,
         TRANSPOSE_A: transposeA,

@@ -50,6 +50,7 @@ const BATCH: bool = false; // whether group.z is the number of a matrix, not of 
 const SYMMETRIC: bool = false; // whether y is: no tile above the diagonal is computed; those below it are stored twice
 const READS_AHEAD: bool = true; // whether what belongs to y is read before vectors above it are stored
 const CHECKS_BOUNDS: bool = true; // whether a tile may pass the edges of y, or the check costs nothing
+const SKIPS: bool = true; // whether all results of a subgroup may lie past the edges of y: it does not compute them
 
 @group(0) @binding(0) var<storage, read> a: array<vec4u>; // each element has eight f16
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
@@ -200,6 +201,7 @@ fn main(
   let subgroup = index / 32;
   let subgroupRow = subgroup / X * 16 * ROWS; // of the tile
   let subgroupColumn = subgroup % X * 16 * COLUMNS;
+  let isInside = firstRow + subgroupRow < sizes.M && firstColumn + subgroupColumn < sizes.N;
   let matrix = select(0u, group.z, BATCH);
   let start = select(group.z, 0u, BATCH) * sizes.split;
   let end = min(start + sizes.split, sizes.K);
@@ -291,27 +293,29 @@ fn main(
           bFetched[s * B_FETCHES + i] = b[bFirst + s * bOther + i * bNext];
         }
       }
-      // unroll
-      for (var k = 0u; k < TILE_K; k += 16u) {
-        var lefts: array<Left, ROWS>;
+      if (!SKIPS || isInside) {
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let row = subgroupRow + 16 * r;
-          // only if TRANSPOSE_A
-          lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, k * A_STRIDE + row / 8, A_STRIDE);
-          // unless TRANSPOSE_A
-          lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, row * A_STRIDE + k / 8, A_STRIDE);
-        }
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          let column = subgroupColumn + 16 * c;
-          // only if TRANSPOSE_B
-          let right = subgroupMatrixLoad<Right, col_major>(&tiles, A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
-          // unless TRANSPOSE_B
-          let right = subgroupMatrixLoad<Right, row_major>(&tiles, A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
+        for (var k = 0u; k < TILE_K; k += 16u) {
+          var lefts: array<Left, ROWS>;
           // unroll
           for (var r = 0u; r < ROWS; r++) {
-            sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
+            let row = subgroupRow + 16 * r;
+            // only if TRANSPOSE_A
+            lefts[r] = subgroupMatrixLoad<Left, col_major>(&tiles, k * A_STRIDE + row / 8, A_STRIDE);
+            // unless TRANSPOSE_A
+            lefts[r] = subgroupMatrixLoad<Left, row_major>(&tiles, row * A_STRIDE + k / 8, A_STRIDE);
+          }
+          // unroll
+          for (var c = 0u; c < COLUMNS; c++) {
+            let column = subgroupColumn + 16 * c;
+            // only if TRANSPOSE_B
+            let right = subgroupMatrixLoad<Right, col_major>(&tiles, A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
+            // unless TRANSPOSE_B
+            let right = subgroupMatrixLoad<Right, row_major>(&tiles, A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+              sums[r * COLUMNS + c] = subgroupMatrixMultiplyAccumulate(lefts[r], right, sums[r * COLUMNS + c]);
+            }
           }
         }
       }
