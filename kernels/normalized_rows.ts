@@ -27,7 +27,16 @@ function rowGroupOf(invocations: number): number {
   return count;
 }
 
-/** normalized_rows.wgsl in a workgroup of so many invocations, which normalises so many rows of a at a time. */
+/** Bytes of a workgroup of so many invocations for sums over rows. */
+export function sumBytes(invocations: number): number {
+  return 12 * invocations;
+}
+
+/**
+ * normalized_rows.wgsl in a workgroup of so many invocations, which normalises so many rows of a at a time.
+ *
+ * @returns `workgroupBytes` without the rows, which the kernel keeps in its own way.
+ */
 export function normalizedRows(
   { weight, bias, epsilon = EPSILON, addends, total }: Normalization,
   { a, M, K, aStride = K, aStart = 0, rows, invocations }: {
@@ -69,6 +78,6 @@ export function normalizedRows(
     },
     tensors: { a, normWeight: weight, normBias: bias, addends, total },
     iterations: ROW_TURNS * ADDENDS,
-    workgroupBytes: (16 * ROW_TURNS + 12) * invocations,
+    workgroupBytes: sumBytes(invocations),
   };
 }

@@ -1,4 +1,4 @@
-// normalized = norm(a), of the rows that a workgroup needs.   a: [M,K]; normWeight, normBias: [K]; M = ROW_COUNT, K = ROW_LENGTH
+// norm(a), of the rows that a workgroup needs.   a: [M,K]; normWeight, normBias: [K]; M = ROW_COUNT, K = ROW_LENGTH
 //
 // Layer-norm if CENTERED, or else RMS norm. With ADDED a is first replaced by total = a + Σ addends.
 // addends: [ADDENDS,M,K]; total: [M,K]
@@ -33,10 +33,7 @@ const STORES_TOTAL: bool = true;
 @group(0) @binding(24) var<storage, read_write> total: array<vec4f>;
 
 const ROW_LENGTH4: u32 = ROW_LENGTH / 4;
-const LANES_OF_ROW: u32 = ROW_INVOCATIONS / ROWS_AT_ONCE;
-const ROW_FOURS: u32 = ROW_TURNS * LANES_OF_ROW;
-const NORMALIZED: u32 = ROWS_AT_ONCE * ROW_FOURS;
-var<workgroup> normalized: array<vec4f, NORMALIZED>; // a row begins at a multiple of ROW_FOURS
+const LANES_OF_ROW: u32 = ROW_INVOCATIONS / ROWS_AT_ONCE; // an invocation has each LANES_OF_ROW-th vector of a row
 const ROW_PARTS: u32 = LANES_OF_ROW / ROW_GROUP;
 const ALL_ROW_PARTS: u32 = ROWS_AT_ONCE * ROW_PARTS;
 var<workgroup> rowTerms: array<vec2f, ROW_INVOCATIONS>;
@@ -100,7 +97,7 @@ fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   }
 }
 
-// Sets `normalized` to the rows that were read, in f32. Mean and variance are computed at once, from the differences to
+// Normalises ownRow, in f32; the kernel keeps it where all invocations find it. Mean and variance are computed at once, from the differences to
 // a number near the mean: without it the squares could cancel.
 fn normalizeRows(index: u32) {
   let lane = index % LANES_OF_ROW;
@@ -122,10 +119,8 @@ fn normalizeRows(index: u32) {
   let rstd = inverseSqrt(variance + ROW_EPSILON);
   // unroll
   for (var i = 0u; i < ROW_TURNS; i++) {
-    var y = (ownRow[i] - mean) * rstd * rowFactor[i];
+    ownRow[i] = (ownRow[i] - mean) * rstd * rowFactor[i]; // past the end of a row zeros
     // only if CENTERED
-    y += rowShift[i];
-    normalized[index / LANES_OF_ROW * ROW_FOURS + lane + i * LANES_OF_ROW] = y;
+    ownRow[i] += rowShift[i];
   }
-  workgroupBarrier();
 }

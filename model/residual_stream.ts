@@ -1,6 +1,11 @@
 import type { Projection } from "../kernels/attention/decode.ts";
 import type { Device } from "../kernels/device.ts";
-import { canNormalize, MOST_BUFFERS, partsOf } from "../kernels/matmul/launches.ts";
+import {
+  canMultiplyRows,
+  canNormalize,
+  MOST_BUFFERS,
+  partsOf,
+} from "../kernels/matmul/launches.ts";
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
@@ -10,6 +15,7 @@ import { headsOf, innerWidthOf } from "./config.ts";
 import { type Gpt, matrixOf } from "./gpt.ts";
 import { adaptersBeside, biasOf, linearLayerForward, lowIn } from "./linear.ts";
 import { normForward, normParameters } from "./norm.ts";
+import { adaptersOf } from "./parameters.ts";
 
 /** A tensor as a product reads it: normalised first if `normalize` is given, with the kernel for `kernelRows` rows. */
 export interface Operand extends Pick<MatmulOptions, "normalize" | "kernelRows"> {
@@ -28,14 +34,11 @@ export interface Norm {
   readonly dropout: Dropout | undefined;
 }
 
-/** Rows of a fused pass, at most, and at most if `kernelRows` is given. */
+/** Rows of a pass that is fused for a few rows, at most, and at most if `kernelRows` is given. */
 const MOST_ROWS = 4, MOST_FUSED_ROWS = 8;
 
-/**
- * Parts of a sum over K, at most, if a pass may have many rows: the next launch reads the parts of all its rows in every
- * workgroup. A guess, as it was not measured.
- */
-const MOST_PARTS_OF_MANY = 2;
+/** Rows of a pass that is fused on tensor cores, at most: products of more rows compute no faster with their norms. */
+const MOST_ROWS_OF_MATRICES = 64;
 
 /** Elements of the partial sums of a projection after attention, at most: the next launch reads them in every workgroup. */
 const MOST_PROJECTED = 16_384;
@@ -43,16 +46,18 @@ const MOST_PROJECTED = 16_384;
 /**
  * The residual stream of a forward pass, [M,C]: linear layers add to it, and the next ones read it normalised.
  *
- * A pass over a cache is fused if it has few rows, for which a launch costs a GPU more than a norm: products normalise the
- * rows that they read, attention computes the product after it, and sums over K are stored in parts, which the next norm
- * adds to the stream.
+ * A pass over a cache is fused if it has few rows, or on tensor cores tens of rows, for which a launch costs a GPU more than
+ * a norm: products normalise the rows that they read, attention computes the product after it if the rows are few, and sums
+ * over K are stored in parts, which the next norm adds to the stream.
  */
 export class ResidualStream {
   readonly #program: Program;
   readonly #model: Gpt;
   readonly #activations: Activations;
   readonly #kernelRows: number | undefined;
-  readonly #isFused: boolean;
+  /** Rows for which kernels are chosen. */
+  readonly #rows: number;
+  readonly #fusedFor: "few" | "tens" | undefined;
   /** The stream after the last addition that was recorded. */
   #x: Tensor;
 
@@ -63,13 +68,14 @@ export class ResidualStream {
     activations: Activations,
     { hasCache, kernelRows }: { hasCache: boolean; kernelRows: number | undefined },
   ) {
-    const rows = activations.batchSize * activations.sequenceLength;
     this.#program = program;
     this.#model = model;
     this.#activations = activations;
     this.#kernelRows = kernelRows;
-    this.#isFused = hasCache && (kernelRows !== undefined || rows <= MOST_ROWS) &&
-      canFuse(program.device, model, kernelRows ?? rows);
+    this.#rows = kernelRows ?? activations.batchSize * activations.sequenceLength;
+    this.#fusedFor = hasCache
+      ? fusionOf(program.device, model, { rows: this.#rows, isInvariant: kernelRows !== undefined })
+      : undefined;
     this.#x = activations.at("x");
   }
 
@@ -81,7 +87,7 @@ export class ResidualStream {
   normalize({ name, x: sum, y, statistics, dropout }: Norm, z?: Tensor): Operand {
     const x = z ? this.#x : sum, kernelRows = this.#kernelRows; // without z the stream begins there
     this.#x = sum;
-    if (this.#isFused) {
+    if (this.#fuses(name)) {
       const parameters = normParameters(this.#model, name);
       return { x, kernelRows, normalize: { ...parameters, addends: z, total: z && sum } };
     }
@@ -93,8 +99,14 @@ export class ResidualStream {
   /** Adds a linear layer of x, and normalises the sum as `normalize()` does. */
   add(name: string, x: Tensor, norm: Norm): Operand {
     const kernelRows = this.#kernelRows, { width } = this.#model.config;
-    const most = kernelRows === undefined ? undefined : MOST_PARTS_OF_MANY;
-    const parts = this.#isFused ? partsOf({ K: x.shape[1]!, N: width, most }) : undefined;
+    const parts = this.#fuses(norm.name)
+      ? partsOf({
+        K: x.shape[1]!,
+        N: width,
+        rows: this.#rows,
+        isInvariant: kernelRows !== undefined,
+      })
+      : undefined;
     const y = parts === undefined ? this.#activations.at("projected") : this.#partialSums(parts);
     const outputs = { y, low: lowIn(this.#activations) };
     linearLayerForward(this.#program, this.#model, name, { x }, outputs, { parts, kernelRows });
@@ -104,7 +116,7 @@ export class ResidualStream {
   /** The linear layer after attention, if attention computes it, and where it stores its partial sums. */
   projectionInAttention(name: string): { projection: Projection; sums: Tensor } | undefined {
     const model = this.#model, { config, quantized } = model, { heads, headSize } = headsOf(config);
-    const isFused = this.#isFused && this.#kernelRows === undefined &&
+    const isFused = this.#fusedFor === "few" && this.#kernelRows === undefined &&
       heads * config.width <= MOST_PROJECTED && adaptersBeside(model, name).length === 0 &&
       (!quantized || headSize % 8 === 0);
     if (!isFused) return undefined;
@@ -114,6 +126,11 @@ export class ResidualStream {
     return { projection, sums: this.#partialSums(heads) };
   }
 
+  /** Whether the products after a norm normalise: those of tens of rows do not compute the head. */
+  #fuses(norm: string): boolean {
+    return this.#fusedFor === "few" || this.#fusedFor === "tens" && norm !== "ln_f";
+  }
+
   #partialSums(count: number): Tensor {
     const { batchSize: B, sequenceLength: T } = this.#activations;
     // slot 0 is that of products, which may need it before these sums are read
@@ -121,9 +138,25 @@ export class ResidualStream {
   }
 }
 
-/** Whether a device can compute a fused pass, and gains by it. */
-function canFuse(device: Device, { config }: Gpt, rows: number): boolean {
-  return rows <= MOST_FUSED_ROWS && !device.isCpu &&
-    canNormalize(device, config.width) && innerWidthOf(config) % 4 === 0 &&
+/** For how many rows a device fuses a pass over a cache, if it can, and gains by it. */
+function fusionOf(
+  device: Device,
+  { config, precision, quantized }: Gpt,
+  { rows, isInvariant }: { rows: number; isInvariant: boolean },
+): "few" | "tens" | undefined {
+  const { width } = config, { heads, keyHeads, headSize } = headsOf(config);
+  const inner = innerWidthOf(config), inputs = heads * headSize;
+  const fits = !device.isCpu && canNormalize(device, width) && inner % 4 === 0 &&
     device.gpu.limits.maxStorageBuffersPerShaderStage >= MOST_BUFFERS;
+  if (!fits || rows > MOST_ROWS_OF_MATRICES) return undefined;
+  if (rows <= (isInvariant ? MOST_FUSED_ROWS : MOST_ROWS)) return "few";
+  const areVectors = [width, inner, inputs + 2 * keyHeads * headSize].every((N) => N % 8 === 0);
+  const canAdd = [inputs, inner].every((K) => {
+    const parts = partsOf({ K, N: width, rows, isInvariant });
+    return canMultiplyRows(device, { K, parts });
+  });
+  const isTens = rows > MOST_FUSED_ROWS && precision === "f16" && !quantized && areVectors &&
+    adaptersOf(config).length === 0 && canMultiplyRows(device, { K: width, isNormalized: true }) &&
+    canAdd;
+  return isTens ? "tens" : undefined;
 }

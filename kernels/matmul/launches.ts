@@ -8,6 +8,7 @@ import any from "./matmul.wgsl" with { type: "text" };
 import epilogue from "./epilogue.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
 import matrices from "./matrices.wgsl" with { type: "text" };
+import matrixRows from "./matrix_rows.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
@@ -16,8 +17,8 @@ import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
 import type { Device } from "../device.ts";
-import { MATRIX_SIDE } from "../matrices.ts";
-import { type Normalization, normalizedRows } from "../normalized_rows.ts";
+import { hasMatrices, MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
+import { type Normalization, normalizedRows, sumBytes } from "../normalized_rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import {
@@ -389,7 +390,7 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
 }
 
 /** Most rows of a product that `vector.wgsl` computes with one reading of b; more are computed in groups. */
-const MOST_ROWS = 8;
+export const MOST_ROWS = 8;
 
 /** Numbers that a workgroup of `vector.wgsl` normalises, at most: they are in its memory and its registers. */
 const MOST_NORMALIZED = 8192;
@@ -419,7 +420,7 @@ export function elementsPerFetch(dtype: DType, rowLength: number): number | unde
 /** Bytes of a workgroup of `vector.wgsl` that has normalised rows. */
 function normalizedBytes({ ROWS, K }: { ROWS: number; K: number }): number {
   const turns = ceilDiv(ROWS * K / 4, VECTOR_INVOCATIONS);
-  return (16 * turns + 12) * VECTOR_INVOCATIONS;
+  return 16 * turns * VECTOR_INVOCATIONS + sumBytes(VECTOR_INVOCATIONS);
 }
 
 /** Bytes of a workgroup of `vector.wgsl` for the sums of its lanes, of a pair of products with 16 columns per lane. */
@@ -440,12 +441,29 @@ const MOST_PARTS = 8, LEAST_TERMS = 128;
 /** Workgroups that keep a large GPU busy. */
 const BUSY_WORKGROUPS = 128;
 
-/** Parts of K for a product of a few rows that has too few columns to keep a GPU busy. */
+/**
+ * Parts of K, at most, if a pass of a few rows may have more than one: the next launch reads the parts of all its rows in every
+ * workgroup. A guess, as it was not measured.
+ */
+const MOST_PARTS_OF_MANY = 2;
+
+/**
+ * Parts of K for a product of so many rows that has too few columns to keep a GPU busy.
+ *
+ * @param options.isInvariant whether a pass may have fewer rows, of the same bits.
+ */
 export function partsOf(
-  { K, N, most = MOST_PARTS }: { K: number; N: number; most?: number | undefined },
+  { K, N, rows = 1, isInvariant = false }: {
+    K: number;
+    N: number;
+    rows?: number;
+    isInvariant?: boolean;
+  },
 ): number {
-  const columnGroups = ceilDiv(N, 32);
-  let parts = Math.min(most, ceilDiv(BUSY_WORKGROUPS, columnGroups));
+  const areTens = rows > MOST_ROWS,
+    most = isInvariant && !areTens ? MOST_PARTS_OF_MANY : MOST_PARTS;
+  const groups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1);
+  let parts = Math.min(most, ceilDiv(BUSY_WORKGROUPS, groups));
   while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
   return parts;
 }
@@ -485,10 +503,12 @@ export function vectorProduct(program: Program, product: Product): void {
     K / parts,
   );
   const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
-  const normBytes = normalized?.workgroupBytes ?? 0;
-  const sumBytes = LANES > 1 ? (isPaired ? 2 : 1) * 4 * COLUMNS * invocations : 0; // of one turn
+  const normBytes = normalized
+    ? 16 * ceilDiv(K / 4, invocations / ROWS) * invocations + normalized.workgroupBytes
+    : 0;
+  const laneBytes = LANES > 1 ? (isPaired ? 2 : 1) * 4 * COLUMNS * invocations : 0; // of one turn
   const mostKept = ROWS > 1 || LANES === 1 ? 1 : Math.min(
-    Math.floor((program.device.gpu.limits.maxComputeWorkgroupStorageSize - normBytes) / sumBytes),
+    Math.floor((program.device.gpu.limits.maxComputeWorkgroupStorageSize - normBytes) / laneBytes),
     Math.floor(LANES / COLUMNS), // an invocation stores a column
   );
   const KEPT = ceilDiv(turnsOfColumns, ceilDiv(turnsOfColumns, mostKept));
@@ -548,6 +568,77 @@ export function vectorProduct(program: Program, product: Product): void {
     constantSizes: true,
     workgroups: [groups, ceilDiv(M, ROWS), parts],
     iterations: turnsOfColumns * (1 + K_STEPS) + (normalized?.iterations ?? 0),
-    workgroupBytes: KEPT * sumBytes + normBytes,
+    workgroupBytes: KEPT * laneBytes + normBytes,
+  });
+}
+
+/** Name of the variant of matrix_rows.wgsl. */
+export const MATRIX_ROWS = "matrix rows";
+
+/** Matrices of 16 columns of a workgroup of matrix_rows.wgsl, subgroups that share one, and terms of K per step, at most. */
+const ROWS_TILE = { COLUMNS: 2, SHARES: 4, STEP: 256 };
+
+/** Bytes of a workgroup of matrix_rows.wgsl for a part of K. */
+function matrixRowsBytes(
+  { terms, STEP, transposeB }: { terms: number; STEP: number; transposeB: boolean },
+): number {
+  const { COLUMNS, SHARES } = ROWS_TILE, columns = MATRIX_SIDE * COLUMNS;
+  const a = MATRIX_SIDE * (2 * terms + 16);
+  const b = transposeB ? columns * (2 * STEP + 16) : STEP * (2 * columns + 16);
+  return a + Math.max(b, COLUMNS * SHARES * MATRIX_SIDE * (4 * MATRIX_SIDE + 16));
+}
+
+/** Terms of a part of K in whole turns of the subgroups of matrix_rows.wgsl, and terms per step. */
+function stepsOfRows(split: number): { terms: number; STEP: number } {
+  const turn = MATRIX_SIDE * ROWS_TILE.SHARES, terms = ceilDiv(split, turn) * turn;
+  let STEP = Math.min(terms, ROWS_TILE.STEP);
+  while (terms % STEP !== 0) STEP -= turn;
+  return { terms, STEP };
+}
+
+/** Whether matrix_rows.wgsl can compute products of K terms in so many parts, by the memory of its workgroups. */
+export function canMultiplyRows(
+  device: Pick<Device, "gpu" | "matrixShapes">,
+  { K, parts = 1, isNormalized = false, transposeB = false }: {
+    K: number;
+    parts?: number | undefined;
+    isNormalized?: boolean;
+    transposeB?: boolean;
+  },
+): boolean {
+  const { COLUMNS, SHARES } = ROWS_TILE;
+  const bytes = matrixRowsBytes({ ...stepsOfRows(K / parts), transposeB }) +
+    (isNormalized ? sumBytes(MATRIX_SUBGROUP * COLUMNS * SHARES) : 0);
+  return hasMatrices(device) && K % (8 * parts) === 0 && !(isNormalized && parts > 1) &&
+    bytes <= device.gpu.limits.maxComputeWorkgroupStorageSize;
+}
+
+/** matrix_rows.wgsl, for tens of rows, as in generation of many texts. */
+export function matrixRowsProduct(program: Program, product: Product): void {
+  const { a, b, M, N, K, transposeB, normalize, parts = 1, aStride, aStart } = product;
+  const { COLUMNS, SHARES } = ROWS_TILE, invocations = MATRIX_SUBGROUP * COLUMNS * SHARES;
+  const split = K / parts, { terms, STEP } = stepsOfRows(split);
+  const sizes = { a, M, K, aStride, aStart, rows: MATRIX_SIDE, invocations };
+  const normalized = normalize && normalizedRows(normalize, sizes);
+  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 4 }, split);
+  program.dispatch({
+    shader: { "kernels/matmul/matrix_rows.wgsl": matrixRows, ...normalized?.shader, ...EPILOGUE },
+    constants: {
+      ...normalized?.constants,
+      COLUMNS,
+      SHARES,
+      STEP,
+      STEPS: terms / STEP,
+      ...constants,
+      TRANSPOSE_B: transposeB,
+      NORMALIZE: normalize !== undefined,
+      SPLIT: product.parts !== undefined,
+    },
+    tensors: { a, b, ...tensors, ...normalized?.tensors },
+    uniforms: { ...uniforms, bStride: product.bStride / 8 },
+    workgroups: [ceilDiv(N, MATRIX_SIDE * COLUMNS), ceilDiv(M, MATRIX_SIDE), parts],
+    iterations: terms / STEP + (normalized?.iterations ?? 0),
+    workgroupBytes: matrixRowsBytes({ terms, STEP, transposeB }) +
+      (normalized?.workgroupBytes ?? 0),
   });
 }

@@ -31,12 +31,16 @@ import { recordFastest } from "../tune.ts";
 import {
   type Addend,
   anyProduct,
+  canMultiplyRows,
   canNormalize,
   elementsPerFetch,
   type Epilogue,
   epilogueTensors,
   lanesProduct,
+  MATRIX_ROWS,
   matrixProduct,
+  matrixRowsProduct,
+  MOST_ROWS,
   type Product,
   tiledProduct,
   vectorProduct,
@@ -147,6 +151,7 @@ export function matmul(
       record: (program: Program, variant: string) => kernels.get(variant)!(program),
     });
     const names = [...untiled.keys()], sizes = { ...product, M: product.kernelRows };
+    if (matrix.has(MATRIX_ROWS)) return from(matrix, [MATRIX_ROWS], MATRIX_ROWS);
     // tiles are many times slower than the others on a CPU, and many times faster on a GPU
     if (device.isCpu || tiled.size === 0) return from(untiled, names, names.at(-1)!);
     if (matrix.size > 0) {
@@ -262,6 +267,16 @@ function needsVector({ normalize, epilogue, scales, parts }: Product): boolean {
     parts !== undefined;
 }
 
+/** Whether matrix_rows.wgsl computes a product that vector.wgsl could compute as well. */
+function fitsMatrixRows(device: Pick<Device, "gpu" | "matrixShapes">, product: Product): boolean {
+  const { a, b, bias, K, N, kernelRows, transposeB, normalize, parts, scales, epilogue } = product;
+  const { bStride, yStride, yStart } = product;
+  return kernelRows > MOST_ROWS && !scales && epilogue?.kind !== "pairedForward" &&
+    b.dtype === "f16" && (a.dtype === "f16" || normalize !== undefined) &&
+    bStride % 8 === 0 && [yStride, yStart, bias ? N : 0].every((count) => count % 4 === 0) &&
+    canMultiplyRows(device, { K, parts, transposeB, isNormalized: normalize !== undefined });
+}
+
 /** Records the launches of a product. */
 type Kernel = (program: Program) => void;
 
@@ -289,6 +304,9 @@ function kernelsFor(
     (!normalize || canNormalize(device, K)) &&
     (transposeB || !scales)
   ) {
+    if (fitsMatrixRows(device, product)) {
+      matrix.set(MATRIX_ROWS, (program) => matrixRowsProduct(program, product));
+    }
     untiled.set("vector", (program) => vectorProduct(program, product));
     return { matrix, tiled, untiled };
   }

@@ -93,6 +93,13 @@ var<private> gateSums: array<vec4f, SUMS>;
 // only if PAIRED
 var<private> fetchedGate: array<bType, FETCHES>;
 
+// only if NORMALIZE
+const ROW_FOURS: u32 = ROW_TURNS * LANES_OF_ROW; // vectors from one row to the next
+// only if NORMALIZE
+const NORMALIZED: u32 = ROWS * ROW_FOURS;
+// only if NORMALIZE
+var<workgroup> normalized: array<vec4f, NORMALIZED>;
+
 // Four numbers of a row that the product reads.
 fn rowAt(row: u32, firstRow: u32, k4: u32) -> vec4f {
   var four: vec4f;
@@ -298,7 +305,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   }
   readColumns(group.x, index, group.z);
   // only if NORMALIZE
-  normalizeRows(index);
+  {
+    normalizeRows(index);
+    // unroll
+    for (var i = 0u; i < ROW_TURNS; i++) {
+      normalized[index / LANES_OF_ROW * ROW_FOURS + index % LANES_OF_ROW + i * LANES_OF_ROW] = ownRow[i];
+    }
+    workgroupBarrier();
+  }
   // unroll if ONE_TURN
   for (var turn = 0u; turn < COLUMN_TURNS; turn++) {
     let block = group.x + turn * COLUMN_GROUPS;

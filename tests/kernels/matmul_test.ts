@@ -460,6 +460,113 @@ for (const { on, how } of WITH_MATRICES) {
   });
 }
 
+for (const { on, how } of devicesWithMatrices(device)) {
+  // rows and columns past the edges, and terms past the end of the last turn; several steps; several groups of columns
+  for (
+    const { M, K, N, transposeB, parts } of [
+      { M: 19, K: 72, N: 40, transposeB: false, parts: 3 },
+      { M: 10, K: 320, N: 12, transposeB: true, parts: 2 },
+      { M: 33, K: 64, N: 72, transposeB: false, parts: 1 },
+    ]
+  ) {
+    const layout = transposeB ? "NT" : "NN";
+    Deno.test({
+      name:
+        `matmul() ${layout} [${M},${K}]x[${K},${N}] adds addends, normalises and stores partial sums with ${how}`,
+      ignore: !REAL_TYPES.includes("f16"),
+      fn: withRandom(async (random) => {
+        const [weight, offset] = [1, 2].map(() => randomValues(random, K)), addendCount = 3;
+        const x = randomValues(random, M * K), b = randomValues(random, K * N, { dtype: "f16" });
+        const a = randomValues(random, M * (K + 8), { dtype: "f16" });
+        const addends = randomValues(random, addendCount * M * K, { scale: 0.3 });
+        const bias = randomValues(random, N);
+        const total = x.map((value, i) => {
+          for (let p = 0; p < addendCount; p++) value += addends[p * M * K + i]!;
+          return value;
+        });
+        const t = tensors({
+          a: [[M, K + 8], "f16", a],
+          x: [[M, K], "f32", x],
+          b: [transposeB ? [N, K] : [K, N], "f16", b],
+          bias: [[N], "f32", bias],
+          addends: [[addendCount, M, K], "f32", addends],
+          total: [[M, K], "f32"],
+          weight: [[K], "f32", weight!],
+          offset: [[K], "f32", offset!],
+          layernorm: [[M, N], "f16"],
+          activated: [[M, N], "f16"],
+          rmsnorm: [[M, N + 4], "f32", 3],
+          partial: [[parts, M, N], "f32"],
+        });
+        const variant = "matrix rows";
+        const product = (a: Float32Array) =>
+          reference.matmul({ a, b, bias }, { M, N, K, transposeB }).y;
+        const norms = { M, C: K };
+        const rounded = (y: Float32Array) => Float32Array.from(Float16Array.from(y));
+        const layernorm = product(
+          rounded(layernormForward({ x: total, weight: weight!, bias: offset! }, norms).y),
+        );
+        const rms = product(rounded(rmsnormForward({ x: total, weight: weight! }, norms).y));
+        const tolerance = 2 * TOLERANCE.f16!; // a norm between two f16 may be rounded to the other one
+        const [partial] = await runProgram(
+          (program) =>
+            matmul(program, { a: t.a, b: t.b, bias: t.bias }, { y: t.partial }, {
+              transposeB,
+              variant,
+              parts,
+              scale: 0.5,
+              columnsOfA: { start: 4, count: K },
+            }),
+          [t.partial],
+          { on },
+        );
+        const columns = Float32Array.from(
+          { length: M * K },
+          (_, i) => a[Math.floor(i / K) * (K + 8) + 4 + i % K]!,
+        );
+        const sums = Float32Array.from({ length: M * N }, (_, i) => {
+          let sum = 0;
+          for (let p = 0; p < parts; p++) sum += partial![p * M * N + i]!;
+          return 2 * sum - bias[i % N]!; // the bias is not scaled
+        });
+        assertClose(sums, product(columns), tolerance, "partial sums");
+        await assertComputes(
+          (program) => {
+            const normalize = { weight: t.weight, addends: t.addends };
+            matmul(program, { ...t, a: t.x }, { y: t.layernorm }, {
+              transposeB,
+              variant,
+              normalize: { ...normalize, bias: t.offset, total: t.total },
+              epilogue: { kind: "forward", activation: "relu", activated: t.activated },
+            });
+            matmul(program, { ...t, a: t.x }, { y: t.rmsnorm }, {
+              transposeB,
+              variant,
+              normalize,
+              firstColumnOfY: 4,
+              accumulate: true,
+            });
+          },
+          [
+            [t.total, total, 1e-5],
+            [t.layernorm, layernorm, tolerance],
+            [t.activated, layernorm.map((v) => Math.max(v, 0)), tolerance],
+            [
+              t.rmsnorm,
+              Float32Array.from({ length: M * (N + 4) }, (_, i) => {
+                const column = i % (N + 4) - 4;
+                return 3 + (column < 0 ? 0 : rms[Math.floor(i / (N + 4)) * N + column]!);
+              }),
+              tolerance,
+            ],
+          ],
+          { on },
+        );
+      }),
+    });
+  }
+}
+
 Deno.test("variantsToMeasure() has the largest tile only for large products on devices that allow it", () => {
   const large = { M: 4096, N: 50257, K: 256 }, small = { M: 4096, N: 768, K: 256 };
   const limits = {
