@@ -201,11 +201,11 @@ function forwardParts(
           program,
           { ...inputs, projection },
           { keys, values, projected },
-          scores,
+          { ...scores, kernelRows },
         );
         return stream.normalize(ln2, projected);
       }
-      attentionDecode(program, inputs, { keys, values, y }, scores);
+      attentionDecode(program, inputs, { keys, values, y }, { ...scores, kernelRows });
       return stream.add(projection, y, ln2);
     },
     /** stream += mlp(ln); returns its norm. */

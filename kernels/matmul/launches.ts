@@ -438,6 +438,9 @@ export const MOST_BUFFERS = 11;
 /** Parts of K, at most, and terms of a part, at least. */
 const MOST_PARTS = 8, LEAST_TERMS = 128;
 
+/** Terms of a part for tens of rows, at most, by the memory of a workgroup. */
+const MOST_TERMS = 768;
+
 /** Workgroups that keep a large GPU busy. */
 const BUSY_WORKGROUPS = 128;
 
@@ -463,7 +466,8 @@ export function partsOf(
   const areTens = rows > MOST_ROWS,
     most = isInvariant && !areTens ? MOST_PARTS_OF_MANY : MOST_PARTS;
   const groups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1);
-  let parts = Math.min(most, ceilDiv(BUSY_WORKGROUPS, groups));
+  const needed = areTens ? ceilDiv(K, MOST_TERMS) : 1;
+  let parts = Math.min(most, Math.max(needed, ceilDiv(BUSY_WORKGROUPS, groups)));
   while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
   return parts;
 }

@@ -4,6 +4,7 @@
  * | kernel | for |
  * | --- | --- |
  * | `vector.wgsl` | a few rows, as in generation: as fast as the matrix can be read; can include a norm and a gate |
+ * | `matrix_rows.wgsl` | tens of rows on tensor cores, in generation of many texts; can include a norm |
  * | `matrices.wgsl` | GPUs with tensor cores, if a and b are f16 with rows of a multiple of eight elements |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
  * | `reduce.wgsl` | the sum of partial sums of these two, if K is split because y has too few tiles for a GPU |
@@ -82,7 +83,7 @@ export interface MatmulOptions {
   addend?: Addend | undefined;
   /** Number that is added to the diagonal of y, likewise; 0 by default, as it must be with `parts`. */
   diagonal?: number;
-  /** Layer-norm or RMS norm of `a` before the product, for a few rows that are not transposed. */
+  /** Layer-norm or RMS norm of `a` before the product, for few rows that are not transposed, or on tensor cores tens. */
   normalize?: Normalization | undefined;
   /**
    * Number of partial sums over equal parts of K, for a few rows: y is f32 [parts,M,N] then, and its sum over the parts

@@ -14,6 +14,7 @@ import { headLogits } from "../../model/head.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
+import { devicesWithMatrices } from "../kernels/matrix_emulation.ts";
 import { CONFIG, randomModel } from "./models.ts";
 
 const { vocabularySize: V, contextLength: maxT } = CONFIG;
@@ -105,6 +106,48 @@ for (const [what, precision, change] of CASES) {
     decoder.destroy();
     gpt.destroy();
   });
+}
+
+for (const { on, how } of devicesWithMatrices(device)) {
+  for (
+    const [what, change] of [["GPT-2", {}], ["Llama", {
+      ...LLAMA,
+      norm: "rmsnorm",
+      gatedMlp: true,
+    }]] as const
+  ) {
+    Deno.test({
+      name:
+        `createDecoder() of a ${what} predicts for nine texts what the uncached forward does, with ${how}`,
+      ignore: !REAL_TYPES.includes("f16"),
+      fn: async () => {
+        const gpt = randomModel(on, "f16", change);
+        const prompts = randomText(1, 9).map((token) => [token]);
+        const decoder = createDecoder(gpt, {
+          prompts,
+          seeds: prompts.map((_, b) => b),
+          maxNewTokens: 4,
+          sampler: { ...DEFAULT_SAMPLER, topP: 1 },
+        });
+        const drawn = await decoder.next(4), width = decoder.logits.shape[1]!;
+        assert.ok(decoder.pass.labels.includes("kernels/matmul/matrix_rows.wgsl"));
+        assert.ok(!decoder.pass.labels.includes("kernels/matmul/vector.wgsl"));
+        const [logits] = await download(on, decoder.logits) as Float32Array[];
+        for (const [b, tokens] of drawn.entries()) {
+          const text = [...prompts[b]!, ...tokens].slice(0, -1);
+          const expected = (await logitsOf(gpt, text))[text.length - 1]!;
+          assertClose(
+            logits!.slice(b * width, b * width + V),
+            expected,
+            TOLERANCE.f16,
+            `text ${b}`,
+          );
+        }
+        decoder.destroy();
+        gpt.destroy();
+      },
+    });
+  }
 }
 
 Deno.test("createDecoder() draws the same for a prompt alone and in a batch, in chunks or at once", async () => {

@@ -877,19 +877,21 @@ Deno.test("matmul() throws on a normalisation of rows that are no whole vectors"
 Deno.test(
   "matmul() gives a row the same bits among many if the kernel is chosen for the same number of rows",
   withRandom(async (random) => {
-    const K = 96, N = 40, M = 70, on = { ...device, isCpu: false };
+    const K = 96, N = 40, M = 70, onGpu = { ...device, isCpu: false };
     const a = randomValues(random, M * K), b = randomValues(random, K * N);
     const row = randomValues(random, K);
-    for (
-      const { kernelRows, isNormalized } of [
-        { kernelRows: 8, isNormalized: true },
-        { kernelRows: 64, isNormalized: false },
-      ]
-    ) {
+    const cases: { kernelRows: number; isNormalized: boolean; dtype?: DType; on?: Device }[] = [
+      { kernelRows: 8, isNormalized: true },
+      { kernelRows: 64, isNormalized: false },
+      ...(REAL_TYPES.includes("f16") ? devicesWithMatrices(device) : []).map(({ on }) => (
+        { kernelRows: 64, isNormalized: true, dtype: "f16", on } as const
+      )),
+    ];
+    for (const { kernelRows, isNormalized, dtype = "f32", on = onGpu } of cases) {
       const rows = async (count: number) => {
         const t = tensors({
           a: [[count, K], "f32", a.subarray(0, count * K)],
-          b: [[K, N], "f32", b],
+          b: [[K, N], dtype, b],
           row: [[K], "f32", row],
           y: [[count, N], "f32"],
         });
