@@ -16,10 +16,11 @@
  * The guard of out-of-range invocations is `if (i >= sizes.N) { return; }`. If they must reach a barrier, it is
  * `let inside = i < sizes.N;`, on which their loads and stores depend.
  *
- * Three markers specialise a file. Each is a comment on the line before the code that it concerns:
+ * Four markers specialise a file. Each is a comment on the line before the code that it concerns:
  * `// unroll` writes out a loop, `// unroll if NAME` only if the boolean constant NAME is true; `// only if NAME`
- * keeps a declaration, struct member, statement or block if NAME is true, `// unless NAME` if it is false. Of several
- * markers on consecutive lines all hold.
+ * keeps a declaration, struct member, statement or block if NAME is true, `// unless NAME` if it is false; `// branch if NAME`
+ * keeps the condition of an `if (…) {` if NAME is true, or else its block alone. Of several markers on consecutive lines
+ * all hold.
  *
  * @module
  */
@@ -113,14 +114,22 @@ function codeOf(line: string): string {
   return line.replace(/\/\/.*/, "").trim();
 }
 
-/** Removes the code that the constants turn off, and the markers; `// unroll if` becomes `// unroll` or is removed. */
+/**
+ * Removes the code, and the conditions of branches, that the constants turn off, and the markers; `// unroll if` becomes
+ * `// unroll` or is removed.
+ */
 function withoutUnused(source: string): string {
   const lines = source.split("\n"), kept: string[] = [];
   for (let i = 0; i < lines.length; i++) {
-    const [, marker, name] = /^ *\/\/ (only if|unless|unroll if) (\w+)$/.exec(lines[i]!) ?? [];
+    const [, marker, name] =
+      /^ *\/\/ (only if|unless|unroll if|branch if) (\w+)$/.exec(lines[i]!) ?? [];
     if (name === undefined) kept.push(lines[i]!);
     else if (marker === "unroll if") kept.push(...(isOn(source, name) ? ["// unroll"] : []));
-    else if (isOn(source, name) !== (marker === "only if")) i = lastLineOf(lines, i + 1);
+    else if (marker === "branch if") {
+      const branch = lines[i + 1]!, block = branch.replace(/^( *)if \(.*\) \{/, "$1{");
+      if (block === branch) throw new RangeError(`Cannot find a branch in "${branch}"`);
+      if (!isOn(source, name)) lines[i + 1] = block;
+    } else if (isOn(source, name) !== (marker === "only if")) i = lastLineOf(lines, i + 1);
   }
   return kept.join("\n");
 }

@@ -293,7 +293,8 @@ fn main(
           bFetched[s * B_FETCHES + i] = b[bFirst + s * bOther + i * bNext];
         }
       }
-      if (!SKIPS || isInside) {
+      // branch if SKIPS
+      if (isInside) {
         // unroll
         for (var k = 0u; k < TILE_K; k += 16u) {
           var lefts: array<Left, ROWS>;

@@ -145,6 +145,19 @@ Deno.test("bindingsOf() refuses the struct of a uniform that is on one line, or 
   assert.throws(() => bindingsOf(uniform), { message: `${message}there is no such struct` });
 });
 
+Deno.test("specialize() keeps the condition of a branch if the constant of its marker is true", () => {
+  const source = "const ON: bool = true;\n  // branch if ON\n  if (f(x) && (y)) {\n    g();\n  }";
+  const bodyOf = (ON: boolean) => codeOf(specialize({ "a.wgsl": source }, { ON })).slice(1);
+  assert.deepEqual(bodyOf(true), ["  if (f(x) && (y)) {", "    g();", "  }"]);
+  assert.deepEqual(bodyOf(false), ["  {", "    g();", "  }"]);
+  for (const ON of [true, false]) {
+    assert.throws(() => specialize({ "a.wgsl": source.replace("if (f(x) && (y)) ", "") }, { ON }), {
+      name: "RangeError",
+      message: /^Cannot find a branch in " {2}\{ /,
+    });
+  }
+});
+
 Deno.test("specialize() marks a loop to unroll if the constant of its marker is true", () => {
   const source =
     "const SINGLE: bool = true;\n  // unroll if SINGLE\n  for (var i = 0u; i < 1; i++) {\n  }";
