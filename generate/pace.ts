@@ -11,6 +11,12 @@ const CHUNK_MS = 16;
 /** Milliseconds that Deno 2.9 takes to read back what the device has computed. */
 const READ_BACK_MS = 10;
 
+/**
+ * Milliseconds of the device in a last chunk on Dawn: its tokens become text after the device has computed all, those of
+ * the chunk before it meanwhile. Natively each chunk takes the host `READ_BACK_MS`.
+ */
+const LAST_MS = 4;
+
 /** Share of a chunk's expected time after which the host begins to wait for it; until then it can do other work. */
 const FREE_SHARE = 0.85;
 
@@ -67,6 +73,7 @@ export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by rowsKey()
   readonly #firstStepMs: number;
   readonly #pauses: boolean;
+  readonly #splitsLast: boolean;
   readonly #leastChunkMs: number;
   readonly #mostChunkMs: number;
   #chunkMs: number;
@@ -79,6 +86,7 @@ export class Pace {
     { chunkMs = CHUNK_MS }: PaceOptions = {},
   ) {
     this.#pauses = !isCpu && provider === "native";
+    this.#splitsLast = !isCpu && provider === "dawn";
     this.#leastChunkMs = this.#chunkMs = chunkMs;
     this.#mostChunkMs = isCpu ? chunkMs : MOST_GROWTH * chunkMs; // a CPU adapter has the host's cores
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
@@ -103,7 +111,9 @@ export class Pace {
     const stepMs = this.#stepOf(rows);
     const count = Math.ceil((isFirst ? this.#chunkMs / 4 : this.#chunkMs) / stepMs);
     const withRest = (left - count) * stepMs < READ_BACK_MS ? left : count;
-    return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, withRest));
+    const last = this.#splitsLast && withRest === left ? Math.ceil(LAST_MS / stepMs) : 0;
+    const steps = withRest > 2 * last ? withRest - last : withRest;
+    return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, steps));
   }
 
   /** Passes of the next chunk that prefill, at most: while others draw, they may take as long as the steps. */
