@@ -39,6 +39,14 @@ Deno.test("Pace has as many tokens in a chunk as take its milliseconds, in the f
   }
 });
 
+Deno.test("Pace leaves four milliseconds for a last chunk on Dawn, if there is as much before it", () => {
+  const pace = new Pace({ isCpu: false, provider: "dawn" }); // a token takes 1 ms, it supposes
+  assert.equal(pace.steps(1, { ...LATER, left: 24 }), 20); // a chunk and a rest
+  assert.equal(pace.steps(1, { ...LATER, left: 9 }), 5);
+  for (const left of [4, 8]) assert.equal(pace.steps(1, { ...LATER, left }), left);
+  assert.equal(pace.steps(1, { ...LATER, left: 40 }), 16); // not the last one
+});
+
 /** What a pace has learnt of a device on which a step takes half a millisecond and a pass that prefills 1.5 ms. */
 function learnt({ isCpu = false, idleMs, unit = 1, hostMs = () => 0 }: {
   isCpu?: boolean;

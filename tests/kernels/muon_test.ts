@@ -60,12 +60,13 @@ function elementsOf({ start, columns, inputs, outputs }: MuonMatrix, l: number, 
 }
 
 // as on a CPU, as on a GPU, and with bindings in which two blocks fit, or hardly the largest matrix
+const plain = { ...device, matrixShapes: [] }; // on tensor cores rounds are computed in f16
 const DEVICES = {
-  "on a CPU": device,
-  "without subgroups": { ...device, subgroupSize: undefined },
-  "as on a GPU": { ...device, isCpu: false, subgroupSize: undefined },
-  "over two bindings": { ...device, maxBindingBytes: 8 * layoutOf(STORED).S },
-  "over a binding per matrix": { ...device, maxBindingBytes: 4 * 9216 },
+  "on a CPU": plain,
+  "without subgroups": { ...plain, subgroupSize: undefined },
+  "as on a GPU": { ...plain, isCpu: false, subgroupSize: undefined },
+  "over two bindings": { ...plain, maxBindingBytes: 8 * layoutOf(STORED).S },
+  "over a binding per matrix": { ...plain, maxBindingBytes: 4 * 9216 },
 };
 
 for (const [where, on] of Object.entries(DEVICES)) {
