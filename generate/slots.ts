@@ -455,9 +455,15 @@ export class Slots implements Disposable {
       rows[sequence.row] = sequence;
       this.#staleRows.add(row).add(sequence.row);
     }
-    for (const row of this.#staleRows) {
-      const cursor = viewTensor(this.#cursors, { offset: 4 * row, shape: [4] });
-      upload(this.#model.device, cursor, this.#cursorOf(rows[row]));
+    const stale = [...this.#staleRows].sort((a, b) => a - b);
+    for (let first = 0, end; first < stale.length; first = end) { // neighbours together: an upload takes the host 5 to 12 µs
+      for (end = first + 1; stale[end] === stale[end - 1]! + 1;) end++;
+      const words = stale.slice(first, end).flatMap((row) => this.#cursorOf(rows[row]));
+      const cursors = viewTensor(this.#cursors, {
+        offset: 4 * stale[first]!,
+        shape: [words.length],
+      });
+      upload(this.#model.device, cursors, words);
     }
     this.#staleRows.clear();
     return pass;
