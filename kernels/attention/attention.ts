@@ -18,15 +18,17 @@
  * If there are fewer heads of k and v than of q, each of them is read by a group of heads of q, over which dk and dv
  * are summed, too (grouped-query attention, Ainslie et al. 2023, https://arxiv.org/abs/2305.13245).
  *
- * No tensor of size [T,T] is stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135): given logSumExp and
- * delta, the addends of a pair (t,s) do not depend on other pairs. reference.ts computes both forms, by the softmax
+ * Given logSumExp and delta, the addends of a pair (t,s) do not depend on other pairs, so that no tensor of size [T,T]
+ * need be stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135). reference.ts computes both forms, by the softmax
  * and pair by pair.
  *
  * There are three sets of kernels. In the kernels by rows, which are for CPUs, an invocation keeps one query or one
  * key in registers and loops over the others. A GPU computes sixteen multiply-adds in the time of one load, so in
  * the kernels by tiles a workgroup computes a tile of scores and shares the queries and keys that it loads;
- * tiles.wgsl has a picture. The kernels by matrices compute such tiles by tensor cores, if qkv is f16 and the device
- * has subgroup matrices; variants.ts has the tiles of both.
+ * forward_tiles.wgsl has a picture. Their backward pass stores f · p and ds, of as many heads at a time as fit some
+ * memory: dq, dk and dv are then plain products, whose sums have an invocation's registers to themselves. The kernels
+ * by matrices compute such tiles by tensor cores, if qkv is f16 and the device has subgroup matrices; variants.ts has
+ * the tiles of both.
  *
  * @module
  */
@@ -36,9 +38,10 @@ import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
 import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
 import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
-import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
+import scoreTiles from "./score_tiles.wgsl" with { type: "text" };
+import backwardScores from "./backward_scores.wgsl" with { type: "text" };
+import backwardProducts from "./backward_products.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
-import tiles from "./tiles.wgsl" with { type: "text" };
 import window from "./window.wgsl" with { type: "text" };
 import forwardMatrices from "./forward_matrices.wgsl" with { type: "text" };
 import backwardMatrices from "./backward_matrices.wgsl" with { type: "text" };
@@ -54,14 +57,17 @@ import type { Shader } from "../shader.ts";
 import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
-  BACKWARD_TILES,
+  BACKWARD_TOKENS,
   backwardMatrixVariants,
-  FORWARD_TILES,
+  backwardTileVariants,
   forwardMatrixVariants,
+  forwardTileVariants,
   isWithin,
   type MatrixVariant,
-  MOST_SHORT_TOKENS,
-  type TileVariant,
+  scoreTileBytes,
+  type ScoreTileVariant,
+  TERMS,
+  TILE_COMPONENTS,
 } from "./variants.ts";
 
 const WORKGROUP_SIZE = 64;
@@ -101,7 +107,7 @@ export interface AttentionOptions extends AttentionScores {
   dropout?: Dropout | undefined;
   /**
    * The kernels to use. By default those by rows on a CPU; on a GPU the tiles or matrices that the tuner found to be
-   * the fastest, or the kernels by rows if the head size fits none.
+   * the fastest, or the kernels by rows if the head size or the length of the sequences fits none.
    */
   variant?: "rows" | "tiles";
 }
@@ -138,19 +144,26 @@ export function attentionForward(
   recordVariant(program, layer, {
     action,
     name: "forward",
-    keptOutputs: 1, // y
     rows(program) {
       const query = { "kernels/attention/forward.wgsl": forward };
       dispatchRows(program, layer, query, tensors);
     },
-    tileVariants: FORWARD_TILES,
-    tiles(program, tile) {
-      const { TOKENS, TERMS } = tile, blocks = ceilDiv(T, TOKENS);
-      dispatchTiles(program, layer, tile, {
-        shader: { "kernels/attention/forward_tiles.wgsl": forwardTiles },
+    tileVariants: forwardTileVariants({ T, HS }),
+    tiles(program, { TOKENS, constants, bytes }) {
+      const blocks = ceilDiv(T, TOKENS);
+      program.dispatch({
+        shader: {
+          "kernels/attention/forward_tiles.wgsl": forwardTiles,
+          ...packedOf(layer),
+          ...WINDOW,
+          ...RANDOM,
+        },
+        constants: { real4: layer.real4, ...layer.constants, ...constants },
         tensors,
+        uniforms: layer.uniforms,
         workgroups: [B * NH, blocks],
-        iterations: blocks * (HS + TOKENS) / TERMS,
+        iterations: Math.ceil(2 * blocks * (HS + TOKENS) / TERMS), // twice, because the outer loop counts too
+        workgroupBytes: bytes,
       });
     },
     matrixVariants: forwardMatrixVariants({ T, HS }),
@@ -206,42 +219,24 @@ export function attentionBackward(
   recordVariant(program, layer, {
     action,
     name: "backward",
-    keptOutputs: 2, // dk and dv
     rows(program) {
       const query = { "kernels/attention/backward_query.wgsl": backwardQuery };
       dispatchRows(program, layer, query, { ...tensors, y });
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
       dispatchRows(program, layer, key, tensors, { SINGLE });
     },
-    tileVariants: BACKWARD_TILES,
+    tileVariants: backwardTileVariants(
+      { ...layer, bytes: bytesPerElement(qkv.dtype) },
+      program.device,
+    ),
     tiles(program, tile) {
-      const { TOKENS, TERMS } = tile;
-      const sums = partialsOf(program, layer, {
-        QUERIES: TOKENS,
-        KEYS: TOKENS,
-        rows: T,
-        dtype: qkv.dtype,
-      });
-      const { partials, P, blocks } = sums;
       dispatchDelta(program, layer, { y, dy, delta });
-      dispatchTiles(program, layer, tile, {
-        shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
-        constants: { SINGLE },
-        tensors: { ...tensors, partials },
-        workgroups: [B * KH, P],
-        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * TOKENS) / TERMS,
-      });
-      dispatchSum(program, layer, sums, { positions, dqkv }, { FACTOR: 1 });
+      dispatchScoreTiles(program, layer, tile, tensors);
     },
     matrixVariants: backwardMatrixVariants({ T, HS }),
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
       const tiles = ceilDiv(T, QUERIES);
-      const sums = partialsOf(program, layer, {
-        QUERIES,
-        KEYS,
-        rows: tiles * QUERIES,
-        dtype: "f32",
-      });
+      const sums = partialsOf(program, layer, { QUERIES, KEYS, rows: tiles * QUERIES });
       const { partials, P, blocks, rows } = sums;
       dispatchDelta(program, layer, { y, dy, delta });
       program.dispatch({
@@ -259,10 +254,10 @@ export function attentionBackward(
 }
 
 /**
- * Most bytes of the partial sums of dq per element of dq. A workgroup has a head of k and a partial sum of each head of
- * q that reads it; more of them have more equal shares of the work, and a partial sum is added to less often.
+ * Most partial sums of dq. A workgroup has a head of k and a partial sum of each head of q that reads it; more of them
+ * have more equal shares of the work, and a partial sum is added to less often.
  */
-const MOST_PARTIAL_BYTES = 32;
+const MOST_PARTIALS = 8;
 
 /** The partial sums of dq: a workgroup adds blocks of KEYS keys to one of them. */
 interface PartialSums {
@@ -282,14 +277,12 @@ interface PartialSums {
 function partialsOf(
   program: Program,
   { B, T, NH, KH, HS }: Layer,
-  { QUERIES, KEYS, rows, dtype }:
-    & Pick<PartialSums, "QUERIES" | "KEYS" | "rows">
-    & { dtype: DType },
+  { QUERIES, KEYS, rows }: Pick<PartialSums, "QUERIES" | "KEYS" | "rows">,
 ): PartialSums {
-  const blocks = ceilDiv(T, KEYS), C = NH * HS, bytes = bytesPerElement(dtype);
-  const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * bytes));
-  const P = Math.max(1, Math.min(blocks, MOST_PARTIAL_BYTES / bytes * NH / KH, fitting));
-  return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C], { dtype }) };
+  const blocks = ceilDiv(T, KEYS), C = NH * HS;
+  const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * 4));
+  const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
+  return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C]) };
 }
 
 /** Records delta = dy · y of each head. */
@@ -315,16 +308,13 @@ function dispatchSum(
   { real4, B, T, NH, KH, HS, APART, scores }: Layer,
   { QUERIES, KEYS, rows, P, partials }: PartialSums,
   tensors: { positions: Tensor | undefined; dqkv: Tensor },
-  constants: Constants = {},
 ): void {
   const vectors = B * T * NH * HS / 4;
   program.dispatch({
     shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
     constants: {
       ...{ real4, NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
-      partial4: `vec4<${partials.dtype}>`,
       ...scores,
-      ...constants,
     },
     tensors: { ...tensors, partials },
     uniforms: { T, rows, vectors },
@@ -431,41 +421,34 @@ function layerOf(
   };
 }
 
-/** Invocations along the columns of a tile: X in tiles.wgsl. */
-const X = 8;
-
-/** Most f32 of outputs that an invocation keeps in registers: four rows of HS / X components per output. */
-const MOST_KEPT = 128;
-
 /** Highest dropout rate of the kernels by matrices, whose f16 hold f · p up to 2¹⁶. */
 const MOST_DROPOUT = 0.95;
 
 /** An op with its kernels by rows, by tiles and by matrices. */
-interface Variants {
+interface Variants<T> {
   /** Name of the op in messages, and in keys of the tuner. */
   action: string;
   name: string;
-  /** Outputs whose rows an invocation of the kernel by tiles keeps in registers. */
-  keptOutputs: number;
   rows(program: Program): void;
-  /** Variants of the kernel by tiles, of which the first is preferred for long sequences, the last for short ones. */
-  tileVariants: readonly TileVariant[];
-  tiles(program: Program, variant: TileVariant): void;
+  /** Variants of the kernels by tiles, of which the first is preferred; none if no tile fits. */
+  tileVariants: readonly T[];
+  tiles(program: Program, variant: T): void;
   /** Variants of the kernel by matrices for the head size, of which the first is preferred. */
   matrixVariants: readonly MatrixVariant[];
   matrices(program: Program, variant: MatrixVariant): void;
 }
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
-function recordVariant(program: Program, layer: Layer, op: Variants): void {
+function recordVariant<T extends { name: string; bytes: number }>(
+  program: Program,
+  layer: Layer,
+  op: Variants<T>,
+): void {
   const { real, B, T, NH, KH, HS, window, APART, variant } = layer, { device } = program;
-  const mostHeadSize = MOST_KEPT * X / 4 / op.keptOutputs;
-  // an invocation has whole vectors of four components
-  const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
-  if (variant === "tiles" && !fits) {
+  if (variant === "tiles" && HS % TILE_COMPONENTS !== 0) {
     throw new RangeError(
-      `Cannot run ${op.action} in tiles as the head size must be a multiple of ${4 * X} up to ` +
-        `${mostHeadSize}: current value is ${HS}`,
+      `Cannot run ${op.action} in tiles as the head size must be a multiple of ` +
+        `${TILE_COMPONENTS}: current value is ${HS}`,
     );
   }
   const variants = new Map<string, (program: Program) => void>();
@@ -476,9 +459,8 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
         variants.set(tile.name, (program) => op.matrices(program, tile));
       }
     }
-    const tiles = T > MOST_SHORT_TOKENS ? op.tileVariants : op.tileVariants.toReversed();
-    for (const tile of fits ? tiles : []) {
-      if (tileBytes(tile, HS) <= device.gpu.limits.maxComputeWorkgroupStorageSize) {
+    for (const tile of op.tileVariants) {
+      if (tile.bytes <= device.gpu.limits.maxComputeWorkgroupStorageSize) {
         variants.set(tile.name, (program) => op.tiles(program, tile));
       }
     }
@@ -500,11 +482,6 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
 /** Whether the kernels by matrices compute a layer on a device. */
 function canUseMatrices(device: Device, { real, dropoutRate }: Layer): boolean {
   return real === "f16" && hasMatrices(device) && dropoutRate <= MOST_DROPOUT;
-}
-
-/** Bytes of workgroup memory of a kernel by tiles: aTile, bTile and their padding. */
-function tileBytes({ TOKENS, TERMS }: TileVariant, HS: number): number {
-  return 4 * TERMS * (TOKENS + Math.max(TOKENS, HS) + 12);
 }
 
 /** Records a kernel by rows: one of queries, or if `keys` has its constants, one of keys. */
@@ -534,36 +511,58 @@ function dispatchRows(
   });
 }
 
-function dispatchTiles(
+/** Four elements of qkv as they are stored. */
+function packedOf({ real }: Layer): Shader {
+  return real === "f16"
+    ? { "kernels/packed_f16.wgsl": packedF16 }
+    : { "kernels/packed_f32.wgsl": packedF32 };
+}
+
+/**
+ * Most bytes of the tiles of f · p and ds, unless those of one head of k need more: heads are computed in parts, one
+ * after the other, none of which has more. 8 sequences of 1,024 tokens and 12 heads need 204 MiB in f16.
+ */
+const MOST_SCORE_BYTES = 256 * 2 ** 20;
+
+/** Records f · p and ds in tiles, and dq, dk and dv as products of these, for one part of the heads after the other. */
+function dispatchScoreTiles(
   program: Program,
-  { real, real4, HS, constants, uniforms }: Layer,
-  tile: TileVariant,
-  { shader, constants: own, iterations, ...launch }:
-    & Pick<Dispatch, "shader" | "constants" | "tensors" | "workgroups">
-    & { iterations: number },
+  layer: Layer,
+  { tiles, seenBlocks, headBytes, COLUMNS, bytes }: ScoreTileVariant,
+  { qkv, positions, dy, logSumExp, delta, random, dqkv }: Dispatch["tensors"],
 ): void {
-  const { TOKENS, TERMS } = tile, invocations = X * TOKENS / 4; // each with four rows of the tile
-  program.dispatch({
-    ...launch,
-    shader: {
-      ...shader,
-      "kernels/attention/tiles.wgsl": tiles,
-      ...(real === "f16"
-        ? { "kernels/packed_f16.wgsl": packedF16 }
-        : { "kernels/packed_f32.wgsl": packedF32 }),
-      ...WINDOW,
-      ...RANDOM,
-    },
-    constants: {
-      real4,
-      ...constants,
-      ...own,
-      TOKENS,
-      TERMS,
-      FETCHES: Math.max(ceilDiv(TERMS / 4 * HS / 4, invocations), TERMS / 16), // of rows; of a and b
-    },
-    uniforms,
-    iterations: Math.ceil(2 * iterations), // twice, because the outer loops count too
-    workgroupBytes: tileBytes(tile, HS),
+  const { real, real4, B, T, NH, KH, HS, APART, constants, scores: scale } = layer;
+  const GROUP = NH / KH, blocks = ceilDiv(T, BACKWARD_TOKENS), heads = B * KH;
+  const most = Math.min(MOST_SCORE_BYTES, program.device.maxBindingBytes);
+  const parts = ceilDiv(heads, Math.max(1, Math.floor(most / headBytes)));
+  const each = ceilDiv(heads, parts);
+  const scores = program.scratch([each * GROUP, 2, tiles, BACKWARD_TOKENS, BACKWARD_TOKENS], {
+    dtype: real,
   });
+  const shader = {
+    "kernels/attention/score_tiles.wgsl": scoreTiles,
+    ...packedOf(layer),
+    ...WINDOW,
+  };
+  for (let firstHead = 0; firstHead < heads; firstHead += each) {
+    const count = Math.min(each, heads - firstHead), sizes = { T, seenBlocks, firstHead };
+    program.dispatch({
+      shader: { "kernels/attention/backward_scores.wgsl": backwardScores, ...shader, ...RANDOM },
+      constants,
+      tensors: { qkv, positions, dy, logSumExp, delta, random, scores },
+      uniforms: { ...layer.uniforms, ...sizes },
+      workgroups: [tiles, count * GROUP],
+      iterations: 2 * (1 + HS / TERMS),
+      workgroupBytes: bytes,
+    });
+    program.dispatch({
+      shader: { "kernels/attention/backward_products.wgsl": backwardProducts, ...shader },
+      constants: { real4, NH, KH, HS, APART, ...scale, SINGLE: GROUP === 1, COLUMNS },
+      tensors: { qkv, positions, dy, scores, dqkv },
+      uniforms: sizes,
+      workgroups: [count * (2 + GROUP), blocks, HS / (32 * COLUMNS)],
+      iterations: (1 + BACKWARD_TOKENS / TERMS * GROUP) * blocks, // the first to find the last block that sees a key
+      workgroupBytes: scoreTileBytes(COLUMNS),
+    });
+  }
 }

@@ -1,4 +1,4 @@
-// dq = FACTOR · Σ partials, the partial sums of backward_tiles.wgsl or backward_matrices.wgsl.
+// dq = SCALE · Σ partials, the partial sums of backward_matrices.wgsl.
 // Needs seenBy() from window.wgsl.
 //
 // partials: [P,B,rows,C], C = NH · HS; dqkv: [B,T,(NH+2·KH)·HS], in which dq is set
@@ -8,7 +8,6 @@
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of dqkv
-alias partial4 = vec4<f16>; // four elements of partials
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
@@ -16,7 +15,6 @@ const P: u32 = 1;
 const QUERIES: u32 = 64; // per tile, a divisor of KEYS
 const KEYS: u32 = 64; // per block
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const FACTOR: f32 = SCALE; // 1 if the partial sums include SCALE
 const WORKGROUP_SIZE: u32 = 64;
 
 struct Sizes {
@@ -25,7 +23,7 @@ struct Sizes {
   vectors: u32, // B · T · C
 }
 
-@group(0) @binding(0) var<storage, read> partials: array<partial4>;
+@group(0) @binding(0) var<storage, read> partials: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
@@ -48,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let stride = sizes.vectors / sizes.T * sizes.rows; // between partial sums
   var sum = vec4f();
   for (var block = first; block <= last && block < first + P; block++) {
-    sum += vec4f(partials[block % P * stride + partial]);
+    sum += partials[block % P * stride + partial];
   }
-  dqkv[token * ROW + i % C] = real4(FACTOR * sum);
+  dqkv[token * ROW + i % C] = real4(SCALE * sum);
 }

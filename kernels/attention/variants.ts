@@ -1,30 +1,96 @@
 import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
+import type { Device } from "../device.ts";
 import { ceilDiv } from "../tensor.ts";
 
-/** A variant of forward_tiles.wgsl or of backward_tiles.wgsl. */
+/** A variant of forward_tiles.wgsl. */
 export interface TileVariant {
   /** The tuner's name: queries x keys per tile, and invocations of a workgroup. */
   readonly name: string;
   /** Queries, and keys, per tile. */
   readonly TOKENS: number;
-  /** Terms per step of a product. */
-  readonly TERMS: number;
+  /** Values of the constants of the kernel. */
+  readonly constants: Readonly<Record<string, number>>;
+  /** Bytes of workgroup memory. */
+  readonly bytes: number;
 }
 
-/** The variants of forward_tiles.wgsl, the largest first. */
-export const FORWARD_TILES: readonly TileVariant[] = [
-  { name: "64x64 of 128", TOKENS: 64, TERMS: 16 },
-  { name: "32x32 of 64", TOKENS: 32, TERMS: 16 },
-];
+/** What the head size is a multiple of in tiles. */
+export const TILE_COMPONENTS = 32;
 
-/** The variants of backward_tiles.wgsl: in longer steps, too, with half the barriers and twice the workgroup memory. */
-export const BACKWARD_TILES: readonly TileVariant[] = [
-  { name: "64x64 of 128 in steps of 32", TOKENS: 64, TERMS: 32 },
-  ...FORWARD_TILES,
-];
+/** Terms per step of a product in tiles. */
+export const TERMS = 16;
 
-/** Tokens of the longest sequence for which the smaller tile is preferred. */
-export const MOST_SHORT_TOKENS = 256;
+/** Tokens of the longest sequence for which the smaller tile of the forward pass is preferred. */
+const MOST_SHORT_TOKENS = 256;
+
+/** The variants of forward_tiles.wgsl, of which the first is preferred; none if no tile has heads of this size. */
+export function forwardTileVariants({ T, HS }: { T: number; HS: number }): TileVariant[] {
+  if (HS % TILE_COMPONENTS !== 0) return [];
+  return (T > MOST_SHORT_TOKENS ? [64, 32] : [32, 64]).map((TOKENS) => {
+    const invocations = 2 * TOKENS;
+    return {
+      name: `${TOKENS}x${TOKENS} of ${invocations}`,
+      TOKENS,
+      constants: { TOKENS, FETCHES: ceilDiv(TERMS / 4 * HS / 4, invocations) }, // of rows
+      bytes: 4 * TERMS * (TOKENS + Math.max(TOKENS, HS) + 12),
+    };
+  });
+}
+
+/** The variant of backward_scores.wgsl and backward_products.wgsl. */
+export interface ScoreTileVariant {
+  /** The tuner's name: queries x keys per tile, and invocations of a workgroup. */
+  readonly name: string;
+  /** Most blocks of keys that a block of queries sees. */
+  readonly seenBlocks: number;
+  /** Tiles of a head. */
+  readonly tiles: number;
+  /** Bytes of the tiles of f · p and of ds of the heads of q that read one head of k. */
+  readonly headBytes: number;
+  /** Vectors of columns per invocation of backward_products.wgsl. */
+  readonly COLUMNS: number;
+  /** Bytes of workgroup memory of backward_scores.wgsl; backward_products.wgsl needs as many, or fewer. */
+  readonly bytes: number;
+}
+
+/** Queries, and keys, per tile of the backward pass: TOKENS in score_tiles.wgsl. */
+export const BACKWARD_TOKENS = 64;
+
+/**
+ * The variant of the backward pass by tiles; none if no tile has heads of this size, or if a device cannot bind the
+ * tiles of the heads of q that read one head of k.
+ *
+ * @param sizes.bytes bytes per element.
+ */
+export function backwardTileVariants(
+  { T, NH, KH, HS, window = Infinity, bytes }: {
+    T: number;
+    NH: number;
+    KH: number;
+    HS: number;
+    window: number | undefined;
+    bytes: number;
+  },
+  { maxBindingBytes, gpu: { limits } }: Pick<Device, "maxBindingBytes" | "gpu">,
+): ScoreTileVariant[] {
+  const blocks = ceilDiv(T, BACKWARD_TOKENS);
+  const seenBlocks = 1 + ceilDiv(Math.min(window, T) - 1, BACKWARD_TOKENS);
+  const tiles = seenBlocks * (seenBlocks + 1) / 2 + (blocks - seenBlocks) * seenBlocks;
+  const headBytes = 2 * NH / KH * tiles * BACKWARD_TOKENS ** 2 * bytes;
+  if (HS % TILE_COMPONENTS !== 0 || headBytes > maxBindingBytes) return [];
+  if (tiles > limits.maxComputeWorkgroupsPerDimension) return [];
+  const COLUMNS = HS % 64 === 0 ? 2 : 1;
+  return [{
+    name: "64x64 of 64",
+    ...{ seenBlocks, tiles, headBytes, COLUMNS },
+    bytes: scoreTileBytes(2),
+  }];
+}
+
+/** Bytes of workgroup memory of a step in score_tiles.wgsl with as many vectors of columns per invocation. */
+export function scoreTileBytes(columns: number): number {
+  return VECTOR_BYTES * TERMS / 4 * (4 * (16 + 8 * columns) + 4); // aTile, bTile and their padding
+}
 
 /** Most bytes of workgroup memory of a variant. */
 const MOST_BYTES = 48 * 2 ** 10;

@@ -140,7 +140,7 @@ export function tensors<T extends Record<string, TensorSpec>>(
 
 /** Fills what a program has for intermediate results with NaN, before its launches are recorded. */
 function poisonScratch(program: Program): void {
-  const length = 2 ** 17; // more than any test needs: what is asked for later is a part of it
+  const length = 2 ** 19; // more than any test needs: what is asked for later is a part of it
   upload(device, program.scratch([length]), new Float32Array(length).fill(NaN));
 }
 
