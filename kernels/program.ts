@@ -204,6 +204,11 @@ export class Program implements Disposable {
     return { ...tensor, shape, dtype };
   }
 
+  /** Creates scratch tensors of the sizes that another program came to need, so that none is kept beside a larger one. */
+  reserveScratch(of: Program): void {
+    of.#scratch.forEach((tensors, slot) => this.scratch(tensors.at(-1)!.shape, { slot }));
+  }
+
   /** Bytes of scratch tensors. */
   get scratchBytes(): number {
     return this.#scratch.flat().reduce((sum, { buffer }) => sum + buffer.size, 0);

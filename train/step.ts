@@ -4,6 +4,7 @@ import { oneRank, type Transport } from "../distributed/transport.ts";
 import type { WireType } from "../distributed/wire.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
+import { dryDevice } from "../kernels/dry_device.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, type Tensor } from "../kernels/tensor.ts";
@@ -208,8 +209,8 @@ export function createTrainStep(
     dtype: "f32",
   });
 
-  const program = new Program(device), { lossScale } = state;
-  const recordMicroBatch = ({ accumulate }: { accumulate: boolean }) => {
+  const { lossScale } = state;
+  const recordMicroBatch = (program: Program, { accumulate }: { accumulate: boolean }) => {
     const { batch, step: stepInputs, dropout, place } = inputs;
     forward(program, model, batch, activations, { dropout });
     backward(program, model, { ...batch, stepInputs, lossScale }, activations, gradients, {
@@ -219,13 +220,21 @@ export function createTrainStep(
     });
     sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
   };
-  recordMicroBatch({ accumulate: false }); // the first of a step
-  const others = program.length;
-  if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true }); // each of the others
-  const update = program.length;
-  const sums = { gradients: gradients.flat, lossSums, stepInputs: inputs.step };
-  state.record(program, sums, options);
-  optimizer.record(program, { gradients, update: state.update });
+  /** Records a step; returns the numbers of launches before its parts. */
+  const record = (program: Program) => {
+    recordMicroBatch(program, { accumulate: false }); // the first of a step
+    const others = program.length;
+    if (gradientAccumulation > 1) recordMicroBatch(program, { accumulate: true }); // each of the others
+    const update = program.length;
+    const sums = { gradients: gradients.flat, lossSums, stepInputs: inputs.step };
+    state.record(program, sums, options);
+    optimizer.record(program, { gradients, update: state.update });
+    return { others, update };
+  };
+  const planned = new Program(dryDevice(device)), program = new Program(device);
+  record(planned);
+  program.reserveScratch(planned);
+  const { others, update } = record(program);
 
   const exchange = transport.size > 1 && options.syncEvery === 1
     ? new GradientExchange(transport, program, { gradients, lossSums, lossScale }, {

@@ -4,12 +4,33 @@ import { batchOf } from "../../data/tokens/batch.ts";
 import { type Device, openDevice } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { hasMatrices } from "../../kernels/matrices.ts";
-import { createTensor } from "../../kernels/tensor.ts";
+import { Program } from "../../kernels/program.ts";
+import { createTensor, tensorBytes } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { DeviceState, type StepReport } from "../../train/step_state.ts";
 import { assertClose, device } from "../kernels/harness.ts";
+
+Deno.test("createTrainStep() makes one scratch tensor per slot, of the size that the slot comes to need", () => {
+  const on = dryDevice({ ...device, isCpu: false });
+  const config = { vocabularySize: 64, contextLength: 80, width: 64, layers: 2, heads: 2 };
+  const gpt = createGpt(on, config, { precision: "f32" });
+  const { scratch } = Program.prototype, lengths = new Map<number, number[]>(); // by slot
+  Program.prototype.scratch = function (shape, options = {}) {
+    const { slot = 0, dtype = "f32" } = options, length = tensorBytes({ shape, dtype }) / 4;
+    lengths.set(slot, [...lengths.get(slot) ?? [], length]);
+    return scratch.call(this, shape, options);
+  };
+  try {
+    const step = createTrainStep(gpt, { batchSize: 2, sequenceLength: 80, optimizer: "muon" });
+    const largest = [...lengths.values()].map((each) => Math.max(...each));
+    assert.ok([...lengths.values()].some((each) => each[0]! < Math.max(...each)));
+    assert.equal(step.program.scratchBytes, 4 * largest.reduce((sum, n) => sum + n, 0));
+  } finally {
+    Program.prototype.scratch = scratch;
+  }
+});
 
 Deno.test("createTrainStep() names an option that is out of its range, its requirement and its value", () => {
   const config = { vocabularySize: 16, contextLength: 8, width: 8, layers: 1, heads: 1 };
