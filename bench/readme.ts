@@ -125,12 +125,14 @@ function readResults(folder: URL): MachineResults[] {
   return machines.sort((a, b) => isCpu(a) - isCpu(b));
 }
 
-/** A report with what only an earlier one has. */
+/** A report with what only an earlier one has, in the order of that one, as it measured more. */
 function completed(report: Report, { results, scaling }: Report): Report {
-  const names = new Set(report.results.map(({ name }) => name));
+  const own = new Map(report.results.map((result) => [result.name, result]));
+  const merged = results.map((result) => own.get(result.name) ?? result);
+  const names = new Set(results.map(({ name }) => name));
   return {
     ...report,
-    results: [...report.results, ...results.filter(({ name }) => !names.has(name))],
+    results: [...merged, ...report.results.filter(({ name }) => !names.has(name))],
     ...(report.scaling ?? scaling ? { scaling: report.scaling ?? scaling } : {}),
   };
 }
