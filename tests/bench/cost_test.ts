@@ -271,11 +271,12 @@ function boundBytes(
   const dispatch = Program.prototype.dispatch;
   let bound = 0;
   Program.prototype.dispatch = function (launch: Dispatch) {
+    dispatch.call(this, launch);
+    if (this.device !== gpt.device) return; // a step is also recorded without a device, for its scratch tensors
     const tensors = Object.values(launch.tensors).filter((tensor) => tensor !== undefined);
     for (const tensor of new Set(tensors)) bound += tensorBytes(tensor);
     // parameter, m and v, each as large as the gradient, are read and written
     if (labelOf(launch.shader).includes("adamw")) bound += 3 * tensorBytes(tensors[0]!);
-    dispatch.call(this, launch);
   };
   try {
     createTrainStep(gpt, { ...STEP_OPTIONS, ...sizes, recompute }).destroy();
