@@ -278,6 +278,8 @@ function recordedCost(config: GptConfig): { flops: number; bytes: number } {
   });
   let bytes = 0, flops = pairs.reduce((sum, count) => sum + 14 * B * NH * HS * count, 0);
   Program.prototype.dispatch = function (launch: Dispatch) {
+    dispatch.call(this, launch);
+    if (this.device !== gpt.device) return; // a step is also recorded without a device, for its scratch tensors
     const bound = new Set(
       Object.values(launch.tensors).filter((t): t is Tensor => t !== undefined),
     );
@@ -286,7 +288,6 @@ function recordedCost(config: GptConfig): { flops: number; bytes: number } {
     if (label.includes("adamw")) bytes += 3 * tensorBytes(launch.tensors.gradient!);
     const { M, N, K } = launch.uniforms ?? {};
     if (label.includes("matmul")) flops += 2 * Number(M) * Number(N) * Number(K);
-    dispatch.call(this, launch);
   };
   try {
     createTrainStep(gpt, { ...STEP_OPTIONS, batchSize: B, sequenceLength: T }).destroy();
