@@ -262,7 +262,7 @@ function keyOf(
   }`;
 }
 
-/** Whether only vector.wgsl can compute a product. */
+/** Whether only vector.wgsl can compute a product, or on tensor cores matrix_rows.wgsl. */
 function needsVector({ normalize, epilogue, scales, parts }: Product): boolean {
   return normalize !== undefined || epilogue?.kind === "pairedForward" || scales !== undefined ||
     parts !== undefined;
