@@ -97,8 +97,8 @@ fn readRows(firstRow: u32, isFirst: bool, index: u32) {
   }
 }
 
-// Normalises ownRow, in f32; the kernel keeps it where all invocations find it. Mean and variance are computed at once, from the differences to
-// a number near the mean: without it the squares could cancel.
+// Normalises ownRow, in f32; the kernel keeps it where all invocations find it. Mean and variance are computed at once,
+// from the differences to a number near the mean: without it the squares could cancel.
 fn normalizeRows(index: u32) {
   let lane = index % LANES_OF_ROW;
   var terms = vec2f();

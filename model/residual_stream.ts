@@ -4,6 +4,7 @@ import {
   canMultiplyRows,
   canNormalize,
   MOST_BUFFERS,
+  MOST_ROWS,
   partsOf,
 } from "../kernels/matmul/launches.ts";
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
@@ -34,8 +35,8 @@ export interface Norm {
   readonly dropout: Dropout | undefined;
 }
 
-/** Rows of a pass that is fused for a few rows, at most, and at most if `kernelRows` is given. */
-const MOST_ROWS = 4, MOST_FUSED_ROWS = 8;
+/** Rows of a pass that is fused for a few rows, at most, unless `kernelRows` is given: then they are `MOST_ROWS`. */
+const MOST_FUSED_ROWS = 4;
 
 /**
  * Elements of the stream in a pass that is fused on tensor cores, at most: every workgroup of a product reads the rows and the
@@ -153,9 +154,9 @@ function fusionOf(
   const fits = !device.isCpu && canNormalize(device, width) && inner % 4 === 0 &&
     device.gpu.limits.maxStorageBuffersPerShaderStage >= MOST_BUFFERS;
   if (!fits) return undefined;
-  if (rows <= (isInvariant ? MOST_FUSED_ROWS : MOST_ROWS)) return "few";
+  if (rows <= (isInvariant ? MOST_ROWS : MOST_FUSED_ROWS)) return "few";
   const areVectors = [width, inner, inputs + 2 * keyHeads * headSize].every((N) => N % 8 === 0);
-  const isTens = rows > MOST_FUSED_ROWS && rows * width <= MOST_ELEMENTS && areVectors &&
+  const isTens = rows > MOST_ROWS && rows * width <= MOST_ELEMENTS && areVectors &&
     precision === "f16" && !quantized && adaptersOf(config).length === 0 &&
     canMultiplyRows(device, { K: width, isNormalized: true }) &&
     [inputs, inner].every((K) =>

@@ -225,10 +225,9 @@ export function attentionBackward(
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
       dispatchRows(program, layer, key, tensors, { SINGLE });
     },
-    tileVariants: backwardTileVariants(
-      { ...layer, bytes: bytesPerElement(qkv.dtype) },
-      program.device,
-    ),
+    tileVariants: holdsDropout(layer)
+      ? backwardTileVariants({ ...layer, bytes: bytesPerElement(qkv.dtype) }, program.device)
+      : [],
     tiles(program, tile) {
       dispatchDelta(program, layer, { y, dy, delta });
       dispatchScoreTiles(program, layer, tile, tensors);
@@ -421,8 +420,13 @@ function layerOf(
   };
 }
 
-/** Highest dropout rate of the kernels by matrices, whose f16 hold f · p up to 2¹⁶. */
+/** Highest dropout rate of kernels that keep f · p in f16, which has numbers up to 2¹⁶. */
 const MOST_DROPOUT = 0.95;
+
+/** Whether f · p of a layer can be kept in the type of qkv. */
+function holdsDropout({ real, dropoutRate }: Layer): boolean {
+  return real !== "f16" || dropoutRate <= MOST_DROPOUT;
+}
 
 /** An op with its kernels by rows, by tiles and by matrices. */
 interface Variants<T> {
@@ -480,8 +484,8 @@ function recordVariant<T extends { name: string; bytes: number }>(
 }
 
 /** Whether the kernels by matrices compute a layer on a device. */
-function canUseMatrices(device: Device, { real, dropoutRate }: Layer): boolean {
-  return real === "f16" && hasMatrices(device) && dropoutRate <= MOST_DROPOUT;
+function canUseMatrices(device: Device, layer: Layer): boolean {
+  return layer.real === "f16" && hasMatrices(device) && holdsDropout(layer);
 }
 
 /** Records a kernel by rows: one of queries, or if `keys` has its constants, one of keys. */

@@ -419,9 +419,10 @@ export function elementsPerFetch(dtype: DType, rowLength: number): number | unde
 }
 
 /** Bytes of a workgroup of `vector.wgsl` that has normalised rows. */
-function normalizedBytes({ ROWS, K }: { ROWS: number; K: number }): number {
-  const turns = ceilDiv(ROWS * K / 4, VECTOR_INVOCATIONS);
-  return 16 * turns * VECTOR_INVOCATIONS + sumBytes(VECTOR_INVOCATIONS);
+function normalizedBytes(
+  { ROWS, K, invocations }: Record<"ROWS" | "K" | "invocations", number>,
+): number {
+  return 16 * ceilDiv(ROWS * K / 4, invocations) * invocations + sumBytes(invocations);
 }
 
 /** Bytes of a workgroup of `vector.wgsl` for the sums of its lanes, of a pair of products with 16 columns per lane. */
@@ -430,7 +431,8 @@ const MOST_SUM_BYTES = 2 * 36 * VECTOR_INVOCATIONS;
 /** Whether `vector.wgsl` can normalise so many rows of K elements at a time. */
 export function canNormalize({ gpu }: Pick<Device, "gpu">, K: number, ROWS = 1): boolean {
   return K % 4 === 0 && ROWS * K <= MOST_NORMALIZED &&
-    normalizedBytes({ ROWS, K }) + MOST_SUM_BYTES <= gpu.limits.maxComputeWorkgroupStorageSize;
+    normalizedBytes({ ROWS, K, invocations: VECTOR_INVOCATIONS }) + MOST_SUM_BYTES <=
+      gpu.limits.maxComputeWorkgroupStorageSize;
 }
 
 /** Storage buffers that a launch binds while a few texts are generated, at most: `attentionDecode()` with a projection. */
@@ -439,7 +441,7 @@ export const MOST_BUFFERS = 11;
 /** Parts of K, at most, and terms of a part, at least. */
 const MOST_PARTS = 8, LEAST_TERMS = 128;
 
-/** Terms of a part for tens of rows, at most, by the memory of a workgroup. */
+/** Terms of a part for tens of rows, at most, in a workgroup of 48 KiB; `canMultiplyRows()` refuses those of less memory. */
 const MOST_TERMS = 768;
 
 /** Workgroups that keep a large GPU busy. */
@@ -508,9 +510,7 @@ export function vectorProduct(program: Program, product: Product): void {
     K / parts,
   );
   const turnsOfColumns = ceilDiv(ceilDiv(vectors, VECTORS), groups);
-  const normBytes = normalized
-    ? 16 * ceilDiv(K / 4, invocations / ROWS) * invocations + normalized.workgroupBytes
-    : 0;
+  const normBytes = normalized ? normalizedBytes({ ROWS, K, invocations }) : 0;
   const laneBytes = LANES > 1 ? (isPaired ? 2 : 1) * 4 * COLUMNS * invocations : 0; // of one turn
   const mostKept = ROWS > 1 || LANES === 1 ? 1 : Math.min(
     Math.floor((program.device.gpu.limits.maxComputeWorkgroupStorageSize - normBytes) / laneBytes),

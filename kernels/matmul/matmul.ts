@@ -270,11 +270,11 @@ function needsVector({ normalize, epilogue, scales, parts }: Product): boolean {
 
 /** Whether matrix_rows.wgsl computes a product that vector.wgsl could compute as well. */
 function fitsMatrixRows(device: Pick<Device, "gpu" | "matrixShapes">, product: Product): boolean {
-  const { a, b, bias, K, N, kernelRows, transposeB, normalize, parts, scales, epilogue } = product;
+  const { a, b, K, N, kernelRows, transposeB, normalize, parts, scales, epilogue } = product;
   const { bStride, yStride, yStart } = product;
   return kernelRows > MOST_ROWS && !scales && epilogue?.kind !== "pairedForward" &&
     b.dtype === "f16" && (a.dtype === "f16" || normalize !== undefined) &&
-    bStride % 8 === 0 && [yStride, yStart, bias ? N : 0].every((count) => count % 4 === 0) &&
+    bStride % 8 === 0 && [yStride, yStart, N].every((count) => count % 4 === 0) &&
     canMultiplyRows(device, { K, parts, transposeB, isNormalized: normalize !== undefined });
 }
 

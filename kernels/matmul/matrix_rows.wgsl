@@ -2,9 +2,9 @@
 // Needs Sizes, besideOf() and storeWith() from epilogue.wgsl, and normalizeRows() from ../normalized_rows.wgsl.
 //
 // For generation of many texts on GPUs with tensor cores, where launches and waits for memory decide. A workgroup
-// computes 16 rows × 16 · COLUMNS columns of y. Its invocations fetch their whole rows of a, and the first STEP rows of b, before they
-// wait for anything. SHARES subgroups share a matrix of y: each multiplies every SHARES-th matrix of 16 terms of K. Their
-// sums are added up in workgroup memory.
+// computes 16 rows × 16 · COLUMNS columns of y. Its invocations fetch their whole rows of a, and the first STEP rows of
+// b, before they wait for anything. SHARES subgroups share a matrix of y: each multiplies every SHARES-th matrix of 16
+// terms of K. Their sums are added up in workgroup memory.
 //
 // With SPLIT workgroup z sums over `split` terms of K, and its y is a partial sum.   y: [parts,M,N]
 enable f16;

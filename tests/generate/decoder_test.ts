@@ -118,11 +118,11 @@ for (const { on, how } of devicesWithMatrices(device)) {
   ) {
     Deno.test({
       name:
-        `createDecoder() of a ${what} predicts for nine texts what the uncached forward does, with ${how}`,
+        `createDecoder() of a ${what} predicts for 17 texts what the uncached forward does, with ${how}`,
       ignore: !REAL_TYPES.includes("f16"),
       fn: async () => {
         const gpt = randomModel(on, "f16", change);
-        const prompts = randomText(1, 9).map((token) => [token]);
+        const prompts = randomText(1, 17).map((token) => [token]);
         const decoder = createDecoder(gpt, {
           prompts,
           seeds: prompts.map((_, b) => b),

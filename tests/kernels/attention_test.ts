@@ -411,6 +411,16 @@ Deno.test("attentionBackward() is by rows if a GPU cannot bind the tiles of a he
   assert.deepEqual(kernels(tileBytes - 4), ["forward_tiles", "backward_query", "backward_key"]);
 });
 
+Deno.test("attentionBackward() is by rows if f16 could not hold f · p", () => {
+  for (const dtype of REAL_TYPES) {
+    const shape = { B: 1, T: 130, NH: 1, HS: 32, dtype } as const;
+    const isByRows = (rate: number) =>
+      launchesOf({ ...shape, rate }, { ...ALONE, isCpu: false })
+        .includes("kernels/attention/backward_query.wgsl");
+    assert.deepEqual([0.95, 0.96].map(isByRows), [false, dtype === "f16"]);
+  }
+});
+
 Deno.test("attentionBackward() in tiles stores scores of at most 256 MiB, or of one head", () => {
   for (const [T, NH, parts] of [[1024, 12, 2], [8192, 2, 2]] as const) {
     const on = dryDevice({ ...ALONE, isCpu: false, maxBindingBytes: 2 ** 31 });
