@@ -54,18 +54,19 @@ import { POSITIONS } from "../positions.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import type { Shader } from "../shader.ts";
-import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
   BACKWARD_TOKENS,
   backwardMatrixVariants,
+  type BackwardTileVariant,
   backwardTileVariants,
   forwardMatrixVariants,
   forwardTileVariants,
   isWithin,
   type MatrixVariant,
-  scoreTileBytes,
-  type ScoreTileVariant,
+  SCORE_COLUMNS,
+  stepBytes,
   TERMS,
   TILE_COMPONENTS,
 } from "./variants.ts";
@@ -107,7 +108,7 @@ export interface AttentionOptions extends AttentionScores {
   dropout?: Dropout | undefined;
   /**
    * The kernels to use. By default those by rows on a CPU; on a GPU the tiles or matrices that the tuner found to be
-   * the fastest, or the kernels by rows if the head size or the length of the sequences fits none.
+   * the fastest, or the kernels by rows if no tile fits the head size, the length of the sequences or the dropout rate.
    */
   variant?: "rows" | "tiles";
 }
@@ -122,8 +123,8 @@ export interface AttentionOptions extends AttentionScores {
  * positions 0, 1, 2, … Without positions a sequence is one document.
  * logSumExp: f32 [B,NH,T], of the scaled scores.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, or if
- * `variant` is tiles and the head size fits none.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, if HS is not
+ * a multiple of four up to `MOST_HEAD_SIZE`, or with tiles as `variant` of 32, or if the window is no positive integer.
  */
 export function attentionForward(
   program: Program,
@@ -225,18 +226,15 @@ export function attentionBackward(
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
       dispatchRows(program, layer, key, tensors, { SINGLE });
     },
-    tileVariants: holdsDropout(layer)
-      ? backwardTileVariants({ ...layer, bytes: bytesPerElement(qkv.dtype) }, program.device)
-      : [],
+    tileVariants: holdsDropout(layer) ? backwardTileVariants(layer, program.device) : [],
     tiles(program, tile) {
       dispatchDelta(program, layer, { y, dy, delta });
-      dispatchScoreTiles(program, layer, tile, tensors);
+      dispatchBackwardTiles(program, layer, tile, tensors);
     },
     matrixVariants: backwardMatrixVariants({ T, HS }),
     matrices(program, { QUERIES, KEYS, constants, bytes }) {
-      const tiles = ceilDiv(T, QUERIES);
-      const sums = partialsOf(program, layer, { QUERIES, KEYS, rows: tiles * QUERIES });
-      const { partials, P, blocks, rows } = sums;
+      const sums = partialsOf(program, layer, { QUERIES, KEYS });
+      const { partials, P, blocks, rows } = sums, tiles = rows / QUERIES;
       dispatchDelta(program, layer, { y, dy, delta });
       program.dispatch({
         shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrices, ...MATRICES },
@@ -263,7 +261,7 @@ interface PartialSums {
   /** Queries, and keys, per tile. */
   readonly QUERIES: number;
   readonly KEYS: number;
-  /** Tokens of a sequence in a partial sum, at least T. */
+  /** Tokens of a sequence in a partial sum: T, rounded up to whole tiles. */
   readonly rows: number;
   /** Blocks of keys. */
   readonly blocks: number;
@@ -276,9 +274,9 @@ interface PartialSums {
 function partialsOf(
   program: Program,
   { B, T, NH, KH, HS }: Layer,
-  { QUERIES, KEYS, rows }: Pick<PartialSums, "QUERIES" | "KEYS" | "rows">,
+  { QUERIES, KEYS }: Pick<PartialSums, "QUERIES" | "KEYS">,
 ): PartialSums {
-  const blocks = ceilDiv(T, KEYS), C = NH * HS;
+  const blocks = ceilDiv(T, KEYS), rows = ceilDiv(T, QUERIES) * QUERIES, C = NH * HS;
   const fitting = Math.floor(program.device.maxBindingBytes / (B * rows * C * 4));
   const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
   return { QUERIES, KEYS, rows, blocks, P, partials: program.scratch([P, B * rows, C]) };
@@ -304,7 +302,7 @@ function dispatchDelta(
 /** Records the sum of the partial sums of dq. */
 function dispatchSum(
   program: Program,
-  { real4, B, T, NH, KH, HS, APART, scores }: Layer,
+  { real4, B, T, NH, KH, HS, APART, scoreConstants }: Layer,
   { QUERIES, KEYS, rows, P, partials }: PartialSums,
   tensors: { positions: Tensor | undefined; dqkv: Tensor },
 ): void {
@@ -313,7 +311,7 @@ function dispatchSum(
     shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
     constants: {
       ...{ real4, NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
-      ...scores,
+      ...scoreConstants,
     },
     tensors: { ...tensors, partials },
     uniforms: { T, rows, vectors },
@@ -384,8 +382,8 @@ interface Layer {
   /** Constants and uniforms of its kernels; some have real4 or SINGLE, too. Those of delta and of sums have others. */
   constants: Constants;
   uniforms: Readonly<Record<string, number>>;
-  /** Of these constants those of the scores. */
-  scores: Constants;
+  /** Of these constants SCALE and WINDOW, as `attentionConstants()` gives them. */
+  scoreConstants: Constants;
 }
 
 function layerOf(
@@ -401,7 +399,7 @@ function layerOf(
   const { T, NH, KH } = headsOf(options), { dropout, variant, window } = options;
   checkHeads(action, { NH, KH, HS });
   const real4 = `vec4<${real}>`, DROPOUT = dropout !== undefined;
-  const APART = positions !== undefined, scores = attentionConstants(options);
+  const APART = positions !== undefined, scoreConstants = attentionConstants(options);
   return {
     real,
     real4,
@@ -414,13 +412,13 @@ function layerOf(
     APART,
     dropoutRate: dropout?.rate ?? 0,
     variant,
-    constants: { NH, KH, HS, DROPOUT, APART, ...scores },
-    scores,
+    constants: { NH, KH, HS, DROPOUT, APART, ...scoreConstants },
+    scoreConstants,
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }
 
-/** Highest dropout rate of kernels that keep f · p in f16, which has numbers up to 2¹⁶. */
+/** Highest dropout rate of kernels that keep f · p in f16: f is at most 20 then, and f16 holds less than 2¹⁶. */
 const MOST_DROPOUT = 0.95;
 
 /** Whether f · p of a layer can be kept in the type of qkv. */
@@ -429,24 +427,24 @@ function holdsDropout({ real, dropoutRate }: Layer): boolean {
 }
 
 /** An op with its kernels by rows, by tiles and by matrices. */
-interface Variants<T> {
+interface Variants<Tile> {
   /** Name of the op in messages, and in keys of the tuner. */
   action: string;
   name: string;
   rows(program: Program): void;
   /** Variants of the kernels by tiles, of which the first is preferred; none if no tile fits. */
-  tileVariants: readonly T[];
-  tiles(program: Program, variant: T): void;
+  tileVariants: readonly Tile[];
+  tiles(program: Program, variant: Tile): void;
   /** Variants of the kernel by matrices for the head size, of which the first is preferred. */
   matrixVariants: readonly MatrixVariant[];
   matrices(program: Program, variant: MatrixVariant): void;
 }
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
-function recordVariant<T extends { name: string; bytes: number }>(
+function recordVariant<Tile extends { name: string; bytes: number }>(
   program: Program,
   layer: Layer,
-  op: Variants<T>,
+  op: Variants<Tile>,
 ): void {
   const { real, B, T, NH, KH, HS, window, APART, variant } = layer, { device } = program;
   if (variant === "tiles" && HS % TILE_COMPONENTS !== 0) {
@@ -523,36 +521,34 @@ function packedOf({ real }: Layer): Shader {
 }
 
 /**
- * Most bytes of the tiles of f · p and ds, unless those of one head of k need more: heads are computed in parts, one
- * after the other, none of which has more. 8 sequences of 1,024 tokens and 12 heads need 204 MiB in f16.
+ * Most bytes of the tiles of f · p and ds, unless those of one head of k need more: to need no more, the heads are computed
+ * in parts, one after the other. 8 sequences of 1,024 tokens and 12 heads need 204 MiB in f16.
  */
 const MOST_SCORE_BYTES = 256 * 2 ** 20;
 
 /** Records f · p and ds in tiles, and dq, dk and dv as products of these, for one part of the heads after the other. */
-function dispatchScoreTiles(
+function dispatchBackwardTiles(
   program: Program,
   layer: Layer,
-  { tiles, seenBlocks, headBytes, COLUMNS, bytes }: ScoreTileVariant,
+  { tiles, seenBlocks, headBytes, COLUMNS, bytes }: BackwardTileVariant,
   { qkv, positions, dy, logSumExp, delta, random, dqkv }: Dispatch["tensors"],
 ): void {
-  const { real, real4, B, T, NH, KH, HS, APART, constants, scores: scale } = layer;
-  const GROUP = NH / KH, blocks = ceilDiv(T, BACKWARD_TOKENS), heads = B * KH;
-  const most = Math.min(MOST_SCORE_BYTES, program.device.maxBindingBytes);
-  const parts = ceilDiv(heads, Math.max(1, Math.floor(most / headBytes)));
-  const each = ceilDiv(heads, parts);
-  const scores = program.scratch([each * GROUP, 2, tiles, BACKWARD_TOKENS, BACKWARD_TOKENS], {
-    dtype: real,
-  });
-  const shader = {
+  const { real, real4, B, T, NH, KH, HS, APART, constants, scoreConstants } = layer;
+  const GROUP = NH / KH, TOKENS = BACKWARD_TOKENS, blocks = ceilDiv(T, TOKENS), heads = B * KH;
+  const mostBytes = Math.min(MOST_SCORE_BYTES, program.device.maxBindingBytes);
+  const parts = ceilDiv(heads, Math.max(1, Math.floor(mostBytes / headBytes)));
+  const headsPerPart = ceilDiv(heads, parts);
+  const scores = program.scratch([headsPerPart * GROUP, 2, tiles, TOKENS, TOKENS], { dtype: real });
+  const shared = {
     "kernels/attention/score_tiles.wgsl": scoreTiles,
     ...packedOf(layer),
     ...WINDOW,
   };
-  for (let firstHead = 0; firstHead < heads; firstHead += each) {
-    const count = Math.min(each, heads - firstHead), sizes = { T, seenBlocks, firstHead };
+  for (let firstHead = 0; firstHead < heads; firstHead += headsPerPart) {
+    const count = Math.min(headsPerPart, heads - firstHead), sizes = { T, seenBlocks, firstHead };
     program.dispatch({
-      shader: { "kernels/attention/backward_scores.wgsl": backwardScores, ...shader, ...RANDOM },
-      constants,
+      shader: { "kernels/attention/backward_scores.wgsl": backwardScores, ...shared, ...RANDOM },
+      constants: { ...constants, TOKENS, TERMS, COLUMNS: SCORE_COLUMNS },
       tensors: { qkv, positions, dy, logSumExp, delta, random, scores },
       uniforms: { ...layer.uniforms, ...sizes },
       workgroups: [tiles, count * GROUP],
@@ -560,13 +556,17 @@ function dispatchScoreTiles(
       workgroupBytes: bytes,
     });
     program.dispatch({
-      shader: { "kernels/attention/backward_products.wgsl": backwardProducts, ...shader },
-      constants: { real4, NH, KH, HS, APART, ...scale, SINGLE: GROUP === 1, COLUMNS },
+      shader: { "kernels/attention/backward_products.wgsl": backwardProducts, ...shared },
+      constants: {
+        ...{ real4, NH, KH, HS, APART, SINGLE: GROUP === 1, TOKENS, TERMS, COLUMNS },
+        ...scoreConstants,
+      },
       tensors: { qkv, positions, dy, scores, dqkv },
       uniforms: sizes,
-      workgroups: [count * (2 + GROUP), blocks, HS / (32 * COLUMNS)],
-      iterations: (1 + BACKWARD_TOKENS / TERMS * GROUP) * blocks, // the first to find the last block that sees a key
-      workgroupBytes: scoreTileBytes(COLUMNS),
+      workgroups: [count * (2 + GROUP), blocks, HS / (TILE_COMPONENTS * COLUMNS)],
+      // the 1 is the loop that finds the last block of queries that sees a key
+      iterations: (1 + TOKENS / TERMS * GROUP) * blocks,
+      workgroupBytes: stepBytes(COLUMNS),
     });
   }
 }

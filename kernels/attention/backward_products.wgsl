@@ -1,11 +1,11 @@
 // dv[s] = Σₜ f · p[t,s] · dy[t], dk[s] = SCALE · Σₜ ds[t,s] · q[t] and dq[t] = SCALE · Σₛ ds[t,s] · k[s], in tiles.
 // Needs addProducts() and all else from score_tiles.wgsl.
 //
-// scores: f · p and ds of backward_scores.wgsl, of as many heads; qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C],
+// scores: f · p and ds as backward_scores.wgsl stores them, of the same heads; qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C],
 // C = NH · HS. dq, dk and dv of these heads are set in dqkv.
 //
-// A workgroup computes TOKENS rows and WIDTH components of one of the products of a head of k: of dv, of dk, or of dq of
-// one of the GROUP heads of q that read it. dv and dk are sums over the queries of all these heads, in order, so that
+// A workgroup computes TOKENS rows and 32 · COLUMNS components of one of the products of a head of k: of dv, of dk, or of
+// dq of one of the GROUP heads of q that read it. dv and dk are sums over the queries of all these heads, in order, so that
 // no atomics are needed. A step has TERMS queries of one tile, or for dq TERMS keys.
 //
 //              a                          b             rows
@@ -28,8 +28,8 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const C: u32 = NH * QUADS; // in vectors of four
 const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 const GROUP: u32 = NH / KH;
-const KINDS: u32 = 2 + GROUP; // dv, dk, and dq of each head of q
-const WIDTH4: u32 = X * COLUMNS; // vectors of a row of the sums
+const KINDS: u32 = 2 + GROUP; // products of a head of k: dv, dk, and dq of each head of q
+const WIDTH4: u32 = X * COLUMNS; // vectors of four components per workgroup
 const STEPS: u32 = TOKENS / TERMS; // per tile
 
 // The sums of a workgroup.
@@ -43,10 +43,10 @@ struct Work {
   b: u32, // index of the first vector of b, of the first head of q
 }
 
-// The head of q, among those of the sum, and the first term of a step.
+// The first term of a step.
 struct Step {
-  member: u32,
-  block: u32,
+  member: u32, // of the heads of q over which dv and dk sum; 0 for dq
+  block: u32, // of queries, of dq keys
   term: u32, // in the block
 }
 fn stepOf(work: Work, step: u32) -> Step {
@@ -100,7 +100,7 @@ fn fetchFactors(work: Work, step: Step, index: u32) -> Block {
   return block;
 }
 
-// With one vector of columns per invocation half of the invocations have a block of b that another one has, too.
+// If COLUMNS is 1, a step has half as many blocks of b as there are invocations: the other half fetches them again.
 fn stageFactors(block: Block, index: u32) {
   if (COLUMNS == 2 || index < WORKGROUP_SIZE / 2) {
     // unroll
@@ -122,13 +122,14 @@ fn main(
   let blocks = groups.y;
   let tiles = tilesBefore(blocks);
   let kind = group.x % KINDS;
-  let local = group.x / KINDS; // the head of k among those of scores
-  let head = sizes.firstHead + local; // of [B,KH]
-  let sequence = head / KH * T;
-  let h = head % KH;
+  let scoredHead = group.x / KINDS; // the head of k among those of scores
+  let batchHead = sizes.firstHead + scoredHead; // of [B,KH]
+  let sequence = batchHead / KH * T;
+  let keyHead = batchHead % KH;
   let isDv = kind == 0;
   let isDq = kind > 1;
-  let q = h * GROUP + select(0, kind - 2, isDq); // the head of q, or the first one
+  let member = select(0, kind - 2, isDq); // of the heads of q that read it: that of dq, or the first one
+  let queryHead = keyHead * GROUP + member;
   let firstColumn = group.z * WIDTH4;
 
   // the blocks of rows with the most terms start first
@@ -136,7 +137,7 @@ fn main(
   if (isDq) {
     work.first = firstBlockSeenBy(work.block, sequence);
     work.count = work.block + 1 - work.first;
-    work.b = sequence * ROW + (NH + h) * QUADS;
+    work.b = sequence * ROW + (NH + keyHead) * QUADS;
   } else {
     var end = min(work.block + sizes.seenBlocks, blocks);
     // only if APART
@@ -145,10 +146,10 @@ fn main(
     }
     work.first = work.block;
     work.count = end - work.first;
-    work.b = select(sequence * ROW, sequence * C, isDv) + q * QUADS;
+    work.b = select(sequence * ROW, sequence * C, isDv) + queryHead * QUADS;
   }
   work.b += firstColumn;
-  work.scores = ((local * GROUP + (q - h * GROUP)) * 2 + select(1u, 0u, isDv)) * tiles * TILE;
+  work.scores = ((scoredHead * GROUP + member) * 2 + select(1u, 0u, isDv)) * tiles * TILE;
   let steps = work.count * STEPS * select(GROUP, 1, isDq);
 
   var a = fetchScores(work, stepOf(work, 0), index, tiles);
@@ -165,7 +166,7 @@ fn main(
     workgroupBarrier();
   }
 
-  let column = select(NH + h + select(0, KH, isDv), q, isDq) * QUADS + firstColumn + x;
+  let column = select(NH + keyHead + select(0, KH, isDv), queryHead, isDq) * QUADS + firstColumn + x;
   // unroll
   for (var r = 0u; r < ROWS4; r++) {
     let token = work.block * TOKENS + rowOf(r, y);

@@ -1,17 +1,18 @@
 // f · p and ds of the pairs of a query and a key, in tiles, from which backward_products.wgsl computes dq, dk and dv.
-// Needs addProducts() and all else from score_tiles.wgsl, packedEight() from ../packed_f16.wgsl or ../packed_f32.wgsl, rowDropoutPlace() from ../random.wgsl.
+// Needs addProducts() and all else from score_tiles.wgsl with COLUMNS = 2, packedEight() from ../packed_f16.wgsl or ../packed_f32.wgsl, rowDropoutPlace() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
 // qkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; scores: [heads,2,tiles,TOKENS,TOKENS],
-// as in score_tiles.wgsl, of the heads of q that read `heads / GROUP` heads of k, the first of which is firstHead of [B,KH].
+// as in score_tiles.wgsl, of the heads of q that read the heads of k from firstHead of [B,KH] on.
 //
 // A workgroup computes one tile in two rounds of the same code:
 //
 //     round 0     q · kᵀ      becomes p, kept in registers as it is stored, and f · p
 //     round 1     dy · vᵀ     becomes ds = p · (f · … − delta)
 //
-// Rows are queries. An invocation has the eight keys from 8x on, so that it stores 16 bytes at once. Pairs of which the
-// query does not see the key are stored as zeros. A tile without a pair that is seen is neither stored nor read.
+// Rows are queries, and columns keys. An invocation has the eight keys from 8x on, so that it stores eight f16, 16 bytes, at
+// once. A pair whose query does not see its key is stored as zeros. Tiles that have only such pairs are neither stored nor
+// read.
 enable f16;
 
 const NH: u32 = 1;
@@ -28,16 +29,16 @@ const C: u32 = NH * QUADS; // in vectors of four
 const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 const GROUP: u32 = NH / KH;
 const STEPS: u32 = HS / TERMS; // of a round
-const LOWEST: f32 = -3.0e38;
+const LOWEST: f32 = -3.0e38; // score of a key that is not seen: its p is 0
 
-// Index of a head's first vector of the first token, of q and of k in qkv and in dy.
+// Indices of a head's first vectors of the first token: of q and k in qkv, and in dy.
 struct Head {
   q: u32,
   k: u32,
   dy: u32,
 }
 
-// A block of q, from the second round on of dy. The last token replaces those past the end, whose scores are masked.
+// A block of q, or in the second round of dy. The last token replaces those past the end, whose scores are masked.
 fn fetchQueries(head: Head, firstQuery: u32, step: u32, index: u32) -> Block {
   let column = step % STEPS * TERMS4 + index % TERMS4;
   var block: Block;
@@ -49,13 +50,14 @@ fn fetchQueries(head: Head, firstQuery: u32, step: u32, index: u32) -> Block {
   return block;
 }
 
-// The vector of keys of a block: neighbours have every other one, as two vectors side by side belong to one invocation.
+// The vector of keys of a block: neighbours have every other one, as two vectors side by side belong to one invocation and
+// are staged in different places.
 fn keysOf(index: u32) -> u32 {
   let i = index / TERMS4;
   return i % 2 * 2 + i / 2 % 2 + i / 4 * 4;
 }
 
-// A block of k, from the second round on of v.
+// A block of k, or in the second round of v.
 fn fetchKeys(head: Head, firstKey: u32, step: u32, index: u32) -> Block {
   let column = step / STEPS * KH * QUADS + step % STEPS * TERMS4 + index % TERMS4;
   var block: Block;
@@ -89,11 +91,11 @@ fn factorsOf(place: u32, key: u32) -> vec4f {
   );
 }
 
-// The block of queries of a tile.
+// The block of queries of a tile: the inverse of tilesBefore().
 fn queriesOf(tile: u32) -> u32 {
-  let whole = tilesBefore(sizes.seenBlocks); // of the blocks that see fewer blocks, or as many and all of them
+  let whole = tilesBefore(sizes.seenBlocks); // tiles of the blocks with places for all earlier keys
   if (tile >= whole) { return sizes.seenBlocks + (tile - whole) / sizes.seenBlocks; }
-  let queries = u32(sqrt(f32(2 * tile))); // or one less
+  let queries = u32(sqrt(f32(2 * tile))); // the block, or the next one
   return select(queries, queries - 1, tilesBefore(queries) > tile);
 }
 
@@ -106,9 +108,9 @@ fn main(
   let T = sizes.T;
   let x = xOf(index);
   let y = yOf(index);
-  let row = sizes.firstHead * GROUP + group.y; // the head, of [B,NH]
-  let sequence = row / NH * T;
-  let h = row % NH;
+  let batchHead = sizes.firstHead * GROUP + group.y; // of [B,NH]
+  let sequence = batchHead / NH * T;
+  let h = batchHead % NH;
   let queries = queriesOf(group.x);
   let keys = firstPlaced(queries) + group.x - tilesBefore(queries);
   let firstQuery = queries * TOKENS;
@@ -148,14 +150,14 @@ fn main(
       var high = vec4f(1);
       // only if DROPOUT
       {
-        let dropoutPlace = rowDropoutPlace(row * T + t);
+        let dropoutPlace = rowDropoutPlace(batchHead * T + t);
         low = factorsOf(dropoutPlace, key);
         high = factorsOf(dropoutPlace, key + 4);
       }
       if (round == 0) {
         let seen = vec4u(select(0, seenBy(sequence + t), query < T));
         let before = vec4u(query - key) - vec4u(0, 1, 2, 3); // wraps if the key is after the query
-        let logSumExps = vec4f(logSumExp[row * T + t]);
+        let logSumExps = vec4f(logSumExp[batchHead * T + t]);
         let lowScores = select(vec4f(LOWEST), sums[2 * r], before < seen);
         let highScores = select(vec4f(LOWEST), sums[2 * r + 1], before - 4 < seen);
         let lowP = exp(fma(vec4f(SCALE), lowScores, -logSumExps));
@@ -163,7 +165,7 @@ fn main(
         p[r] = packedEight(lowP, highP);
         scores[place] = packedEight(low * lowP, high * highP);
       } else {
-        let deltas = vec4f(delta[row * T + t]);
+        let deltas = vec4f(delta[batchHead * T + t]);
         let lowDs = unpacked(lowOf(p[r])) * (low * sums[2 * r] - deltas);
         let highDs = unpacked(highOf(p[r])) * (high * sums[2 * r + 1] - deltas);
         scores[place] = packedEight(lowDs, highDs);

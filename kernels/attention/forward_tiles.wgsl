@@ -44,7 +44,8 @@ alias real4 = vec4<f16>; // four elements of qkv and y
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
-const TOKENS: u32 = 64; // rows, and columns, of a tile: 32 or 64
+const TOKENS: u32 = 64; // queries, and keys, of a tile: 32 or 64
+const TERMS: u32 = 16; // per step of a product
 const FETCHES: u32 = 1; // blocks per invocation and step, at most
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 
@@ -57,7 +58,6 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read_write> logSumExp: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
-const TERMS: u32 = 16; // per step of a product
 const X: u32 = 8; // invocations along the columns, and along the components
 const Y: u32 = TOKENS / 4; // invocations along the rows
 const WORKGROUP_SIZE: u32 = X * Y;

@@ -14,8 +14,11 @@
 //
 // A product is a loop over steps of TERMS terms, which are staged in workgroup memory in f32, with the term as the
 // outermost index. While a step is multiplied, the blocks of the next one are fetched into registers. A workgroup
-// computes 64 rows and 32 · COLUMNS columns, an invocation 8 rows and 4 · COLUMNS columns of them.
+// computes 64 rows and 32 · COLUMNS columns, and an invocation 8 rows and 4 · COLUMNS columns of these: vectors of four,
+// which lie Y vectors apart in rows and X vectors apart in columns, as in matmul/tiles.wgsl.
 const HS: u32 = 32;
+const TOKENS: u32 = 64; // queries, and keys, of a tile: 4 · ROWS · Y
+const TERMS: u32 = 16; // per step of a product
 const COLUMNS: u32 = 2; // vectors of columns per invocation: 1 or 2
 
 struct Sizes {
@@ -27,15 +30,13 @@ struct Sizes {
 // a binding number that neither kernel uses
 @group(0) @binding(10) var<uniform> sizes: Sizes;
 
-const TOKENS: u32 = 64;
-const TERMS: u32 = 16;
 const X: u32 = 8; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const WORKGROUP_SIZE: u32 = X * Y;
 const ROWS: u32 = 2; // vectors of rows per invocation
-const ROWS4: u32 = 4 * ROWS;
+const ROWS4: u32 = 4 * ROWS; // rows per invocation
 const SUMS: u32 = ROWS4 * COLUMNS;
-const QUADS: u32 = HS / 4; // vectors of a head
+const QUADS: u32 = HS / 4; // vectors of four components
 const TOKENS4: u32 = TOKENS / 4;
 const TERMS4: u32 = TERMS / 4;
 const TILE: u32 = TOKENS * TOKENS4; // vectors of a tile

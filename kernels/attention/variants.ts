@@ -1,9 +1,9 @@
-import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
 import type { Device } from "../device.ts";
-import { ceilDiv } from "../tensor.ts";
+import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
+import { bytesPerElement, ceilDiv, type DType } from "../tensor.ts";
 
 /** A variant of forward_tiles.wgsl. */
-export interface TileVariant {
+export interface ForwardTileVariant {
   /** The tuner's name: queries x keys per tile, and invocations of a workgroup. */
   readonly name: string;
   /** Queries, and keys, per tile. */
@@ -14,31 +14,34 @@ export interface TileVariant {
   readonly bytes: number;
 }
 
-/** What the head size is a multiple of in tiles. */
+/**
+ * Components of a head per vector of columns of an invocation, 4 · X in the kernels by tiles: they compute heads of a multiple
+ * of these.
+ */
 export const TILE_COMPONENTS = 32;
 
-/** Terms per step of a product in tiles. */
+/** Terms per step of a product in tiles: TERMS in the kernels. */
 export const TERMS = 16;
 
 /** Tokens of the longest sequence for which the smaller tile of the forward pass is preferred. */
 const MOST_SHORT_TOKENS = 256;
 
 /** The variants of forward_tiles.wgsl, of which the first is preferred; none if no tile has heads of this size. */
-export function forwardTileVariants({ T, HS }: { T: number; HS: number }): TileVariant[] {
+export function forwardTileVariants({ T, HS }: { T: number; HS: number }): ForwardTileVariant[] {
   if (HS % TILE_COMPONENTS !== 0) return [];
   return (T > MOST_SHORT_TOKENS ? [64, 32] : [32, 64]).map((TOKENS) => {
     const invocations = 2 * TOKENS;
     return {
       name: `${TOKENS}x${TOKENS} of ${invocations}`,
       TOKENS,
-      constants: { TOKENS, FETCHES: ceilDiv(TERMS / 4 * HS / 4, invocations) }, // of rows
+      constants: { TOKENS, TERMS, FETCHES: ceilDiv(TERMS / 4 * HS / 4, invocations) }, // of rows
       bytes: 4 * TERMS * (TOKENS + Math.max(TOKENS, HS) + 12),
     };
   });
 }
 
 /** The variant of backward_scores.wgsl and backward_products.wgsl. */
-export interface ScoreTileVariant {
+export interface BackwardTileVariant {
   /** The tuner's name: queries x keys per tile, and invocations of a workgroup. */
   readonly name: string;
   /** Most blocks of keys that a block of queries sees. */
@@ -56,40 +59,43 @@ export interface ScoreTileVariant {
 /** Queries, and keys, per tile of the backward pass: TOKENS in score_tiles.wgsl. */
 export const BACKWARD_TOKENS = 64;
 
+/** Vectors of keys per invocation of backward_scores.wgsl: COLUMNS in score_tiles.wgsl. */
+export const SCORE_COLUMNS = BACKWARD_TOKENS / TILE_COMPONENTS;
+
 /**
  * The variant of the backward pass by tiles; none if no tile has heads of this size, or if a device cannot bind the
  * tiles of the heads of q that read one head of k.
  *
- * @param sizes.bytes bytes per element.
+ * @param layer.real the element type of qkv.
  */
 export function backwardTileVariants(
-  { T, NH, KH, HS, window = Infinity, bytes }: {
+  { real, T, NH, KH, HS, window = Infinity }: {
+    real: DType;
     T: number;
     NH: number;
     KH: number;
     HS: number;
     window: number | undefined;
-    bytes: number;
   },
   { maxBindingBytes, gpu: { limits } }: Pick<Device, "maxBindingBytes" | "gpu">,
-): ScoreTileVariant[] {
+): BackwardTileVariant[] {
   const blocks = ceilDiv(T, BACKWARD_TOKENS);
   const seenBlocks = 1 + ceilDiv(Math.min(window, T) - 1, BACKWARD_TOKENS);
   const tiles = seenBlocks * (seenBlocks + 1) / 2 + (blocks - seenBlocks) * seenBlocks;
-  const headBytes = 2 * NH / KH * tiles * BACKWARD_TOKENS ** 2 * bytes;
+  const headBytes = 2 * NH / KH * tiles * BACKWARD_TOKENS ** 2 * bytesPerElement(real);
   if (HS % TILE_COMPONENTS !== 0 || headBytes > maxBindingBytes) return [];
   if (tiles > limits.maxComputeWorkgroupsPerDimension) return [];
-  const COLUMNS = HS % 64 === 0 ? 2 : 1;
+  const COLUMNS = HS % (2 * TILE_COMPONENTS) === 0 ? 2 : 1;
   return [{
     name: "64x64 of 64",
     ...{ seenBlocks, tiles, headBytes, COLUMNS },
-    bytes: scoreTileBytes(2),
+    bytes: stepBytes(SCORE_COLUMNS),
   }];
 }
 
-/** Bytes of workgroup memory of a step in score_tiles.wgsl with as many vectors of columns per invocation. */
-export function scoreTileBytes(columns: number): number {
-  return VECTOR_BYTES * TERMS / 4 * (4 * (16 + 8 * columns) + 4); // aTile, bTile and their padding
+/** Bytes of workgroup memory of a step in score_tiles.wgsl, with so many vectors of columns per invocation. */
+export function stepBytes(COLUMNS: number): number {
+  return VECTOR_BYTES * TERMS / 4 * (4 * (16 + 8 * COLUMNS) + 4); // aTile, bTile and their padding
 }
 
 /** Most bytes of workgroup memory of a variant. */
