@@ -1,7 +1,7 @@
 import type { ActivationFunction } from "../kernels/activation.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
-import { MOST_ROWS } from "../kernels/matmul/launches.ts";
+import { MOST_FEW_ROWS } from "../kernels/matmul/launches.ts";
 import {
   type BackwardEpilogue,
   type ForwardEpilogue,
@@ -85,7 +85,7 @@ export function gatedLayersForward(
   const areProducts = [gateName, upName].every((name) =>
     biasOf(model, name) === undefined && adaptersBeside(model, name).length === 0
   );
-  const areFew = (kernelRows ?? x.shape[0]!) <= MOST_ROWS; // one launch computes both
+  const areFew = (kernelRows ?? x.shape[0]!) <= MOST_FEW_ROWS; // one launch computes both
   if (normalize && areProducts && areFew) {
     const epilogue = { kind: "pairedForward", activation, activated } as const;
     const [upInt8, gateInt8] = [upName, gateName].map((name) =>

@@ -4,7 +4,7 @@ import {
   canMultiplyRows,
   canNormalize,
   MOST_BUFFERS,
-  MOST_ROWS,
+  MOST_FEW_ROWS,
   partsOf,
 } from "../kernels/matmul/launches.ts";
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
@@ -35,11 +35,13 @@ export interface Norm {
   readonly dropout: Dropout | undefined;
 }
 
-/** Rows of a pass that is fused for a few rows, at most, unless `kernelRows` is given: then they are `MOST_ROWS`. */
+/**
+ * Rows of a pass that is fused for few rows, at most. With `kernelRows` they are `MOST_FEW_ROWS`, as a pass may have fewer.
+ */
 const MOST_FUSED_ROWS = 4;
 
 /**
- * Elements of the stream in a pass that is fused on tensor cores, at most: every workgroup of a product reads the rows and the
+ * Elements of the stream in a pass that is fused for tens of rows, at most: every workgroup of a product reads the rows and the
  * partial sums that it adds. On an H200 a token of mini, whose width is 256, took 0.69 of the time for 64 texts, of
  * SmolLM2, 576, 0.83 for 32 and 1.05 for 64, of gpt2, 768, 1.00 for 16 and 1.13 for 32 (November 2026).
  */
@@ -51,9 +53,9 @@ const MOST_PROJECTED = 16_384;
 /**
  * The residual stream of a forward pass, [M,C]: linear layers add to it, and the next ones read it normalised.
  *
- * A pass over a cache is fused if it has few rows, or on tensor cores tens of rows, for which a launch costs a GPU more than
- * a norm: products normalise the rows that they read, attention computes the product after it if the rows are few, and sums
- * over K are stored in parts, which the next norm adds to the stream.
+ * A pass over a cache is fused if it has few rows, or on tensor cores tens, since a launch then costs a GPU more than a norm:
+ * products normalise the rows that they read, and store partial sums, which the next norm adds to the stream. If the rows are
+ * few, attention computes the product after it, too.
  */
 export class ResidualStream {
   readonly #program: Program;
@@ -62,6 +64,7 @@ export class ResidualStream {
   readonly #kernelRows: number | undefined;
   /** Rows for which kernels are chosen. */
   readonly #rows: number;
+  /** As `fusionOf()` says; undefined without a cache. */
   readonly #fusedFor: "few" | "tens" | undefined;
   /** The stream after the last addition that was recorded. */
   #x: Tensor;
@@ -131,7 +134,7 @@ export class ResidualStream {
     return { projection, sums: this.#partialSums(heads) };
   }
 
-  /** Whether the products after a norm normalise: those of tens of rows do not compute the head. */
+  /** Whether the products after a norm normalise their rows. Those of tens of rows do not, if it is the head's norm. */
   #fuses(norm: string): boolean {
     return this.#fusedFor === "few" || this.#fusedFor === "tens" && norm !== "ln_f";
   }
@@ -143,24 +146,24 @@ export class ResidualStream {
   }
 }
 
-/** For how many rows a device fuses a pass over a cache, if it can, and gains by it. */
+/** For how many rows, few or tens, a device fuses a pass over a cache; undefined if it cannot, or does not gain by it. */
 function fusionOf(
   device: Device,
   { config, precision, quantized }: Gpt,
   { rows, isInvariant }: { rows: number; isInvariant: boolean },
 ): "few" | "tens" | undefined {
-  const { width } = config, { heads, keyHeads, headSize } = headsOf(config);
-  const inner = innerWidthOf(config), inputs = heads * headSize;
+  const { width } = config, inner = innerWidthOf(config);
   const fits = !device.isCpu && canNormalize(device, width) && inner % 4 === 0 &&
     device.gpu.limits.maxStorageBuffersPerShaderStage >= MOST_BUFFERS;
   if (!fits) return undefined;
-  if (rows <= (isInvariant ? MOST_ROWS : MOST_FUSED_ROWS)) return "few";
-  const areVectors = [width, inner, inputs + 2 * keyHeads * headSize].every((N) => N % 8 === 0);
-  const isTens = rows > MOST_ROWS && rows * width <= MOST_ELEMENTS && areVectors &&
+  if (rows <= (isInvariant ? MOST_FEW_ROWS : MOST_FUSED_ROWS)) return "few";
+  const { heads, keyHeads, headSize } = headsOf(config), attended = heads * headSize;
+  const normalized = [attended + 2 * keyHeads * headSize, inner]
+    .map((N) => ({ N, K: width, isNormalized: true }));
+  const added = [attended, inner]
+    .map((K) => ({ N: width, K, parts: partsOf({ N: width, K, rows, isInvariant }) }));
+  const areTens = rows > MOST_FEW_ROWS && rows * width <= MOST_ELEMENTS &&
     precision === "f16" && !quantized && adaptersOf(config).length === 0 &&
-    canMultiplyRows(device, { K: width, isNormalized: true }) &&
-    [inputs, inner].every((K) =>
-      canMultiplyRows(device, { K, parts: partsOf({ K, N: width, rows, isInvariant }) })
-    );
-  return isTens ? "tens" : undefined;
+    [...normalized, ...added].every((sizes) => canMultiplyRows(device, sizes));
+  return areTens ? "tens" : undefined;
 }

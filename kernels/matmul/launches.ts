@@ -390,8 +390,8 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
   });
 }
 
-/** Most rows of a product that `vector.wgsl` computes with one reading of b; more are computed in groups. */
-export const MOST_ROWS = 8;
+/** Rows of a product that `vector.wgsl` computes with one reading of b, at most: more are computed in groups. */
+export const MOST_FEW_ROWS = 8;
 
 /** Numbers that a workgroup of `vector.wgsl` normalises, at most: they are in its memory and its registers. */
 const MOST_NORMALIZED = 8192;
@@ -438,25 +438,29 @@ export function canNormalize({ gpu }: Pick<Device, "gpu">, K: number, ROWS = 1):
 /** Storage buffers that a launch binds while a few texts are generated, at most: `attentionDecode()` with a projection. */
 export const MOST_BUFFERS = 11;
 
-/** Parts of K, at most, and terms of a part, at least. */
-const MOST_PARTS = 8, LEAST_TERMS = 128;
+/** Parts of K, at most. */
+const MOST_PARTS = 8;
 
-/** Terms of a part for tens of rows, at most, in a workgroup of 48 KiB; `canMultiplyRows()` refuses those of less memory. */
+/**
+ * Parts of K, at most, if the bits of a row may not depend on how many rows there are: with few rows the next launch reads the
+ * parts of all of them in every workgroup. Not measured.
+ */
+const MOST_INVARIANT_PARTS = 2;
+
+/** Terms of a part, at least. */
+const LEAST_TERMS = 128;
+
+/** Terms of a part for tens of rows, at most: a workgroup of 48 KiB has no memory for more. `canMultiplyRows()` has the check. */
 const MOST_TERMS = 768;
 
 /** Workgroups that keep a large GPU busy. */
 const BUSY_WORKGROUPS = 128;
 
 /**
- * Parts of K, at most, if a pass of a few rows may have more than one: the next launch reads the parts of all its rows in every
- * workgroup. A guess, as it was not measured.
- */
-const MOST_PARTS_OF_MANY = 2;
-
-/**
- * Parts of K for a product of so many rows that has too few columns to keep a GPU busy.
+ * Parts of K in which a product keeps a GPU busy, although y has few columns and up to tens of rows.
  *
- * @param options.isInvariant whether a pass may have fewer rows, of the same bits.
+ * @param sizes.rows for which the kernel is chosen; 1 by default.
+ * @param sizes.isInvariant whether the bits of a row may not depend on how many rows there are; false by default.
  */
 export function partsOf(
   { K, N, rows = 1, isInvariant = false }: {
@@ -466,11 +470,11 @@ export function partsOf(
     isInvariant?: boolean;
   },
 ): number {
-  const areTens = rows > MOST_ROWS,
-    most = isInvariant && !areTens ? MOST_PARTS_OF_MANY : MOST_PARTS;
-  const groups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1);
-  const needed = areTens ? ceilDiv(K, MOST_TERMS) : 1;
-  let parts = Math.min(most, Math.max(needed, ceilDiv(BUSY_WORKGROUPS, groups)));
+  const areTens = rows > MOST_FEW_ROWS;
+  const most = isInvariant && !areTens ? MOST_INVARIANT_PARTS : MOST_PARTS;
+  const least = areTens ? ceilDiv(K, MOST_TERMS) : 1;
+  const workgroups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1); // per part
+  let parts = Math.min(most, Math.max(least, ceilDiv(BUSY_WORKGROUPS, workgroups)));
   while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
   return parts;
 }
@@ -494,7 +498,7 @@ export function vectorProduct(program: Program, product: Product): void {
   const LANES = isCpu ? 1 : transposeB ? lanesOf(fetches) : 64;
   const VECTORS = isCpu ? 16 : 2 * Math.floor(VECTOR_INVOCATIONS / LANES / 2); // each row has as many invocations
   let ROWS = 1;
-  while (ROWS < Math.min(kernelRows, isPaired ? MOST_ROWS / 2 : MOST_ROWS)) ROWS *= 2;
+  while (ROWS < Math.min(kernelRows, isPaired ? MOST_FEW_ROWS / 2 : MOST_FEW_ROWS)) ROWS *= 2;
   while (normalize && ROWS > 1 && !canNormalize(program.device, K, ROWS)) ROWS /= 2;
   const type = scales ? "int8" : "real", hasFewRegisters = isPaired || ROWS > 4;
   const mostFetchGroups = isCpu ? 1 : Math.min(MOST_FETCH_GROUPS[type], hasFewRegisters ? 2 : 4);
@@ -580,14 +584,14 @@ export function vectorProduct(program: Program, product: Product): void {
 /** Name of the variant of matrix_rows.wgsl. */
 export const MATRIX_ROWS = "matrix rows";
 
-/** Matrices of 16 columns of a workgroup of matrix_rows.wgsl, subgroups that share one, and terms of K per step, at most. */
-const ROWS_TILE = { COLUMNS: 2, SHARES: 4, STEP: 256 };
+/** A workgroup of matrix_rows.wgsl: matrices of 16 columns, subgroups that share one, and terms of K per step, at most. */
+const MATRIX_ROWS_TILE = { COLUMNS: 2, SHARES: 4, MOST_STEP: 256 };
 
 /** Bytes of a workgroup of matrix_rows.wgsl for a part of K. */
 function matrixRowsBytes(
   { terms, STEP, transposeB }: { terms: number; STEP: number; transposeB: boolean },
 ): number {
-  const { COLUMNS, SHARES } = ROWS_TILE, columns = MATRIX_SIDE * COLUMNS;
+  const { COLUMNS, SHARES } = MATRIX_ROWS_TILE, columns = MATRIX_SIDE * COLUMNS;
   const a = MATRIX_SIDE * (2 * terms + 16);
   const b = transposeB ? columns * (2 * STEP + 16) : STEP * (2 * columns + 16);
   return a + Math.max(b, COLUMNS * SHARES * MATRIX_SIDE * (4 * MATRIX_SIDE + 16));
@@ -595,33 +599,40 @@ function matrixRowsBytes(
 
 /** Terms of a part of K in whole turns of the subgroups of matrix_rows.wgsl, and terms per step. */
 function stepsOfRows(split: number): { terms: number; STEP: number } {
-  const turn = MATRIX_SIDE * ROWS_TILE.SHARES, terms = ceilDiv(split, turn) * turn;
-  let STEP = Math.min(terms, ROWS_TILE.STEP);
+  const turn = MATRIX_SIDE * MATRIX_ROWS_TILE.SHARES, terms = ceilDiv(split, turn) * turn;
+  let STEP = Math.min(terms, MATRIX_ROWS_TILE.MOST_STEP);
   while (terms % STEP !== 0) STEP -= turn;
   return { terms, STEP };
 }
 
-/** Whether matrix_rows.wgsl can compute products of K terms in so many parts, by the memory of its workgroups. */
+/**
+ * Whether matrix_rows.wgsl can compute a product in so many parts of K, by its vectors and by the memory of its workgroups.
+ *
+ * @param sizes.parts 1 by default.
+ * @param sizes.isNormalized whether the product normalises its rows; false by default.
+ */
 export function canMultiplyRows(
   device: Pick<Device, "gpu" | "matrixShapes">,
-  { K, parts = 1, isNormalized = false, transposeB = false }: {
+  { N, K, transposeB = false, parts = 1, isNormalized = false }: {
+    N: number;
     K: number;
+    transposeB?: boolean;
     parts?: number | undefined;
     isNormalized?: boolean;
-    transposeB?: boolean;
   },
 ): boolean {
-  const { COLUMNS, SHARES } = ROWS_TILE;
+  const { COLUMNS, SHARES } = MATRIX_ROWS_TILE;
   const bytes = matrixRowsBytes({ ...stepsOfRows(K / parts), transposeB }) +
     (isNormalized ? sumBytes(MATRIX_SUBGROUP * COLUMNS * SHARES) : 0);
-  return hasMatrices(device) && K % (8 * parts) === 0 && !(isNormalized && parts > 1) &&
+  const areVectors = K % (8 * parts) === 0 && N % (transposeB ? 4 : 8) === 0; // of b, and of y
+  return hasMatrices(device) && areVectors && !(isNormalized && parts > 1) &&
     bytes <= device.gpu.limits.maxComputeWorkgroupStorageSize;
 }
 
 /** matrix_rows.wgsl, for tens of rows, as in generation of many texts. */
 export function matrixRowsProduct(program: Program, product: Product): void {
   const { a, b, M, N, K, transposeB, normalize, parts = 1, aStride, aStart } = product;
-  const { COLUMNS, SHARES } = ROWS_TILE, invocations = MATRIX_SUBGROUP * COLUMNS * SHARES;
+  const { COLUMNS, SHARES } = MATRIX_ROWS_TILE, invocations = MATRIX_SUBGROUP * COLUMNS * SHARES;
   const split = K / parts, { terms, STEP } = stepsOfRows(split);
   const sizes = { a, M, K, aStride, aStart, rows: MATRIX_SIDE, invocations };
   const normalized = normalize && normalizedRows(normalize, sizes);

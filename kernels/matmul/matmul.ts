@@ -41,7 +41,7 @@ import {
   MATRIX_ROWS,
   matrixProduct,
   matrixRowsProduct,
-  MOST_ROWS,
+  MOST_FEW_ROWS,
   type Product,
   tiledProduct,
   vectorProduct,
@@ -83,10 +83,10 @@ export interface MatmulOptions {
   addend?: Addend | undefined;
   /** Number that is added to the diagonal of y, likewise; 0 by default, as it must be with `parts`. */
   diagonal?: number;
-  /** Layer-norm or RMS norm of `a` before the product, for few rows that are not transposed, or on tensor cores tens. */
+  /** Layer-norm or RMS norm of `a` before the product: for few rows, or on tensor cores tens, that are not transposed. */
   normalize?: Normalization | undefined;
   /**
-   * Number of partial sums over equal parts of K, for a few rows: y is f32 [parts,M,N] then, and its sum over the parts
+   * Number of partial sums over equal parts of K, for rows as with `normalize`: y is f32 [parts,M,N] then, and its sum over the parts
    * is the product. Part 0 includes the bias.
    */
   parts?: number | undefined;
@@ -270,12 +270,11 @@ function needsVector({ normalize, epilogue, scales, parts }: Product): boolean {
 
 /** Whether matrix_rows.wgsl computes a product that vector.wgsl could compute as well. */
 function fitsMatrixRows(device: Pick<Device, "gpu" | "matrixShapes">, product: Product): boolean {
-  const { a, b, K, N, kernelRows, transposeB, normalize, parts, scales, epilogue } = product;
-  const { bStride, yStride, yStart } = product;
-  return kernelRows > MOST_ROWS && !scales && epilogue?.kind !== "pairedForward" &&
+  const { a, b, N, K, kernelRows, transposeB, normalize, parts, scales, epilogue } = product;
+  return kernelRows > MOST_FEW_ROWS && !scales && epilogue?.kind !== "pairedForward" &&
     b.dtype === "f16" && (a.dtype === "f16" || normalize !== undefined) &&
-    bStride % 8 === 0 && [yStride, yStart, N].every((count) => count % 4 === 0) &&
-    canMultiplyRows(device, { K, parts, transposeB, isNormalized: normalize !== undefined });
+    product.yStride % 4 === 0 && product.yStart % 4 === 0 &&
+    canMultiplyRows(device, { N, K, transposeB, parts, isNormalized: normalize !== undefined });
 }
 
 /** Records the launches of a product. */

@@ -1,10 +1,10 @@
 // y = a · b, or norm(a) · b, for tens of rows a.   a: [M,K]; b: [K,N], or [N,K] transposed; y: [M,N]
 // Needs Sizes, besideOf() and storeWith() from epilogue.wgsl, and normalizeRows() from ../normalized_rows.wgsl.
 //
-// For generation of many texts on GPUs with tensor cores, where launches and waits for memory decide. A workgroup
-// computes 16 rows × 16 · COLUMNS columns of y. Its invocations fetch their whole rows of a, and the first STEP rows of
-// b, before they wait for anything. SHARES subgroups share a matrix of y: each multiplies every SHARES-th matrix of 16
-// terms of K. Their sums are added up in workgroup memory.
+// For generation of many texts on GPUs with tensor cores, whose time is that of launches and waits for memory. A workgroup
+// computes 16 rows × 16 · COLUMNS columns of y. Its invocations fetch their whole rows of a, and of b the first STEP terms
+// of K, before they wait for anything. SHARES subgroups share a matrix of y: each multiplies every SHARES-th matrix of 16
+// terms. Their sums are added up in workgroup memory.
 //
 // With SPLIT workgroup z sums over `split` terms of K, and its y is a partial sum.   y: [parts,M,N]
 enable f16;
@@ -16,9 +16,9 @@ const TRANSPOSE_B: bool = false;
 const NORMALIZE: bool = true;
 const SPLIT: bool = true;
 const COLUMNS: u32 = 2; // matrices of 16 columns per workgroup
-const SHARES: u32 = 4;
-const STEP: u32 = 256; // a multiple of 16 · SHARES
-const STEPS: u32 = 1;
+const SHARES: u32 = 4; // subgroups that share a matrix of y
+const STEP: u32 = 256; // terms of K that are staged at the same time, a multiple of 16 · SHARES
+const STEPS: u32 = 1; // of a workgroup, the last one padded with zeros
 
 // unless NORMALIZE
 @group(0) @binding(0) var<storage, read> a: array<vec2u>; // each element has four f16
@@ -60,7 +60,7 @@ fn placeOf(index: u32, i: u32) -> vec2u {
   return vec2u(vector / B_WIDTH, vector % B_WIDTH);
 }
 
-// Begins to read the tile of b from row k on, and from a column on.
+// Begins to read the tile of b that starts with term k and this column.
 fn fetch(index: u32, k: u32, column: u32) {
   // unroll
   for (var i = 0u; i < B_FETCHES; i++) {
@@ -113,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     for (var i = 0u; i < B_FETCHES; i++) {
       let place = placeOf(index, i);
       let k = begin + step * STEP + select(place.x, 8 * place.y, TRANSPOSE_B);
-      tile[place.x * B_STRIDE + place.y] = select(vec4u(), fetched[i], k < end); // past the end zeros meet anything finite
+      tile[place.x * B_STRIDE + place.y] = select(vec4u(), fetched[i], k < end); // past the end a has any finite terms, and b zeros
     }
     workgroupBarrier();
     if (step + 1 < STEPS) { fetch(index, begin + (step + 1) * STEP, firstColumn); }

@@ -585,11 +585,11 @@ Deno.test("partsOf() gives tens of rows as many parts of K as keep a GPU busy an
   assert.equal(parts(96, 64, 9), 1);
 });
 
-Deno.test("canMultiplyRows() counts the memory of a workgroup", () => {
+Deno.test("canMultiplyRows() counts the memory of a workgroup, and whole vectors of b and y", () => {
   const on = withEmulatedMatrices(device);
-  const can = (kibibytes: number, sizes: Parameters<typeof canMultiplyRows>[1]) => {
+  const can = (kibibytes: number, sizes: Partial<Parameters<typeof canMultiplyRows>[1]>) => {
     const limits = { maxComputeWorkgroupStorageSize: kibibytes * 1024 } as GPUSupportedLimits;
-    return canMultiplyRows({ ...on, gpu: { limits } as GPUDevice }, sizes);
+    return canMultiplyRows({ ...on, gpu: { limits } as GPUDevice }, { N: 16, K: 64, ...sizes });
   };
   const normed = { K: 256, isNormalized: true }; // 32,000 bytes
   assert.deepEqual([16, 32].map((size) => can(size, normed)), [false, true]);
@@ -600,7 +600,9 @@ Deno.test("canMultiplyRows() counts the memory of a workgroup", () => {
   assert.deepEqual([can(48, { K: 3072 }), can(48, { K: 3072, parts: 4 })], [false, true]);
   assert.ok(!can(48, { K: 256, isNormalized: true, parts: 2 }));
   assert.ok(!can(48, { K: 100 }));
-  assert.ok(!canMultiplyRows({ ...on, matrixShapes: [] }, { K: 64 }));
+  assert.deepEqual([can(48, { N: 12 }), can(48, { N: 12, transposeB: true })], [false, true]);
+  assert.ok(!can(48, { N: 10, transposeB: true }));
+  assert.ok(!canMultiplyRows({ ...on, matrixShapes: [] }, { N: 16, K: 64 }));
 });
 
 Deno.test("variantsToMeasure() has the largest tile only for large products on devices that allow it", () => {
