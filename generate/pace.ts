@@ -12,10 +12,10 @@ const CHUNK_MS = 16;
 const READ_BACK_MS = 10;
 
 /**
- * Milliseconds of the device in a last chunk on Dawn: its tokens become text after the device has computed all, those of
- * the chunk before it meanwhile. Natively each chunk takes the host `READ_BACK_MS`.
+ * Milliseconds of the device in the last chunk on Dawn: while the device computes it, the tokens before become text, and only
+ * its own are left for the end. Natively it would not pay, as each chunk takes the host `READ_BACK_MS`.
  */
-const LAST_MS = 4;
+const LAST_CHUNK_MS = 4;
 
 /** Share of a chunk's expected time after which the host begins to wait for it; until then it can do other work. */
 const FREE_SHARE = 0.85;
@@ -73,7 +73,7 @@ export class Pace {
   readonly #stepMs: Map<number, number> = new Map(); // by rowsKey()
   readonly #firstStepMs: number;
   readonly #pauses: boolean;
-  readonly #splitsLast: boolean;
+  readonly #leavesLast: boolean;
   readonly #leastChunkMs: number;
   readonly #mostChunkMs: number;
   #chunkMs: number;
@@ -86,7 +86,7 @@ export class Pace {
     { chunkMs = CHUNK_MS }: PaceOptions = {},
   ) {
     this.#pauses = !isCpu && provider === "native";
-    this.#splitsLast = !isCpu && provider === "dawn";
+    this.#leavesLast = !isCpu && provider === "dawn";
     this.#leastChunkMs = this.#chunkMs = chunkMs;
     this.#mostChunkMs = isCpu ? chunkMs : MOST_GROWTH * chunkMs; // a CPU adapter has the host's cores
     this.#firstStepMs = CHUNK_MS / FIRST_CHUNK[isCpu ? "cpu" : "gpu"];
@@ -102,7 +102,8 @@ export class Pace {
    *
    * @param options.isFirst whether all requests begin: then the chunk takes a quarter of the time.
    * @param options.logprobs whether there are logprobs: then the chunk has no more tokens than the device keeps them for.
-   * @param options.left steps until all requests have ended: a rest that takes less time than to read it back is included.
+   * @param options.left steps until all requests have ended: a rest that takes less time than to read it back is included, but
+   * on Dawn the chunk leaves the last `LAST_CHUNK_MS` to another one, if it has more than as many itself.
    */
   steps(
     rows: number,
@@ -111,7 +112,7 @@ export class Pace {
     const stepMs = this.#stepOf(rows);
     const count = Math.ceil((isFirst ? this.#chunkMs / 4 : this.#chunkMs) / stepMs);
     const withRest = (left - count) * stepMs < READ_BACK_MS ? left : count;
-    const last = this.#splitsLast && withRest === left ? Math.ceil(LAST_MS / stepMs) : 0;
+    const last = this.#leavesLast && withRest === left ? Math.ceil(LAST_CHUNK_MS / stepMs) : 0;
     const steps = withRest > 2 * last ? withRest - last : withRest;
     return Math.max(1, Math.min(logprobs ? LOGPROBS_KEPT : Infinity, steps));
   }

@@ -457,7 +457,8 @@ export class Slots implements Disposable {
     }
     const stale = [...this.#staleRows].sort((a, b) => a - b);
     for (let first = 0, end; first < stale.length; first = end) { // neighbours together: an upload takes the host 5 to 12 µs
-      for (end = first + 1; stale[end] === stale[end - 1]! + 1;) end++;
+      end = first + 1;
+      while (stale[end] === stale[end - 1]! + 1) end++;
       const words = stale.slice(first, end).flatMap((row) => this.#cursorOf(rows[row]));
       const cursors = viewTensor(this.#cursors, {
         offset: 4 * stale[first]!,

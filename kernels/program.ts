@@ -204,9 +204,12 @@ export class Program implements Disposable {
     return { ...tensor, shape, dtype };
   }
 
-  /** Creates scratch tensors of the sizes that another program came to need, so that none is kept beside a larger one. */
-  reserveScratch(of: Program): void {
-    of.#scratch.forEach((tensors, slot) => this.scratch(tensors.at(-1)!.shape, { slot }));
+  /**
+   * Creates scratch tensors of the sizes that another program came to need, so that a program of the same launches keeps no
+   * smaller one beside them.
+   */
+  reserveScratch(planned: Program): void {
+    planned.#scratch.forEach((tensors, slot) => this.scratch(tensors.at(-1)!.shape, { slot }));
   }
 
   /** Bytes of scratch tensors. */

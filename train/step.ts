@@ -231,6 +231,7 @@ export function createTrainStep(
     optimizer.record(program, { gradients, update: state.update });
     return { others, update };
   };
+  // recorded on a dry device first, which finds the sizes of scratch tensors
   const planned = new Program(dryDevice(device)), program = new Program(device);
   record(planned);
   program.reserveScratch(planned);

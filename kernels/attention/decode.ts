@@ -23,8 +23,9 @@ export interface Projection {
 const MOST_FETCHES = 16;
 
 /**
- * Invocations of a launch on a GPU, at most, in workgroups of more than 64: a core then runs more heads at the same time. On
- * an H200 a token of gpt2 took 0.88 of the time for 64 texts with workgroups of 64, and 1.04 for eight (November 2026).
+ * Invocations of a launch on a GPU, at most, unless workgroups of 64 are more: with small workgroups a core runs more heads at
+ * the same time. With workgroups of 64 instead of 256 a token of gpt2 took 0.88 of the time for 64 texts, and 1.04 for eight
+ * (H200, November 2026).
  */
 const MOST_INVOCATIONS = 2 ** 15;
 
@@ -62,7 +63,10 @@ export function attentionDecode(
     & { keys: Tensor; values: Tensor }
     & ({ y: Tensor; projected?: undefined } | { y?: undefined; projected: Tensor }),
   { kernelRows, ...scores }: AttentionScores & {
-    /** Number B·S of tokens for which the kernel is chosen: with the same one the bits of a text do not depend on the others. */
+    /**
+     * Number of tokens for which the kernel is chosen, B·S by default. With the same number the bits of a text do not depend on
+     * how many there are.
+     */
     kernelRows?: number | undefined;
   } = {},
 ): void {
@@ -98,17 +102,16 @@ export function attentionDecode(
   const { isCpu } = program.device, { dtype } = keys;
   const EACH = elementsPerFetch(dtype, HS)!, PIECES = HS / EACH;
   const { maxComputeWorkgroupStorageSize: memory } = program.device.gpu.limits;
-  const fewest = 2 ** Math.ceil(Math.log2(PIECES)); // a share
-  let WORKGROUP_SIZE = isCpu ? Math.max(32, fewest) : memory < 2 ** 15 ? 128 : 256;
-  const workgroups = NH * (kernelRows ?? B * S);
-  while (
-    !isCpu && WORKGROUP_SIZE > Math.max(64, fewest) &&
-    WORKGROUP_SIZE * workgroups > MOST_INVOCATIONS
-  ) WORKGROUP_SIZE /= 2;
+  const share = 2 ** Math.ceil(Math.log2(PIECES)); // invocations, at least
+  const least = Math.max(isCpu ? 32 : 64, share), workgroups = NH * (kernelRows ?? B * S);
+  let WORKGROUP_SIZE = isCpu ? least : memory < 2 ** 15 ? 128 : 256;
+  while (WORKGROUP_SIZE > least && WORKGROUP_SIZE * workgroups > MOST_INVOCATIONS) {
+    WORKGROUP_SIZE /= 2;
+  }
   const TURNS = Math.min(PIECES, MOST_TURNS), SHARES = Math.floor(WORKGROUP_SIZE / PIECES);
   const TURN_FOURS = ceilDiv(TURNS, 4), KEYS = SHARES * TURNS;
   const PARTS = Math.max(1, Math.floor(WORKGROUP_SIZE / HS));
-  const slices = projection ? slicesOf(projection, { C, workgroups: NH * B * S }) : 1;
+  const slices = projection ? slicesOf(projection, { C, workgroups }) : 1;
   const product = projection &&
     projectionOf(projection, { C, HS, WORKGROUP_SIZE, SLICE: C / slices });
   const EXCHANGED = Math.max(

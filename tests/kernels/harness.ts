@@ -138,10 +138,14 @@ export function tensors<T extends Record<string, TensorSpec>>(
   return Object.fromEntries(made);
 }
 
-/** Fills what a program has for intermediate results with NaN, before its launches are recorded. */
-function poisonScratch(program: Program): void {
-  const length = 2 ** 19; // more than any test needs: what is asked for later is a part of it
-  upload(device, program.scratch([length]), new Float32Array(length).fill(NaN));
+/** Most elements of scratch tensors that a test needs. */
+const MOST_SCRATCH = 2 ** 19;
+
+/** Fills what a program has for intermediate results with NaN, before its launches are recorded; those of slot 0 only. */
+function poisonScratch(program: Program): Tensor {
+  const scratch = program.scratch([MOST_SCRATCH]);
+  upload(device, scratch, new Float32Array(MOST_SCRATCH).fill(NaN));
+  return scratch;
 }
 
 /** Records and runs one program on poisoned scratch, then returns the tensors' values. */
@@ -151,8 +155,9 @@ export async function runProgram(
   { on = device } = {},
 ): Promise<HostArray[]> {
   using program = new Program(on);
-  poisonScratch(program);
+  const { buffer } = poisonScratch(program);
   record(program);
+  assert.equal(program.scratch([1]).buffer, buffer, "a test needs more scratch than is poisoned");
   program.run();
   return await download(device, ...outputs);
 }
