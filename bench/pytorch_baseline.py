@@ -141,6 +141,17 @@ def intervals_ms(action, count):
     return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
 
 
+# milliseconds, as in kernels/timing.ts: by then a GPU that reaches the limit of its power has lowered its clock
+WARM_UP_MS = 400
+
+
+def warm_up(action):
+    """Repeats an action for as long as the GPU needs to be warm."""
+    warmed_ms = 0
+    while warmed_ms < WARM_UP_MS:
+        warmed_ms += sum(intervals_ms(action, 1))
+
+
 def train_step(
     gpt,
     batch,
@@ -199,6 +210,8 @@ def train_step(
     first_ms = 1e3 * (time.perf_counter() - start)
     for _ in range(warmup):
         step()
+    if not is_distributed:  # whose ranks must take the same number of steps
+        warm_up(step)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     ms = statistics.median(intervals_ms(step, steps))
@@ -217,7 +230,7 @@ def per_call_ms(action, repeats, samples=9):
         for _ in range(repeats):
             action()
 
-    many()
+    warm_up(many)
     return statistics.median(intervals_ms(many, samples)) / repeats
 
 

@@ -97,50 +97,63 @@ export interface TrainStepOptions {
 /** Most steps that are timed on the device. */
 const TIMED_STEPS = 15;
 
-/**
- * A model and its training step, by default recorded with the kernels that the tuner found to be the
- * fastest.
- */
-async function createTimedStep(
-  anyDevice: Device,
-  { config, batchSize, sequenceLength, precision, optimizer = "adamw", recompute = "none" }:
-    TrainStepBench,
-  { tuned = true, onTuning }: TrainStepOptions,
-): Promise<{ step: TrainStep; planned: TrainStepResult["planned"]; destroy(): void }> {
-  const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
-  const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer, recompute };
-  const plan = (dry: DryDevice) => {
-    const { activations } = createTrainStep(createGpt(dry, config, { precision }), options);
-    const logits = activations.at("logits").buffer.size; // a chunk, whatever the batch
-    return { activations: activations.bytes - logits, step: dry.bytes };
-  };
-  const problem = misfitOf(device, plan);
-  if (problem) {
-    throw new UserError(
-      `Cannot time a step of ${batchSize} rows as it must fit ${device.name} ${
-        shortageOf(problem)
-      }`,
-    );
-  }
-  const gpt = createGpt(device, config, { precision });
+/** The options of the step of a benchmark. */
+function stepOptions(
+  { batchSize, sequenceLength, optimizer = "adamw", recompute = "none" }: TrainStepBench,
+) {
+  return { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer, recompute };
+}
+
+/** A model with random parameters and its training step. */
+interface TimedStep extends Disposable {
+  readonly step: TrainStep;
+}
+
+/** Makes a model and its training step, with the kernels that were chosen for the device. */
+function createTimedStep(device: Device, bench: TrainStepBench): TimedStep {
+  const { config, precision } = bench, gpt = createGpt(device, config, { precision });
   initializeParameters(gpt, { seed: 0 });
-  const create = () => createTrainStep(gpt, options);
-  let step = create();
-  const { tunables } = step.program;
-  if (tuned && untuned(device, tunables.values()).length > 0) {
-    await tune(device, tunables.values(), onTuning);
-    initializeParameters(gpt, { seed: 0 }); // the tuner wrote over them
-    step.destroy();
-    step = create();
-  }
+  const step = createTrainStep(gpt, stepOptions(bench));
   return {
     step,
-    planned: plan(dryDevice(device)), // with the kernels that the tuner chose
-    destroy() {
+    [Symbol.dispose]() {
       step.destroy();
       gpt.destroy();
     },
   };
+}
+
+/** Plans a training step, with the kernels that were chosen for the device. */
+function planStep(device: Device, bench: TrainStepBench) {
+  const plan = (dry: DryDevice) => {
+    const { config, precision } = bench;
+    const { activations, program: { tunables } } = createTrainStep(
+      createGpt(dry, config, { precision }),
+      stepOptions(bench),
+    );
+    const logits = activations.at("logits").buffer.size; // a chunk, whatever the batch
+    return { planned: { activations: activations.bytes - logits, step: dry.bytes }, tunables };
+  };
+  const problem = misfitOf(device, plan);
+  if (problem) {
+    throw new UserError(
+      `Cannot time a step of ${bench.batchSize} rows as it must fit ${device.name} ${
+        shortageOf(problem)
+      }`,
+    );
+  }
+  return plan(dryDevice(device));
+}
+
+/** Finds the fastest kernels for a training step, by a step of its own: the tuner writes over its tensors. */
+async function tuneStep(
+  device: Device,
+  bench: TrainStepBench,
+  onTuning: TrainStepOptions["onTuning"],
+): Promise<void> {
+  if (untuned(device, planStep(device, bench).tunables.values()).length === 0) return;
+  using made = createTimedStep(device, bench);
+  await tune(device, made.step.program.tunables.values(), onTuning);
 }
 
 /**
@@ -148,18 +161,17 @@ async function createTimedStep(
  * device's idle time.
  */
 export async function measureTrainStep(
-  device: Device,
+  anyDevice: Device,
   bench: TrainStepBench,
-  { wallMs = 3000, flopsPerSecond, ...options }: TrainStepOptions = {},
+  { wallMs = 3000, tuned = true, flopsPerSecond, onTuning }: TrainStepOptions = {},
 ): Promise<TrainStepResult> {
+  const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
+  if (tuned) await tuneStep(device, bench, onTuning);
+  const { planned } = planStep(device, bench);
   const memory = meterMemory(device);
-  const { step, planned, destroy } = await createTimedStep(device, bench, options).catch(
-    (error) => {
-      memory.stop();
-      throw error;
-    },
-  );
   try {
+    using made = createTimedStep(device, bench);
+    const { step } = made;
     const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
     let next = 0;
     const submit = () => {
@@ -202,7 +214,6 @@ export async function measureTrainStep(
     };
   } finally {
     memory.stop();
-    destroy();
   }
 }
 
@@ -231,14 +242,11 @@ export async function profileTrainStep(
   device: Device,
   bench: TrainStepBench,
 ): Promise<ProfileRow[]> {
-  const { step, destroy } = await createTimedStep(device, bench, {});
-  try {
-    const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
-    await step.submit(0, [batch], { learningRate: 1e-4 });
-    return await profile(step.program);
-  } finally {
-    destroy();
-  }
+  await tuneStep(device, bench, undefined);
+  using made = createTimedStep(device, bench);
+  const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
+  await made.step.submit(0, [batch], { learningRate: 1e-4 });
+  return await profile(made.step.program);
 }
 
 /**

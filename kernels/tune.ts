@@ -1,4 +1,5 @@
 import { type Device, LimitError } from "./device.ts";
+import { dryDevice } from "./dry_device.ts";
 import { Program, type Tunable } from "./program.ts";
 import { clockOf, median, type Timed, timePasses, warmUpMsOf } from "./timing.ts";
 
@@ -47,6 +48,17 @@ const PASS_MS = 1;
 /** Most repeats of a kernel per pass. */
 const MOST_REPEATS = 200;
 
+/** Records a variant; returns whether it is within the limits of the device. */
+function recordsWithin(program: Program, { record }: Tunable, variant: string): boolean {
+  try {
+    record(program, variant);
+    return true;
+  } catch (error) {
+    if (error instanceof LimitError) return false;
+    throw error;
+  }
+}
+
 /** A variant of some work that is timed. */
 interface Candidate extends Timed {
   readonly key: string;
@@ -63,10 +75,15 @@ export class Tuner {
   readonly #program: Program; // holds all variants, so that they share scratch tensors
   readonly #candidates: Candidate[] = [];
 
-  /** Creates a tuner without work. */
-  constructor(device: Device) {
+  /** Creates a tuner for some work, with scratch tensors that suffice for all of its variants. */
+  constructor(device: Device, tunables: Iterable<Tunable>) {
     this.#device = device;
     this.#program = new Program(device);
+    const planned = new Program(dryDevice(device));
+    for (const tunable of tunables) {
+      for (const variant of tunable.variants) recordsWithin(planned, tunable, variant);
+    }
+    this.#program.reserveScratch(planned);
   }
 
   /**
@@ -74,16 +91,11 @@ export class Tuner {
    *
    * @returns a promise that resolves when they are compiled; undefined if they are.
    */
-  add({ key, variants, record }: Tunable): Promise<unknown> | undefined {
-    const program = this.#program;
-    for (const variant of variants) {
+  add(tunable: Tunable): Promise<unknown> | undefined {
+    const program = this.#program, { key } = tunable;
+    for (const variant of tunable.variants) {
       const first = program.length;
-      try {
-        record(program, variant);
-      } catch (error) {
-        if (error instanceof LimitError) continue;
-        throw error;
-      }
+      if (!recordsWithin(program, tunable, variant)) continue;
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
       this.#candidates.push({ key, variant, program, launches, repeats: 1 });
     }
@@ -139,7 +151,7 @@ export async function tune(
 ): Promise<void> {
   const open = untuned(device, tunables);
   if (open.length === 0) return;
-  using tuner = new Tuner(device);
+  using tuner = new Tuner(device, open);
   const added = open.map((tunable) => tuner.add(tunable));
   for (const [done, compiling] of added.entries()) {
     onProgress(done, open.length);

@@ -198,7 +198,7 @@ export async function* recordTuned(
     return step;
   }
 
-  using tuner = new Tuner(device);
+  using tuner = new Tuner(device, open);
   const added: (Promise<unknown> | undefined)[] = [];
   for (const [done, tunable] of open.entries()) {
     if (await hasAborted(signal)) throw signal!.reason;

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { meterMemory } from "../../bench/memory.ts";
 import { maxIterationsOf, Program, type Tunable } from "../../kernels/program.ts";
 import type { Tensor } from "../../kernels/tensor.ts";
-import { recordFastest, tune, untuned } from "../../kernels/tune.ts";
+import { recordFastest, tune, Tuner, untuned } from "../../kernels/tune.ts";
 import { device, poisoned } from "./harness.ts";
 
 const own = () => ({ ...device, choices: new Map<string, string>() });
@@ -54,6 +55,16 @@ Deno.test({
     assert.deepEqual(labelsOf(on, slow), ["100"]);
     y.buffer.destroy();
   },
+});
+
+Deno.test("a tuner's variants of several sizes share a scratch tensor of the largest size", () => {
+  const memory = meterMemory(device), variants = ["100", "300", "200"];
+  const record = (program: Program, variant: string) => void program.scratch([Number(variant)]);
+  const work: Tunable = { key: "scratch", variants, preferred: "100", record };
+  using tuner = new Tuner(device, [work]);
+  tuner.add(work);
+  memory.stop();
+  assert.equal(memory.peakBytes, 4 * 300);
 });
 
 Deno.test("recordFastest() records the preferred variant if the choice names none, and the work stays untuned", () => {
