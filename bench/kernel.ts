@@ -11,12 +11,12 @@ const program = command(
   "Print the WGSL that an op runs; without a variant, list the variants.",
 )
   .argument("[op]", "the op, a folder of kernels/, such as matmul")
-  .argument("[variant]", "the variant, such as 64x64/1")
+  .argument("[variant]", "the variant, such as 64x64/1, or a file, such as tiles")
   .addArgument(
     new Argument("[type]", "element type of the matrices").choices(["f16", "f32"] as const),
   )
   .option("--source", "print it before loops are unrolled")
-  .option("--all", "print it for every set of constants, not only for the first")
+  .option("--all", "print it for every set of constants, not only for the first of each file")
   .action((op, variant, type, options) =>
     runCommand(() => {
       const words = [op, variant, type].filter((word) => word !== undefined);
@@ -38,12 +38,13 @@ function print(
     const values = Object.entries(constants).map(([name, value]) => `${name} ${value}`);
     return `// ${values.join(", ")}\n${source ? specialized : unroll(specialized)}`;
   };
-  return (all ? found : found.slice(0, 1)).map(text).join("\n\n");
+  const firsts = Map.groupBy(found, ({ file }) => file).values().map(([first]) => first!);
+  return (all ? found : [...firsts]).map(text).join("\n\n");
 }
 
 /**
- * The kernels that an op, a variant and a type name. The variant may be left out before a type if only one variant
- * has that type.
+ * The kernels that an op, a variant or file, and a type name. The variant may be left out before a type if only one
+ * variant has that type.
  *
  * @throws {UserError} with the kernels that there are if there is none, or if a type alone names several.
  */
@@ -60,7 +61,7 @@ function select(sources: readonly KernelSource[], words: readonly string[]): Ker
   const isType = words.length === 2 && /^f(16|32)$/.test(words[1]!);
   const [, variant, type] = isType ? [op, undefined, words[1]] : words;
   const found = ofOp.filter((kernel) =>
-    (variant === undefined || kernel.variant === variant) &&
+    (variant === undefined || kernel.variant === variant || kernel.file === variant) &&
     (type === undefined || kernel.dtype === type)
   );
   const isUnclear = isType && new Set(found.map(({ variant }) => variant)).size > 1;
@@ -73,12 +74,16 @@ function select(sources: readonly KernelSource[], words: readonly string[]): Ker
   );
 }
 
-/** A line per op, variant and type. */
+/** A line per op, variant and type, with the files of the variant if they are not its name. */
 function listOf(sources: readonly KernelSource[]): string {
   const groups = Map.groupBy(sources, ({ op, variant, dtype }) => `${op} "${variant}" ${dtype}`);
-  return [...groups].map(([name, { length }]) =>
-    `${name}  ${length} ${length === 1 ? "set" : "sets"} of constants`
-  ).join("\n");
+  return [...groups].map(([name, kernels]) => {
+    const files = new Set(
+      kernels.filter(({ file, variant }) => file !== variant).map(({ file }) => file),
+    );
+    return `${name}  ${kernels.length} ${kernels.length === 1 ? "set" : "sets"} of constants` +
+      (files.size > 0 ? ` of ${[...files].sort().join(", ")}` : "");
+  }).join("\n");
 }
 
 await program.parseAsync();

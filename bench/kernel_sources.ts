@@ -18,7 +18,9 @@ import { createTrainStep } from "../train/step.ts";
 export interface KernelSource {
   /** The op: the folder in kernels/. */
   readonly op: string;
-  /** The tuner's name of the variant, or the name of the file if there is one variant. */
+  /** The file that has main(), without `.wgsl`. */
+  readonly file: string;
+  /** The tuner's name of the variant, or that of the file if there is one variant. */
   readonly variant: string;
   /** Element type of the matrices: f32 if nothing is f16. */
   readonly dtype: "f16" | "f32";
@@ -102,9 +104,17 @@ export function kernelSources(
   const collect = ({ used }: SharedPipelines, variant?: string) => {
     for (const [pipeline, { shader, constants }] of used) {
       const [, op, file] = /(\w+)\/(\w+)\.wgsl$/.exec(labelOf(shader))!;
-      const dtype = sources.get(pipeline)?.dtype ??
-        (/^enable f16;/.test(specialize(shader, constants)) ? "f16" : "f32");
-      sources.set(pipeline, { op: op!, variant: variant ?? file!, dtype, shader, constants });
+      const isF16 = "kernels/packed_f16.wgsl" in shader || // which needs no `enable f16;`
+        /^enable f16;/.test(specialize(shader, constants));
+      const dtype = sources.get(pipeline)?.dtype ?? (isF16 ? "f16" : "f32");
+      sources.set(pipeline, {
+        op: op!,
+        file: file!,
+        variant: variant ?? file!,
+        dtype,
+        shader,
+        constants,
+      });
     }
   };
   for (const kind of machines) {

@@ -13,8 +13,6 @@
 // Rows are queries, and columns keys. An invocation has the eight keys from 8x on, so that it stores eight f16, 16 bytes, at
 // once. A pair whose query does not see its key is stored as zeros. Tiles that have only such pairs are neither stored nor
 // read.
-enable f16;
-
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
