@@ -49,14 +49,15 @@ export function dims<
   for (const [role, [tensor, shape, dtypes]] of Object.entries<Dimensioned>(tensors)) {
     if (!tensor) continue;
     assertDType(action, { [role]: tensor }, ...dtypes.split("|") as DType[]);
-    const terms = shape.split(",");
-    const expected = terms.map((term) => expectedOf(term, values));
+    const terms = termsOf(shape), before = new Map(values);
     let fits = terms.length === tensor.shape.length;
     for (let i = 0; fits && i < terms.length; i++) {
       const { product, names } = evaluate(terms[i]!, values), length = tensor.shape[i]!;
       if (names.length > 1) {
         throw new TypeError(
-          `Cannot determine the dimension ${terms[i]} as at most one of its names may be new: ` +
+          `Cannot determine the dimension ${
+            terms[i]!.join("·")
+          } as at most one of its names may be new: ` +
             `current new names are ${names}`,
         );
       }
@@ -64,6 +65,7 @@ export function dims<
       fits = names.length === 0 ? length === product : length % product === 0;
     }
     if (!fits) {
+      const expected = terms.map((term) => expectedOf(term, before));
       throw new RangeError(
         `Cannot run ${action} as ${role} must have shape [${expected}]: ` +
           `current shape of "${tensor.name}" is [${tensor.shape}]`,
@@ -73,23 +75,42 @@ export function dims<
   return Object.fromEntries(values) as Record<Names<T[keyof T][1]> | keyof K, number>;
 }
 
+/** A dimension as its factors, numbers and names: those of `3C` are 3 and C. */
+type Term = readonly (number | string)[];
+
+/** Shapes that were parsed: a program has each of them a hundred times, and parsing took a quarter of the time to record it. */
+const parsed = new Map<string, readonly Term[]>();
+
+/** The dimensions of a shape. */
+function termsOf(shape: string): readonly Term[] {
+  let terms = parsed.get(shape);
+  if (!terms) {
+    terms = shape.split(",").map((term) =>
+      term.replace(/^\d+(?=\p{L})/u, "$&·").split("·")
+        .map((factor) => /^\d+$/.test(factor) ? Number(factor) : factor)
+    );
+    parsed.set(shape, terms);
+  }
+  return terms;
+}
+
 /** The product of the known factors of a dimension, and the names among its factors that are not known. */
 function evaluate(
-  term: string,
+  term: Term,
   values: ReadonlyMap<string, number>,
 ): { product: number; names: string[] } {
-  const factors = term.replace(/^\d+(?=\p{L})/u, "$&·").split("·"), names = [];
+  const names: string[] = [];
   let product = 1;
-  for (const factor of factors) {
-    const value = /^\d+$/.test(factor) ? Number(factor) : values.get(factor);
-    if (value === undefined) names.push(factor);
+  for (const factor of term) {
+    const value = typeof factor === "number" ? factor : values.get(factor);
+    if (value === undefined) names.push(factor as string);
     else product *= value;
   }
   return { product, names };
 }
 
 /** A dimension for messages: `B·S` is 3S if B is 3. */
-function expectedOf(term: string, values: ReadonlyMap<string, number>): string {
+function expectedOf(term: Term, values: ReadonlyMap<string, number>): string {
   const { product, names } = evaluate(term, values);
   return `${product === 1 && names.length > 0 ? "" : product}${names.join("·")}`;
 }
