@@ -5,9 +5,9 @@
 // qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,rows,C], partial
 // sums of Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
 //
-// A workgroup has every P-th block of KEYS keys of one head. For each block it loops over
-// the heads of q that read the keys, and over their queries from the block's first key on, QUERIES at a time. Products
-// are those of matrices of 16 × 16 elements, as in forward_matrices.wgsl. Per tile of queries:
+// A workgroup has every P-th block of KEYS keys of one head. For each block it loops over the heads of q that read the keys,
+// and over their queries from the block's first key on, QUERIES at a time. Products are those of matrices of 16 × 16
+// elements, as in forward_matrices.wgsl. Per tile of queries:
 //
 //     by subgroup                            by invocation (COLUMNS scores of a query)
 //     scores = q · kᵀ, stored                p in registers, f · p replaces the scores
