@@ -45,11 +45,10 @@ import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import window from "./window.wgsl" with { type: "text" };
 import forwardMatrices from "./forward_matrices.wgsl" with { type: "text" };
 import backwardMatrices from "./backward_matrices.wgsl" with { type: "text" };
-import packedF16 from "../packed_f16.wgsl" with { type: "text" };
-import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { hasMatrices } from "../matrices.ts";
+import { packedOf } from "../packed.ts";
 import { POSITIONS } from "../positions.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
@@ -80,7 +79,7 @@ const LARGE_WORKGROUP = 256;
 const WINDOW: Shader = { "kernels/attention/window.wgsl": window, ...POSITIONS };
 
 /** What the kernels by matrices need. */
-const MATRICES: Shader = { "kernels/packed_f16.wgsl": packedF16, ...WINDOW, ...RANDOM };
+const MATRICES: Shader = { ...packedOf("f16"), ...WINDOW, ...RANDOM };
 
 /**
  * Most components of a head. The kernels unroll their loops over the components, to keep a head in registers. The
@@ -155,7 +154,7 @@ export function attentionForward(
       program.dispatch({
         shader: {
           "kernels/attention/forward_tiles.wgsl": forwardTiles,
-          ...packedOf(layer),
+          ...packedOf(layer.real),
           ...WINDOW,
           ...RANDOM,
         },
@@ -513,13 +512,6 @@ function dispatchRows(
   });
 }
 
-/** Four elements of qkv as they are stored. */
-function packedOf({ real }: Layer): Shader {
-  return real === "f16"
-    ? { "kernels/packed_f16.wgsl": packedF16 }
-    : { "kernels/packed_f32.wgsl": packedF32 };
-}
-
 /**
  * Most bytes of the tiles of f · p and ds, unless those of one head of k need more: to need no more, the heads are computed
  * in parts, one after the other. 8 sequences of 1,024 tokens and 12 heads need 204 MiB in f16.
@@ -541,7 +533,7 @@ function dispatchBackwardTiles(
   const scores = program.scratch([headsPerPart * GROUP, 2, tiles, TOKENS, TOKENS], { dtype: real });
   const shared = {
     "kernels/attention/score_tiles.wgsl": scoreTiles,
-    ...packedOf(layer),
+    ...packedOf(layer.real),
     ...WINDOW,
   };
   for (let firstHead = 0; firstHead < heads; firstHead += headsPerPart) {

@@ -13,12 +13,11 @@ import reduce from "./reduce.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import int8 from "../int8.wgsl" with { type: "text" };
-import packedF16 from "../packed_f16.wgsl" with { type: "text" };
-import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
 import type { Device } from "../device.ts";
 import { hasMatrices, MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
 import { type Normalization, normalizedRows, sumBytes } from "../normalized_rows.ts";
+import { packedOf } from "../packed.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { bytesPerElement, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import {
@@ -249,9 +248,7 @@ export function tiledProduct(
     program.dispatch({
       shader: {
         "kernels/matmul/tiles.wgsl": tiles,
-        ...(areF16
-          ? { "kernels/packed_f16.wgsl": packedF16 }
-          : { "kernels/packed_f32.wgsl": packedF32 }),
+        ...packedOf(areF16 ? "f16" : "f32"),
         ...EPILOGUE,
       },
       constants: {
