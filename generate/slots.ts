@@ -1,3 +1,4 @@
+import { MOST_FEW_ROWS } from "../kernels/matmul/launches.ts";
 import { Program } from "../kernels/program.ts";
 import type { PassTimer } from "../kernels/timing.ts";
 import {
@@ -63,11 +64,11 @@ const PREFILL_TOKENS = { gpu: 64, cpu: 16 };
 const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 
 /**
- * Rows for which the kernels of batch-invariant passes are chosen, whatever the number of their rows: up to eight slots
- * have those for eight rows, more slots those for 64. On an H200 64 rows of gpt2's shape took 6.0 ms per step with the
- * kernels for eight rows, and 1.9 ms with those for 64 (November 2026).
+ * Rows for which the kernels of batch-invariant passes are chosen, whatever the number of their rows, if there are more slots
+ * than `MOST_FEW_ROWS`; fewer slots have the kernels for that many. On an H200 64 rows of gpt2's shape took 6.0 ms per step
+ * with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026).
  */
-const FEW_ROWS = 8, MANY_ROWS = 64;
+const MANY_ROWS = 64;
 
 /** Tokens that are drawn before their logprobs are overwritten. */
 export const LOGPROBS_KEPT = 64;
@@ -229,7 +230,7 @@ export class Slots implements Disposable {
     );
     const cache = { cursors, layers: this.#layers };
     const { batchInvariant, slots } = this.options, inputs = { tokens, cache };
-    const drawnRows = slots <= FEW_ROWS ? FEW_ROWS : MANY_ROWS;
+    const drawnRows = slots <= MOST_FEW_ROWS ? MOST_FEW_ROWS : MANY_ROWS;
     const kernelRows = batchInvariant ? (count === 1 ? drawnRows : count) : undefined;
     const output = forward(program, this.#model, inputs, activations, { kernelRows });
     return { program, output };

@@ -938,14 +938,20 @@ Deno.test(
     const K = 96, N = 40, M = 70, onGpu = { ...device, isCpu: false };
     const a = randomValues(random, M * K), b = randomValues(random, K * N);
     const row = randomValues(random, K);
-    const cases: { kernelRows: number; isNormalized: boolean; dtype?: DType; on?: Device }[] = [
-      { kernelRows: 8, isNormalized: true },
-      { kernelRows: 64, isNormalized: false },
+    const cases: {
+      kernel: string;
+      kernelRows: number;
+      isNormalized: boolean;
+      dtype?: DType;
+      on?: Device;
+    }[] = [
+      { kernel: "vector", kernelRows: 8, isNormalized: true },
+      { kernel: "tiles", kernelRows: 64, isNormalized: false },
       ...(REAL_TYPES.includes("f16") ? devicesWithMatrices(device) : []).map(({ on }) => (
-        { kernelRows: 64, isNormalized: true, dtype: "f16", on } as const
+        { kernel: "matrix_rows", kernelRows: 64, isNormalized: true, dtype: "f16", on } as const
       )),
     ];
-    for (const { kernelRows, isNormalized, dtype = "f32", on = onGpu } of cases) {
+    for (const { kernel, kernelRows, isNormalized, dtype = "f32", on = onGpu } of cases) {
       const rows = async (count: number) => {
         const t = tensors({
           a: [[count, K], "f32", a.subarray(0, count * K)],
@@ -955,10 +961,14 @@ Deno.test(
         });
         const normalize = isNormalized ? { weight: t.row, bias: t.row } : undefined;
         const [y] = await runProgram(
-          (program) => matmul(program, t, { y: t.y }, { normalize, kernelRows }),
+          (program) => {
+            matmul(program, t, { y: t.y }, { normalize, kernelRows });
+            assert.equal(program.labels[0], `kernels/matmul/${kernel}.wgsl`);
+          },
           [t.y],
           { on },
         );
+        assert.ok(y!.every(Number.isFinite));
         return y!.subarray(0, N);
       };
       assert.deepEqual(await rows(1), await rows(M));
