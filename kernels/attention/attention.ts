@@ -36,6 +36,7 @@ import forward from "./forward.wgsl" with { type: "text" };
 import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
 import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
 import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
 import scoreTiles from "./score_tiles.wgsl" with { type: "text" };
@@ -154,8 +155,7 @@ export function attentionForward(
       program.dispatch({
         shader: {
           "kernels/attention/forward_tiles.wgsl": forwardTiles,
-          ...packedOf(layer.real),
-          ...WINDOW,
+          ...tilesOf(layer),
           ...RANDOM,
         },
         constants: { real4: layer.real4, ...layer.constants, ...constants },
@@ -512,6 +512,11 @@ function dispatchRows(
   });
 }
 
+/** What the kernels by tiles need. */
+function tilesOf({ real }: Layer): Shader {
+  return { "kernels/attention/tiles.wgsl": tiles, ...packedOf(real), ...WINDOW };
+}
+
 /**
  * Most bytes of the tiles of f · p and ds, unless those of one head of k need more: to need no more, the heads are computed
  * in parts, one after the other. 8 sequences of 1,024 tokens and 12 heads need 204 MiB in f16.
@@ -531,11 +536,7 @@ function dispatchBackwardTiles(
   const parts = ceilDiv(heads, Math.max(1, Math.floor(mostBytes / headBytes)));
   const headsPerPart = ceilDiv(heads, parts);
   const scores = program.scratch([headsPerPart * GROUP, 2, tiles, TOKENS, TOKENS], { dtype: real });
-  const shared = {
-    "kernels/attention/score_tiles.wgsl": scoreTiles,
-    ...packedOf(layer.real),
-    ...WINDOW,
-  };
+  const shared = { "kernels/attention/score_tiles.wgsl": scoreTiles, ...tilesOf(layer) };
   for (let firstHead = 0; firstHead < heads; firstHead += headsPerPart) {
     const count = Math.min(headsPerPart, heads - firstHead), sizes = { T, seenBlocks, firstHead };
     program.dispatch({

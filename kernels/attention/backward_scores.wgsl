@@ -68,9 +68,7 @@ fn fetchKeys(head: Head, firstKey: u32, step: u32, index: u32) -> Block {
 }
 
 fn stageKeys(block: Block, index: u32) {
-  let terms = transpose(
-    mat4x4f(unpacked(block[0]), unpacked(block[1]), unpacked(block[2]), unpacked(block[3])),
-  );
+  let terms = transposed(block);
   let vector = keysOf(index);
   // unroll
   for (var i = 0u; i < 4u; i++) {

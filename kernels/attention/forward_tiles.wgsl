@@ -1,5 +1,5 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, in tiles.
-// Needs packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl, seenBy() from window.wgsl, rowDropoutPlace() from ../random.wgsl.
+// Needs xOf(), yOf() and transposed() from tiles.wgsl, unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl, seenBy() from window.wgsl, rowDropoutPlace() from ../random.wgsl.
 //
 // qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
@@ -45,7 +45,6 @@ const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
 const TOKENS: u32 = 64; // queries, and keys, of a tile: 32 or 64
-const TERMS: u32 = 16; // per step of a product
 const FETCHES: u32 = 1; // blocks per invocation and step, at most
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 
@@ -58,11 +57,9 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read_write> logSumExp: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
-const X: u32 = 8; // invocations along the columns, and along the components
 const Y: u32 = TOKENS / 4; // invocations along the rows
 const WORKGROUP_SIZE: u32 = X * Y;
 const QUADS: u32 = HS / 4; // vectors of four components
-const TERMS4: u32 = TERMS / 4;
 const SCORE_STEPS: u32 = HS / TERMS;
 const OUT_STEPS: u32 = TOKENS / TERMS;
 const SCORE_COLUMNS: u32 = TOKENS / 4 / X;
@@ -79,8 +76,7 @@ const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
 
-// A vector of four components of each of four tokens: an invocation fetches one such block at a time.
-alias Block = array<packed, 4>;
+// A block is a vector of four components of each of four tokens.
 alias Fetched = array<Block, FETCHES>;
 const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks per step of rows
 const FACTOR_BLOCKS: u32 = Y * TERMS4; // blocks per step of a, and of b
@@ -105,15 +101,6 @@ struct BTerms {
 
 var<workgroup> aTile: array<ATerms, TERMS4>; // [term / 4].rows[term % 4]
 var<workgroup> bTile: array<BTerms, TERMS4>;
-
-// A warp's 32 invocations cover 8 × 4 vectors of a tile. Neighbours have the same x or the same y, so that they
-// load the same vectors of b or of a; matmul/tiles.wgsl gives the reason.
-fn xOf(index: u32) -> u32 {
-  return index % 2 + index / 4 % 4 * 2;
-}
-fn yOf(index: u32) -> u32 {
-  return index / 32 * 4 + index / 16 % 2 * 2 + index / 2 % 2;
-}
 
 // The tokens of the vector c of an invocation's columns.
 fn tokensOfColumn(first: u32, x: u32, c: u32) -> vec4u {
@@ -144,9 +131,7 @@ fn quadOfBlock(block: u32, step: u32) -> u32 {
 
 // Stages a block of a or b.
 fn stageTransposed(block: u32, tokens: Block) {
-  let terms = transpose(
-    mat4x4f(unpacked(tokens[0]), unpacked(tokens[1]), unpacked(tokens[2]), unpacked(tokens[3])),
-  );
+  let terms = transposed(tokens);
   let quad = quadOf(block);
   let vector = vectorOf(block);
   if (isOfA(block)) {

@@ -1,5 +1,5 @@
 // The tiles of scores of the backward pass, for backward_scores.wgsl and backward_products.wgsl, and products in steps.
-// Needs packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl; seenBy() from window.wgsl.
+// Needs xOf(), yOf() and transposed() from tiles.wgsl, unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl, seenBy() from window.wgsl.
 //
 // scores: [heads,2,tiles,TOKENS,TOKENS], of each head first the tiles of f · p and then those of ds. A tile has TOKENS
 // queries, its rows, and TOKENS keys. A block of queries sees at most `seenBlocks` blocks of keys, the last of which is
@@ -18,7 +18,6 @@
 // which lie Y vectors apart in rows and X vectors apart in columns, as in matmul/tiles.wgsl.
 const HS: u32 = 32;
 const TOKENS: u32 = 64; // queries, and keys, of a tile: 4 · ROWS · Y
-const TERMS: u32 = 16; // per step of a product
 const COLUMNS: u32 = 2; // vectors of columns per invocation: 1 or 2
 
 struct Sizes {
@@ -30,7 +29,6 @@ struct Sizes {
 // a binding number that neither kernel uses
 @group(0) @binding(10) var<uniform> sizes: Sizes;
 
-const X: u32 = 8; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const WORKGROUP_SIZE: u32 = X * Y;
 const ROWS: u32 = 2; // vectors of rows per invocation
@@ -38,10 +36,8 @@ const ROWS4: u32 = 4 * ROWS; // rows per invocation
 const SUMS: u32 = ROWS4 * COLUMNS;
 const QUADS: u32 = HS / 4; // vectors of four components
 const TOKENS4: u32 = TOKENS / 4;
-const TERMS4: u32 = TERMS / 4;
 const TILE: u32 = TOKENS * TOKENS4; // vectors of a tile
 alias Sums = array<vec4f, SUMS>; // of row r of an invocation those from r · COLUMNS on
-alias Block = array<packed, 4>; // 4 × 4 elements as they are stored
 
 // Four terms of a step. The padding keeps transposed stores of neighbours on different banks.
 struct ATerms {
@@ -55,14 +51,6 @@ struct BTerms {
 
 var<workgroup> aTile: array<ATerms, TERMS4>; // [term / 4].rows[term % 4][r][y]
 var<workgroup> bTile: array<BTerms, TERMS4>; // [term / 4].rows[term % 4][c][x]
-
-// Neighbours load the same vectors of a or of b; matmul/tiles.wgsl gives the reason.
-fn xOf(index: u32) -> u32 {
-  return index % 2 + index / 4 % 4 * 2;
-}
-fn yOf(index: u32) -> u32 {
-  return index / 32 * 4 + index / 16 % 2 * 2 + index / 2 % 2;
-}
 
 // The row of the workgroup's sums that is row r of an invocation.
 fn rowOf(r: u32, y: u32) -> u32 {
@@ -98,9 +86,7 @@ fn firstBlockSeenBy(queries: u32, sequence: u32) -> u32 {
 
 // Stages a block of a of four rows and four terms: each of its vectors has the terms of a row.
 fn stageATransposed(block: Block, term4: u32, row4: u32) {
-  let terms = transpose(
-    mat4x4f(unpacked(block[0]), unpacked(block[1]), unpacked(block[2]), unpacked(block[3])),
-  );
+  let terms = transposed(block);
   // unroll
   for (var i = 0u; i < 4u; i++) {
     aTile[term4].rows[i][row4 / Y][row4 % Y] = terms[i];
