@@ -22,13 +22,20 @@
  * need be stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135). reference.ts computes both forms, by the softmax
  * and pair by pair.
  *
- * There are three sets of kernels. In the kernels by rows, which are for CPUs, an invocation keeps one query or one
- * key in registers and loops over the others. A GPU computes sixteen multiply-adds in the time of one load, so in
- * the kernels by tiles a workgroup computes a tile of scores and shares the queries and keys that it loads;
- * forward_tiles.wgsl has a picture. Their backward pass stores f · p and ds, of as many heads at a time as fit some
- * memory: dq, dk and dv are then plain products, whose sums have an invocation's registers to themselves. The kernels
- * by matrices compute such tiles by tensor cores, if qkv is f16 and the device has subgroup matrices; variants.ts has
- * the tiles of both.
+ * There are three sets of kernels:
+ *
+ * | kernels | forward | backward |
+ * | --- | --- | --- |
+ * | by rows, for CPUs | `forward.wgsl` | `backward_query.wgsl`, then `backward_key.wgsl` |
+ * | by tiles, for GPUs | `forward_tiles.wgsl` | `backward_delta.wgsl`, `backward_scores.wgsl`, `backward_products.wgsl` |
+ * | by matrices, on tensor cores | `forward_matrices.wgsl` | `backward_delta.wgsl`, `backward_matrices.wgsl`, `backward_sum.wgsl` |
+ *
+ * By rows, an invocation keeps one query or one key in registers and loops over the others. A GPU computes sixteen
+ * multiply-adds in the time of one load, so by tiles a workgroup computes a tile of scores and shares the queries and
+ * keys that it loads; forward_tiles.wgsl has a picture. The backward pass by tiles stores f · p and ds, of as many heads
+ * at a time as fit some memory: dq, dk and dv are then plain products, whose sums have an invocation's registers to
+ * themselves. By matrices, tensor cores compute such tiles and nothing of the size [T,T] is stored; qkv must be f16 and
+ * the device have subgroup matrices. variants.ts has the tiles of both. decode.ts has the attention of generation.
  *
  * @module
  */
@@ -301,7 +308,7 @@ function dispatchDelta(
 /** Records the sum of the partial sums of dq. */
 function dispatchSum(
   program: Program,
-  { real4, B, T, NH, KH, HS, APART, scoreConstants }: Layer,
+  { B, T, NH, KH, HS, APART, scoreConstants }: Layer,
   { QUERIES, KEYS, rows, P, partials }: PartialSums,
   tensors: { positions: Tensor | undefined; dqkv: Tensor },
 ): void {
@@ -309,7 +316,7 @@ function dispatchSum(
   program.dispatch({
     shader: { "kernels/attention/backward_sum.wgsl": backwardSum, ...WINDOW },
     constants: {
-      ...{ real4, NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
+      ...{ NH, KH, HS, P, WORKGROUP_SIZE: LARGE_WORKGROUP, QUERIES, KEYS, APART },
       ...scoreConstants,
     },
     tensors: { ...tensors, partials },

@@ -7,7 +7,6 @@
 // keys its tile of queries sees, so this kernel adds up these, at most P.
 enable f16;
 
-alias real4 = vec4<f16>; // four elements of dqkv
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
@@ -24,7 +23,7 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4f>;
-@group(0) @binding(1) var<storage, read_write> dqkv: array<real4>;
+@group(0) @binding(1) var<storage, read_write> dqkv: array<vec4<f16>>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
@@ -48,5 +47,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   for (var block = first; block <= last && block < first + P; block++) {
     sum += partials[block % P * stride + partial];
   }
-  dqkv[token * ROW + i % C] = real4(SCALE * sum);
+  dqkv[token * ROW + i % C] = vec4<f16>(SCALE * sum);
 }

@@ -168,10 +168,10 @@ Deno.test("recomputations() compares a step that recomputes with the one that ke
 
 Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
   const lines = profileLines([
-    { label: "kernels/attention/backward_query_tiles.wgsl", launches: 12, ms: 3, share: 0.75 },
-    { label: "kernels/gelu/forward.wgsl", launches: 4, ms: 1, share: 0.25 },
+    { label: "kernels/attention/backward_products.wgsl", launches: 12, ms: 3, share: 0.75 },
+    { label: "kernels/swiglu/forward.wgsl", launches: 4, ms: 1, share: 0.25 },
   ]);
-  assert.match(lines[1]!, / {2}attention\/backward_query_tiles\.wgsl +12 +3\.00 ms +75 %$/);
+  assert.match(lines[1]!, / {2}attention\/backward_products\.wgsl +12 +3\.00 ms +75 %$/);
   assert.match(lines.at(-1)!, /sum\s+16\s+4\.00 ms/);
   for (const line of lines) assert.ok(line.length <= 80, line);
 });
