@@ -9,7 +9,7 @@
 //
 //                  HS                    TOKENS keys                   HS
 //              ┌───────┐                ┌──────────────┐           ┌───────┐
-//      TOKENS  │ a = q │  ·  bᵀ = kᵀ =  │    scores    │  ·  v  =  │  out  │
+//      TOKENS  │   q   │  ·    kᵀ    =  │    scores    │  ·  v  =  │  out  │
 //      queries └───────┘                └──────────────┘           └───────┘
 //
 //     highest = max(highest before, scores of the row), over all invocations that share the row
@@ -32,15 +32,15 @@
 // the term as the outermost index. While a step is multiplied, the blocks of the next one are fetched into registers:
 //
 //      product             the terms are       aTile holds                bTile holds
-//      scores += a · bᵀ    components          a, transposed              b, transposed     stageTransposed()
-//      out += scores · v   tokens of columns   scores of those columns    rows of v         stageScores(), stageRows()
+//      scores += q · kᵀ    components          q, transposed              k, transposed     stageQK()
+//      out += scores · v   keys                scores of these keys       v of these keys   stageScores(), stageV()
 //
 // Scores stay in registers, and only one step of them at a time is staged. So a workgroup needs memory for one
 // step, with heads of 64 9 KB. Functions have pointers to the registers of main(), and every index into these is a
 // constant once the loops are unrolled.
 enable f16;
 
-alias real4 = vec4<f16>; // four elements of qkv and y
+alias real4 = vec4<f16>; // four elements of y
 const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
@@ -66,7 +66,7 @@ const SCORE_COLUMNS: u32 = TOKENS / 4 / X;
 const OUT_COLUMNS: u32 = QUADS / X;
 const SCORES: u32 = 4 * SCORE_COLUMNS;
 const OUTS: u32 = 4 * OUT_COLUMNS;
-const OWN_TERMS: u32 = TERMS / X; // of a step of columns of the scores, per invocation: half a vector
+const OWN_TERMS: u32 = TERMS / X; // keys of a step per invocation: half a vector
 const STEPS_PER_VECTOR: u32 = 4 / OWN_TERMS;
 alias Scores = array<vec4f, SCORES>;
 alias Out = array<vec4f, OUTS>;
@@ -78,8 +78,8 @@ const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
 
 // A block is a vector of four components of each of four tokens.
 alias Fetched = array<Block, FETCHES>;
-const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks per step of rows
-const FACTOR_BLOCKS: u32 = Y * TERMS4; // blocks per step of a, and of b
+const V_BLOCKS: u32 = TERMS4 * QUADS; // blocks of v per step
+const Q_BLOCKS: u32 = Y * TERMS4; // blocks of q per step, and as many of k
 
 // Index of a head's first vector of the first token in qkv, and the distance from a row's q to its k.
 struct Head {
@@ -102,39 +102,26 @@ struct BTerms {
 var<workgroup> aTile: array<ATerms, TERMS4>; // [term / 4].rows[term % 4]
 var<workgroup> bTile: array<BTerms, TERMS4>;
 
-// The tokens of the vector c of an invocation's columns.
-fn tokensOfColumn(first: u32, x: u32, c: u32) -> vec4u {
-  return vec4u(0, 1, 2, 3) + first + (x + c * X) * 4;
-}
-
-// The place of a block of a or b in a step: which vector of components, and which vector of tokens. Eight neighbours
+// The place of a block of q or k in a step: which vector of components, and which vector of tokens. Eight neighbours
 // have four by two of these, so that what they store, transposed, lies on different banks.
 fn quadOf(block: u32) -> u32 {
   return block % TERMS4;
 }
 fn vectorOf(block: u32) -> u32 {
-  return block % FACTOR_BLOCKS / TERMS4;
+  return block % Q_BLOCKS / TERMS4;
 }
 
-// The first half of the blocks of a and b are those of a.
-fn isOfA(block: u32) -> bool {
-  return block < FACTOR_BLOCKS;
-}
-// The tokens of a or b in a block.
-fn tokensOfBlock(block: u32) -> vec4u {
-  return vec4u(0, 1, 2, 3) + 4 * vectorOf(block);
-}
-// The index of the block's vector in the components of a token.
-fn quadOfBlock(block: u32, step: u32) -> u32 {
-  return step * TERMS4 + quadOf(block);
+// The first half of the blocks of q and k are those of q.
+fn isOfQ(block: u32) -> bool {
+  return block < Q_BLOCKS;
 }
 
-// Stages a block of a or b.
-fn stageTransposed(block: u32, tokens: Block) {
+// Stages a block of q or k.
+fn stageQK(block: u32, tokens: Block) {
   let terms = transposed(tokens);
   let quad = quadOf(block);
   let vector = vectorOf(block);
-  if (isOfA(block)) {
+  if (isOfQ(block)) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
       aTile[quad].rows[i][vector] = terms[i];
@@ -147,12 +134,12 @@ fn stageTransposed(block: u32, tokens: Block) {
   }
 }
 
-// Stages the blocks that an invocation has fetched of a step of rows.
-fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
+// Stages the blocks of v that an invocation has fetched.
+fn stageV(fetched: ptr<function, Fetched>, index: u32) {
   // unroll
   for (var f = 0u; f < FETCHES; f++) {
     let block = index + f * WORKGROUP_SIZE;
-    if (block < ROW_BLOCKS) {
+    if (block < V_BLOCKS) {
       // unroll
       for (var i = 0u; i < 4u; i++) {
         bTile[block / QUADS].rows[i][block % QUADS] = unpacked((*fetched)[f][i]);
@@ -161,14 +148,14 @@ fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
   }
 }
 
-// The tokens in a block of rows.
-fn tokensOfColumns(step: u32, block: u32) -> vec4u {
+// The tokens in a block of v, counted from the first key of the tile.
+fn tokensOfV(step: u32, block: u32) -> vec4u {
   let terms = vec4u(0, 1, 2, 3) + block / QUADS * 4;
   let vectors = terms / OWN_TERMS + step / STEPS_PER_VECTOR * X;
   return 4 * vectors + step % STEPS_PER_VECTOR * OWN_TERMS + terms % OWN_TERMS;
 }
 
-// Stages a step of columns of the scores. Every invocation has OWN_TERMS of the step, side by side in a vector.
+// Stages the scores of a step of keys. Every invocation has OWN_TERMS of these keys, side by side in a vector.
 fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
   for (var s = 0u; s < OUT_STEPS; s++) {
@@ -188,7 +175,7 @@ fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   }
 }
 
-// scores += a · bᵀ, over the staged terms
+// scores += q · kᵀ, over the staged terms
 fn addToScores(scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
@@ -255,16 +242,16 @@ fn fetch(place: u32, tokens: vec4u) -> Block {
   return block;
 }
 
-// A block of a, which is q, or of b, which is k.
+// A block of q or k.
 fn fetchQK(head: Head, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
-  let isQ = isOfA(block);
-  let tokens = select(firstKey, firstQuery, isQ) + tokensOfBlock(block);
-  return fetch(head.q + select(head.toKey, 0, isQ) + quadOfBlock(block, step), tokens);
+  let isQ = isOfQ(block);
+  let tokens = select(firstKey, firstQuery, isQ) + (vec4u(0, 1, 2, 3) + 4 * vectorOf(block));
+  return fetch(head.q + select(head.toKey, 0, isQ) + (step * TERMS4 + quadOf(block)), tokens);
 }
 
 // A block of v.
 fn fetchV(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
-  return fetch(head.q + head.toKey + KH * QUADS + block % QUADS, firstKey + tokensOfColumns(step, block));
+  return fetch(head.q + head.toKey + KH * QUADS + block % QUADS, firstKey + tokensOfV(step, block));
 }
 
 // Sets the scores of keys that a query does not see to the lowest value.
@@ -275,7 +262,7 @@ fn mask(scores: ptr<function, Scores>, sequence: u32, firstQuery: u32, firstKey:
     let seen = seenBy(sequence + min(query, sizes.T - 1));
     // unroll
     for (var c = 0u; c < SCORE_COLUMNS; c++) {
-      let keys = tokensOfColumn(firstKey, x, c);
+      let keys = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
       let masked = vec4u(query) - keys >= vec4u(seen); // wraps if key > query
       (*scores)[r * SCORE_COLUMNS + c] = select((*scores)[r * SCORE_COLUMNS + c], vec4f(LOWEST), masked);
     }
@@ -323,7 +310,7 @@ fn main(
     // scores = q · kᵀ
     var scores = Scores(); // Naga zeroes a variable without a value only once, before the loop
     for (var step = 0u; step < SCORE_STEPS; step++) {
-      stageTransposed(index, fetched[0]);
+      stageQK(index, fetched[0]);
       workgroupBarrier();
       if (step + 1 < SCORE_STEPS) {
         fetched[0] = fetchQK(head, firstQuery, firstKey, index, step + 1);
@@ -380,7 +367,7 @@ fn main(
     // out += f · p · v
     for (var step = 0u; step < OUT_STEPS; step++) {
       stageScores(step, &scores, x, y4);
-      stageRows(&fetched, index);
+      stageV(&fetched, index);
       workgroupBarrier();
       if (step + 1 < OUT_STEPS) {
         // unroll

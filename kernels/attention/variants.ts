@@ -34,7 +34,7 @@ export function forwardTileVariants({ T, HS }: { T: number; HS: number }): Forwa
     return {
       name: `${TOKENS}x${TOKENS} of ${invocations}`,
       TOKENS,
-      constants: { TOKENS, TERMS, FETCHES: ceilDiv(TERMS / 4 * HS / 4, invocations) }, // of rows
+      constants: { TOKENS, TERMS, FETCHES: ceilDiv(TERMS / 4 * HS / 4, invocations) }, // of v
       bytes: 4 * TERMS * (TOKENS + Math.max(TOKENS, HS) + 12),
     };
   });
