@@ -1,4 +1,5 @@
 import { MOST_FEW_ROWS } from "../kernels/matmul/launches.ts";
+import { createArena, mostInBuffer } from "../kernels/arena.ts";
 import { Program } from "../kernels/program.ts";
 import type { PassTimer } from "../kernels/timing.ts";
 import {
@@ -198,10 +199,7 @@ export class Slots implements Disposable {
         : undefined;
       this.logits = this.#make("logits", [slots, logitsColumns(config)], "f32");
       const cacheShape = [slots, KH, Math.min(config.contextLength, maxTokens), HS];
-      this.#layers = Array.from({ length: config.layers }, (_, i) => ({
-        keys: this.#make(`keys ${i}`, cacheShape, matrix),
-        values: this.#make(`values ${i}`, cacheShape, matrix),
-      }));
+      this.#layers = this.#makeCache(cacheShape, matrix);
       this.#rows = new Array(slots).fill(undefined);
       this.#free = Array.from({ length: slots }, (_, i) => i);
       this.#prefixes = this.#free.map(() => ({ ids: [], length: 0 }));
@@ -218,6 +216,22 @@ export class Slots implements Disposable {
   #make(name: string, shape: number[], dtype: DType): Tensor {
     const tensor = createTensor(this.#model.device, name, { shape, dtype });
     return this.#owned.adopt(tensor, ({ buffer }) => buffer.destroy());
+  }
+
+  /** Makes the keys and values of all layers, as many per buffer as it holds: a large buffer takes the host 0.3 ms. */
+  #makeCache(shape: number[], dtype: DType): { keys: Tensor; values: Tensor }[] {
+    const { device, config: { layers } } = this.#model;
+    const names = Array.from({ length: layers }, (_, i) => [`keys ${i}`, `values ${i}`]).flat();
+    const perBuffer = mostInBuffer(device, { shape, dtype }), tensors: Tensor[] = [];
+    for (let first = 0; first < names.length; first += perBuffer) {
+      const shapes = new Map(names.slice(first, first + perBuffer).map((name) => [name, shape]));
+      const arena = createArena(device, "cache", { shapes, dtype });
+      this.#owned.adopt(arena.flat, ({ buffer }) => buffer.destroy());
+      tensors.push(...arena.tensors.values());
+    }
+    return Array.from({ length: layers }, (_, i) => (
+      { keys: tensors[2 * i]!, values: tensors[2 * i + 1]! }
+    ));
   }
 
   /** Records the forward pass over the next `count` tokens of some sequences. */

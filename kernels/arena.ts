@@ -47,6 +47,15 @@ export function createArena(
   return { flat, tensors };
 }
 
+/** Most tensors of one shape that an arena may hold, as its buffer has a limit; 1 if none fits. */
+export function mostInBuffer(
+  { gpu }: Device,
+  { shape, dtype }: { shape: readonly number[]; dtype: DType },
+): number {
+  const bytes = paddedSize(shape, dtype) * bytesPerElement(dtype);
+  return Math.max(1, Math.floor(gpu.limits.maxBufferSize / bytes));
+}
+
 /**
  * The tensor of this name.
  *

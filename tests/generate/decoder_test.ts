@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { Random } from "../../data/random.ts";
 import { createDecoder } from "../../generate/decoder.ts";
-import { mostSequences, windowStart } from "../../generate/slots.ts";
+import { batchSlots, mostSequences, windowStart } from "../../generate/slots.ts";
 import { DEFAULT_SAMPLER } from "../../generate/request.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
-import { createTensor, download, upload } from "../../kernels/tensor.ts";
+import { createTensor, download, tensorBytes, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { forward } from "../../model/forward_backward.ts";
@@ -269,6 +270,23 @@ Deno.test("mostSequences() keeps caches and logits within one binding each", () 
   assert.equal(mostSequences(large, 10 * maxT), 256); // beyond, a large GPU is busy anyway
   large.destroy();
   gpt.destroy();
+});
+
+Deno.test("batchSlots() puts the keys and values of all layers into as few buffers as hold them", () => {
+  const { width, layers } = CONFIG, slots = 64, bytes = slots * maxT * width * 4;
+  const buffersOf = (maxBufferSize: number) => {
+    const limits = new Proxy(device.gpu.limits, {
+      get: (limits, key) => key === "maxBufferSize" ? maxBufferSize : Reflect.get(limits, key),
+    });
+    const dry = dryDevice({ ...device, gpu: { limits } as GPUDevice });
+    const gpt = createGpt(dry, CONFIG, { precision: "f32" });
+    batchSlots(gpt, { slots, maxTokens: 100, sampler: DEFAULT_SAMPLER, readsPrompts: false });
+    return [...dry.tensors].filter(({ name }) => name === "cache").map(tensorBytes);
+  };
+  assert.deepEqual(buffersOf(2 * layers * bytes), [2 * layers * bytes]);
+  assert.deepEqual(buffersOf(4 * bytes - 1), [3 * bytes, bytes]);
+  assert.deepEqual(buffersOf(bytes), [bytes, bytes, bytes, bytes]);
+  assert.throws(() => buffersOf(bytes - 1), { name: "LimitError" });
 });
 
 Deno.test("windowStart() moves by half a context", () => {
