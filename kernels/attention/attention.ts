@@ -24,11 +24,11 @@
  *
  * There are three sets of kernels:
  *
- * | kernels | forward | backward |
- * | --- | --- | --- |
- * | by rows, for CPUs | `forward.wgsl` | `backward_query.wgsl`, then `backward_key.wgsl` |
- * | by tiles, for GPUs | `forward_tiles.wgsl` | `backward_delta.wgsl`, `backward_scores.wgsl`, `backward_products.wgsl` |
- * | by matrices, on tensor cores | `forward_matrices.wgsl` | `backward_delta.wgsl`, `backward_matrices.wgsl`, `backward_sum.wgsl` |
+ * | kernels | for | forward | backward |
+ * | --- | --- | --- | --- |
+ * | by rows | CPUs | `forward.wgsl` | `backward_query.wgsl`, `backward_key.wgsl` |
+ * | by tiles | GPUs | `forward_tiles.wgsl` | `backward_delta.wgsl`, `backward_scores.wgsl`, `backward_products.wgsl` |
+ * | by matrices | tensor cores | `forward_matrices.wgsl` | `backward_delta.wgsl`, `…_matrices.wgsl`, `…_sum.wgsl` |
  *
  * By rows, an invocation keeps one query or one key in registers and loops over the others. A GPU computes sixteen
  * multiply-adds in the time of one load, so by tiles a workgroup computes a tile of scores and shares the queries and

@@ -447,7 +447,7 @@ const MOST_INVARIANT_PARTS = 2;
 /** Terms of a part, at least. */
 const LEAST_TERMS = 128;
 
-/** Terms of a part for tens of rows, at most: a workgroup of 48 KiB has no memory for more. `canMultiplyRows()` has the check. */
+/** Terms of a part for tens of rows, at most: a workgroup of 48 KiB has no memory for more, as `canMultiplyRows()` checks. */
 const MOST_TERMS = 768;
 
 /** Workgroups that keep a large GPU busy. */
@@ -470,7 +470,7 @@ export function partsOf(
   const areTens = rows > MOST_FEW_ROWS;
   const most = isInvariant && !areTens ? MOST_INVARIANT_PARTS : MOST_PARTS;
   const least = areTens ? ceilDiv(K, MOST_TERMS) : 1;
-  const workgroups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1); // per part
+  const workgroups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1); // of 32 columns, per part
   let parts = Math.min(most, Math.max(least, ceilDiv(BUSY_WORKGROUPS, workgroups)));
   while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
   return parts;

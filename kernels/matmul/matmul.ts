@@ -86,8 +86,8 @@ export interface MatmulOptions {
   /** Layer-norm or RMS norm of `a` before the product: for few rows, or on tensor cores tens, that are not transposed. */
   normalize?: Normalization | undefined;
   /**
-   * Number of partial sums over equal parts of K, for rows as with `normalize`: y is f32 [parts,M,N] then, and its sum over the parts
-   * is the product. Part 0 includes the bias.
+   * Number of partial sums over equal parts of K, for rows as with `normalize`: y is f32 [parts,M,N] then, and its sum over
+   * the parts is the product. Part 0 includes the bias.
    */
   parts?: number | undefined;
   /**
