@@ -117,7 +117,7 @@ fn isOfQ(block: u32) -> bool {
 }
 
 // Stages a block of q or k.
-fn stageQK(block: u32, tokens: Block) {
+fn stageQK(tokens: Block, block: u32) {
   let terms = transposed(tokens);
   let quad = quadOf(block);
   let vector = vectorOf(block);
@@ -156,7 +156,7 @@ fn tokensOfV(step: u32, block: u32) -> vec4u {
 }
 
 // Stages the scores of a step of keys. Every invocation has OWN_TERMS of these keys, side by side in a vector.
-fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
+fn stageScores(scores: ptr<function, Scores>, step: u32, x: u32, y: u32) {
   // unroll
   for (var s = 0u; s < OUT_STEPS; s++) {
     if (step == s) {
@@ -243,14 +243,14 @@ fn fetch(place: u32, tokens: vec4u) -> Block {
 }
 
 // A block of q or k.
-fn fetchQK(head: Head, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
+fn fetchQK(head: Head, firstQuery: u32, firstKey: u32, step: u32, block: u32) -> Block {
   let isQ = isOfQ(block);
   let tokens = select(firstKey, firstQuery, isQ) + (vec4u(0, 1, 2, 3) + 4 * vectorOf(block));
   return fetch(head.q + select(head.toKey, 0, isQ) + (step * TERMS4 + quadOf(block)), tokens);
 }
 
 // A block of v.
-fn fetchV(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
+fn fetchV(head: Head, firstKey: u32, step: u32, block: u32) -> Block {
   return fetch(head.q + head.toKey + KH * QUADS + block % QUADS, firstKey + tokensOfV(step, block));
 }
 
@@ -301,7 +301,7 @@ fn main(
   var firstKey = firstSeenBy(firstQuery, seenBy(sequence + firstQuery)) / TOKENS * TOKENS;
 
   var fetched: Fetched;
-  fetched[0] = fetchQK(head, firstQuery, firstKey, index, 0);
+  fetched[0] = fetchQK(head, firstQuery, firstKey, 0, index);
   var out: Out;
   var highest = vec4f(LOWEST);
   var total: vec4f;
@@ -310,14 +310,14 @@ fn main(
     // scores = q · kᵀ
     var scores = Scores(); // Naga zeroes a variable without a value only once, before the loop
     for (var step = 0u; step < SCORE_STEPS; step++) {
-      stageQK(index, fetched[0]);
+      stageQK(fetched[0], index);
       workgroupBarrier();
       if (step + 1 < SCORE_STEPS) {
-        fetched[0] = fetchQK(head, firstQuery, firstKey, index, step + 1);
+        fetched[0] = fetchQK(head, firstQuery, firstKey, step + 1, index);
       } else {
         // unroll
         for (var f = 0u; f < FETCHES; f++) {
-          fetched[f] = fetchV(head, firstKey, index + f * WORKGROUP_SIZE, 0);
+          fetched[f] = fetchV(head, firstKey, 0, index + f * WORKGROUP_SIZE);
         }
       }
       addToScores(&scores, x, y4);
@@ -366,16 +366,16 @@ fn main(
 
     // out += f · p · v
     for (var step = 0u; step < OUT_STEPS; step++) {
-      stageScores(step, &scores, x, y4);
+      stageScores(&scores, step, x, y4);
       stageV(&fetched, index);
       workgroupBarrier();
       if (step + 1 < OUT_STEPS) {
         // unroll
         for (var f = 0u; f < FETCHES; f++) {
-          fetched[f] = fetchV(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
+          fetched[f] = fetchV(head, firstKey, step + 1, index + f * WORKGROUP_SIZE);
         }
       } else {
-        fetched[0] = fetchQK(head, firstQuery, firstKey + TOKENS, index, 0);
+        fetched[0] = fetchQK(head, firstQuery, firstKey + TOKENS, 0, index);
       }
       addToOut(&out, x, y4);
       workgroupBarrier();
