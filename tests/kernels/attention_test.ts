@@ -399,16 +399,23 @@ function launchesOf(shape: Omit<Case, "variant"> & Partial<Case>, on: Device): s
   return program.labels;
 }
 
-Deno.test("attentionBackward() is by rows if a GPU cannot bind the tiles of a head", () => {
-  const shape = { B: 1, T: 130, NH: 2, KH: 1, HS: 32, dtype: "f32" } as const;
-  const tileBytes = 2 * 2 * 6 * 64 * 64 * 4;
-  const kernels = (maxBindingBytes: number) =>
-    launchesOf(shape, { ...ALONE, isCpu: false, maxBindingBytes }).map((path) =>
-      path.replace(/.*\/(.*)\.wgsl/, "$1")
-    );
-  const tiles = ["backward_delta", "backward_scores", "backward_products"];
-  assert.deepEqual(kernels(tileBytes), ["forward_tiles", ...tiles]);
-  assert.deepEqual(kernels(tileBytes - 4), ["forward_tiles", "backward_query", "backward_key"]);
+Deno.test("attentionBackward() is by rows if a GPU cannot bind the tiles of a head, or not start as many workgroups", () => {
+  const shape = { B: 1, T: 130, NH: 2, KH: 1, HS: 32, dtype: "f32" } as const, tiles = 6;
+  const kernels = (maxBindingBytes: number, most = tiles) => {
+    const limits = new Proxy(ALONE.gpu.limits, {
+      get: (limits, name) =>
+        name === "maxComputeWorkgroupsPerDimension" ? most : Reflect.get(limits, name, limits),
+    });
+    return launchesOf(shape, {
+      ...{ ...ALONE, isCpu: false, maxBindingBytes },
+      gpu: { limits } as GPUDevice,
+    }).map((path) => path.replace(/.*\/(.*)\.wgsl/, "$1"));
+  };
+  const tileBytes = 2 * 2 * tiles * 64 * 64 * 4, byRows = ["backward_query", "backward_key"];
+  const byTiles = ["backward_delta", "backward_scores", "backward_products"];
+  assert.deepEqual(kernels(tileBytes), ["forward_tiles", ...byTiles]);
+  assert.deepEqual(kernels(tileBytes - 4), ["forward_tiles", ...byRows]);
+  assert.deepEqual(kernels(tileBytes, tiles - 1), ["forward_tiles", ...byRows]);
 });
 
 Deno.test("attentionBackward() is by rows if f16 could not hold f · p", () => {
@@ -501,7 +508,7 @@ const DECODED = REAL_TYPES.flatMap((dtype) =>
 );
 
 for (const { dtype, workgroups, NH, KH, scores } of DECODED) {
-  const isCpu = workgroups === 32, kernelRows = workgroups === 64 ? 2 ** 15 : undefined;
+  const isCpu = workgroups === 32, kernelRows = workgroups === 64 ? 2 ** 15 : 1;
   const how = JSON.stringify({ NH, KH, ...scores });
   Deno.test(
     `attentionDecode() in workgroups of ${workgroups} matches the reference in ${dtype} with ${how}`,
@@ -533,8 +540,14 @@ for (const { dtype, workgroups, NH, KH, scores } of DECODED) {
           y: [[B * S, C], dtype],
         });
         const [y] = await runProgram(
-          (program) =>
-            attentionDecode(program, t, { y: t.y, keys, values }, { ...scores, kernelRows }),
+          (program) => {
+            const { dispatch } = program;
+            program.dispatch = (launch) => {
+              assert.equal(launch.constants?.WORKGROUP_SIZE, workgroups);
+              dispatch.call(program, launch);
+            };
+            attentionDecode(program, t, { y: t.y, keys, values }, { ...scores, kernelRows });
+          },
           [t.y],
           { on: { ...device, isCpu } },
         );
