@@ -36,7 +36,8 @@ export function refuseForeign(
   const refuse = (requirement: string, name: string, value: string) =>
     new ApiError(403, `Cannot answer as ${requirement}: current ${name} is ${quoted(value)}`);
   const name = host.replace(/:\d+$/, "").toLowerCase();
-  if (!hosts.includes(name) && !(allowsAddresses && isAddress(name))) {
+  const isName = hosts.includes(name) || allowsAddresses && isAddress(name);
+  if (!isName || !URL.canParse(url)) { // the URL has the host with its port, which may be none
     throw refuse(`the host must be one of ${hosts.join(", ")}`, "host", host);
   }
   if (origin !== null) {

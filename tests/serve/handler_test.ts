@@ -70,6 +70,16 @@ Deno.test("createHandler() refuses other hosts and other pages, and names them",
   assert.equal((await ask("/", link)).status, 200, "a link on another page opens the page");
 });
 
+Deno.test("createHandler() refuses a host that makes no URL", async () => {
+  const hostname = "127.0.0.1";
+  await using server = Deno.serve({ hostname, port: 0, onListen: () => {} }, handler);
+  using connection = await Deno.connect({ hostname, port: server.addr.port });
+  const request = "GET / HTTP/1.1\r\nHost: localhost:99999\r\nConnection: close\r\n\r\n";
+  await connection.write(new TextEncoder().encode(request));
+  const answer = await new Response(connection.readable).text();
+  assert.match(answer, /^HTTP\/1\.1 403 .*current host is \\"localhost:99999\\"/s);
+});
+
 Deno.test("createHandler() lets the page load nothing from elsewhere, and no other page load it", async () => {
   for (const path of ["/", "/assets/main.js", "/api/runs", "/none"]) {
     const { headers } = await ask(path);
