@@ -10,6 +10,7 @@ import { RunFolders } from "../serve/run_folders.ts";
 import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
 import { command, output, runCommand, status, wholeNumber } from "./command.ts";
 import { gpuOption } from "./gpu.ts";
+import { untilEnd } from "./http_server.ts";
 import { giveBack } from "./permissions.ts";
 
 /** `dashboard`: a page that shows runs while they train, and afterwards. */
@@ -56,7 +57,7 @@ async function main(folders: readonly string[], options: Options): Promise<void>
   const server = serve(createHandler({ folders, open: () => openDevice({ gpu }) }), port);
   output(`http://${HOSTNAME}:${server.addr.port}/\n`);
   status("the page is for this machine only; Ctrl-C ends it");
-  await server.finished;
+  await untilEnd(server);
 }
 
 /** Writes the page of all runs to a file. */

@@ -26,6 +26,7 @@ import {
   wholeNumber,
 } from "./command.ts";
 import { gpuOption, openGpu } from "./gpu.ts";
+import { untilEnd } from "./http_server.ts";
 import { findNamedModel, quantizeOption } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 
@@ -101,6 +102,8 @@ async function main(options: Options): Promise<number> {
   // before the models are loaded, as a port that is taken is a likely mistake
   let handle: Api["handle"] = notYet;
   const server = listen(host, port, (request) => handle(request));
+  const ended = untilEnd(server);
+  ended.catch(() => {}); // thrown below, also if it fails while the models are loaded
   const sources = await findModels(options);
   giveBack(...HUB, "write"); // the server listens already
   const device = await openGpu(options);
@@ -132,7 +135,7 @@ async function main(options: Options): Promise<number> {
     `no new requests; those that run have ${drain} s. A second signal ends at once.`,
   );
   output(`${addressOf(server.addr)}/v1\n`); // from here on a signal finds what it ends
-  await Promise.race([aborted(interrupts.signal), lost(device)]);
+  await Promise.race([aborted(interrupts.signal), lost(device), ended]);
   const isDrained = await Promise.race([api.drain().then(() => true), after(drain)]);
   await api.close();
   await Promise.race([server.shutdown(), after(LAST_SECONDS)]);

@@ -38,6 +38,35 @@ Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl
   assert.match(stderr, /Ctrl-C ends it\n/);
 });
 
+Deno.test("dashboard ends with a sentence if it can accept no more connections", {
+  ignore: Deno.build.os === "windows", // which has no sh
+}, async () => {
+  const words = (tasks["dashboard"].command as string).split(" ").slice(1);
+  const child = new Deno.Command("sh", {
+    args: ["-c", 'ulimit -n 64; exec "$@"', "sh", Deno.execPath(), ...words, run],
+    cwd: root,
+    env: { INIT_CWD: "", TOY_COMMAND: "" },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const { value } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
+  const { hostname, port } = new URL(value!.trim()), connections: Deno.Conn[] = [];
+  try {
+    while (connections.length < 64) {
+      connections.push(await Deno.connect({ hostname, port: Number(port) }));
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.ConnectionRefused)) throw error; // it has ended already
+  }
+  const stderr = await new Response(child.stderr).text();
+  assert.match(
+    stderr,
+    /\nError: Cannot serve any longer as the system accepts no more connections/,
+  );
+  assert.equal((await child.status).code, 1);
+  for (const connection of connections) connection.close();
+});
+
 Deno.test("dashboard --save writes a page, and replaces nothing else", async () => {
   const file = join(directory, "page.html"), other = join(directory, "other.html");
   Deno.writeTextFileSync(other, "<!doctype html><title>mine</title>");
