@@ -98,9 +98,7 @@ export function createApi(
     ...options
   }: ApiOptions,
 ): Api {
-  const models = new LoadedModels(
-    Object.entries(loaded).map(([name, model]) => new ServedModel(name, model, options)),
-  );
+  const models = new LoadedModels(servedModels(loaded, options));
   const metrics = new Metrics(), open = new Set<RequestRecord>();
   const allowed = { hosts: [...new Set([...OWN_HOSTS, ...hosts])], allowsAddresses: true, origins };
   const drained = Promise.withResolvers<void>();
@@ -202,6 +200,23 @@ export function createApi(
       return this.close();
     },
   };
+}
+
+/** Models with their engines: all of them, or none if the device cannot hold all. */
+function servedModels(
+  models: ApiOptions["models"],
+  options: ServedModelOptions,
+): readonly ServedModel[] {
+  const served: ServedModel[] = [];
+  try {
+    for (const [name, model] of Object.entries(models)) {
+      served.push(new ServedModel(name, model, options));
+    }
+    return served;
+  } catch (error) {
+    for (const { engine } of served) void engine.close();
+    throw error;
+  }
 }
 
 /** Whether a browser asks if a page may send a request. */

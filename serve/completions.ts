@@ -146,7 +146,8 @@ function readPrompt(
   const { tokenizer } = model, isText = typeof prompt === "string";
   if (!isText) model.checkIds(prompt, "prompt");
   const ids = isText ? promptIdsOf(tokenizer, prompt) : prompt;
-  const ownIds = isText ? ids.slice(ids.length - tokenizer.encode(prompt).length) : ids;
+  const hasFirst = isText && (prompt === "" || tokenizer.beginOfText !== undefined);
+  const ownIds = hasFirst ? ids.slice(1) : ids;
   let computed: Promise<readonly TokenLogprobs[]> | undefined;
   const logprobs = async (signal: AbortSignal) => {
     const all = await promptLogprobs(model, ids, { top, signal });

@@ -5,6 +5,8 @@ import { generateBatch } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
 import { type ApiOptions, createApi, type RequestRecord } from "../../serve/api.ts";
 import { ApiError, errorResponse } from "../../serve/api_error.ts";
+import { LimitError } from "../../kernels/device.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { device } from "../kernels/harness.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
 import { request, TEMPLATE, tinyRun } from "./tiny_run.ts";
@@ -308,6 +310,26 @@ Deno.test("/v1/completions echoes the prompt with its logprobs, and draws nothin
   assert.equal(begun.choices[0].logprobs.tokens.length, 1); // an empty prompt has no tokens
 });
 
+Deno.test("/v1/completions encodes a prompt once, and echoes it without the token that begins every text", async () => {
+  const { endOfText: beginOfText } = tokenizer, encoded: string[] = [];
+  const encode = (text: string) => {
+    encoded.push(text);
+    return tokenizer.encode(text);
+  };
+  const beginning = { gpt, tokenizer: { ...tokenizer, beginOfText, encode } };
+  await using api = open({ models: { tiny: beginning } });
+  const score = { ...PLAIN, echo: true, logprobs: 0, max_tokens: 0, return_token_ids: true };
+  for (const prompt of ["One cat", ""]) {
+    encoded.length = 0;
+    const { choices: [choice] } = await ask(api, COMPLETIONS, { ...score, prompt });
+    const ownIds = tokenizer.encode(prompt);
+    assert.deepEqual(choice.token_ids, ownIds);
+    assert.deepEqual(choice.prompt_token_ids, [beginOfText, ...ownIds]);
+    assert.ok(choice.logprobs.token_logprobs.every((logprob: number) => logprob < 0));
+    assert.deepEqual(encoded, [prompt]);
+  }
+});
+
 Deno.test("/v1/completions says at which character tokens begin, within one too, whole or streamed", async () => {
   await using api = open();
   const prompt = "🦊 é1", promptIds = model.tokenizer.encode(prompt);
@@ -336,6 +358,16 @@ Deno.test("/v1/completions says at which character tokens begin, within one too,
       assert.deepEqual(streamed, places);
     }
   }
+});
+
+Deno.test("createApi() frees the engines of all models if the device cannot hold one", async () => {
+  const narrow = { ...device, maxBindingBytes: 8 };
+  const models = { tiny: model, other: { ...model, gpt: { ...gpt, device: narrow } } };
+  const { left } = await withLiveBuffers(() => {
+    assert.throws(() => open({ models }), LimitError);
+    return Promise.resolve();
+  });
+  assert.deepEqual(left, []);
 });
 
 Deno.test("createApi() lists its models, and finds one by its name", async () => {
