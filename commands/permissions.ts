@@ -40,16 +40,16 @@ export function permissionError({ message }: Deno.errors.NotCapable): UserError 
   const [, access = "more", path] = /^Requires (\w+) access(?: to (".*"))?/.exec(message) ?? [];
   if (access === "all") { // Deno requires --allow-all, which no task has, for some paths of the system
     return new UserError(
-      `Cannot ${task} as no file in /dev, /proc or /sys may be used: current path is ${path}`,
+      `Cannot use ${path} as a path must not be in /dev, /proc or /sys`,
       { hint: "Choose another path, such as that of a copy" },
     );
   }
   if (access === "ffi") {
-    return new UserError(`Cannot ${task} with Dawn as that needs permission to load native code`, {
+    return new UserError("Cannot use Dawn as that needs permission to load native code", {
       hint: `The task that has it: ${taskCommand(`${task}:ffi`)}; --gpu native needs none`,
     });
   }
-  return new UserError(`Cannot ${task} as it needs ${access} access: ${message.split(",")[0]}`, {
+  return new UserError(`Cannot continue as that needs ${access} access: ${message.split(",")[0]}`, {
     hint: `The task that has it: ${taskCommand(task)}`,
   });
 }

@@ -278,11 +278,10 @@ function checkFit(
     needBytes = dry.bytes;
   });
   if (problem) {
-    throw new UserError(
-      `Cannot serve ${sources.size === 1 ? "the model" : `${sources.size} models`} ` +
-        `as they must fit ${device.name} ${shortageOf(problem)}`,
-      { hint: "Choose fewer --slots" },
-    );
+    const what = sources.size === 1 ? "the model as it" : `${sources.size} models as they`;
+    throw new UserError(`Cannot serve ${what} must fit ${device.name} ${shortageOf(problem)}`, {
+      hint: "Choose fewer --slots",
+    });
   }
   status(`memory ${byteCount(needBytes)} on ${device.name}`);
 }

@@ -122,7 +122,7 @@ dawnTest(
     assert.equal(code, 1);
     assert.match(
       stderr,
-      /^--gpu dawn, as in the checkpoint\nError: Cannot train with Dawn as .*\n.* deno task train:ffi; --gpu native needs none\n$/,
+      /^--gpu dawn, as in the checkpoint\nError: Cannot use Dawn as .*\n.* deno task train:ffi; --gpu native needs none\n$/,
     );
   },
 );
