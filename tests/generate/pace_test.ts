@@ -45,6 +45,8 @@ Deno.test("Pace leaves four milliseconds for a last chunk on Dawn, if there is a
   assert.equal(pace.steps(1, { ...LATER, left: 9 }), 5);
   for (const left of [4, 8]) assert.equal(pace.steps(1, { ...LATER, left }), left);
   assert.equal(pace.steps(1, { ...LATER, left: 40 }), 16); // not the last one
+  const onCpu = new Pace({ isCpu: true, provider: "dawn" }); // a token takes 8 ms there
+  assert.equal(onCpu.steps(1, { ...LATER, left: 3 }), 3);
 });
 
 /** What a pace has learnt of a device on which a step takes half a millisecond and a pass that prefills 1.5 ms. */
