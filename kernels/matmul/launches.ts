@@ -471,9 +471,11 @@ export function partsOf(
   const most = isInvariant && !areTens ? MOST_INVARIANT_PARTS : MOST_PARTS;
   const least = areTens ? ceilDiv(K, MOST_TERMS) : 1;
   const workgroups = ceilDiv(N, 32) * (areTens ? ceilDiv(rows, MATRIX_SIDE) : 1); // of 32 columns, per part
-  let parts = Math.min(most, Math.max(least, ceilDiv(BUSY_WORKGROUPS, workgroups)));
-  while (parts > 1 && (K % (16 * parts) !== 0 || K / parts < LEAST_TERMS)) parts--;
-  return parts;
+  const wanted = Math.max(least, ceilDiv(BUSY_WORKGROUPS, workgroups));
+  const possible = Array.from({ length: most }, (_, i) => i + 1).filter((parts) =>
+    parts >= least && K % (16 * parts) === 0 && K / parts >= LEAST_TERMS
+  );
+  return possible.findLast((parts) => parts <= wanted) ?? possible[0] ?? 1;
 }
 
 /** Lanes that share a row of a transposed b: all have the same number of its fetches, if possible. */

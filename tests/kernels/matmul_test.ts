@@ -582,6 +582,7 @@ Deno.test("partsOf() gives tens of rows as many parts of K as keep a GPU busy an
   assert.deepEqual([parts(1024, 256, 64), parts(1024, 256, 64, true)], [4, 4]);
   assert.equal(parts(256, 256, 64), 2); // of 128 terms at least
   assert.equal(parts(3072, 768, 64), 4); // of 768 terms at most
+  assert.equal(parts(2048, 512, 40), 4); // not 3, which does not divide it, nor 2, as 1024 terms do not fit
   assert.equal(parts(96, 64, 9), 1);
 });
 
