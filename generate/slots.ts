@@ -65,9 +65,11 @@ const PREFILL_TOKENS = { gpu: 64, cpu: 16 };
 const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 
 /**
- * Rows for which the kernels of batch-invariant passes are chosen, whatever the number of their rows, if there are more slots
- * than `MOST_FEW_ROWS`; fewer slots have the kernels for that many. On an H200 64 rows of gpt2's shape took 6.0 ms per step
- * with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026).
+ * Rows for which the kernels of batch-invariant passes that draw are chosen, whatever the number of their rows, if there are
+ * more slots than `MOST_FEW_ROWS`; fewer slots have the kernels for that many. On an H200 64 rows of gpt2's shape took 6.0 ms
+ * per step with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026). Likewise passes that prefill have
+ * the kernels for as many sequences as one prefills, or for one: with those for one, eight sequences took 1.3 times as long
+ * on Dawn with gpt2, and 1.7 times with mini.
  */
 const MANY_ROWS = 64;
 
@@ -244,8 +246,10 @@ export class Slots implements Disposable {
     );
     const cache = { cursors, layers: this.#layers };
     const { batchInvariant, slots } = this.options, inputs = { tokens, cache };
-    const drawnRows = slots <= MOST_FEW_ROWS ? MOST_FEW_ROWS : MANY_ROWS;
-    const kernelRows = batchInvariant ? (count === 1 ? drawnRows : count) : undefined;
+    const [drawn, prefilled] = slots <= MOST_FEW_ROWS
+      ? [MOST_FEW_ROWS, 1]
+      : [MANY_ROWS, this.mostPrefilled];
+    const kernelRows = batchInvariant ? count * (count === 1 ? drawn : prefilled) : undefined;
     const output = forward(program, this.#model, inputs, activations, { kernelRows });
     return { program, output };
   }
