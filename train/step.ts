@@ -153,9 +153,9 @@ export interface TrainStep extends Disposable {
  * finite on one rank is in the sum of all. With `syncEvery` above 1 it does not: each rank clips, skips and scales by its
  * own gradients.
  *
- * @param given sizes, and what differs from the defaults; `transport` is that between the ranks of the training.
+ * @param options sizes, and what differs from the defaults; `transport` is that between the ranks of the training.
  * @throws {UserError} if an option is out of its range or no parameter is trained; {LimitError} if the step leaves the
- * device's limits.
+ * device's limits. Nothing is allocated then.
  *
  * @example Train in a loop of one's own, with one's own data and learning rates
  * ```ts
@@ -177,10 +177,22 @@ export interface TrainStep extends Disposable {
  */
 export function createTrainStep(
   model: Gpt,
-  { transport = oneRank, ...given }:
+  options:
     & Partial<StepOptions>
     & Pick<StepOptions, "batchSize" | "sequenceLength">
     & { transport?: Transport },
+): TrainStep {
+  // on a dry device first, which throws before anything is allocated, and finds the sizes of scratch tensors
+  const dry = { ...model, device: dryDevice(model.device) };
+  const { program } = recordStep(dry, { ...options, transport: oneRank });
+  return recordStep(model, options, program);
+}
+
+/** Does what `createTrainStep()` says, with the scratch tensors of a program of the same launches if one is given. */
+function recordStep(
+  model: Gpt,
+  { transport = oneRank, ...given }: Parameters<typeof createTrainStep>[1],
+  planned?: Program,
 ): TrainStep {
   const { device, config, precision } = model;
   const options = { ...EARLIER_DEFAULTS, recompute: "none" as const, ...given };
@@ -210,7 +222,7 @@ export function createTrainStep(
   });
 
   const { lossScale } = state;
-  const recordMicroBatch = (program: Program, { accumulate }: { accumulate: boolean }) => {
+  const recordMicroBatch = ({ accumulate }: { accumulate: boolean }) => {
     const { batch, step: stepInputs, dropout, place } = inputs;
     forward(program, model, batch, activations, { dropout });
     backward(program, model, { ...batch, stepInputs, lossScale }, activations, gradients, {
@@ -220,22 +232,15 @@ export function createTrainStep(
     });
     sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
   };
-  /** Records a step; returns the numbers of launches before its parts. */
-  const record = (program: Program) => {
-    recordMicroBatch(program, { accumulate: false }); // the first of a step
-    const others = program.length;
-    if (gradientAccumulation > 1) recordMicroBatch(program, { accumulate: true }); // each of the others
-    const update = program.length;
-    const sums = { gradients: gradients.flat, lossSums, stepInputs: inputs.step };
-    state.record(program, sums, options);
-    optimizer.record(program, { gradients, update: state.update });
-    return { others, update };
-  };
-  // recorded on a dry device first, which finds the sizes of scratch tensors
-  const planned = new Program(dryDevice(device)), program = new Program(device);
-  record(planned);
-  program.reserveScratch(planned);
-  const { others, update } = record(program);
+  const program = new Program(device);
+  if (planned) program.reserveScratch(planned);
+  recordMicroBatch({ accumulate: false }); // the first of a step
+  const others = program.length;
+  if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true }); // each of the others
+  const update = program.length;
+  const sums = { gradients: gradients.flat, lossSums, stepInputs: inputs.step };
+  state.record(program, sums, options);
+  optimizer.record(program, { gradients, update: state.update });
 
   const exchange = transport.size > 1 && options.syncEvery === 1
     ? new GradientExchange(transport, program, { gradients, lossSums, lossScale }, {

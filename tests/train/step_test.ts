@@ -10,6 +10,7 @@ import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { DeviceState, type StepReport } from "../../train/step_state.ts";
+import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 
 Deno.test("createTrainStep() makes one scratch tensor per slot, of the size that the slot comes to need", () => {
@@ -30,6 +31,19 @@ Deno.test("createTrainStep() makes one scratch tensor per slot, of the size that
   } finally {
     Program.prototype.scratch = scratch;
   }
+});
+
+Deno.test("createTrainStep() leaves nothing on a device that cannot bind a tensor of the step", async () => {
+  const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 1, heads: 1 };
+  const on = { ...device, maxBindingBytes: 2 ** 14 }; // q, k and v of 64 rows have three times as many
+  using gpt = createGpt(on, config, { precision: "f32" });
+  const { left } = await withLiveBuffers(() => {
+    assert.throws(() => createTrainStep(gpt, { batchSize: 64, sequenceLength: 8 }), {
+      name: "LimitError",
+    });
+    return Promise.resolve();
+  });
+  assert.deepEqual(left, []);
 });
 
 Deno.test("createTrainStep() names an option that is out of its range, its requirement and its value", () => {
