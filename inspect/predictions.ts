@@ -6,7 +6,13 @@ import { forward } from "../model/forward_backward.ts";
 import { normForward } from "../model/norm.ts";
 import type { ReadText } from "./inspect.ts";
 import { idsOf, preparePass, readLogits } from "./pass.ts";
-import { highest, lossesOf, type Token, tokenOf, type TokenProbability } from "./tokens.ts";
+import {
+  highest,
+  lossesOf,
+  rememberedTokens,
+  type Token,
+  type TokenProbability,
+} from "./tokens.ts";
 
 /**
  * What a model expects at each position of a text: of the whole model, and of the residual stream after each block.
@@ -68,7 +74,8 @@ export async function predictionsOf(
   text: string | readonly number[],
   { top = 10, from = 0, signal }: { top?: number; from?: number; signal?: AbortSignal } = {},
 ): Promise<TextPredictions> {
-  const { gpt } = model, ids = idsOf(model, text, { most: Infinity }), tokenAt = describing(model);
+  const { gpt, tokenizer } = model, tokenAt = rememberedTokens(tokenizer);
+  const ids = idsOf(model, text, { most: Infinity });
   const startAt = (t: number) => windowStart(t + 1, gpt.config.contextLength);
   const predictions: Prediction[] = [];
   for (let t = from; t < ids.length; t = from + predictions.length) {
@@ -124,7 +131,7 @@ export async function logitLensOf(
   const ids = idsOf(model, text);
   // only training keeps the residual stream of every layer
   using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
-  const { at } = pass.activations, tokenAt = describing(model);
+  const { at } = pass.activations, tokenAt = rememberedTokens(model.tokenizer);
   await pass.run((program) => forward(program, gpt, pass, pass.activations));
   const layers: Prediction[][] = [];
   for (let blocks = 0; blocks <= L; blocks++) {
@@ -142,16 +149,6 @@ export async function logitLensOf(
     layers.push(predictions);
   }
   return { ids, tokens: ids.map(tokenAt), layers };
-}
-
-/** `tokenOf()` with a cache. */
-function describing({ tokenizer }: LoadedModel): (id: number) => Token {
-  const tokens = new Map<number, Token>();
-  return (id) => {
-    const token = tokens.get(id) ?? tokenOf(tokenizer, id);
-    tokens.set(id, token);
-    return token;
-  };
 }
 
 function predictionOf(

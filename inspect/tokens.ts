@@ -42,6 +42,16 @@ export function tokenOf(tokenizer: Tokenizer, id: number): Token {
   };
 }
 
+/** `tokenOf()` that remembers the tokens of a vocabulary: a text has many of them several times. */
+export function rememberedTokens(tokenizer: Tokenizer): (id: number) => Token {
+  const tokens = new Map<number, Token>();
+  return (id) => {
+    const token = tokens.get(id) ?? tokenOf(tokenizer, id);
+    tokens.set(id, token);
+    return token;
+  };
+}
+
 /** Bytes as text, those that belong to no whole character as `\xNN`. */
 function textOf(bytes: Uint8Array): string {
   const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

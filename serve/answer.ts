@@ -191,7 +191,7 @@ function usageOf({ promptTokens }: Answer, completionTokens: number): object {
   };
 }
 
-/** The whole answer, as JSON. */
+/** The whole answer as JSON, choice by choice: one with logprobs has megabytes, and other requests are answered between. */
 async function* wholeOf(
   answer: Answer,
   pieces: AsyncIterable<ChoicePiece>,
@@ -199,12 +199,16 @@ async function* wholeOf(
   const { head, object, choices } = answer, whole: CompletionPiece[] = [];
   for await (const piece of pieces) whole[piece.index] = joined(whole[piece.index], piece);
   const tokens = whole.reduce((sum, { result }) => sum + (result?.tokens ?? 0), 0);
-  yield [JSON.stringify({
-    ...head,
-    object,
-    choices: choices.map((choice, index) => ({ index, ...choice.whole(whole[index]!) })),
-    usage: usageOf(answer, tokens),
-  })];
+  const usage = usageOf(answer, tokens), beginning = JSON.stringify({ ...head, object, usage });
+  let text = `${beginning.slice(0, -1)},"choices":[`;
+  for (const [index, choice] of choices.entries()) {
+    if (index > 0) {
+      yield [text];
+      text = ",";
+    }
+    text += JSON.stringify({ index, ...choice.whole(whole[index]!) });
+  }
+  yield [`${text}]}`];
 }
 
 /** The parts of a stream, as JSON; those of its end with the last piece, as each write costs some 50 µs. */

@@ -7,7 +7,6 @@ import {
 import { isObject, type JsonObject } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import type { CompletionPiece } from "../generate/completion.ts";
-import { tokenOf } from "../inspect/tokens.ts";
 import { MOST_LOGPROBS } from "../kernels/sample/sample.ts";
 import {
   type Answer,
@@ -209,9 +208,9 @@ async function encoded(model: ServedModel, messages: Conversation) {
 }
 
 /** Logarithms of the probabilities that the model gives to tokens, before the sampler changes them. */
-function contentLogprobs({ tokenizer }: ServedModel, { logprobs = [] }: CompletionPiece): object[] {
+function contentLogprobs({ token }: ServedModel, { logprobs = [] }: CompletionPiece): object[] {
   const described = ({ id, logprob }: { id: number; logprob: number }) => {
-    const { text, bytes } = tokenOf(tokenizer, id);
+    const { text, bytes } = token(id);
     return { token: text, logprob, bytes };
   };
   return logprobs.map(({ top, ...drawn }) => ({

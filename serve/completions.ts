@@ -1,8 +1,6 @@
-import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { CompletionPiece, TokenLogprobs } from "../generate/completion.ts";
 import { promptIdsOf } from "../generate/request.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
-import { tokenOf } from "../inspect/tokens.ts";
 import type { JsonObject } from "../files/json.ts";
 import {
   type Answer,
@@ -163,12 +161,12 @@ function readPrompt(
 
 /** A completion of a prompt. */
 function choiceOf(
-  { tokenizer }: ServedModel,
+  model: ServedModel,
   fields: CompletionFields,
   { prompt, seed }: { prompt: ReadPrompt; seed: number },
 ): Choice {
   const { max_tokens: maxNewTokens, echo, logprobs: top } = fields, { ids: promptIds } = prompt;
-  const logprobs = top === undefined ? undefined : logprobsWriter(tokenizer, {
+  const logprobs = top === undefined ? undefined : logprobsWriter(model, {
     top,
     before: echo ? [] : promptIds,
     offset: echo ? 0 : codePoints(prompt.text),
@@ -200,10 +198,10 @@ function choiceOf(
  * @param options.offset where the first token begins, in code points.
  */
 function logprobsWriter(
-  tokenizer: Tokenizer,
+  { tokenizer, token }: ServedModel,
   { top, before, offset }: { top: number; before: readonly number[]; offset: number },
 ): (piece: CompletionPiece) => Logprobs {
-  const decoder = tokenizer.decoder(before), textOf = (id: number) => tokenOf(tokenizer, id).text;
+  const decoder = tokenizer.decoder(before), textOf = (id: number) => token(id).text;
   const offsetOf = (id: number) => {
     const begin = offset;
     offset += codePoints(decoder.push(id));

@@ -7,7 +7,7 @@ import { neighboursOf } from "../inspect/neighbours.ts";
 import { attentionByLayer } from "../inspect/pass.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../inspect/predictions.ts";
 import { samplerDistributions } from "../inspect/sampler.ts";
-import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
+import { highest, type Token, type TokenProbability } from "../inspect/tokens.ts";
 import { createTensor, download } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
 import type { RequestContext } from "./answer.ts";
@@ -128,11 +128,11 @@ function inspection<Values extends TextFields>(
 const predictions = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: TOP },
   async (model, fields, { signal }) => {
-    const ids = idsOf(model, fields), { tokenizer } = model, decoder = tokenizer.decoder();
+    const ids = idsOf(model, fields), decoder = model.tokenizer.decoder();
     const { predictions } = await predictionsOf(model, ids, { top: fields.top, signal });
     return {
       // a character of several tokens is the piece of the last of them
-      tokens: ids.map((id) => ({ ...plain(tokenOf(tokenizer, id)), piece: decoder.push(id) })),
+      tokens: ids.map((id) => ({ ...plain(model.token(id)), piece: decoder.push(id) })),
       predictions: predictions.map(plainPrediction),
     };
   },
@@ -148,7 +148,7 @@ const sampler = inspection<
     include: { ...whole(0), fallback: undefined },
   },
   async (model, fields) => {
-    const { gpt, tokenizer } = model, ids = idsOf(model, fields), { include } = fields;
+    const { gpt } = model, ids = idsOf(model, fields), { include } = fields;
     if (include !== undefined) model.checkIds([include], "include");
     // the decoder reads the text as generate() does; what it draws does not matter
     using decoder = createDecoder(gpt, {
@@ -167,7 +167,7 @@ const sampler = inspection<
     return {
       stages: stages.map(({ stage, tokens }) => ({ stage, tokens })),
       candidates: [...new Set([...highest(most, fields.top), include ?? []].flat())].map((id) => ({
-        ...plain(tokenOf(tokenizer, id)),
+        ...plain(model.token(id)),
         probabilities: stages.map(({ probabilities }) => probabilities[id]!),
       })),
     };
@@ -190,7 +190,7 @@ const attention = inspection<TextFields & HeadFields>(
     const { layers, heads } = model.gpt.config, chosen = headOf(model, fields);
     const { first, ids } = visible(model, fields, MOST_MATRIX_IDS), T = ids.length;
     checkPass(model, T, current);
-    const tokens = ids.map((id) => plain(tokenOf(model.tokenizer, id)));
+    const tokens = ids.map((id) => plain(model.token(id)));
     const cells = chosen ? T : Math.min(T, MOST_CELLS);
     const weights = chosen
       ? matrixOf((await attentionWeightsOf(model, ids, chosen)).weights, chosen.head, T)
@@ -268,7 +268,7 @@ const lens = inspection<TextFields & { top: number }>(
     const { layers } = await logitLensOf(model, ids, { top: fields.top });
     return {
       first,
-      tokens: ids.map((id) => plain(tokenOf(model.tokenizer, id))),
+      tokens: ids.map((id) => plain(model.token(id))),
       layers: layers.map((predictions) => predictions.map(plainPrediction)),
     };
   },

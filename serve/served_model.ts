@@ -2,6 +2,7 @@ import { type ChatFormat, createChatFormat } from "../data/tokenizer/chat_format
 import { createEngine, type Engine, type EngineOptions } from "../generate/engine.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { ModelSource } from "../generate/source.ts";
+import { rememberedTokens, type Token } from "../inspect/tokens.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
 import { createActivations } from "../model/activations.ts";
 import { createGpt, type Quantization } from "../model/gpt.ts";
@@ -25,6 +26,8 @@ export class ServedModel implements LoadedModel {
   readonly name: string;
   readonly gpt: LoadedModel["gpt"];
   readonly tokenizer: LoadedModel["tokenizer"];
+  /** Describes a token of its vocabulary. */
+  readonly token: (id: number) => Token;
   /** Continues texts side by side. */
   readonly engine: Engine;
   /** Seconds since 1970 when it was loaded. */
@@ -45,6 +48,7 @@ export class ServedModel implements LoadedModel {
     this.name = name;
     this.gpt = gpt;
     this.tokenizer = tokenizer;
+    this.token = rememberedTokens(tokenizer);
     this.engine = createEngine({ gpt, tokenizer }, options);
     this.#most = this.engine.stats().slots + queue;
   }

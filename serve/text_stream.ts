@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { MOST_UNREAD_BYTES, STALLED_MS } from "./limits.ts";
 
 /** The body of a response, and the time when it ends. */
@@ -20,7 +21,8 @@ export function textStream(
 ): TextStream {
   const utf8 = new TextEncoder(), ended = Promise.withResolvers<void>();
   ended.promise.catch(() => {}); // the reader learns of it, too
-  let stalled: ReturnType<typeof setTimeout> | undefined, hasLeft = false;
+  let stalled: ReturnType<typeof setTimeout> | undefined;
+  let hasLeft = false, isLong = false; // the last text
   const leave = () => {
     clearTimeout(stalled);
     hasLeft = true;
@@ -30,6 +32,7 @@ export function textStream(
   const readable = new ReadableStream<Uint8Array>({
     async pull(controller) {
       clearTimeout(stalled);
+      if (isLong) await delay(0); // other requests are answered between long texts
       try {
         const { value, done } = await texts.next();
         if (hasLeft) return;
@@ -37,7 +40,9 @@ export function textStream(
           ended.resolve();
           return controller.close();
         }
-        controller.enqueue(utf8.encode(value));
+        const bytes = utf8.encode(value);
+        isLong = bytes.length >= MOST_UNREAD_BYTES;
+        controller.enqueue(bytes);
       } catch (error) {
         ended.reject(error);
         return controller.error(error);

@@ -330,6 +330,21 @@ Deno.test("/v1/completions encodes a prompt once, and echoes it without the toke
   }
 });
 
+Deno.test("/v1/completions sends a whole answer choice by choice, and describes each token once", async () => {
+  const described: number[] = [];
+  const bytes = (id: number) => {
+    described.push(id);
+    return tokenizer.bytes(id);
+  };
+  await using api = open({ models: { tiny: { gpt, tokenizer: { ...tokenizer, bytes } } } });
+  const body = { ...PLAIN, n: 3, logprobs: 5 };
+  const chunks = await Array.fromAsync((await send(api, COMPLETIONS, body)).body!);
+  assert.equal(chunks.length, 3);
+  const { choices } = await new Response(new Blob(chunks)).json();
+  assert.deepEqual(choices.map(({ index }: { index: number }) => index), [0, 1, 2]);
+  assert.equal(new Set(described).size, described.length);
+});
+
 Deno.test("/v1/completions says at which character tokens begin, within one too, whole or streamed", async () => {
   await using api = open();
   const prompt = "🦊 é1", promptIds = model.tokenizer.encode(prompt);

@@ -50,6 +50,16 @@ Deno.test("textStream() asks for no more while many bytes wait for a slow reader
   assert.deepEqual([left, state.isEnded], [1, true]);
 });
 
+Deno.test("textStream() lets other work proceed between long texts", async () => {
+  const { texts } = endless("x".repeat(MOST_UNREAD_BYTES));
+  const reader = textStream(texts, () => {}).readable.getReader();
+  let hasProceeded = false;
+  setTimeout(() => hasProceeded = true);
+  for (let i = 0; i < 10; i++) await reader.read();
+  await reader.cancel();
+  assert.ok(hasProceeded);
+});
+
 Deno.test("textStream() takes a reader that reads nothing for gone", async () => {
   const { state, texts } = endless("x".repeat(1000));
   let left = 0;
