@@ -223,7 +223,8 @@ function partsOf(messages: Conversation): { head: Message[]; turns: Message[][] 
 /**
  * Begins a conversation with a model.
  *
- * @throws {UserError} if an option is out of range, or if the chat template is not Jinja or has no system message.
+ * @throws {UserError} if an option of the sampler is out of range, or if the chat template is not Jinja or has no system
+ * message. A seed or a number of tokens that is out of range is a {RangeError} of the answer's pieces.
  *
  * @example Ask two questions
  * ```ts

@@ -41,12 +41,30 @@ export interface CompletionPiece {
  * @throws {RangeError} if there are none, or if one is not in a vocabulary of so many.
  */
 export function checkPromptIds(ids: readonly number[], vocabularySize: number): void {
-  const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
+  const unknown = unknownOf(ids, vocabularySize);
   if (unknown === undefined && ids.length > 0) return;
   throw new RangeError(
     `Cannot generate as the prompt must be one or more ids below ${vocabularySize}: ` +
       `current ${unknown === undefined ? "prompt is empty" : `id is ${unknown}`}`,
   );
+}
+
+/**
+ * Checks the tokens that end a completion.
+ *
+ * @throws {RangeError} if one is not in a vocabulary of so many.
+ */
+export function checkEndIds(ids: readonly number[], vocabularySize: number): void {
+  const unknown = unknownOf(ids, vocabularySize);
+  if (unknown === undefined) return;
+  throw new RangeError(
+    `Cannot generate as endIds must be ids below ${vocabularySize}: current id is ${unknown}`,
+  );
+}
+
+/** The first of some ids that is not in a vocabulary of so many. */
+function unknownOf(ids: readonly number[], vocabularySize: number): number | undefined {
+  return ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
 }
 
 /** What a `Completion` continues, and where it ends. */

@@ -5,6 +5,7 @@ import { MOST_LOGPROBS, samplerSettings } from "../kernels/sample/sample.ts";
 import { download, type Tensor } from "../kernels/tensor.ts";
 import { intervalOf, PassTimer } from "../kernels/timing.ts";
 import {
+  checkEndIds,
   checkPromptIds,
   Completion,
   type CompletionPiece,
@@ -244,6 +245,7 @@ export class BatchingEngine implements Engine {
     if (this.#failure) throw this.#failure.error;
     if (this.#isClosed) throw new TypeError("Cannot generate as the engine is closed");
     checkPromptIds(promptIds, vocabularySize);
+    checkEndIds(endIds ?? [], vocabularySize);
     const counts = [
       ["maxNewTokens", maxNewTokens, Number.MAX_SAFE_INTEGER],
       ["seed", seed, 2 ** 32 - 1],

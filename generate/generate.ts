@@ -35,7 +35,7 @@ export interface BatchPiece extends CompletionPiece {
  * Beyond the context length the model sees between half and all of its context: see `windowStart()`.
  *
  * @throws {UserError} if an option of the sampler is out of range, if there are more than 16 end ids, or if the model's
- * logits are not finite; {RangeError} if `maxNewTokens` or a token of `promptIds` is out of range.
+ * logits are not finite; {RangeError} if `maxNewTokens`, a seed or an id is out of range.
  *
  * @example Stream a completion
  * ```ts
@@ -75,7 +75,7 @@ const paces = new WeakMap<Gpt, Pace>();
  * memory once per token, not once per token and prompt; `sequencesAtOnce()` decides its size.
  *
  * @throws {UserError} if an option of the sampler is out of range, if there are more than 16 end ids, or if the model's
- * logits are not finite; {RangeError} if `maxNewTokens` or a token of `promptIds` is out of range.
+ * logits are not finite; {RangeError} if `maxNewTokens`, a seed or an id is out of range.
  *
  * @example Draw three samples
  * ```ts

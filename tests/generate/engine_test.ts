@@ -88,6 +88,8 @@ Deno.test("createEngine() refuses a request that it cannot complete at once", as
     [{ seed: 0.5 }, "RangeError", /seed must be an integer from 0 to 4294967295/],
     [{ logprobs: 21 }, "RangeError", /logprobs must be an integer from 0 to 20/],
     [{ sampler: { topP: 2 } }, "UserError", /topP must be above 0/],
+    [{ endIds: [3, 257] }, "RangeError", /endIds must be ids below 257: current id is 257$/],
+    [{ endIds: [0.5] }, "RangeError", /endIds must be ids below 257: current id is 0.5$/],
     [{ endIds: [...new Array(16).keys()] }, "UserError", /at most 16 tokens can end a text/],
     [{ text: "x" } as Partial<EngineRequest>, "TypeError", /"text" is none$/],
   ];
