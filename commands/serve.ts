@@ -314,6 +314,9 @@ function log(record: RequestRecord, withTexts: boolean): void {
   const { id, method, path, model, promptTokens, completionTokens, firstPieceMs, error } = record;
   if (QUIET_PATHS.includes(path) && record.status === 200) return;
   const seconds = (ms: number) => shortDuration(ms / 1000);
+  const reasons = [...Map.groupBy(record.reasons, (reason) => reason)].map(([reason, { length }]) =>
+    length === 1 ? reason : `${length} ${reason}`
+  );
   const words = [
     new Date().toISOString(),
     `${id} ${printable(method)} ${printable(path)} ${record.status}`,
@@ -322,7 +325,7 @@ function log(record: RequestRecord, withTexts: boolean): void {
       : [`${printable(model)} ${promptTokens}+${completionTokens} tokens`],
     seconds(record.elapsedMs!),
     ...firstPieceMs === undefined ? [] : [`first text ${seconds(firstPieceMs)}`],
-    ...record.reasons.length > 0 ? [record.reasons.join(",")] : [],
+    ...reasons.length > 0 ? [reasons.join(", ")] : [],
     ...error === undefined ? [] : [printable((error as Error).message)],
   ];
   status(words.join("  "));

@@ -51,7 +51,7 @@ const run = once(async () => `default=${await tinyRun()}`);
 Deno.test("serve answers the commands of docs/serve.md, logs no text, and ends with SIGTERM", {
   ignore,
 }, async () => {
-  const { address, end } = await start(["--run", await run()]);
+  const { address, ask, end } = await start(["--run", await run()]);
   const page = Deno.readTextFileSync(join(root, "docs", "serve.md"));
   const commands = [...page.matchAll(/^```sh\n(curl [^]*?)^```$/gm)].map(([, command]) => command!);
   assert.equal(commands.length, 5);
@@ -68,8 +68,10 @@ Deno.test("serve answers the commands of docs/serve.md, logs no text, and ends w
   assert.match(stream!, /^data: {"id".*\n\ndata: \[DONE\]\n\n$/s);
   assert.equal(JSON.parse(score!).choices[0].text, "One day");
   assert.equal(JSON.parse(models!).data[0].id, "default");
+  await (await ask("/v1/completions", { ...ENDLESS, max_tokens: 1, n: 3 })).text();
   const { code, stderr } = await end();
   assert.equal(code, 0);
+  assert.match(stderr, / 3 length\n/);
   assert.match(stderr, /POST \/v1\/completions 200 {2}default \d+\+60 tokens/);
   assert.doesNotMatch(stderr, /Once upon|One day/);
 });
