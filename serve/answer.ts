@@ -1,6 +1,7 @@
 import type { CompletionPiece } from "../generate/completion.ts";
 import type { EngineRequest } from "../generate/request.ts";
 import { merged } from "../generate/merged.ts";
+import { DeviceError } from "../kernels/device.ts";
 import { LinkedAbort, unlessAborted } from "./abort.ts";
 import { apiErrorOf, errorBody, toApiError } from "./api_error.ts";
 import type { Models } from "./models.ts";
@@ -162,12 +163,12 @@ async function* choicePieces(
   }
 }
 
-/** The pieces of a request of the engine, which refuses it if it can never be completed. */
+/** The pieces of a request of the engine, which refuses it if it can never be completed, or if the device has failed. */
 function submitted(engine: ServedModel["engine"], request: EngineRequest) {
   try {
     return engine.submit(request);
   } catch (error) {
-    throw toApiError(error, 400);
+    throw error instanceof DeviceError ? error : toApiError(error, 400);
   }
 }
 

@@ -5,7 +5,7 @@ import { generateBatch } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
 import { type ApiOptions, createApi, type RequestRecord } from "../../serve/api.ts";
 import { ApiError, errorResponse } from "../../serve/api_error.ts";
-import { LimitError } from "../../kernels/device.ts";
+import { DeviceError, LimitError } from "../../kernels/device.ts";
 import { withLiveBuffers } from "../bench/live_buffers.ts";
 import { device } from "../kernels/harness.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
@@ -264,6 +264,18 @@ Deno.test("/v1/completions refuses a prompt that is too long before it reads it,
   }
   const metrics = await (await send(api, "/metrics")).text();
   assert.match(metrics, /\ntoy_tokens_total\{model="tiny",kind="prompt"\} 20\n/);
+});
+
+Deno.test("/v1/completions answers 503 once the device has failed", async () => {
+  const check = () => {
+    throw new DeviceError("the device ran out of memory", "memory");
+  };
+  const failed = { ...model, gpt: { ...gpt, device: { ...device, check } } };
+  await using api = open({ models: { tiny: failed } });
+  for (let i = 0; i < 2; i++) { // the engine refuses the second one
+    const { status, error } = await ask(api, COMPLETIONS, PLAIN);
+    assert.deepEqual([status, error.message], [503, "the device ran out of memory"]);
+  }
 });
 
 Deno.test("/v1/completions ends all completions of a request if one fails", async () => {
