@@ -50,6 +50,34 @@ Deno.test("textStream() asks for no more while many bytes wait for a slow reader
   assert.deepEqual([left, state.isEnded], [1, true]);
 });
 
+Deno.test("textStream() waits for a reader anew each time that it takes something", async () => {
+  const { setTimeout, clearTimeout } = globalThis, stalledMs = 12_345, waits = new Set<unknown>();
+  globalThis.setTimeout = ((action: () => void, milliseconds?: number) => {
+    const timer = setTimeout(action, milliseconds);
+    if (milliseconds === stalledMs) waits.add(timer);
+    return timer;
+  }) as typeof setTimeout;
+  globalThis.clearTimeout = (timer) => {
+    waits.delete(timer);
+    clearTimeout(timer);
+  };
+  try {
+    const { texts } = endless("x".repeat(1000));
+    const { readable, ended } = textStream(texts, () => {}, { stalledMs });
+    const reader = readable.getReader();
+    for (let i = 0; i < 3; i++) {
+      await reader.read();
+      await turn();
+      assert.equal(waits.size, 1);
+    }
+    await reader.cancel();
+    await ended;
+    assert.equal(waits.size, 0);
+  } finally {
+    Object.assign(globalThis, { setTimeout, clearTimeout });
+  }
+});
+
 Deno.test("textStream() lets other work proceed between long texts", async () => {
   const { texts } = endless("x".repeat(MOST_UNREAD_BYTES));
   const reader = textStream(texts, () => {}).readable.getReader();
