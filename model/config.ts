@@ -1,6 +1,6 @@
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
+import { LEAST_SCALE, MOST_HEAD_SIZE, MOST_SCALE } from "../kernels/attention/attention.ts";
 import { EPSILON } from "../kernels/layernorm/layernorm.ts";
 import { ACTIVATION_FUNCTIONS, type ActivationFunction } from "../kernels/activation.ts";
 import type { RotaryScaling } from "../kernels/rope/rotation.ts";
@@ -280,9 +280,10 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
     "normEpsilon must be a number above 0 and at most 1",
     normEpsilon,
   );
+  const divisor = complete.attentionScaleByLayer ? layers : 1; // of the last layer
   check(
-    Number.isFinite(Math.fround(attentionScale)),
-    "attentionScale must be a finite number in f32",
+    attentionScale / divisor >= LEAST_SCALE && attentionScale <= MOST_SCALE,
+    `attentionScale must be a number from ${divisor * LEAST_SCALE} to ${MOST_SCALE}`,
     attentionScale,
   );
   check(

@@ -95,9 +95,12 @@ const MATRICES: Shader = { ...packedOf("f16"), ...WINDOW, ...RANDOM };
  */
 export const MOST_HEAD_SIZE = 256;
 
+/** The least and the largest factor of scores: kernels for GPUs multiply that of a key that is not seen, −1e38, too. */
+export const LEAST_SCALE = 1e-6, MOST_SCALE = 1e6;
+
 /** How scores are computed, if not as in GPT-2. */
 export interface AttentionScores {
-  /** Factor of the scores; 1 / √HS by default. */
+  /** Factor of the scores, from 1e-6 to 1e6; 1 / √HS by default. */
   scale?: number;
   /** Most tokens that a query sees: itself and tokens before it. At least 1; all by default. */
   window?: number;
@@ -329,9 +332,15 @@ function dispatchSum(
 /**
  * The constants SCALE and WINDOW of the kernels in this folder, without those whose defaults in WGSL hold.
  *
- * @throws {RangeError} if the window is no positive integer.
+ * @throws {RangeError} if the window is no positive integer, or the scale out of its range.
  */
 export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
+  if (scale !== undefined && !(scale >= LEAST_SCALE && scale <= MOST_SCALE)) {
+    throw new RangeError(
+      `Cannot run attention as the scale must be from ${LEAST_SCALE} to ${MOST_SCALE}: ` +
+        `current value is ${scale}`,
+    );
+  }
   if (window !== undefined && !(Number.isInteger(window) && window >= 1)) {
     throw new RangeError(
       `Cannot run attention as the window must be a positive integer: current value is ${window}`,

@@ -800,6 +800,17 @@ Deno.test("attentionForward() throws if the number of key heads does not divide 
   );
 });
 
+Deno.test("attentionForward() throws on a scale that is out of its range, and on a window without tokens", () => {
+  const t = tensors({ qkv: [[4, 12], "f32"], y: [[4, 4], "f32"], logSumExp: [[1, 1, 4], "f32"] });
+  for (const scores of [{ scale: 0 }, { scale: -1 }, { scale: 1e20 }, { window: 0 }]) {
+    const [[name, value]] = Object.entries(scores) as [[string, number]];
+    assert.throws(
+      () => attentionForward(new Program(device), t, t, { T: 4, heads: 1, ...scores }),
+      { name: "RangeError", message: new RegExp(`the ${name} must be .* value is ${value}$`) },
+    );
+  }
+});
+
 Deno.test("attentionForward() throws if no tile fits the head size that it is to compute in tiles", () => {
   const t = tensors({ qkv: [[4, 60], "f32"], y: [[4, 20], "f32"], logSumExp: [[1, 1, 4], "f32"] });
   assert.throws(

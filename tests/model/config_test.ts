@@ -102,8 +102,12 @@ for (
     [{ positions: "none" }, 'positions must be learned or rotary: current value is "none"'],
     [{ normEpsilon: 0 }, "normEpsilon must be a number above 0 and at most 1: current value is 0"],
     [
-      { attentionScale: 1e39 },
-      "attentionScale must be a finite number in f32: current value is 1e+39",
+      { attentionScale: 0 }, // with which kernels for GPUs attend to later tokens
+      "attentionScale must be a number from 0.000001 to 1000000: current value is 0",
+    ],
+    [
+      { attentionScale: 1e-6, attentionScaleByLayer: true },
+      "attentionScale must be a number from 0.000002 to 1000000: current value is 0.000001",
     ],
     [{ rotaryBase: 1 }, "rotaryBase must be a number above 1: current value is 1"],
     [
