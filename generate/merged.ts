@@ -20,7 +20,7 @@ export async function* merged<Piece>(
     });
   try {
     generators.forEach((_, index) => ask(index));
-    while (open > 0 || ready.length > 0) {
+    while (open > 0) { // a generator with a piece in `ready` is open
       await changed.promise;
       changed = Promise.withResolvers();
       for (const next of ready.splice(0)) {

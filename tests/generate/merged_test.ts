@@ -19,6 +19,8 @@ function source() {
   return { items: items(), state, give: (item?: string | Error) => given.resolve(item) };
 }
 
+const turn = () => new Promise((resolve) => setTimeout(resolve));
+
 Deno.test("merged() yields the items of all generators in the order in which they come", async () => {
   const [a, b] = [source(), source()], all = merged([a.items, b.items]);
   const next = async () => (await all.next()).value;
@@ -29,6 +31,10 @@ Deno.test("merged() yields the items of all generators in the order in which the
   a.give();
   b.give("b2");
   assert.deepEqual(await next(), { index: 1, piece: "b2" });
+  const last = next(); // of the only generator that is left
+  await turn();
+  b.give("b3");
+  assert.deepEqual(await last, { index: 1, piece: "b3" });
   b.give();
   assert.equal(await next(), undefined);
   assert.deepEqual(await Array.fromAsync(merged([])), []);
@@ -37,11 +43,20 @@ Deno.test("merged() yields the items of all generators in the order in which the
 Deno.test("merged() ends all generators when its reader leaves, or when one of them throws", async () => {
   for (const item of ["a1", new Error("broken")]) {
     const [a, b] = [source(), source()], all = merged([a.items, b.items]);
-    a.give(item);
+    let isAsked = false; // to end
+    const end = b.items.return.bind(b.items);
+    b.items.return = (value) => {
+      isAsked = true;
+      return end(value);
+    };
     const first = all.next();
     first.catch(() => {}); // awaited below
+    await turn();
+    a.give(item);
     if (!(item instanceof Error)) await first;
     const left = all.return();
+    await turn();
+    assert.ok(isAsked);
     b.give(); // a generator that waits ends once its promise does
     if (item instanceof Error) await assert.rejects(first, item);
     await left;

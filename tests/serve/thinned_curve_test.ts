@@ -67,6 +67,10 @@ Deno.test("ThinnedCurve.goBack() removes what a resumed training repeats", () =>
   long.goBack(20_000);
   const { step } = long.columns();
   assert.ok(step.every((step) => step <= 20_000) && step.at(-1)! > 19_900, `${step.at(-1)}`);
+  const grouped = curveOf(Array.from({ length: 3992 }, (_, i) => i)); // four by four
+  grouped.goBack(6);
+  const { value, mean } = grouped.columns(); // of a group that is cut, the mean of what is left
+  assert.deepEqual([value, mean], [[0, 3, 4], [1.5, 1.5, 4]]);
 });
 
 Deno.test("ThinnedCurve leaves out a point of a step that it has", () => {
