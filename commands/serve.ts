@@ -99,6 +99,7 @@ async function main(options: Options): Promise<number> {
   const { host, port, drain, timeout: requestSeconds, queue, allowHost = [], cors = [] } = options;
   const apiKey = keyFor(host);
   cors.forEach(checkOrigin);
+  allowHost.forEach(checkHost);
   // before the models are loaded, as a port that is taken is a likely mistake
   let handle: Api["handle"] = notYet;
   const server = listen(host, port, (request) => handle(request));
@@ -122,7 +123,7 @@ async function main(options: Options): Promise<number> {
     slots,
     queue,
     requestSeconds,
-    hosts: [host.toLowerCase(), ...allowHost.map((name) => name.toLowerCase())],
+    hosts: [host, ...allowHost],
     origins: cors,
     keepsTexts: options.logPrompts ?? false,
     onEnd: (record) => log(record, options.logPrompts ?? false),
@@ -173,6 +174,15 @@ function checkOrigin(origin: string): void {
   throw new UserError(
     `Cannot serve as --cors must be an origin, such as http://localhost:3000, or *: ` +
       `current value is ${quoted(origin)}`,
+  );
+}
+
+/** @throws {UserError} if a text is no name of a host. */
+function checkHost(name: string): void {
+  if (/^[\w.-]+$/.test(name)) return;
+  throw new UserError(
+    `Cannot serve as --allow-host must be a name without a port, such as box.lan: ` +
+      `current value is ${quoted(name)}`,
   );
 }
 

@@ -100,7 +100,8 @@ export function createApi(
 ): Api {
   const models = new LoadedModels(servedModels(loaded, options));
   const metrics = new Metrics(), open = new Set<RequestRecord>();
-  const allowed = { hosts: [...new Set([...OWN_HOSTS, ...hosts])], allowsAddresses: true, origins };
+  const names = new Set([...OWN_HOSTS, ...hosts.map((name) => name.toLowerCase())]);
+  const allowed = { hosts: [...names], allowsAddresses: true, origins };
   const drained = Promise.withResolvers<void>();
   let isDraining = false;
 

@@ -12,7 +12,7 @@ export const OWN_HOSTS: readonly string[] = ["127.0.0.1", "localhost", "[::1]"];
 
 /** Who may send requests. */
 export interface AllowedRequests {
-  /** Names of the server, without a port, which is free, as a tunnel may have another one. */
+  /** Names of the server in lower case, without a port, which is free, as a tunnel may have another one. */
   readonly hosts: readonly string[];
   /** Whether an IP address is a name of the server, too. */
   readonly allowsAddresses?: boolean;

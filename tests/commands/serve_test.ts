@@ -153,6 +153,7 @@ Deno.test("serve says what it cannot serve", async () => {
       /^Error: Cannot serve as each model must have its own name: two are named "default"\nGive one another/,
     ],
     [["--cors", "localhost"], /^Error: Cannot serve as --cors must be an origin, such as/],
+    [["--allow-host", "box.lan:80"], /^Error: Cannot serve as --allow-host must be a name without/],
   ];
   for (const [args, message] of cases) {
     const { code, stderr } = await task("serve", ["--port", "0", ...args]);

@@ -431,7 +431,7 @@ Deno.test("createApi() asks for its key, and for /health for none", async () => 
 });
 
 Deno.test("createApi() answers to its own names and to addresses, and to pages that it allows", async () => {
-  await using api = open({ hosts: ["box.lan"], origins: ["http://page.example"] });
+  await using api = open({ hosts: ["Box.lan"], origins: ["http://page.example"] });
   const cases: [headers: Record<string, string>, status: number][] = [
     [{ host: "localhost" }, 200],
     [{ host: "box.lan:80" }, 200],
