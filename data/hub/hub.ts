@@ -6,6 +6,7 @@ import { UserError } from "../../files/user_error.ts";
 import { addressOf, ChangedError, chunksOf, type RemoteFile } from "./blob.ts";
 import { addToCache, type CachedFile, findCached, listCached } from "./cache.ts";
 import {
+  addressIn,
   type Environment,
   failure,
   HubError,
@@ -243,7 +244,14 @@ async function listRemote(session: HubSession): Promise<{ path: string; bytes: n
     if (files.length > MOST_FILES || page === MOST_PAGES) {
       throw oddAnswer(session, `it lists more than ${MOST_FILES} files`);
     }
-    next = /<([^>]+)>; *rel="next"/.exec(response.headers.get("Link") ?? "")?.[1];
+    const link = /<([^>]+)>; *rel="next"/.exec(response.headers.get("Link") ?? "")?.[1];
+    const address: URL | undefined = link === undefined
+      ? undefined
+      : addressIn(link, new URL(next));
+    if (link !== undefined && !address) {
+      throw oddAnswer(session, `its next page is ${quoted(link)}`);
+    }
+    next = address?.href;
   }
   return files;
 }

@@ -103,8 +103,15 @@ function savedToken(path: () => string): string | undefined {
   }
 }
 
-function isWebAddress(url: URL | null): boolean {
+function isWebAddress(url: URL | null): url is URL {
   return url?.protocol === "https:" || url?.protocol === "http:";
+}
+
+/** The address that an answer of a server refers to; undefined if it is no web address, or if it leaves HTTPS. */
+export function addressIn(reference: string, from: URL): URL | undefined {
+  const url = URL.parse(reference, from);
+  const leavesHttps = from.protocol === "https:" && url?.protocol !== "https:";
+  return isWebAddress(url) && !leavesHttps ? url : undefined;
 }
 
 /** A repository of the hub, at a revision. */
@@ -204,10 +211,8 @@ async function follow(
     const isDescription = response.headers.has("X-Linked-Etag") && URL.canParse(location);
     if (init.method === "HEAD" && isDescription) return { response, at };
     await response.body?.cancel();
-    const next = URL.parse(location, at);
-    if (!next || !isWebAddress(next) || at.protocol === "https:" && next.protocol !== "https:") {
-      throw failure(session, `${at.host} redirects to ${printable(location)}`);
-    }
+    const next = addressIn(location, at);
+    if (!next) throw failure(session, `${at.host} redirects to ${printable(location)}`);
     at = next;
   }
   throw failure(session, `${at.host} redirects without end`);

@@ -274,7 +274,9 @@ Deno.test("listHubFiles() refuses a list without end, and anything but a list", 
   await using hub = hubCase(directory);
   const { server, options } = hub;
   const entry = { type: "file", path: "a", size: 1 };
-  const Link = `<${server.endpoint}/api/datasets/tiny/stories/tree/main?cursor=2>; rel="next"`;
+  const Link = `</api/datasets/tiny/stories/tree/main?cursor=2>; rel="next"`;
+  const leading = (link: string) => () =>
+    Response.json([], { headers: { Link: `<${link}>; rel="next"` } });
   const cases: [answer: () => Response, message: RegExp][] = [
     [
       () => Response.json([], { headers: { Link } }),
@@ -284,6 +286,8 @@ Deno.test("listHubFiles() refuses a list without end, and anything but a list", 
       () => Response.json(Array.from({ length: 200_001 }, (_, i) => ({ ...entry, path: `f${i}` }))),
       /\(it lists more than 200000 files\)/,
     ],
+    [leading("http://[/"), /\(its next page is "http:\/\/\[\/"\): check HF_ENDPOINT$/],
+    [leading("file:///etc/hosts"), /\(its next page is "file:\/\/\/etc\/hosts"\)/],
     [() => Response.json([null]), /\(it must be a list of objects\)/],
     [() => Response.json({}), /\(it must be a list of objects\)/],
     [
