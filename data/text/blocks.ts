@@ -69,7 +69,8 @@ export async function* blocksOf(
       ends.push(at += part.bytes.length);
       open = part.open ?? false;
     }
-    const block = { ...origin, ...progress, bytes, ends, places, continued, open };
+    const { bytesRead } = progress;
+    const block = { ...origin, bytesRead, bytes, ends, places, continued, open };
     [gathered, length, continued] = [[], 0, open];
     return block;
   };

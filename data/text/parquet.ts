@@ -1,6 +1,7 @@
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import type { JsonObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
+import { printable } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Part, PartsOrigin } from "./blocks.ts";
 import { conversationColumns } from "./conversations.ts";
@@ -93,14 +94,14 @@ function jsonOf(row: unknown): Uint8Array {
   return new TextEncoder().encode(json);
 }
 
-/** Runs an action of hyparquet, which throws errors of all kinds if a file is damaged. */
+/** Runs an action of hyparquet, which throws errors of all kinds if a file is damaged; a `TypeError` explains nothing. */
 async function attempt<T>(file: string, row: number, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (error) {
     if (error instanceof UserError) throw error;
-    const reason = `${file} as Parquet after row ${row}: ${(error as Error).message}`;
-    throw new DataError(reason, { cause: error });
+    const what = error instanceof TypeError ? "it is damaged" : printable((error as Error).message);
+    throw new DataError(`${file} as Parquet after row ${row}: ${what}`, { cause: error });
   }
 }
 

@@ -1,5 +1,5 @@
 import { load, type Package } from "../../files/packages.ts";
-import { printable } from "../../files/printable.ts";
+import { printable, quoted } from "../../files/printable.ts";
 
 /**
  * Jinja as chat templates use it: a template is rendered as Hugging Face transformers renders it, within bounds, and
@@ -132,7 +132,7 @@ function environmentOf(
     environment.set(name[0]!.toUpperCase() + name.slice(1), value);
   }
   environment.set("raise_exception", (message: unknown) => {
-    throw new TemplateError(`it says ${printable(JSON.stringify(String(message)))}`);
+    throw new TemplateError(`it says ${quoted(String(message))}`);
   });
   environment.set("range", boundedRange);
   if (now) environment.set("strftime_now", (format: unknown) => strftime(now, String(format)));

@@ -419,6 +419,7 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     ],
     ["a.parquet", good.slice(0, -9), /^Parquet after row 0: /],
     ["b.parquet", bytesOf(TEXT), /^Parquet after row 0: /],
+    ["empty.parquet", bytesOf("PAR1\0\x01\0\0\0PAR1"), "Parquet after row 0: it is damaged"],
     [
       "c.parquet",
       good.map((byte, i) => i >= 10 && i < 400 ? 0xff : byte),
