@@ -1,5 +1,5 @@
 import { readdirSync } from "node:fs";
-import { join, normalize } from "node:path";
+import { basename, join, normalize, resolve } from "node:path";
 import { isSystemError } from "../files/disk.ts";
 import { isRun } from "../train/directory/run_place.ts";
 import type { RunRow } from "./run_view.ts";
@@ -53,8 +53,8 @@ export class RunFolders {
   }
 
   /**
-   * A run by its name: its path from the folder, or of several folders its whole path. It may have appeared since the
-   * last search. Undefined for any other name, so that no request can name another path.
+   * A run by its name: its path from the folder, of several folders its whole path, and of a run alone the last part
+   * of its path. It may have appeared since the last search. Undefined for any other name, so that no request can name another path.
    */
   run(name: string): WatchedRun | undefined {
     if (!this.#runs.has(name)) this.#search();
@@ -118,7 +118,7 @@ export class RunFolders {
     const visit = (path: string, name: string, depth: number) => {
       if (left-- <= 0) return;
       if (isRun(path)) {
-        const shown = name || ".";
+        const shown = name || basename(resolve(path));
         found.push(this.#runs.get(shown) ?? new WatchedRun(shown, path));
         return;
       }

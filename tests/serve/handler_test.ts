@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { createHandler } from "../../serve/handler.ts";
-import type { Changes } from "../../serve/run_folders.ts";
+import { type Changes, RunFolders } from "../../serve/run_folders.ts";
 import type { RunDetails, RunRow } from "../../serve/run_view.ts";
 import type { RunCurves } from "../../serve/watched_run.ts";
 import { openRunDirectory } from "../../train/directory/run_directory.ts";
@@ -232,7 +232,7 @@ Deno.test("/api/differences compares the options of runs", async () => {
   assert.deepEqual(rows, [["--learning-rate", ["0.1", "0.01"]]]);
 });
 
-Deno.test("createHandler() shows runs of several folders by their paths, each once, and no others", async () => {
+Deno.test("createHandler() shows runs of several folders by their paths, each once, no others, and a run alone by its name", async () => {
   const parent = join(directory, "several"),
     [a, b, c] = ["a", "b", "c/d"].map((name) => join(parent, name));
   for (const run of [a!, b!, c!]) writeRecord(run, [start(), step(1)]);
@@ -244,6 +244,9 @@ Deno.test("createHandler() shows runs of several folders by their paths, each on
   assert.deepEqual(rows.map(({ name }) => name).sort(), [a, c]);
   assert.equal((await ask(`/api/run?run=${encodeURIComponent(a!)}`)).status, 200);
   assert.equal((await ask(`/api/run?run=${encodeURIComponent(b!)}`)).status, 404);
+  for (const path of [b!, `${b}/`]) {
+    assert.deepEqual(new RunFolders([path]).rows().map(({ name }) => name), ["b"], path);
+  }
 });
 
 Deno.test("createHandler() knows only runs below its folder, and follows no link to a directory", async () => {

@@ -105,7 +105,9 @@ export function isLocked(path: string): boolean {
 }
 
 function inUse(path: string): CheckpointError {
-  return new CheckpointError(`Cannot open run ${path} as another process is training there`);
+  return new CheckpointError(`Cannot open run ${path} as another process is training there`, {
+    hint: "Wait until it ends, or choose another --out",
+  });
 }
 
 /** A run directory that only this process writes to, from `openRunDirectory()`. */

@@ -566,6 +566,7 @@ Deno.test("openRunDirectory() throws when another process trains there", async (
   assert.throws(() => openRunDirectory(path), {
     name: "CheckpointError",
     message: `Cannot open run ${path} as another process is training there`,
+    hint: "Wait until it ends, or choose another --out",
   });
   assert.throws(() => moveAside(path), /another process is training there/);
   child.kill("SIGKILL");
