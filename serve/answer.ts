@@ -88,8 +88,9 @@ export async function answerWith(
     ? ["text/event-stream", (json: string) => `data: ${json}\n\n`] as const
     : ["application/json", (json: string) => json] as const;
   const body = models.use(name, left.signal, async (model, signal) => {
-    using _ = model.admit(count);
+    using _admitted = model.admit(count);
     const answer = await make(model), { choices, promptTokens } = answer;
+    using _kept = model.keepLogprobs(logprobsOf(choices));
     record.model = model.name;
     record.promptTokens = promptTokens;
     const pieces = piecesOf(model, choices, { signal, record });
@@ -111,6 +112,15 @@ export async function answerWith(
   const response = await answered.promise;
   record.body = body;
   return response;
+}
+
+/** Logprobs that choices may have, at most, with those of alternatives and of prompts that come before. */
+function logprobsOf(choices: readonly Choice[]): number {
+  return choices.reduce((sum, { request, before }) => {
+    const { promptIds = [], maxNewTokens = 0, logprobs } = request;
+    if (logprobs === undefined) return sum;
+    return sum + (maxNewTokens + (before ? promptIds.length : 0)) * (1 + logprobs);
+  }, 0);
 }
 
 /** Waits for a promise, but not longer than some time. */

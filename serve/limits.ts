@@ -25,6 +25,12 @@ export const MOST_STOP_UNITS = 256;
 /** Alternatives per token in the logprobs of `/v1/completions`, at most, as OpenAI has it; a chat has up to 20. */
 export const MOST_COMPLETION_LOGPROBS = 5;
 
+/**
+ * Logprobs that a model's answers keep until they have ended, those of alternatives among them, at most: each takes 70 bytes,
+ * and the heap of V8 has some 4 GB.
+ */
+export const MOST_KEPT_LOGPROBS = 2 ** 24;
+
 /** Completions of a model that wait for a slot, at most, by default: four times those that run on a GPU. */
 export const QUEUE = 256;
 

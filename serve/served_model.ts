@@ -8,7 +8,7 @@ import { createActivations } from "../model/activations.ts";
 import { createGpt, type Quantization } from "../model/gpt.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { ApiError } from "./api_error.ts";
-import { MOST_RETRY_SECONDS, QUEUE } from "./limits.ts";
+import { MOST_KEPT_LOGPROBS, MOST_RETRY_SECONDS, QUEUE } from "./limits.ts";
 import { Mutex } from "./mutex.ts";
 
 /** How many completions a model continues at once, and how many requests wait. */
@@ -19,6 +19,26 @@ export interface ServedModelOptions extends EngineOptions {
 
 /** Weight of the last request in the mean of the times that requests stay. */
 const LAST_WEIGHT = 0.1;
+
+/** So many of something, of which requests take some until they are answered. */
+class Supply {
+  /** All of them. */
+  readonly most: number;
+  #taken = 0;
+
+  constructor(most: number) {
+    this.most = most;
+  }
+
+  /** Takes some, which are returned when the result is disposed; undefined if too few are left. */
+  take(count: number): DisposableStack | undefined {
+    if (this.#taken + count > this.most) return undefined;
+    this.#taken += count;
+    const taken = new DisposableStack();
+    taken.defer(() => this.#taken -= count);
+    return taken;
+  }
+}
 
 /** A model that is loaded, its name, and the engine that continues texts with it. */
 export class ServedModel implements LoadedModel {
@@ -34,8 +54,8 @@ export class ServedModel implements LoadedModel {
   readonly created = Math.floor(Date.now() / 1000);
   /** Held during a pass outside the engine, as there is memory for one such pass. */
   readonly passes = new Mutex();
-  readonly #most: number; // completions admitted
-  #admitted = 0;
+  readonly #places: Supply; // of completions that run or wait
+  readonly #logprobs = new Supply(MOST_KEPT_LOGPROBS);
   #chatFormat: Promise<ChatFormat> | undefined;
   #day = ""; // on which it was made
   #meanSeconds = 0; // that a request stays
@@ -50,7 +70,7 @@ export class ServedModel implements LoadedModel {
     this.tokenizer = tokenizer;
     this.token = rememberedTokens(tokenizer);
     this.engine = createEngine({ gpt, tokenizer }, options);
-    this.#most = this.engine.stats().slots + queue;
+    this.#places = new Supply(this.engine.stats().slots + queue);
   }
 
   /** @throws {ApiError} if a field of a request has ids that the model does not know. */
@@ -71,39 +91,51 @@ export class ServedModel implements LoadedModel {
    * @throws {ApiError} 400 if they are more than the model ever admits, 429 if others occupy the places.
    */
   admit(completions: number): Disposable {
-    if (completions > this.#most) {
+    const { most } = this.#places;
+    if (completions > most) {
       throw new ApiError(
         400,
-        `Cannot complete as n times the number of prompts must be at most ${this.#most}: ` +
+        `Cannot complete as n times the number of prompts must be at most ${most}: ` +
           `current number is ${completions}`,
         { param: "n" },
       );
     }
-    if (this.#admitted + completions > this.#most) {
+    const admitted = this.#places.take(completions);
+    if (!admitted) throw this.#full(`at most ${most} completions may run or wait`);
+    const since = performance.now();
+    admitted.defer(() => {
+      const seconds = (performance.now() - since) / 1000;
+      this.#meanSeconds += LAST_WEIGHT * (seconds - this.#meanSeconds);
+    });
+    return admitted;
+  }
+
+  /**
+   * Takes room for the logprobs that an answer keeps, which is free again when the result is disposed.
+   *
+   * @throws {ApiError} 400 if they are more than any answer may keep, 429 if others occupy the room.
+   */
+  keepLogprobs(count: number): Disposable {
+    const { most } = this.#logprobs;
+    if (count > most) {
       throw new ApiError(
-        429,
-        `Cannot answer as at most ${this.#most} completions may run or wait: try again later`,
-        {
-          code: "rate_limit_exceeded",
-          retryAfterSeconds: Math.min(
-            Math.max(1, Math.ceil(this.#meanSeconds)),
-            MOST_RETRY_SECONDS,
-          ),
-        },
+        400,
+        `Cannot answer as the tokens of all completions, each with its alternatives, must be at most ${most} ` +
+          `if logprobs are asked for: current number is ${count}`,
+        { param: "logprobs" },
       );
     }
-    this.#admitted += completions;
-    const since = performance.now();
-    let isAdmitted = true;
-    return {
-      [Symbol.dispose]: () => {
-        if (!isAdmitted) return;
-        isAdmitted = false;
-        this.#admitted -= completions;
-        const seconds = (performance.now() - since) / 1000;
-        this.#meanSeconds += LAST_WEIGHT * (seconds - this.#meanSeconds);
-      },
-    };
+    const kept = this.#logprobs.take(count);
+    if (!kept) throw this.#full(`answers may keep at most ${most} logprobs at the same time`);
+    return kept;
+  }
+
+  /** The error of a request that may be answered later. */
+  #full(reason: string): ApiError {
+    return new ApiError(429, `Cannot answer as ${reason}: try again later`, {
+      code: "rate_limit_exceeded",
+      retryAfterSeconds: Math.min(Math.max(1, Math.ceil(this.#meanSeconds)), MOST_RETRY_SECONDS),
+    });
   }
 
   /**

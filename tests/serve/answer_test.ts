@@ -5,7 +5,8 @@ import { RequestRecord } from "../../serve/request_record.ts";
 import type { ServedModel } from "../../serve/served_model.ts";
 
 /** A model of which nothing is asked. */
-const model = { name: "m", admit: () => ({ [Symbol.dispose]() {} }) } as unknown as ServedModel;
+const room = () => new DisposableStack();
+const model = { name: "m", admit: room, keepLogprobs: room } as unknown as ServedModel;
 const models = {
   use: (_: string, signal: AbortSignal, work: (m: ServedModel, s: AbortSignal) => unknown) =>
     work(model, signal),

@@ -492,6 +492,34 @@ Deno.test("createApi() refuses requests beyond its queue with 429, and names the
   assert.equal((await ask(api, COMPLETIONS, { ...PLAIN, n: 2 })).status, 200);
 });
 
+Deno.test("createApi() bounds the logprobs that answers keep", async () => {
+  const records: RequestRecord[] = [];
+  await using api = open({ onEnd: (record) => records.push(record) });
+  const many = { ...ENDLESS, n: 128, logprobs: 4 };
+  const chat = { ...QUESTION, n: 128, max_tokens: 16384, logprobs: true, top_logprobs: 20 };
+  const echo = { ...many, echo: true, prompt: Array<number>(6000).fill(1), logprobs: 5 };
+  const refused: [path: string, body: object, count: number][] = [
+    [CHAT, chat, 128 * 16384 * 21],
+    [COMPLETIONS, echo, 128 * (6000 + 16384) * 6],
+  ];
+  for (const [path, body, count] of refused) {
+    const { status, error } = await ask(api, path, body);
+    assert.deepEqual([status, error.param], [400, "logprobs"]);
+    assert.match(error.message, new RegExp(`at most 16777216 .* current number is ${count}$`));
+  }
+  const running = (await send(api, COMPLETIONS, { ...many, stream: true })).body!.getReader();
+  await running.read();
+  const full = await ask(api, COMPLETIONS, many);
+  assert.deepEqual([full.status, full.error.code], [429, "rate_limit_exceeded"]);
+  assert.match(full.headers.get("retry-after")!, /^[1-9]\d?$/);
+  assert.equal((await ask(api, COMPLETIONS, { ...PLAIN, logprobs: 5, max_tokens: 0 })).status, 200);
+  await running.cancel();
+  await recorded(records, 5);
+  const later = await send(api, COMPLETIONS, { ...many, stream: true });
+  assert.equal(later.status, 200); // they are free again
+  await later.body!.cancel();
+});
+
 Deno.test("createApi() ends an answer that takes too long, whole or streamed", async () => {
   const { setTimeout } = globalThis, requestSeconds = 900; // kernels are compiled meanwhile
   let pass = () => {}; // lets the time of the last request pass
