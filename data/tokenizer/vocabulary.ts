@@ -62,10 +62,12 @@ export function readVocabulary(
   for (const { content, id } of added) tokens[checked(id, content)] ??= content;
   const special = added.filter((token) => token.special);
   const suffix = model.end_of_word_suffix ?? "";
+  let merged: ReadonlySet<string> | undefined;
   /** Whether a special token never stands for text: it is not among the tokens of the model, or is a name there. */
   const isMark = ({ id }: { id: number }) => {
     const token = ofModel[id];
-    return token === undefined || isName(token.replace(suffix, "")) && !isMerged(model, token);
+    if (token === undefined) return true;
+    return isName(token.replace(suffix, "")) && !(merged ??= mergedTokens(model)).has(token);
   };
   const usualEnd = usualEndOf(added, special.filter(isMark), tokens);
   const content = endOfText ?? usualEnd;
@@ -136,11 +138,8 @@ function isName(token: string): boolean {
     !BYTE_TOKEN.test(token);
 }
 
-/** Whether a merge of a BPE makes the token, which then stands for text, even if it looks like a name. */
-function isMerged(model: Model, token: string): boolean {
-  if (model.kind !== "BPE") return false;
-  const prefix = model.continuing_subword_prefix?.length ?? 0;
-  return model.merges.some(([left, right]) =>
-    left.length + right.length - prefix === token.length && left + right.slice(prefix) === token
-  );
+/** The tokens that the merges of a BPE make: they stand for text, even if they look like names. */
+function mergedTokens({ kind, merges, continuing_subword_prefix: prefix }: Model): Set<string> {
+  if (kind !== "BPE") return new Set();
+  return new Set(merges.map(([left, right]) => left + right.slice(prefix?.length ?? 0)));
 }

@@ -594,18 +594,22 @@ Deno.test("an id of two tokens is decoded as the token of the model", async () =
 Deno.test("parseTokenizer() finds 100,000 added tokens fast, and the longest of them that begin at a place", async () => {
   const file = named("GPT-2"), [end] = file.added_tokens;
   const first = 1 + Math.max(...Object.values<number>(file.model.vocab), end.id);
-  const withAdded = (contents: string[]) =>
+  const withAdded = (contents: string[], model = file.model) =>
     parseTokenizer(JSON.stringify({
       ...file,
+      model,
       added_tokens: [
         end,
         ...contents.map((content, i) => ({ id: first + i, content, special: true })),
       ],
     }));
-  // tokens that are compared with each other, or tried one by one, take minutes
+  // tokens that are compared with each other or with all merges, or tried one by one, take minutes
   const contents = Array.from({ length: 100_000 }, (_, i) => `<|visual token ${i}|>`);
+  const vocab = { ...file.model.vocab };
+  contents.forEach((content, i) => vocab[content] = first + i);
+  const merges = [...new Array(50_000).fill(file.model.merges[0]), ...file.model.merges];
   const since = performance.now();
-  const { encode } = await withAdded(contents);
+  const { encode } = await withAdded(contents, { ...file.model, vocab, merges });
   assert.deepEqual(encode("<|visual token 7|><|visual token 99999|>"), [first + 7, first + 99_999]);
   assert.ok(encode("<|visual token x".repeat(5000)).every((id) => id < first));
   const seconds = (performance.now() - since) / 1000;
