@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { taskCommand } from "../../files/command_line.ts";
 import { isSystemError } from "../../files/disk.ts";
 import {
   CONFIG_FILE,
@@ -240,6 +241,9 @@ export function newestCheckpoint(
     for (const message of damaged) onWarning(`${message}; taking ${path} instead`);
     return path;
   }
-  if (damaged.length > 0) throw new CheckpointError(damaged[0]!);
-  return undefined;
+  if (damaged.length === 0) return undefined;
+  const anew = taskCommand("train", "--out", runDirectory, "--fresh");
+  throw new CheckpointError(damaged[0]!, {
+    hint: `No checkpoint of this run can be used; to train anew, which keeps the old run: ${anew}`,
+  });
 }
