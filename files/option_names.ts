@@ -3,6 +3,7 @@ import { quoted } from "./printable.ts";
 /**
  * Makes sure that a function is given no option that it does not have: Deno runs a program without looking at its types.
  *
+ * @param action what the function does, to follow "Cannot": `train a tokenizer`.
  * @param called the function, such as `generate()`.
  * @param others the options that are left once those of the function are taken out.
  * @throws {TypeError} naming the first of them.

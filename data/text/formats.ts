@@ -122,7 +122,12 @@ export const READERS: Readonly<
   parquet: { placeUnit: "row", partsOf: parquetParts }, // which reads at random
 };
 
-/** A row with the fields of a file of rows, whose lists are lists; empty if the file is damaged or has no row. */
+/**
+ * A row with the fields of a file of rows, whose lists are lists; empty if there is no row, or if JSON is damaged,
+ * which its reader reports.
+ *
+ * @throws {DataError} if Parquet is damaged.
+ */
 export async function sampleRow(
   file: OpenFile,
   format: Format,
