@@ -1,7 +1,7 @@
 import type { Command } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
 import { taskCommand } from "../files/command_line.ts";
-import { command, endHelp } from "./command.ts";
+import { command, endHelp, output } from "./command.ts";
 
 /**
  * `help`: lists the commands, and suggests one for a mistyped name. The tasks `NAME:ffi` have one line together.
@@ -23,7 +23,7 @@ endHelp(
 );
 for (const [name, { description }] of Object.entries(manifest.tasks)) {
   program.command(name, { hidden: name.endsWith(":ffi") }).description(description)
-    .action(() => program.outputHelp());
+    .action(() => void output(`${description}.\nIts options: ${tool} ${name} --help\n`));
 }
 
 if (Deno.args.length === 0) program.outputHelp();

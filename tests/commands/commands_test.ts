@@ -1136,6 +1136,8 @@ Deno.test("help lists the tasks with what they do, the version, and a task of a 
   }
   const version = await task("help", ["--version"], { env });
   assert.match(version.stdout, /^toy-transformer \d+\.\d+\.\d+, Deno \d+\.\d+\.\d+\n$/);
+  const ofOne = await task("help", ["runs"], { env });
+  assert.match(ofOne.stdout, /^List trainings.*\nIts options: \.\/toy runs --help\n$/);
   const { code, stderr } = await task("help", ["trian"], { env });
   assert.equal(code, 1);
   assert.equal(
