@@ -51,7 +51,8 @@ export function differences(runs: readonly Ingredients[]): [name: string, values
   rows.set("trained on", runs.map(({ adapter }) => adapter));
   const text = (value: unknown) => {
     if (Array.isArray(value)) return value.join(" ");
-    return `${typeof value === "number" ? Number(value.toPrecision(6)) : value ?? "—"}`;
+    const isFraction = typeof value === "number" && !Number.isInteger(value);
+    return `${isFraction ? Number(value.toPrecision(6)) : value ?? "—"}`;
   };
   return [...rows].map(([name, values]): [string, string[]] => [name, values.map(text)])
     .filter(([, values]) => new Set(values).size > 1);

@@ -245,6 +245,8 @@ Deno.test("differences() names the options that differ, except those of reports"
   // the same text under two names
   assert.deepEqual(differences(runs), [["--learning-rate", ["1", "0.5"]]]);
   assert.deepEqual(differences([runs[0]!, runs[0]!]), []);
+  const seeds = [1_234_567_891, 1_234_567_892].map((seed) => ({ ...a!, options: { seed } }));
+  assert.deepEqual(differences(seeds), [["--seed", ["1234567891", "1234567892"]]]);
   // neither the preset beside a model to start from nor the vocabulary of one tokenizer has an effect
   const tuned = {
     ...a!,
