@@ -44,7 +44,8 @@ export async function* openCorpus(
     (given.validationData === "auto" ? undefined : given.validationData);
   const files = [documents ?? data, validationData].filter((named) => Array.isArray(named)).flat();
   if (files.length > 0) yield notice(`reading ${files.join(", ")}`);
-  const corpus = yield* reporting(async (callbacks) =>
+  using resources = new DisposableStack(); // closes the corpus unless it is returned
+  const opened = yield* reporting(async (callbacks) =>
     await loadCorpus({
       ...dataPlaces(place),
       ...callbacks,
@@ -64,22 +65,19 @@ export async function* openCorpus(
         { hint: NAME_THE_TEXT },
       );
     }), place.signal);
-  try {
-    if (initial) {
-      const { tokenizer, training } = corpus;
-      yield* notices(...await misfitsOf(tokenizer, training, given.initFrom!));
-    }
-    if (resumed && corpus.hash !== resumed.state.data.hash) {
-      throw new UserError(
-        `Cannot resume ${resumed.path} as its data must be unchanged: ` +
-          `${corpus.name} has changed since`,
-        { hint: documents ?? validationDocuments ? GIVE_THE_TEXTS : NAME_THE_TEXT },
-      );
-    }
-  } catch (error) {
-    corpus.close();
-    throw error;
+  const corpus = resources.adopt(opened, (corpus) => corpus.close());
+  if (initial) {
+    const { tokenizer, training } = corpus;
+    yield* notices(...await misfitsOf(tokenizer, training, given.initFrom!));
   }
+  if (resumed && corpus.hash !== resumed.state.data.hash) {
+    throw new UserError(
+      `Cannot resume ${resumed.path} as its data must be unchanged: ` +
+        `${corpus.name} has changed since`,
+      { hint: documents ?? validationDocuments ? GIVE_THE_TEXTS : NAME_THE_TEXT },
+    );
+  }
+  resources.move();
   return corpus;
 }
 

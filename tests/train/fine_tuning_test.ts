@@ -208,6 +208,11 @@ Deno.test("train() says at the start when a text needs many tokens in the vocabu
   };
   assert.equal(await misfits("misfit", other), 1);
   assert.equal(await misfits("fit", text), 0);
+  const stopped = { initFrom, data: [other], contextLength: 8, out: join(directory, "stopped") };
+  for await (const event of train({ ...OPTIONS, device, ...stopped })) {
+    if (event.kind === "notice" && event.message.startsWith("the text becomes ")) break;
+  }
+  assert.deepEqual(leftOpen(directory), []);
 });
 
 Deno.test("train() begins where the model that it starts from ended", async () => {
