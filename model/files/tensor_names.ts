@@ -72,9 +72,11 @@ const PREFIXES: readonly string[] = [...Object.values(PREFIX), "_orig_mod.", "mo
  * without a head have none.
  */
 export function nameFromFile(name: string): string {
-  if (name === `${NEOX_HEAD}.weight`) return HEAD;
-  const prefix = PREFIXES.find((prefix) => name.startsWith(prefix));
-  return prefix === undefined ? name : nameFromFile(name.slice(prefix.length));
+  for (let rest = name;;) { // a hostile file may repeat prefixes more often than the stack has frames
+    const prefix = PREFIXES.find((prefix) => rest.startsWith(prefix));
+    if (prefix === undefined) return rest === `${NEOX_HEAD}.weight` ? HEAD : rest;
+    rest = rest.slice(prefix.length);
+  }
 }
 
 /** Whether a tensor is what older versions of transformers stored beside the parameters: masks and frequencies. */

@@ -213,6 +213,8 @@ Deno.test("unexpectedTensors() names the tensors without a parameter in the mode
     wte,
   ]);
   assert.deepEqual(unexpectedTensors(config, more.keys()), ["score.weight", "module.h.9.x"]);
+  const deep = `${"module.".repeat(100_000)}x`;
+  assert.deepEqual(unexpectedTensors(config, [deep]), [deep]);
   assert.deepEqual(await roundTrip(more), saved);
 });
 
