@@ -73,7 +73,9 @@ export function excerptsOf(dataset: TokenDataset, count: number, tokens: number)
 export function answersIn(dataset: TokenDataset, most: number): number[] {
   const ids: number[] = [];
   for (let d = 0; d < dataset.documents && ids.length < most; d++) {
-    for (const { start, end } of dataset.answersOf!(d)) ids.push(...dataset.read(start, end));
+    for (const { start, end } of dataset.answersOf!(d)) {
+      for (const id of dataset.read(start, Math.min(end, start + most - ids.length))) ids.push(id);
+    }
   }
-  return ids.slice(0, most);
+  return ids;
 }

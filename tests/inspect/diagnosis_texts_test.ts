@@ -56,4 +56,6 @@ Deno.test("answersIn() has what the assistant says in the first conversations", 
   const chats = tokenDataset(Uint32Array.of(5, 1, 7, 3, 9, 2, 6), [0, 2, 4], [1, 2, 3, 4, 5, 7]);
   assert.deepEqual(answersIn(chats, 10), [1, 3, 2, 6]);
   assert.deepEqual(answersIn(chats, 3), [1, 3, 2]);
+  const long = tokenDataset(numbered(300_000), [0], [1, 300_000]); // more than a call has room for
+  assert.deepEqual(answersIn(long, 3), [1, 2, 3]);
 });
