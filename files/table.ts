@@ -12,10 +12,14 @@ import { printable } from "./printable.ts";
  */
 export function align(cells: readonly string[][]): string {
   const rows = cells.map((row) => row.map((cell) => printable(cell)));
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
+  const widths = rows[0]!.map((_, column) =>
+    rows.reduce((most, row) => Math.max(most, row[column]!.length), 0)
+  );
+  const areFigures = widths.map((_, column) =>
+    column > 0 && rows.slice(1).every((row) => /^[\d—]/.test(row[column]!))
+  );
   const cell = (text: string, column: number) =>
-    column > 0 && isFigure(column) ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
+    areFigures[column] ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
   return rows.map((row) => row.map(cell).join("  ").trimEnd() + "\n").join("");
 }
 

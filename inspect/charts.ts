@@ -52,7 +52,7 @@ export function drawPredictions(
   const boxes = inLines(tokens.slice(1)).map((place, i) => (
     { ...place, ...colored(predictions[i]!) }
   ));
-  const lines = Math.max(1, ...boxes.map(({ line }) => line + 1));
+  const lines = (boxes.at(-1)?.line ?? 0) + 1;
   const margins = NO_AXES.marginTop + NO_AXES.marginBottom;
   return drawChart({
     title,

@@ -148,7 +148,7 @@ function tableWith(
   width: number,
 ): string {
   const fixed = align([header.slice(0, -1), ...rows.map(({ cells }) => [...cells])]).split("\n");
-  const start = Math.max(...fixed.map(({ length }) => length)) + 2;
+  const start = fixed.reduce((most, { length }) => Math.max(most, length), 0) + 2;
   const lists = [[header.at(-1)!], ...rows.map(({ list }) => list)];
   return lists.map((list, i) => {
     let line = "";

@@ -100,3 +100,13 @@ Deno.test("percent() has a digit for small probabilities", () => {
     ..."100.0 %|50.0 %|1.2 %|0.12 %|0.10 %|0.01 %|1e-5 %|0 %".split("|"),
   ]);
 });
+
+Deno.test("predictionsTable() has a line for each token of a novel", () => {
+  const count = 150_000; // more than a call has room for
+  const novel = {
+    ids: [],
+    tokens: tokens.slice(0, 1),
+    predictions: Array(count).fill(predictions[0]),
+  };
+  assert.ok(predictionsTable(novel).split("\n").length > count);
+});
