@@ -150,6 +150,8 @@ export async function trainingShapes(
     }
   } catch (error) {
     throw error instanceof HubError ? notDownloaded(error) : error;
+  } finally {
+    await events.return(undefined!); // ends what is under way if `onEvent` has thrown
   }
 }
 

@@ -21,6 +21,7 @@ import { createTrainStep, type TrainStep } from "../../train/step.ts";
 import { SAMPLE_TOKENS } from "../../train/prompts.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
+import { leftOpen } from "../left_open.ts";
 import { device, REAL_TYPES } from "../kernels/harness.ts";
 
 const CONFIG: GptConfig = { vocabularySize: 67, contextLength: 12, width: 24, layers: 3, heads: 2 };
@@ -211,6 +212,16 @@ Deno.test("trainingShapes() has the memory that train() with dryRun estimates, o
     name: "UserError",
     message: /as it must have a checkpoint: it has none$/,
   });
+});
+
+Deno.test("trainingShapes() ends what is under way if its listener throws", async () => {
+  const long = join(directory, "long.txt"), expected = new Error("a listener's mistake");
+  Deno.writeTextFileSync(long, "One day a fox met a hen.\n".repeat(200_000));
+  const onEvent = ({ kind }: { kind: string }) => {
+    if (kind === "preparing") throw expected;
+  };
+  await assert.rejects(trainingShapes({ preset: "nano", data: [long], device, onEvent }), expected);
+  assert.deepEqual(leftOpen(directory), []);
 });
 
 Deno.test("shapesTable() has a line per tensor, and fewer columns in a narrow terminal", () => {
