@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
-import { commandLine } from "../files/command_line.ts";
+import { commandLine, taskCommand } from "../files/command_line.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/trainer_state.ts";
 import { caveats, compareTable, drawComparison } from "../train/record/compare.ts";
@@ -53,7 +53,11 @@ function readRuns(paths: readonly string[]): ComparedRun[] {
       if (!(error instanceof CheckpointError)) throw error;
       if (!existsSync(path) || paths.length === 1) {
         const run = runAt(path) ?? runAt(dirname(path));
-        if (run !== undefined && run !== path) error.hint ??= `A run is at ${commandLine([run])}`;
+        if (run !== undefined && run !== path) {
+          const folder = dirname(run),
+            all = taskCommand("runs", ...folder === "runs" ? [] : [folder]);
+          error.hint ??= `A run is at ${commandLine([run])}; to list all: ${all}`;
+        }
         throw error;
       }
       status(error.sentence.replace(/^Cannot compare/, "skipping"));

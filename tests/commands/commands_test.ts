@@ -540,7 +540,10 @@ Deno.test("compare skips what is no run, and fails if nothing is left or a path 
   );
   const absent = await compare(out, join(out, "000006")); // its checkpoint is in checkpoints/
   assert.equal(absent.code, 1);
-  assert.match(absent.stderr, /000006 as there is no such run\nA run is at \S+run\n$/);
+  assert.match(
+    absent.stderr,
+    /000006 as there is no such run\nA run is at \S+run; to list all: deno task runs \S+\n$/,
+  );
 });
 
 Deno.test("compare reads a run once, also by its checkpoint, and draws a single one only when asked to", async () => {
