@@ -209,12 +209,25 @@ function createRotation(device: Device, config: GptConfig): Tensor | undefined {
 
 /** A parameter as matrix products read it: the f16 copy under autocast, else the master. */
 export function matrixOf(model: Gpt, name: string): Tensor {
-  return tensorNamed(model.copies ?? model.parameters, name);
+  return unquantized(model, model.copies ?? model.parameters, name);
 }
 
 /** A parameter's f32 master. */
 export function masterOf(model: Gpt, name: string): Tensor {
-  return tensorNamed(model.parameters, name);
+  return unquantized(model, model.parameters, name);
+}
+
+/**
+ * A parameter in an arena of a model.
+ *
+ * @throws {UserError} if the model has it in fewer bits alone.
+ */
+function unquantized({ quantize, quantized }: Gpt, arena: Arena, name: string): Tensor {
+  if (!quantized?.has(name)) return tensorNamed(arena, name);
+  throw new UserError(
+    `Cannot read ${name} as a float as the model must be loaded without quantize: ` +
+      `current value is ${quantize}`,
+  );
 }
 
 /** The head as `headLogits()` reads it, quantised or not. */

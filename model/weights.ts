@@ -1,6 +1,5 @@
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { type Arena, tensorNamed } from "../kernels/arena.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, upload, viewTensor } from "../kernels/tensor.ts";
@@ -250,7 +249,7 @@ export async function saveParameters(
   } = {},
 ): Promise<Map<string, SafetensorsEntry>> {
   const { config, table } = model;
-  const values = await downloadParameters(model, table, model.parameters);
+  const values = await downloadParameters(model, table);
   for (const adapter of adaptersOf(config)) {
     const [A, B, weight] = [adapter.A, adapter.B, weightBeside(adapter)]
       .map((name) => values.get(name)!);
@@ -305,7 +304,7 @@ export function loadAdapters(
 /** A model's adapters under PEFT's names. */
 export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
   const adapters = model.table.filter(({ name }) => isAdapter(name));
-  const values = await downloadParameters(model, adapters, model.parameters);
+  const values = await downloadParameters(model, adapters);
   for (const { B, module: { interleavedHeads } } of adaptersOf(model.config)) {
     values.set(B, reorderHeads(values.get(B)!, { interleavedHeads, to: "file" }));
   }
@@ -316,12 +315,11 @@ export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsE
 }
 
 async function downloadParameters(
-  { device }: Pick<Gpt, "device">,
+  model: Gpt,
   parameters: readonly ParameterSpec[],
-  arena: Arena,
 ): Promise<Map<string, Float32Array<ArrayBuffer>>> {
-  const tensors = parameters.map(({ name }) => tensorNamed(arena, name));
-  const values = await download(device, ...tensors);
+  const tensors = parameters.map(({ name }) => masterOf(model, name));
+  const values = await download(model.device, ...tensors);
   return new Map(
     parameters.map(({ name }, i) => [name, values[i] as Float32Array<ArrayBuffer>]),
   );

@@ -14,7 +14,7 @@ import { createGpt, type Gpt, headMatrixOf } from "../../model/gpt.ts";
 import { headLossForward } from "../../model/head.ts";
 import { countParameters } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
-import { initializeParameters, setElements } from "../../model/weights.ts";
+import { initializeParameters, saveParameters, setElements } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, randomValues, REAL_TYPES, testRandom } from "../kernels/harness.ts";
 
@@ -154,4 +154,15 @@ Deno.test("a trained model in int8 has a perplexity within 1 % of that in f32", 
   assert.ok(before < 3, `loss of ${before}`); // ln 128 is 4.9
   assert.ok(Math.abs(Math.exp(after - before) - 1) < 0.01, `${before}, ${after}`);
   assert.notEqual(before, after);
+});
+
+Deno.test("saveParameters() and createTrainStep() refuse a model in int8 in a sentence", async () => {
+  using int8 = createGpt(device, BASE, { precision: "f32", quantize: "int8" });
+  const refusal = {
+    name: "UserError",
+    message: "Cannot read wte.weight as a float as the model must be loaded without quantize: " +
+      "current value is int8",
+  };
+  await assert.rejects(saveParameters(int8), refusal);
+  assert.throws(() => createTrainStep(int8, { batchSize: 1, sequenceLength: 4 }), refusal);
 });
