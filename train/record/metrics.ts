@@ -193,6 +193,7 @@ export function parseMetric(text: string): Metric | undefined {
     const metric = JSON.parse(text) as Metric;
     return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step) &&
         FIGURES.every((name) => typeof (metric[name] ?? 0) === "number") &&
+        metric.epoch !== null && metric.entropyPerToken !== null && // which are always finite
         (Object.hasOwn(TEXTS, metric.kind) ? TEXTS[metric.kind]! : [])
           .every((name) => typeof metric[name] === "string") &&
         (metric.kind !== "histogram" || isBuckets(metric.positive) && isBuckets(metric.negative))

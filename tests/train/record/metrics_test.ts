@@ -33,6 +33,8 @@ Deno.test("readMetrics() skips lines that are not whole, and gives their numbers
     '{"kind":"sample","step":3,"prompt":"a","text":"b"}',
     '{"kind":"toString","step":3,"name":1}',
     '{"kind":"step","step":3,"gradientNorm":"x"}',
+    '{"kind":"evaluation","step":3,"loss":2,"epoch":null}',
+    '{"kind":"evaluation","step":3,"loss":2,"entropyPerToken":null}',
     '{"kind":"step","step":4',
   ], "");
   const { said, warnings } = read(path);
@@ -40,7 +42,7 @@ Deno.test("readMetrics() skips lines that are not whole, and gives their numbers
     ...["step 1 2.5", "evaluation 2 null", "sample 3 undefined", "toString 3 undefined"],
   ]);
   assert.deepEqual(warnings, [
-    `${path} is damaged in line 2, 4, 6, 7, 10 and 1 more, which is skipped`,
+    `${path} is damaged in line 2, 4, 6, 7, 10 and 3 more, which is skipped`,
   ]);
 });
 
