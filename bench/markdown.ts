@@ -46,7 +46,10 @@ export interface NamedReport {
 /** The results of one machine: those of this project, one report per provider, and those of PyTorch if there are any. */
 export interface MachineResults {
   readonly reports: readonly NamedReport[];
+  /** That of PyTorch, with the results that it has from earlier ones. */
   readonly pytorch?: PyTorchReport | undefined;
+  /** Earlier reports of PyTorch, the newest first. */
+  readonly earlierOfPyTorch?: readonly PyTorchReport[];
 }
 
 /** How a provider is named in tables. */
@@ -84,11 +87,12 @@ export function headline({ reports, pytorch }: MachineResults): string {
 }
 
 /** A machine's section in docs/performance.md. */
-export function machineSection({ reports, pytorch }: MachineResults): string {
+export function machineSection(machine: MachineResults): string {
+  const { reports, pytorch } = machine;
   const several = reports.length > 1, providers = providersOf(reports);
   return [
     `### ${reports[0]!.report.device.name}`,
-    table(["measured by", "on", "with"], sources(reports, pytorch)),
+    table(["measured by", "on", "with"], sources(machine)),
     comparisonTable(reports, pytorch),
     ...reports.flatMap(({ name, report }, i) => [
       several ? `#### ${report.device.name}, ${providers[i]}` : "",
@@ -115,24 +119,24 @@ function roofline({ roofline: { bytesPerSecond, flopsPerSecond } }: Report): str
 }
 
 /** Rows of commands, dates and versions. */
-function sources(
-  reports: readonly NamedReport[],
-  pytorch: PyTorchReport | undefined,
-): string[][] {
-  const code = (command: string) => `\`${command}\``;
-  const rows = reports.flatMap(({ report, earlier = [] }) =>
-    [report, ...earlier].map(({ command, date, deno, device, clock }, i) => [
-      code(command),
-      i === 0 ? date : `${date}, for what was not measured later`,
-      `Deno ${deno}, ${device.backend}, ${clock}`,
-    ])
+function sources({ reports, pytorch, earlierOfPyTorch = [] }: MachineResults): string[][] {
+  const row = (command: string, date: string, software: string, i: number) => [
+    `\`${command}\``,
+    i === 0 ? date : `${date}, for what was not measured later`,
+    software,
+  ];
+  const ours = reports.flatMap(({ report, earlier = [] }) =>
+    [report, ...earlier].map(({ command, date, deno, device, clock }, i) =>
+      row(command, date, `Deno ${deno}, ${device.backend}, ${clock}`, i)
+    )
   );
-  if (pytorch) {
-    const { command, date, torch, cuda, transformers } = pytorch;
-    const others = transformers === undefined ? "" : `, transformers ${transformers}`;
-    rows.push([code(command), date, `PyTorch ${torch}, CUDA ${cuda}${others}`]);
-  }
-  return rows;
+  const theirs = (pytorch ? [pytorch, ...earlierOfPyTorch] : []).map(
+    ({ command, date, torch, cuda, transformers }, i) => {
+      const others = transformers === undefined ? "" : `, transformers ${transformers}`;
+      return row(command, date, `PyTorch ${torch}, CUDA ${cuda}${others}`, i);
+    },
+  );
+  return [...ours, ...theirs];
 }
 
 /** A figure of this project and of PyTorch. */

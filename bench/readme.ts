@@ -91,7 +91,7 @@ function titleOf({ device: { name, provider } }: Pick<Report, "device">): string
 
 /**
  * Reads each NAME.json of a folder, with dawn_NAME.json and pytorch_NAME.json of the same machine if there are any. GPUs
- * come first. Results and scaling that NAME.json lacks, as that run measured less, come from NAME.2.json, then from
+ * come first. Results and scaling that a report lacks, as that run measured less, come from NAME.2.json, then from
  * NAME.3.json, and so on: earlier reports of the same device.
  */
 function readResults(folder: URL): MachineResults[] {
@@ -100,13 +100,15 @@ function readResults(folder: URL): MachineResults[] {
   const machines = files.filter((file) => /^(?!pytorch_|dawn_|ranks_|ddp_)[^.]+\.json$/.test(file))
     .map((file) => {
       const others = [`dawn_${file}`, `pytorch_${file}`].filter((other) => files.includes(other));
-      const earlier = files.filter((other) => other.replace(/\.\d+\.json$/, ".json") === file)
-        .filter((other) => other !== file).map(read);
-      const report = earlier.reduce(completed, read(file));
+      const earlierThan = (file: string) =>
+        files.filter((other) => other !== file && other.replace(/\.\d+\.json$/, ".json") === file)
+          .map(read);
+      const earlier = earlierThan(file), report = earlier.reduce(completed, read(file));
       const reports: NamedReport[] = [{ name: nameOf(file), report, earlier }];
-      let pytorch: PyTorchReport | undefined;
+      let pytorch: PyTorchReport | undefined, earlierOfPyTorch: PyTorchReport[] = [];
       for (const other of others) {
-        const theirs = read(other), { name } = theirs.device;
+        const before = earlierThan(other), theirs = before.reduce(completed, read(other));
+        const { name } = theirs.device;
         if (wordsOf(name) !== wordsOf(report.device.name)) {
           throw new UserError(
             `Cannot compare ${file} with ${other} as both must be of one device: ` +
@@ -115,11 +117,13 @@ function readResults(folder: URL): MachineResults[] {
         }
         if (other.startsWith("dawn_")) {
           const device = { ...theirs.device, name: report.device.name }; // one name per machine
-          reports.push({ name: nameOf(other), report: { ...theirs, device } });
+          reports.push({ name: nameOf(other), report: { ...theirs, device }, earlier: before });
         }
-        if (other.startsWith("pytorch_")) pytorch = theirs as unknown as PyTorchReport;
+        if (other.startsWith("pytorch_")) {
+          [pytorch, ...earlierOfPyTorch] = [theirs, ...before] as unknown as PyTorchReport[];
+        }
       }
-      return { reports, pytorch };
+      return { reports, pytorch, earlierOfPyTorch };
     });
   const isCpu = ({ reports: [first] }: MachineResults) => Number(first!.report.device.isCpu);
   return machines.sort((a, b) => isCpu(a) - isCpu(b));

@@ -243,6 +243,13 @@ Deno.test("filesFromResults() pairs reports by name and throws if they are of tw
     completed.get("docs/performance.md")!,
     / 2026-11-28 +\|[^]* 2026-11-27, for what was not measured later[^]* 2026-11-25, for what/,
   );
+  const [firstOfPyTorch, ...othersOfPyTorch] = pytorch.results;
+  await write("bench/results/pytorch_gpu.json", { ...pytorch, results: othersOfPyTorch });
+  const earlier = { ...pytorch, date: "2026-11-20", results: [firstOfPyTorch] };
+  await write("bench/results/pytorch_gpu.2.json", earlier);
+  const both = await filesFromResults(at);
+  assert.equal(both.get("README.md"), more.get("README.md"));
+  assert.match(both.get("docs/performance.md")!, / 2026-11-20, for what was not measured later/);
   await write("bench/results/pytorch_a_cpu.json", pytorch);
   await assert.rejects(
     filesFromResults(at),
