@@ -1,4 +1,5 @@
 import { MOST_FEW_ROWS } from "../kernels/matmul/launches.ts";
+import { hasMatrices } from "../kernels/matrices.ts";
 import { createArena, mostInBuffer } from "../kernels/arena.ts";
 import { Program } from "../kernels/program.ts";
 import type { PassTimer } from "../kernels/timing.ts";
@@ -67,9 +68,9 @@ const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 /**
  * Rows for which the kernels of batch-invariant passes that draw are chosen, whatever the number of their rows, if there are
  * more slots than `MOST_FEW_ROWS`; fewer slots have the kernels for that many. On an H200 64 rows of gpt2's shape took 6.0 ms
- * per step with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026). Likewise passes that prefill have
- * the kernels for as many sequences as one prefills, or for one: with those for one, eight sequences took 1.3 times as long
- * on Dawn with gpt2, and 1.7 times with mini.
+ * per step with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026). Passes that prefill have the
+ * kernels for one sequence, but on tensor cores, with so many slots, those for as many as one prefills: eight sequences of
+ * gpt2 and mini took 1.3 and 1.7 times as long there with the former.
  */
 const MANY_ROWS = 64;
 
@@ -246,10 +247,9 @@ export class Slots implements Disposable {
     );
     const cache = { cursors, layers: this.#layers };
     const { batchInvariant, slots } = this.options, inputs = { tokens, cache };
-    const [drawn, prefilled] = slots <= MOST_FEW_ROWS
-      ? [MOST_FEW_ROWS, 1]
-      : [MANY_ROWS, this.mostPrefilled];
-    const kernelRows = batchInvariant ? count * (count === 1 ? drawn : prefilled) : undefined;
+    const isFew = slots <= MOST_FEW_ROWS, drawnRows = isFew ? MOST_FEW_ROWS : MANY_ROWS;
+    const prefilled = isFew || !hasMatrices(device) ? 1 : this.mostPrefilled;
+    const kernelRows = batchInvariant ? (count === 1 ? drawnRows : prefilled * count) : undefined;
     const output = forward(program, this.#model, inputs, activations, { kernelRows });
     return { program, output };
   }
