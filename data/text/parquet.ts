@@ -16,6 +16,9 @@ const COMPRESSORS = {
   ZSTD: (packed: Uint8Array) => zstdDecompressSync(packed),
 };
 
+/** Rows of a group, at most: memory holds a group at once, in some 300 bytes per row beside its text. */
+const MOST_GROUP_ROWS = 2 ** 23;
+
 type Column = ReturnType<Package<"hyparquet">["parquetSchema"]>;
 
 /**
@@ -41,7 +44,7 @@ export async function parquetSample(file: OpenFile): Promise<JsonObject> {
  *
  * Memory holds the columns of one row group at a time, packed and unpacked.
  *
- * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
+ * @throws {DataError} if the file is damaged, a group has too many rows, or the column is absent or does not hold strings.
  */
 export async function* parquetParts(
   file: OpenFile,
@@ -63,6 +66,12 @@ export async function* parquetParts(
   if (columns.length === 0) throw refuse("it must have");
   let row = 0;
   for (const group of metadata.row_groups) {
+    if (group.num_rows > MOST_GROUP_ROWS) {
+      throw new DataError(
+        `${file.name} as a row group may have at most ${MOST_GROUP_ROWS} rows: ` +
+          `current number is ${group.num_rows}; write the file with smaller row groups`,
+      );
+    }
     const needsLz4 = group.columns.some(({ meta_data }) => meta_data?.codec.startsWith("LZ4"));
     const compressors = needsLz4 ? (await load("hyparquet-compressors")).compressors : COMPRESSORS;
     const rows = await attempt(file.name, row, async () => {

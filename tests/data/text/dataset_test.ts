@@ -114,6 +114,20 @@ function parquet(codec: "SNAPPY" | "UNCOMPRESSED", rowGroupSize: number): Uint8A
   return new Uint8Array(parquetWriteBuffer({ columnData: columns, codec, rowGroupSize }));
 }
 
+Deno.test("openDataset() refuses a Parquet file with more rows per group than memory holds", async () => {
+  const count = 2 ** 20, data = new Array(count).fill("x");
+  const columnData = [{ name: "text", data, type: "STRING" as const }];
+  const file = new Uint8Array(parquetWriteBuffer({ columnData, rowGroupSize: count }));
+  for (let i = file.length - 400; i < file.length; i++) { // 2²⁰ as a varint of Thrift becomes 2²⁴
+    if ([0x80, 0x80, 0x80, 0x01].every((byte, k) => file[i + k] === byte)) file[i + 3] = 0x10;
+  }
+  await assert.rejects(read([write("groups.parquet", file)]), {
+    name: "DataError",
+    message:
+      /groups\.parquet as a row group may have at most 8388608 rows: current number is 16777216; write/,
+  });
+});
+
 Deno.test("openDataset() reads a column of Parquet files", async () => {
   for (const codec of ["SNAPPY", "UNCOMPRESSED"] as const) {
     for (const rowGroupSize of [2, 100]) {
