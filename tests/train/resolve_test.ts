@@ -125,16 +125,16 @@ Deno.test("resolveOptions() computes the steps from the epochs, and the interval
   assert.deepEqual([both.resolved.steps, both.resolved.endsWith], [80, "steps"]);
 });
 
-Deno.test("defaultsForData() makes rows long enough for the built-in conversations, and keeps the tokens per batch", () => {
+Deno.test("defaultsForData() makes rows and trainings long enough for the built-in conversations, and keeps the tokens per batch", () => {
   const of = (preset: "nano" | "mini" | "small", data: TrainOptions["data"]) => {
-    const { contextLength, batchSize } = defaultsForData(presetDefaults(preset), data);
-    return [contextLength, batchSize];
+    const { contextLength, batchSize, steps } = defaultsForData(presetDefaults(preset), data);
+    return [contextLength, batchSize, steps];
   };
-  assert.deepEqual(of("nano", "conversations"), [320, 4]);
-  assert.deepEqual(of("mini", "conversations"), [320, 13]);
-  assert.deepEqual(of("small", "conversations"), [320, 26]);
+  assert.deepEqual(of("nano", "conversations"), [320, 4, 2300]);
+  assert.deepEqual(of("mini", "conversations"), [320, 13, 2300]);
+  assert.deepEqual(of("small", "conversations"), [320, 26, 5000]);
   for (const data of ["auto", "sample", ["conversations"]] as const) {
-    assert.deepEqual(of("nano", data), [64, 16]);
+    assert.deepEqual(of("nano", data), [64, 16, 1700]);
   }
 });
 
