@@ -104,9 +104,10 @@ export function kernelSources(
   const collect = ({ used }: SharedPipelines, variant?: string) => {
     for (const [pipeline, { shader, constants }] of used) {
       const [, op, file] = /(\w+)\/(\w+)\.wgsl$/.exec(labelOf(shader))!;
-      const isF16 = "kernels/packed_f16.wgsl" in shader || // which needs no `enable f16;`
-        /^enable f16;/.test(specialize(shader, constants));
-      const dtype = sources.get(pipeline)?.dtype ?? (isF16 ? "f16" : "f32");
+      const isF16 = () =>
+        "kernels/packed_f16.wgsl" in shader || // which needs no `enable f16;`
+        /^enable f16;/.test(specialize(shader, constants)); // which takes more time than the rest
+      const dtype = sources.get(pipeline)?.dtype ?? (isF16() ? "f16" : "f32");
       sources.set(pipeline, {
         op: op!,
         file: file!,
