@@ -7,17 +7,22 @@ import { root, task, tasks } from "./task.ts";
 const run = join(directory, "runs", "one");
 writeRecord(run, [start(2), step(1, 4.5), step(2, 3.25)]);
 
-Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl-C", async () => {
+/** Begins the dashboard of a path by a program, which is Deno or runs it, and its arguments. */
+async function begin(path: string, program = Deno.execPath(), args: readonly string[] = []) {
   const words = (tasks["dashboard"].command as string).split(" ").slice(1);
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [...words, join(directory, "runs")],
+  const child = new Deno.Command(program, {
+    args: [...args, ...words, path],
     cwd: root,
     env: { INIT_CWD: "", TOY_COMMAND: "" },
     stdout: "piped",
     stderr: "piped",
   }).spawn();
   const { value } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
-  const address = value!.trim();
+  return { child, address: value!.trim() };
+}
+
+Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl-C", async () => {
+  const { child, address } = await begin(join(directory, "runs"));
   assert.match(address, /^http:\/\/127\.0\.0\.1:42\d\d\/$/);
   const rows = await (await fetch(`${address}api/runs`)).json();
   assert.deepEqual(rows.map(({ name, loss }: { name: string; loss: number }) => [name, loss]), [
@@ -41,16 +46,9 @@ Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl
 Deno.test("dashboard ends with a sentence if it can accept no more connections", {
   ignore: Deno.build.os === "windows", // which has no sh
 }, async () => {
-  const words = (tasks["dashboard"].command as string).split(" ").slice(1);
-  const child = new Deno.Command("sh", {
-    args: ["-c", 'ulimit -n 64; exec "$@"', "sh", Deno.execPath(), ...words, run],
-    cwd: root,
-    env: { INIT_CWD: "", TOY_COMMAND: "" },
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const { value } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
-  const { hostname, port } = new URL(value!.trim()), connections: Deno.Conn[] = [];
+  const limited = ["-c", 'ulimit -n 64; exec "$@"', "sh", Deno.execPath()];
+  const { child, address } = await begin(run, "sh", limited);
+  const { hostname, port } = new URL(address), connections: Deno.Conn[] = [];
   try {
     while (connections.length < 64) {
       connections.push(await Deno.connect({ hostname, port: Number(port) }));
