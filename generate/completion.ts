@@ -52,7 +52,7 @@ export function checkPromptIds(ids: readonly number[], vocabularySize: number): 
 /**
  * Checks the tokens that end a completion.
  *
- * @throws {RangeError} if one is not in a vocabulary of so many.
+ * @throws {RangeError} if one is no integer from 0 to vocabularySize − 1.
  */
 export function checkEndIds(ids: readonly number[], vocabularySize: number): void {
   const unknown = unknownOf(ids, vocabularySize);
@@ -62,7 +62,7 @@ export function checkEndIds(ids: readonly number[], vocabularySize: number): voi
   );
 }
 
-/** The first of some ids that is not in a vocabulary of so many. */
+/** The first id that is no integer from 0 to vocabularySize − 1; undefined if there is none. */
 function unknownOf(ids: readonly number[], vocabularySize: number): number | undefined {
   return ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
 }

@@ -1,6 +1,6 @@
+import { createArena, mostInBuffer } from "../kernels/arena.ts";
 import { MOST_FEW_ROWS } from "../kernels/matmul/launches.ts";
 import { hasMatrices } from "../kernels/matrices.ts";
-import { createArena, mostInBuffer } from "../kernels/arena.ts";
 import { Program } from "../kernels/program.ts";
 import type { PassTimer } from "../kernels/timing.ts";
 import {
@@ -68,9 +68,10 @@ const FIRST_SUBMIT = 2, MOST_SUBMIT = 16;
 /**
  * Rows for which the kernels of batch-invariant passes that draw are chosen, whatever the number of their rows, if there are
  * more slots than `MOST_FEW_ROWS`; fewer slots have the kernels for that many. On an H200 64 rows of gpt2's shape took 6.0 ms
- * per step with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026). Passes that prefill have the
- * kernels for one sequence, but on tensor cores, with so many slots, those for as many as one prefills: eight sequences of
- * gpt2 and mini took 1.3 and 1.7 times as long there with the former.
+ * per step with the kernels for eight rows, and 1.9 ms with those for 64 (November 2026).
+ *
+ * Passes that prefill have the kernels for one sequence. With more slots than that, tensor cores have the kernels for as many
+ * sequences as a pass prefills: with those for one, eight sequences of gpt2 took 1.3 times as long, and of mini 1.7 times.
  */
 const MANY_ROWS = 64;
 
