@@ -38,7 +38,7 @@ export interface CompletionPiece {
 /**
  * Checks the tokens of a prompt.
  *
- * @throws {RangeError} if there are none, or if one is not in a vocabulary of so many.
+ * @throws {RangeError} if there are none, or if one is no integer from 0 to vocabularySize − 1.
  */
 export function checkPromptIds(ids: readonly number[], vocabularySize: number): void {
   const unknown = unknownOf(ids, vocabularySize);
